@@ -1,0 +1,48 @@
+# vtc: `make demo` and `make test` work on a fresh clone with CPython 3.11, make and gcc.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+OUT ?= out/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format types bench test-js clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## Install vtc and what it needs into .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## Compress the reference VLM, export it, ask it, judge it
+	$(BIN)/python -m vtc.demo -o $(OUT)
+
+test: lint types $(STAMP) ## Lint, types, tests
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## Check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## Check types
+	$(BIN)/mypy
+
+format: $(STAMP) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## Speed of every shipped recipe on this machine
+	$(BIN)/python -m vtc.demo --bench -o out/bench
+
+test-js: $(STAMP) ## Run a bundle in transformers.js and compare the tokens (needs Node 20)
+	npm ci --prefix tests/js --silent
+	$(BIN)/python -m pytest tests/js -m js
+
+clean: ## Remove what was built
+	rm -rf $(VENV) out build dist

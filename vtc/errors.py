@@ -1,0 +1,53 @@
+"""What can go wrong, one exception per kind of fault, each with the exit code the shell sees.
+
+Raise where the cause is known, with a message that says what is wrong, where, and what to do; the command line prints it
+as one line (``vtc --debug`` adds the traceback).
+"""
+
+from __future__ import annotations
+
+
+class VtcError(Exception):
+    """A fault that vtc understands; its message is one line for the user."""
+
+    exit_code = 1
+
+
+class InputError(VtcError):
+    """Something the user gave cannot be used: an option, an image, a data file."""
+
+    exit_code = 2
+
+
+class RecipeError(InputError):
+    """A recipe is wrong. The message holds every problem found, one a line, as ``file:line: what, what to do``."""
+
+
+class ModelError(InputError):
+    """A checkpoint is missing, truncated, or of a family that vtc does not know."""
+
+
+class BundleError(InputError):
+    """A bundle is incomplete, changed since it was written, or made for another runtime."""
+
+
+class MissingDependency(InputError):
+    """An optional package is needed for this command; the message names the extra that installs it."""
+
+
+class GateFailed(VtcError):
+    """Accuracy did not hold."""
+
+    exit_code = 3
+
+
+class ParityError(VtcError):
+    """An exported graph does not compute what the PyTorch model computes."""
+
+    exit_code = 4
+
+
+class GateInconclusive(VtcError):
+    """The data cannot tell whether accuracy held; more samples are needed."""
+
+    exit_code = 5
