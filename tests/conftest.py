@@ -1,0 +1,37 @@
+"""Fixtures that many tests share: a tiny checkpoint and its adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.tiny import image, write_checkpoint
+
+from vtc.models import load_adapter
+from vtc.models.base import VLMAdapter
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a tiny random LLaVA."""
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def adapter(checkpoint: Path) -> VLMAdapter:
+    """The tiny model, loaded."""
+    return load_adapter(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def prompts(adapter: VLMAdapter) -> tuple[list[list[object]], list[str]]:
+    """Prompts of different length: one image, two images, an image in the middle, none."""
+    token = adapter.image_token
+    images = [[image(0)], [image(1), image(2)], [image(3)], []]
+    texts = [
+        adapter.chat("what digit is red ?"),
+        adapter.chat("is there a circle ?", images=2),
+        f"<s><|user|>look here {token} what is it<|assistant|>",
+        adapter.chat("how many ?", images=0),
+    ]
+    return images, texts

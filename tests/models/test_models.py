@@ -1,0 +1,89 @@
+"""Checkpoints that cannot be used are refused in one line that says what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from vtc.errors import ModelError
+from vtc.models import load_adapter, model_digest, read_facts, resolve_model
+from vtc.reference import reference_dir
+
+
+def copy(checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+
+
+def edit_config(path: Path, **changes: object) -> None:
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def test_reference_is_a_model() -> None:
+    assert resolve_model("reference") == reference_dir()
+    assert read_facts(reference_dir()).visual_tokens >= 256
+
+
+def test_missing_directory(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such checkpoint directory"):
+        resolve_model(tmp_path / "nowhere")
+
+
+def test_directory_without_config(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="holds no config.json"):
+        resolve_model(tmp_path)
+
+
+def test_config_that_is_not_json(checkpoint: Path, tmp_path: Path) -> None:
+    path = copy(checkpoint, tmp_path)
+    (path / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="cannot be read as JSON"):
+        read_facts(path)
+
+
+def test_language_model_is_not_a_vlm(checkpoint: Path, tmp_path: Path) -> None:
+    path = copy(checkpoint, tmp_path)
+    (path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(ModelError, match="not a vision-language model: 'llama'; supported families: llava"):
+        read_facts(path)
+
+
+def test_unsupported_family_names_the_supported(checkpoint: Path, tmp_path: Path) -> None:
+    path = copy(checkpoint, tmp_path)
+    edit_config(path, model_type="qwen9_vl")
+    with pytest.raises(ModelError, match="unsupported family 'qwen9_vl'; supported families: llava"):
+        read_facts(path)
+
+
+def test_features_of_several_layers_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    path = copy(checkpoint, tmp_path)
+    edit_config(path, vision_feature_layer=[-2, -1])
+    with pytest.raises(ModelError, match="only one vision_feature_layer"):
+        read_facts(path)
+
+
+def test_truncated_weights(checkpoint: Path, tmp_path: Path) -> None:
+    path = copy(checkpoint, tmp_path)
+    weights = path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_adapter(path)
+
+
+def test_missing_weights(checkpoint: Path, tmp_path: Path) -> None:
+    path = copy(checkpoint, tmp_path)
+    (path / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_adapter(path)
+
+
+def test_digest_follows_the_weights(checkpoint: Path, tmp_path: Path) -> None:
+    path = copy(checkpoint, tmp_path)
+    before = model_digest(path)
+    assert before == model_digest(checkpoint)
+    weights = path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    assert model_digest(path) != before

@@ -1,0 +1,172 @@
+"""The compressed model computes what its recipe says, and the null recipe what the model itself computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.tiny import RECIPES, compressed, image, write_checkpoint
+
+from vtc.compressed import BASELINES, CompressedModel, baseline, downsampled_grid
+from vtc.errors import InputError
+from vtc.models import load_adapter
+from vtc.models.base import VLMAdapter
+
+Prompts = tuple[list[list[Any]], list[str]]
+
+
+def hf_logits(adapter: VLMAdapter, images: list[Any], prompt: str) -> torch.Tensor:
+    inputs = adapter.processor(
+        images=images or None, text=prompt, return_tensors="pt", add_special_tokens=not prompt.startswith("<s>")
+    )
+    with torch.inference_mode():
+        return adapter.model(**inputs).logits[0, -1]
+
+
+@pytest.mark.parametrize("feature_layer", [-1, -2, 1])
+def test_null_recipe_gives_the_models_own_logits(tmp_path: Path, prompts: Prompts, feature_layer: int) -> None:
+    adapter = load_adapter(write_checkpoint(tmp_path / "model", seed=1, feature_layer=feature_layer))
+    model = compressed(adapter)
+    for images, prompt in zip(*prompts, strict=True):
+        with torch.inference_mode():
+            ours, _ = model.prefill(*model.inputs([images], [prompt]))
+        torch.testing.assert_close(ours[0, -1], hf_logits(adapter, images, prompt), atol=1e-5, rtol=1e-5)
+
+
+def test_null_recipe_generates_what_the_model_generates(adapter: VLMAdapter, prompts: Prompts) -> None:
+    model = compressed(adapter)
+    for images, prompt in zip(*prompts, strict=True):
+        ids, mask, pixels = model.inputs([images], [prompt])
+        extra = {} if pixels is None else {"pixel_values": pixels}
+        theirs = adapter.model.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=12, **extra)
+        new = theirs[0, ids.shape[1] :].tolist()
+        expected = new[: new.index(adapter.eos_token_ids[0])] if adapter.eos_token_ids[0] in new else new
+        assert model.generate([images], [prompt], 12)[0].token_ids == expected
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_batch_answers_as_its_rows_alone(adapter: VLMAdapter, prompts: Prompts, name: str) -> None:
+    model = compressed(adapter, *RECIPES[name])
+    images, texts = prompts
+    together = model.generate(images, texts, 8)
+    alone = [model.generate([group], [text], 8)[0] for group, text in zip(images, texts, strict=True)]
+    assert together == alone
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_teacher_forcing_agrees_with_generation(adapter: VLMAdapter, prompts: Prompts, name: str) -> None:
+    model = compressed(adapter, *RECIPES[name])
+    answers = [answer.token_ids for answer in model.generate(*prompts, 6)]
+    for logits, ids in zip(model.score(*prompts, [ids or [0] for ids in answers]), answers, strict=True):
+        assert logits.argmax(-1)[: len(ids)].tolist() == ids
+
+
+def masked_reference(model: CompressedModel, adapter: VLMAdapter, sample: tuple[list[Any], str]) -> torch.Tensor:
+    """Logits with all tokens computed in every layer, and those that a layer must not see masked out of its attention."""
+    images, prompt = sample
+    full = compressed(adapter)
+    ids, _, pixels = full.inputs([images], [prompt])
+    visual = ids == adapter.image_token_id
+    features, _ = full.vision(pixels)
+    hidden = adapter.embed_tokens(ids).masked_scatter(visual.unsqueeze(-1), features)
+    length = ids.shape[1]
+    rotation = adapter.rotary(hidden, torch.arange(length)[None])
+    causal = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)[None, None]
+    for place, layer in enumerate(model.plan.decoder_layers):
+        hide = model.plan.decoder_visual_tokens[place] == 0
+        columns = torch.where(visual[:, None, None] & hide, torch.finfo(torch.float32).min, 0.0)
+        mask = torch.clamp(causal + columns, min=torch.finfo(torch.float32).min)
+        after = adapter.decoder_layers[layer](
+            hidden, attention_mask=mask, position_embeddings=rotation, past_key_values=None
+        )
+        hidden = torch.where((visual & hide).unsqueeze(-1), hidden, after)
+    return adapter.head(adapter.final_norm(hidden[:, -1]))[0]
+
+
+@pytest.mark.parametrize("name", ["none", "exit", "visual_only", "visual_only_first", "depth"])
+def test_leaving_tokens_out_equals_masking_them(adapter: VLMAdapter, prompts: Prompts, name: str) -> None:
+    model = compressed(adapter, *RECIPES[name])
+    for images, prompt in list(zip(*prompts, strict=True))[:3]:
+        with torch.inference_mode():
+            expected = masked_reference(model, adapter, (images, prompt))
+            ours, _ = model.prefill(*model.inputs([images], [prompt]))
+        torch.testing.assert_close(ours[0, -1], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_kept_tokens_at_original_positions_equal_masking_the_others(adapter: VLMAdapter) -> None:
+    model = compressed(adapter, *RECIPES["original"])
+    full = compressed(adapter)
+    sample = ([image(0)], adapter.chat("what is it ?"))
+    with torch.inference_mode():
+        ids, mask, pixels = full.inputs([sample[0]], [sample[1]])
+        _, keep = model.vision(pixels)
+        visible = mask.clone()
+        places = (ids[0] == adapter.image_token_id).nonzero()[:, 0]
+        visible[0, places] = 0
+        visible[0, places[keep[0]]] = 1
+        hidden, _ = full._embed(ids, pixels)
+        expected, _ = full.segments[0](hidden, visible, torch.arange(ids.shape[1])[None], full._no_past(4, hidden))
+        ours, _ = model.prefill(*model.inputs([sample[0]], [sample[1]]))
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_cache_lengths_are_those_of_the_plan(adapter: VLMAdapter, name: str) -> None:
+    model = compressed(adapter, *RECIPES[name])
+    ids, mask, pixels = model.inputs([[image(0)]], [adapter.chat("what is it ?")])
+    text = int((ids != adapter.image_token_id).sum())
+    with torch.inference_mode():
+        _, state = model.prefill(ids, mask, pixels)
+    lengths = [key.shape[2] for segment in state.past for key, _ in segment]
+    assert lengths == [text + visual for visual in model.plan.decoder_visual_tokens]
+
+
+def test_exported_attention_equals_the_fused_one(adapter: VLMAdapter, prompts: Prompts) -> None:
+    model = compressed(adapter, *RECIPES["exit"])
+    fused = model.score(*prompts, [[1, 2]] * 4)
+    adapter.set_decoder_attention("grouped")
+    try:
+        grouped = model.score(*prompts, [[1, 2]] * 4)
+    finally:
+        adapter.set_decoder_attention("sdpa")
+    for ours, theirs in zip(grouped, fused, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_answer_within_their_budget(adapter: VLMAdapter, name: Any) -> None:
+    model = baseline(adapter, name, keep=6)
+    assert model.visual_tokens <= 6
+    assert len(model.generate([[image(0)]], [adapter.chat("what is it ?")], 3)[0].token_ids) <= 3
+
+
+def test_blind_baseline_does_not_see_the_image(adapter: VLMAdapter) -> None:
+    model = baseline(adapter, "blind", keep=6)
+    prompt = adapter.chat("what is it ?")
+    first, second = (model.score([[image(seed)]], [prompt], [[1]])[0] for seed in (0, 1))
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("grid", "keep", "expected"), [((16, 16), 14, (3, 4)), ((16, 16), 64, (8, 8)), ((24, 24), 1, (1, 1)), ((4, 8), 8, (2, 4))]
+)
+def test_downsampled_grid(grid: tuple[int, int], keep: int, expected: tuple[int, int]) -> None:
+    assert downsampled_grid(grid, keep) == expected
+
+
+def test_prompt_without_placeholder_is_refused(adapter: VLMAdapter) -> None:
+    with pytest.raises(InputError, match=r"0 <image> placeholder\(s\) for 1 image"):
+        compressed(adapter).generate([[image(0)]], ["hello"])
+
+
+def test_prompt_beyond_the_context_is_refused(adapter: VLMAdapter) -> None:
+    with pytest.raises(InputError, match="longer than the model's context of 1024"):
+        compressed(adapter).generate([[image(0)]], [adapter.chat("what " * 1100)])
+
+
+def test_prompt_that_ends_in_an_image_cannot_exit(adapter: VLMAdapter) -> None:
+    with pytest.raises(InputError, match="must end in text"):
+        compressed(adapter, *RECIPES["exit"]).generate([[image(0)]], [f"<s>what {adapter.image_token}"])

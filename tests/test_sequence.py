@@ -1,0 +1,60 @@
+"""Positions and places of text and visual tokens in a batch of prompts."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vtc.sequence import positions, text_tokens
+
+IMAGE = 9
+
+
+def batch(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    longest = max(map(len, rows))
+    ids = np.array([[0] * (longest - len(row)) + row for row in rows], dtype=np.int64)
+    mask = np.array([[0] * (longest - len(row)) + [1] * len(row) for row in rows], dtype=np.int64)
+    return ids, mask
+
+
+def test_renumbered_positions_count_through() -> None:
+    ids, mask = batch([[1, IMAGE, IMAGE, 2], [3, 4]])
+    found = positions(ids, mask, IMAGE, np.array([[2, 5]]), None)
+    assert found.ids.tolist() == [[0, 1, 2, 3], [0, 0, 0, 1]]
+    assert found.following.tolist() == [4, 2]
+
+
+def test_original_positions_keep_the_images_whole_length() -> None:
+    ids, mask = batch([[1, IMAGE, IMAGE, 2, IMAGE, IMAGE, 5], [IMAGE, IMAGE, 3]])
+    keep = np.array([[2, 5], [0, 7], [1, 3]])
+    found = positions(ids, mask, IMAGE, keep, 8)
+    assert found.ids[0].tolist() == [0, 3, 6, 9, 10, 17, 18]
+    assert found.ids[1, 4:].tolist() == [1, 3, 8]
+    assert found.following.tolist() == [19, 9]
+
+
+def test_text_without_images_is_numbered_from_zero() -> None:
+    ids, mask = batch([[1, 2, 3]])
+    found = positions(ids, mask, IMAGE, np.zeros((0, 0), dtype=np.int64), 8)
+    assert found.ids.tolist() == [[0, 1, 2]]
+    assert found.following.tolist() == [3]
+
+
+rows = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=12), min_size=1, max_size=4)
+
+
+@settings(max_examples=100)
+@given(rows)
+def test_text_tokens_are_found_and_put_back(prompts: list[list[int]]) -> None:
+    ids, mask = batch(prompts)
+    text = text_tokens(ids, mask, IMAGE)
+    for row, prompt in enumerate(prompts):
+        wanted = [token for token in prompt if token != IMAGE]
+        assert ids[row, text.indices[row][text.mask[row] == 1]].tolist() == wanted
+        assert int(text.mask[row].sum()) == len(wanted)
+    # Marking the gathered text and merging it back marks text and nothing else.
+    gathered = np.where(text.mask == 1, 100 + np.take_along_axis(ids, text.indices, axis=1), -1)
+    merged = np.take_along_axis(np.concatenate([ids, gathered], axis=1), text.back, axis=1)
+    is_text = (ids != IMAGE) & (mask == 1)
+    assert (merged == np.where(is_text, ids + 100, ids)).all()

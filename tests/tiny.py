@@ -1,0 +1,66 @@
+"""Tiny models, images and recipes that many tests use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vtc.compressed import CompressedModel, compress
+from vtc.models.base import VLMAdapter
+from vtc.models.tiny import PATCH, write_tiny_llava
+from vtc.recipe import Recipe
+
+GRID = 4
+IMAGE = GRID * PATCH
+
+
+def write_checkpoint(path: Path, seed: int = 0, feature_layer: int = -2) -> Path:
+    """A checkpoint of 16 visual tokens, 3 encoder and 4 decoder layers."""
+    return write_tiny_llava(
+        path, grid=GRID, encoder_layers=3, decoder_layers=4, feature_layer=feature_layer, seed=seed
+    )
+
+
+def recipe(*stages: dict[str, Any]) -> Recipe:
+    """A recipe of these stages."""
+    return Recipe.model_validate({"version": 1, "name": "test", "stages": list(stages)})
+
+
+def compressed(adapter: VLMAdapter, *stages: dict[str, Any]) -> CompressedModel:
+    """A model with these stages applied."""
+    return compress(adapter, recipe(*stages))
+
+
+def image(seed: int, size: tuple[int, int] = (IMAGE, IMAGE)) -> Image.Image:
+    """A random image of (width, height) pixels."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+RECIPES: dict[str, list[dict[str, Any]]] = {
+    "none": [],
+    "cls": [{"kind": "prune", "keep": 5, "selector": "cls_attention"}],
+    "cls_layers": [{"kind": "prune", "keep": 4, "selector": {"name": "cls_attention", "layers": [0, 1]}}],
+    "original": [{"kind": "prune", "keep": 5, "selector": "uniform", "positions": "original"}],
+    "random": [{"kind": "prune", "keep": 0.25, "selector": {"name": "random", "seed": 3}}],
+    "fourier": [{"kind": "frequency_filter", "keep": 4}],
+    "fourier_original": [
+        {"kind": "frequency_filter", "keep": 9},
+        {"kind": "prune", "keep": 4, "selector": "uniform", "positions": "original"},
+    ],
+    "exit": [{"kind": "visual_exit", "layer": 2}],
+    "visual_only": [{"kind": "drop_layers", "layers": [1, 2], "visual_only": True}],
+    "visual_only_first": [{"kind": "drop_layers", "layers": [0], "visual_only": True}],
+    "depth": [{"kind": "drop_layers", "layers": [2]}],
+    "everything": [
+        {"kind": "drop_layers", "component": "encoder", "layers": [0]},
+        {"kind": "frequency_filter", "keep": 9},
+        {"kind": "prune", "keep": 3, "selector": "uniform"},
+        {"kind": "drop_layers", "layers": [1], "visual_only": True},
+        {"kind": "visual_exit", "layer": 3},
+    ],
+}
+"""One recipe for each thing that can be done, and one of all at once."""

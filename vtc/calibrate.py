@@ -1,0 +1,286 @@
+"""Everything that looks at data before export: turns what a recipe leaves ``auto`` into numbers.
+
+Each choice is made with the stages before it in place and those behind it left out. Measurements are kept as they are made,
+so an interrupted calibration goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterator
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from vtc.compressed import CompressedModel, compress
+from vtc.errors import InputError
+from vtc.evaluate.datasets import load_dataset
+from vtc.evaluate.fidelity import divergence
+from vtc.models.base import VLMAdapter
+from vtc.progress import Report, silent
+from vtc.recipe import DropLayers, FrequencyFilter, Prune, Recipe, VisualExit
+from vtc.stages.frequency_filter import retained_energy
+from vtc.vision_encoder import VisionEncoder
+
+EXIT_AGREEMENT = 0.99
+"""A visual exit is early enough when this share of the original's tokens stays the most likely one."""
+BATCH = 16
+ANSWER_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prompt with its images, to calibrate on."""
+
+    images: list[Image.Image]
+    prompt: str
+
+
+def samples_from(adapter: VLMAdapter, source: str | None, count: int, seed: int) -> list[Sample]:
+    """Samples from a data set, or made up where there is none.
+
+    Parameters
+    ----------
+    source : str or None
+        ``reference`` (scenes of the training writers), a directory with data.jsonl, or None: noise and a general question,
+        enough to compare two runtimes on and not to calibrate on.
+    count, seed : int
+    """
+    if source is None:
+        rng = np.random.default_rng(seed)
+        noise = [rng.integers(0, 256, (*adapter.facts.image_size, 3), dtype=np.uint8) for _ in range(count)]
+        return [Sample([Image.fromarray(image)], adapter.chat("What is in the image?")) for image in noise]
+    items = load_dataset(source, count, seed, split="train").items
+    return [Sample([item.load()], adapter.chat(item.question)) for item in items]
+
+
+class Measurements:
+    """Numbers by name, written to a JSON file as they are made.
+
+    Parameters
+    ----------
+    path : Path or None
+        None keeps them in memory only.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.values: dict[str, Any] = {}
+        if path is not None and path.is_file():
+            self.values = json.loads(path.read_text(encoding="utf-8"))
+
+    def get(self, name: str, measure: Callable[[], Any]) -> Any:
+        """The value under `name`, measured now if it is not there yet. Values are JSON data."""
+        if name not in self.values:
+            self.values[name] = measure()
+            if self.path is not None:
+                draft = self.path.with_suffix(".tmp")
+                draft.write_text(json.dumps(self.values, indent=1), encoding="utf-8")
+                os.replace(draft, self.path)
+        return self.values[name]
+
+
+class Calibrator:
+    """Chooses values for a recipe on a model and samples.
+
+    Parameters
+    ----------
+    adapter : VLMAdapter
+    samples : sequence of Sample
+    measurements : Measurements
+    model_digest : str
+    progress : callable
+        Told what is measured, how many measurements are done and how many there are.
+    """
+
+    def __init__(
+        self,
+        adapter: VLMAdapter,
+        samples: Sequence[Sample],
+        measurements: Measurements,
+        model_digest: str = "",
+        progress: Report = silent,
+    ) -> None:
+        self.adapter = adapter
+        self.samples = list(samples)
+        self.measurements = measurements
+        self.model_digest = model_digest
+        self.progress = progress
+
+    def resolve(self, recipe: Recipe) -> Recipe:
+        """The recipe with a number for every ``auto``.
+
+        Raises
+        ------
+        InputError
+            If there is something to calibrate and nothing to calibrate on.
+        """
+        if not recipe.autos:
+            return recipe
+        if not self.samples:
+            raise InputError(f"recipe {recipe.name} leaves {recipe.autos[0]} to calibration; give --data DIR")
+        for key in recipe.autos:
+            number = int(key.split(".")[1])
+            before = recipe.model_copy(update={"stages": recipe.stages[:number]})
+            recipe = recipe.resolved({key: self._choose(before, recipe.stages[number])})
+        return recipe
+
+    def _choose(self, before: Recipe, stage: Any) -> Any:
+        if isinstance(stage, FrequencyFilter):
+            return self._smallest_grid(before, stage)
+        if isinstance(stage, Prune):
+            return self._attention_layer(before, stage)
+        if isinstance(stage, VisualExit):
+            return self._exit_layer(before, stage)
+        if isinstance(stage, DropLayers):
+            return self._visual_layers(before, stage) if stage.visual_only else self._idle_layers(before, stage)
+        raise AssertionError(f"nothing to choose in {stage}")
+
+    # Choices --------------------------------------------------------------------------------------------------------
+
+    def _smallest_grid(self, before: Recipe, stage: FrequencyFilter) -> int:
+        """Tokens of the smallest grid, of the encoder's aspect, that keeps the wanted share of DCT energy."""
+        model = self._model(before)
+        grid = self.adapter.facts.grid
+        sizes = sorted({(rows, max(1, round(rows * grid[1] / grid[0]))) for rows in range(1, grid[0] + 1)})
+
+        def measure() -> list[float]:
+            encoder = model.vision
+            if not isinstance(encoder, VisionEncoder):
+                raise AssertionError("a compressed model has a vision encoder")
+            tokens = torch.cat([encoder.tokens(self.adapter.preprocess(s.images)).features for s in self.samples])
+            return [retained_energy(tokens, grid, size) for size in sizes]
+
+        with torch.inference_mode():
+            energies = self.measurements.get(f"energy {before.digest}", measure)
+        wanted = stage.energy or 0.0
+        height, width = next(size for size, energy in zip(sizes, energies, strict=True) if energy >= wanted - 1e-9)
+        return height * width
+
+    def _attention_layer(self, before: Recipe, stage: Prune) -> list[int]:
+        """The encoder layer whose CLS attention, at this budget, moves the answers least (mean KL divergence)."""
+        spec = stage.selector
+        layers = list(self._model(before).plan.encoder_layers)
+        divergences = {}
+        for done, layer in enumerate(layers):
+            self.progress("calibrating the attention layer", done, len(layers))
+            candidate = stage.model_copy(update={"selector": spec.model_copy(update={"layers": (layer,)})})
+            divergences[layer] = self._divergence(before, candidate)[0]
+        self.progress("calibrating the attention layer", len(layers), len(layers))
+        return [min(layers, key=lambda layer: (divergences[layer], layer))]
+
+    def _exit_layer(self, before: Recipe, stage: VisualExit) -> int:
+        """The earliest layer, going down from the last, at which the most likely tokens still agree with the original's.
+
+        The criterion of Visual Tokens Withdrawal (Lin et al. 2024, arXiv 2405.05803), with agreement in place of a KL
+        threshold, which has no natural size.
+        """
+        layers = self._model(before).plan.decoder_layers
+        earliest = layers[-1]
+        for done, layer in enumerate(reversed(layers[1:])):
+            self.progress("calibrating the exit layer", done, len(layers) - 1)
+            if self._divergence(before, stage.model_copy(update={"layer": layer}))[1] < EXIT_AGREEMENT:
+                break
+            earliest = layer
+        self.progress("calibrating the exit layer", len(layers) - 1, len(layers) - 1)
+        return earliest
+
+    def _visual_layers(self, before: Recipe, stage: DropLayers) -> list[int]:
+        """The `count` layers that visual tokens can skip, one at a time, at the least mean KL divergence."""
+        layers = self._model(before).plan.decoder_layers
+        divergences = {}
+        for done, layer in enumerate(layers):
+            self.progress("calibrating the layers to skip", done, len(layers))
+            candidate = stage.model_copy(update={"layers": (layer,), "count": None})
+            divergences[layer] = self._divergence(before, candidate)[0]
+        self.progress("calibrating the layers to skip", len(layers), len(layers))
+        ranked = sorted(layers, key=lambda layer: (divergences[layer], layer))
+        return sorted(ranked[: stage.count])
+
+    def _idle_layers(self, before: Recipe, stage: DropLayers) -> list[int]:
+        """The `count` layers with the least block influence, 1 - cos(input, output) averaged over tokens.
+
+        Based on ShortGPT (Men et al. 2024, arXiv 2403.03853), equation 1.
+        """
+        model = self._model(before)
+        if stage.component == "encoder":
+            modules = {layer: self.adapter.encoder_layers[layer] for layer in model.plan.encoder_layers}
+        else:
+            modules = {layer: self.adapter.decoder_layers[layer] for layer in model.plan.decoder_layers}
+
+        def measure() -> dict[str, float]:
+            with recording_influence(modules) as influence:
+                for done, batch in enumerate(batches := list(_batches(self.samples))):
+                    self.progress("measuring block influence", done, len(batches))
+                    model.generate([s.images for s in batch], [s.prompt for s in batch], max_new_tokens=1)
+            return {str(layer): float(np.mean(values)) for layer, values in influence.items()}
+
+        influence = self.measurements.get(f"influence {stage.component} {before.digest}", measure)
+        ranked = sorted(modules, key=lambda layer: (influence[str(layer)], layer))
+        return sorted(ranked[: stage.count])
+
+    # Measuring ------------------------------------------------------------------------------------------------------
+
+    def _model(self, recipe: Recipe) -> CompressedModel:
+        return compress(self.adapter, recipe, model_digest=self.model_digest)
+
+    def _divergence(self, before: Recipe, stage: Any) -> tuple[float, float]:
+        """Mean KL divergence and top-1 agreement with the original, teacher-forced on the original's answers."""
+        recipe = before.model_copy(update={"stages": (*before.stages, stage)})
+
+        def measure() -> list[float]:
+            model = self._model(recipe)
+            divergences, agreements = [], []
+            for batch, answers, logits in self._original():
+                scores = model.score([s.images for s in batch], [s.prompt for s in batch], answers)
+                for reference, candidate in zip(logits, scores, strict=True):
+                    compared = divergence(reference, candidate)
+                    divergences.append(compared.kld)
+                    agreements.append(compared.same_top)
+            return [float(np.concatenate(divergences).mean()), float(np.concatenate(agreements).mean())]
+
+        mean, agreement = self.measurements.get(f"divergence {recipe.digest}", measure)
+        return mean, agreement
+
+    def _original(self) -> list[tuple[list[Sample], list[list[int]], list[Any]]]:
+        if not hasattr(self, "_cached"):
+            model = self._model(Recipe(version=1, name="none", stages=()))
+            self._cached = []
+            for batch in _batches(self.samples):
+                images, prompts = [s.images for s in batch], [s.prompt for s in batch]
+                eos = self.adapter.eos_token_ids[:1]
+                answers = [a.token_ids + eos for a in model.generate(images, prompts, ANSWER_TOKENS)]
+                self._cached.append((batch, answers, model.score(images, prompts, answers)))
+        return self._cached
+
+
+@contextmanager
+def recording_influence(layers: dict[int, nn.Module]) -> Iterator[dict[int, list[float]]]:
+    """While open, record 1 - cos(input, output) of each layer, averaged over the tokens of each call."""
+    influence: dict[int, list[float]] = {layer: [] for layer in layers}
+
+    def record(layer: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            cosine = torch.nn.functional.cosine_similarity(inputs[0], output, dim=-1)
+            influence[layer].append(float(1 - cosine.mean()))
+
+        return hook
+
+    handles = [module.register_forward_hook(record(layer)) for layer, module in layers.items()]
+    try:
+        yield influence
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _batches(samples: Sequence[Sample]) -> Iterable[list[Sample]]:
+    for start in range(0, len(samples), BATCH):
+        yield list(samples[start : start + BATCH])

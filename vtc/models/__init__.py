@@ -1,0 +1,106 @@
+"""Vision-language models that vtc can compress: the only place that knows an architecture.
+
+A new family is one file with a :class:`~vtc.models.base.VLMAdapter` and one line in :data:`FAMILIES`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vtc.errors import MissingDependency, ModelError
+
+if TYPE_CHECKING:
+    from vtc.models.base import VLMAdapter
+    from vtc.facts import ModelFacts
+
+FAMILIES: dict[str, str] = {
+    "llava": "vtc.models.llava:LlavaAdapter",
+}
+"""`model_type` of a checkpoint's config.json to the adapter that serves it."""
+
+
+def resolve_model(name: str | Path) -> Path:
+    """Directory of a checkpoint: ``reference`` is the reference VLM that ships with vtc, anything else a path.
+
+    Raises
+    ------
+    ModelError
+        If there is no such directory or it holds no config.json.
+    """
+    if str(name) == "reference":
+        from vtc.reference import reference_dir
+
+        return reference_dir()
+    path = Path(name)
+    if not path.is_dir():
+        raise ModelError(f"{name}: no such checkpoint directory; give a directory with config.json, or 'reference'")
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path}: holds no config.json, so it is not a Hugging Face checkpoint")
+    return path
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The checkpoint's config.json.
+
+    Raises
+    ------
+    ModelError
+        If it is not valid JSON.
+    """
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path / 'config.json'}: cannot be read as JSON ({error}); fetch the checkpoint again") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{path / 'config.json'}: is not a JSON object; fetch the checkpoint again")
+    return config
+
+
+def adapter_class(path: Path) -> type[VLMAdapter]:
+    """The adapter that serves a checkpoint.
+
+    Raises
+    ------
+    ModelError
+        If the checkpoint is not a VLM of a supported family; the message names those that are.
+    MissingDependency
+        If torch or transformers is not installed.
+    """
+    config = read_config(path)
+    model_type = str(config.get("model_type", "unknown"))
+    supported = ", ".join(sorted(FAMILIES))
+    if model_type not in FAMILIES:
+        kind = "family" if "vision_config" in config else "model, not a vision-language model:"
+        raise ModelError(f"{path}: unsupported {kind} '{model_type}'; supported families: {supported}")
+    try:
+        importlib.import_module("torch")
+        importlib.import_module("transformers")
+    except ImportError as error:
+        raise MissingDependency(f"this needs {error.name}: pip install 'vtc[compress]'") from None
+    module, _, name = FAMILIES[model_type].partition(":")
+    adapter: type[VLMAdapter] = getattr(importlib.import_module(module), name)
+    return adapter
+
+
+def read_facts(path: Path) -> ModelFacts:
+    """Sizes of a checkpoint, from its configuration alone (weights are not read)."""
+    return adapter_class(path).read_facts(path)
+
+
+def load_adapter(path: Path) -> VLMAdapter:
+    """Load a checkpoint's weights and processor behind its family's adapter."""
+    return adapter_class(path).load(path)
+
+
+def model_digest(path: Path) -> str:
+    """SHA-256 over the names and contents of a checkpoint's config and weights."""
+    digest = hashlib.sha256()
+    for file in sorted([path / "config.json", *path.glob("*.safetensors")]):
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,148 @@
+"""LLaVA-1.5: CLIP vision tower, two-layer projector, Llama decoder (Liu et al. 2023, arXiv 2310.03744)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from vtc.errors import ModelError
+from vtc.models.base import VLMAdapter
+from vtc.facts import DecoderFacts, EncoderFacts, ModelFacts
+
+
+class LlavaAdapter(VLMAdapter):
+    """`LlavaForConditionalGeneration` with a CLIP tower and a Llama decoder."""
+
+    family = "llava"
+
+    @classmethod
+    def read_facts(cls, path: Path) -> ModelFacts:
+        """Sizes from config.json, `transformers`' defaults filled in.
+
+        Raises
+        ------
+        ModelError
+            If the tower, the decoder or the choice of features is one that this family's adapter does not serve.
+        """
+        try:
+            config = AutoConfig.from_pretrained(path, local_files_only=True)
+        except Exception as error:
+            raise ModelError(f"{path / 'config.json'}: not a usable configuration ({error})") from error
+        if not isinstance(config, LlavaConfig):
+            raise ModelError(f"{path}: not a LLaVA checkpoint")
+        vision = cast(Any, config.vision_config)
+        text = cast(Any, config.text_config)
+        if vision.model_type != "clip_vision_model" or text.model_type != "llama":
+            raise ModelError(
+                f"{path}: LLaVA with tower '{vision.model_type}' and decoder '{text.model_type}' is not supported; "
+                "supported: clip_vision_model with llama"
+            )
+        if not isinstance(config.vision_feature_layer, int) or config.vision_feature_select_strategy != "default":
+            raise ModelError(
+                f"{path}: only one vision_feature_layer with vision_feature_select_strategy 'default' is supported"
+            )
+        side = vision.image_size // vision.patch_size
+        # hidden_states has one entry more than there are layers, so -2 of 24 layers is the output of layer 22.
+        feature_layer = config.vision_feature_layer
+        feature_layer = feature_layer + vision.num_hidden_layers if feature_layer < 0 else feature_layer - 1
+        return ModelFacts(
+            family=cls.family,
+            model_type=config.model_type,
+            image_size=(vision.image_size, vision.image_size),
+            grid=(side, side),
+            encoder=EncoderFacts(
+                layers=vision.num_hidden_layers,
+                width=vision.hidden_size,
+                heads=vision.num_attention_heads,
+                ffn=vision.intermediate_size,
+                patch_size=vision.patch_size,
+                has_cls=True,
+                feature_layer=feature_layer,
+            ),
+            decoder=DecoderFacts(
+                layers=text.num_hidden_layers,
+                width=text.hidden_size,
+                heads=text.num_attention_heads,
+                kv_heads=text.num_key_value_heads,
+                head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+                ffn=text.intermediate_size,
+                vocab=text.vocab_size,
+                context=text.max_position_embeddings,
+                gated_ffn=True,
+            ),
+            projector_params=(vision.hidden_size + text.hidden_size) * text.hidden_size,
+        )
+
+    @classmethod
+    def load_model(cls, path: Path) -> LlavaForConditionalGeneration:
+        """The model with its weights, float32, from safetensors only."""
+        model, report = LlavaForConditionalGeneration.from_pretrained(
+            path, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+        if report["missing_keys"]:
+            raise ModelError(f"weights lack {sorted(report['missing_keys'])[0]} and {len(report['missing_keys']) - 1} more")
+        return cast(LlavaForConditionalGeneration, model)
+
+    @property
+    def _llava(self) -> Any:
+        return cast(Any, self.model).model
+
+    @property
+    def _tower(self) -> Any:
+        return self._llava.vision_tower
+
+    @property
+    def encoder_layers(self) -> Sequence[nn.Module]:
+        return cast(Sequence[nn.Module], self._tower.encoder.layers)
+
+    def embed_patches(self, pixel_values: Tensor) -> Tensor:
+        resized = tuple(pixel_values.shape[-2:]) != self.facts.image_size
+        hidden = self._tower.embeddings(pixel_values, interpolate_pos_encoding=resized)
+        return cast(Tensor, self._tower.pre_layrnorm(hidden))
+
+    def encoder_layer(self, index: int, hidden: Tensor) -> Tensor:
+        return cast(Tensor, self.encoder_layers[index](hidden, attention_mask=None))
+
+    def cls_attention(self, index: int, hidden: Tensor) -> Tensor:
+        layer: Any = self.encoder_layers[index]
+        attention = layer.self_attn
+        normed = layer.layer_norm1(hidden)
+        batch, length, _ = normed.shape
+        heads = attention.num_heads
+        query = attention.q_proj(normed[:, :1]).reshape(batch, 1, heads, -1).transpose(1, 2)
+        key = attention.k_proj(normed).reshape(batch, length, heads, -1).transpose(1, 2)
+        scores = torch.matmul(query, key.transpose(2, 3)) * attention.scale
+        weights = torch.softmax(scores.float(), dim=-1)
+        return weights[:, :, 0, 1:].mean(dim=1)
+
+    def patch_tokens(self, hidden: Tensor) -> Tensor:
+        return hidden[:, 1:]
+
+    @property
+    def projector(self) -> nn.Module:
+        return cast(nn.Module, self._llava.multi_modal_projector)
+
+    @property
+    def embed_tokens(self) -> nn.Module:
+        return cast(nn.Module, self._llava.language_model.embed_tokens)
+
+    @property
+    def decoder_layers(self) -> Sequence[nn.Module]:
+        return cast(Sequence[nn.Module], self._llava.language_model.layers)
+
+    @property
+    def rotary(self) -> nn.Module:
+        return cast(nn.Module, self._llava.language_model.rotary_emb)
+
+    @property
+    def final_norm(self) -> nn.Module:
+        return cast(nn.Module, self._llava.language_model.norm)
+
+    @property
+    def head(self) -> nn.Module:
+        return cast(nn.Module, cast(Any, self.model).lm_head)

@@ -1,0 +1,107 @@
+"""Learned pruner: a small MLP rates each visual token on its own (LearnPruner, arXiv 2604.23950).
+
+Token features before the projector go through Linear(D, D/2), GELU, Linear(D/2, 2); the second logit over the first is the
+log-odds of keeping the token. A share of the budget goes to diversity: tokens picked one by one, each the one least similar
+(cosine) to everything chosen so far.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from vtc.errors import InputError
+from vtc.selectors.base import Selector, ascending, top_k
+from vtc.visual_tokens import VisualTokens
+
+
+class Learned(Selector):
+    """Top-k of the learned keep probability, with `diversity` of the budget filled by max-min cosine picks.
+
+    Parameters
+    ----------
+    width : int
+        D, the width of the encoder.
+    diversity : float
+        Share of the budget, in [0, 1), rounded to whole tokens.
+    """
+
+    def __init__(self, width: int, diversity: float = 0.1) -> None:
+        super().__init__()
+        self.diversity = diversity
+        self.mlp = nn.Sequential(nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, 2))
+
+    @classmethod
+    def from_checkpoint(cls, path: Path, *, width: int, model_digest: str, diversity: float = 0.1) -> Self:
+        """Load a trained pruner.
+
+        Parameters
+        ----------
+        path : Path
+            A safetensors file with the MLP's tensors and the metadata key ``model_sha256`` of the model it was trained on.
+
+        Raises
+        ------
+        InputError
+            If the file is missing or damaged, or was trained on another model or width.
+        """
+        selector = cls(width, diversity)
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: pruner checkpoint cannot be read ({error})") from None
+        trained_on = metadata.get("model_sha256")
+        if trained_on != model_digest:
+            raise InputError(f"{path}: pruner was trained on model {str(trained_on)[:12]}, this one is {model_digest[:12]}; train it again")
+        try:
+            selector.load_state_dict(tensors)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{path}: not a pruner for an encoder of width {width} ({reason})") from None
+        return selector
+
+    def score(self, tokens: VisualTokens) -> Tensor:
+        """Log-odds of keeping each token, (B, N): ranks as the probability does, and does not saturate."""
+        logits = self.mlp(tokens.features).float()
+        return logits[..., 1] - logits[..., 0]
+
+    def select(self, tokens: VisualTokens, keep: int) -> Tensor:
+        diverse = min(round(keep * self.diversity), keep - 1)
+        chosen = top_k(self.score(tokens), keep - diverse)
+        if diverse:
+            chosen = add_diverse(tokens.features, chosen, diverse)
+        return ascending(chosen)
+
+
+def add_diverse(features: Tensor, chosen: Tensor, count: int) -> Tensor:
+    """Extend a choice by farthest-point picks: each the token whose highest cosine to the chosen ones is lowest.
+
+    Parameters
+    ----------
+    features : Tensor of shape (B, N, D)
+    chosen : Tensor of shape (B, K), int64
+    count : int
+        Tokens to add; the loop is unrolled, so an exported graph has one step for each.
+
+    Returns
+    -------
+    Tensor of shape (B, K + count), int64
+    """
+    unit = nn.functional.normalize(features.float(), dim=-1)
+    index = chosen.unsqueeze(-1).expand(-1, -1, unit.shape[-1])
+    similarity = torch.matmul(unit, torch.gather(unit, 1, index).transpose(1, 2)).amax(dim=-1)
+    taken = torch.zeros_like(similarity).scatter(1, chosen, 1.0)
+    for _ in range(count):
+        # Cosines are at most 1, so 2 puts a taken token out of reach.
+        pick = top_k(-torch.where(taken > 0, 2.0, similarity), 1)
+        vector = torch.gather(unit, 1, pick.unsqueeze(-1).expand(-1, -1, unit.shape[-1]))
+        similarity = torch.maximum(similarity, torch.matmul(unit, vector.transpose(1, 2)).squeeze(-1))
+        taken = taken.scatter(1, pick, 1.0)
+        chosen = torch.cat([chosen, pick], dim=1)
+    return chosen

@@ -1,0 +1,27 @@
+"""Random choice: the floor that every selector has to beat.
+
+One permutation of the grid is drawn from the seed and its first `keep` places are kept in every image, which makes the
+choice a constant of the exported graph. Average over seeds to judge it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vtc.selectors.base import Selector
+from vtc.visual_tokens import VisualTokens
+
+
+class Random(Selector):
+    """The first `keep` places of a seeded permutation of the grid."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.seed = seed
+
+    def select(self, tokens: VisualTokens, keep: int) -> Tensor:
+        batch, count, _ = tokens.features.shape
+        chosen = np.sort(np.random.default_rng(self.seed).permutation(count)[:keep])
+        return torch.tensor(chosen.tolist(), device=tokens.features.device).expand(batch, keep)

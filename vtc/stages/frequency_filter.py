@@ -1,0 +1,69 @@
+"""Frequency filter: keep the low spatial frequencies of the token grid (Fourier-VLM, arXiv 2508.06038).
+
+The grid of visual tokens goes through a two-dimensional DCT-II, the lowest h x w frequencies are kept, and an inverse DCT of
+that size gives h * w tokens. All of it is linear, so it is two constant matrix products, one for each axis.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from vtc.visual_tokens import VisualTokens, on_grid
+
+
+def dct_matrix(size: int) -> Tensor:
+    """The orthonormal DCT-II of length `size` as a matrix, float64: row k is frequency k."""
+    place = torch.arange(size, dtype=torch.float64)
+    rows = torch.cos(math.pi * (place + 0.5) * place[:, None] / size) * math.sqrt(2 / size)
+    rows[0] /= math.sqrt(2)
+    return rows
+
+
+def low_pass_matrix(size: int, keep: int) -> Tensor:
+    """DCT of length `size`, cut to its `keep` lowest frequencies, and back by a DCT of length `keep`: (keep, size)."""
+    return dct_matrix(keep).T @ dct_matrix(size)[:keep]
+
+
+class FrequencyFilter(nn.Module):
+    """Low-pass filter over a token grid.
+
+    Parameters
+    ----------
+    grid, keep_grid : (int, int)
+        Rows and columns going in and coming out.
+    preserve_mean : bool
+        Scale by sqrt(out / in) so that the mean token is unchanged. The authors fine-tune their models and leave it out,
+        which multiplies the mean by sqrt(in / out); an untrained model needs it.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, grid: tuple[int, int], keep_grid: tuple[int, int], *, preserve_mean: bool = True) -> None:
+        super().__init__()
+        self.grid = grid
+        self.keep_grid = keep_grid
+        gain = math.sqrt(keep_grid[0] * keep_grid[1] / (grid[0] * grid[1])) if preserve_mean else 1.0
+        self.register_buffer("rows", (low_pass_matrix(grid[0], keep_grid[0]) * gain).float(), persistent=False)
+        self.register_buffer("columns", low_pass_matrix(grid[1], keep_grid[1]).float(), persistent=False)
+
+    def forward(self, tokens: VisualTokens) -> VisualTokens:
+        """Replace the tokens of the whole grid by those of the smaller one."""
+        batch, _, width = tokens.features.shape
+        (height_in, width_in), (height_out, width_out) = self.grid, self.keep_grid
+        by_row = torch.matmul(self.rows, tokens.features.reshape(batch, height_in, width_in * width))
+        by_column = torch.matmul(self.columns, by_row.reshape(batch * height_out, width_in, width))
+        return on_grid(by_column.reshape(batch, height_out * width_out, width), self.keep_grid)
+
+
+def retained_energy(tokens: Tensor, grid: tuple[int, int], keep_grid: tuple[int, int]) -> float:
+    """Share of the tokens' DCT energy that a filter to `keep_grid` keeps; tokens (B, H * W, D)."""
+    batch, _, width = tokens.shape
+    spectrum = torch.einsum(
+        "uh,vw,bhwd->buvd", dct_matrix(grid[0]), dct_matrix(grid[1]), tokens.double().reshape(batch, *grid, width)
+    )
+    energy = spectrum.square().sum(dim=(0, 3))
+    return float(energy[: keep_grid[0], : keep_grid[1]].sum() / energy.sum())
