@@ -1,0 +1,1 @@
+"""From a compressed model to files that other runtimes load."""

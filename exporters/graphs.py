@@ -1,0 +1,247 @@
+"""A compressed model as ONNX graphs: standard operators, constant visual token count, dynamic batch and text length."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Iterator, Literal
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from vtc.compressed import CompressedModel
+from vtc.decoder import DecoderSegment
+
+Precision = Literal["fp32", "fp16"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+
+DEFAULT_OPSET = 20
+EXTERNAL_DATA_BYTES = 1_500_000_000
+"""Weights above this go into a file beside the graph: protobuf holds at most 2 GiB."""
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One graph to export.
+
+    Attributes
+    ----------
+    name : str
+        File stem inside the bundle's `onnx` directory, without the precision's suffix.
+    module : nn.Module
+    args : tuple
+        Example inputs, batch 2.
+    inputs, outputs : list of str
+        Names in the graph; nested arguments are flattened.
+    axes : nested like `args`
+        For each tensor, axis number to the name of its dynamic dimension.
+    """
+
+    name: str
+    module: nn.Module
+    args: tuple[Any, ...]
+    inputs: list[str]
+    outputs: list[str]
+    axes: tuple[Any, ...] = field(default_factory=tuple)
+
+
+class VisionGraph(nn.Module):
+    """`pixel_values` to `image_features` and `keep_indices`; float32 outside whatever the precision inside."""
+
+    def __init__(self, model: CompressedModel) -> None:
+        super().__init__()
+        self.vision = model.vision
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        features, keep_indices = self.vision(pixel_values)
+        return features.float(), keep_indices
+
+
+class EmbedGraph(nn.Module):
+    """`input_ids` to `inputs_embeds`, float32 outside."""
+
+    def __init__(self, model: CompressedModel) -> None:
+        super().__init__()
+        self.embed_tokens = model.embed_tokens
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        embeds: Tensor = self.embed_tokens(input_ids)
+        return embeds.float()
+
+
+class SegmentGraph(nn.Module):
+    """A decoder segment; embeddings and logits are float32 outside, hidden states and cache are of the graph's precision."""
+
+    def __init__(self, segment: DecoderSegment, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.segment = segment
+        self.dtype = dtype
+
+    def forward(
+        self, hidden: Tensor, attention_mask: Tensor, position_ids: Tensor, past: list[tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        output, present = self.segment(hidden.to(self.dtype), attention_mask, position_ids, past)
+        return (output.float() if self.segment.last else output), present
+
+
+def graph_specs(model: CompressedModel, dtype: torch.dtype) -> list[GraphSpec]:
+    """The graphs that make up a compressed model, in the order data meets them."""
+    facts, plan = model.adapter.facts, model.plan
+    height, width = facts.image_size
+    embedding = facts.decoder.width
+    specs = [
+        GraphSpec(
+            "vision_encoder",
+            VisionGraph(model),
+            (torch.zeros(2, 3, height, width),),
+            ["pixel_values"],
+            ["image_features", "keep_indices"],
+            ({0: "batch_size"},),
+        ),
+        GraphSpec(
+            "embed_tokens",
+            EmbedGraph(model),
+            (torch.zeros(2, 7, dtype=torch.long),),
+            ["input_ids"],
+            ["inputs_embeds"],
+            ({0: "batch_size", 1: "sequence_length"},),
+        ),
+    ]
+    sees = "all"
+    for number, (segment, spec) in enumerate(zip(model.segments, plan.segments, strict=True)):
+        if spec.sees != sees:
+            specs.append(_selector_spec(model, number, spec.sees, embedding, dtype))
+            sees = spec.sees
+        specs.append(_segment_spec(model, number, segment, spec.layers, dtype))
+    return specs
+
+
+def segment_name(model: CompressedModel, number: int) -> str:
+    """File stem of a decoder segment's graph; a decoder in one piece has the name that other tools look for."""
+    return "decoder_model_merged" if len(model.segments) == 1 else f"decoder_segment_{number}"
+
+
+def _selector_spec(model: CompressedModel, number: int, sees: str, width: int, dtype: torch.dtype) -> GraphSpec:
+    hidden = {0: "batch_size", 1: "sequence_length"}
+    kept = {0: "batch_size", 1: "kept_length"}
+    full = torch.zeros(2, 9, width, dtype=dtype)
+    part = torch.zeros(2, 4, width, dtype=dtype)
+    if sees == "text":
+        args: tuple[Any, ...] = (full, torch.zeros(2, 4, dtype=torch.long))
+        return GraphSpec(
+            f"token_selector_{number}", model.gather, args, ["full_hidden_states", "indices"], ["hidden_states"], (hidden, kept)
+        )
+    args = (full, part, torch.zeros(2, 9, dtype=torch.long))
+    names = ["full_hidden_states", "part_hidden_states", "indices"]
+    return GraphSpec(f"token_selector_{number}", model.merge, args, names, ["hidden_states"], (hidden, kept, hidden))
+
+
+def _segment_spec(
+    model: CompressedModel, number: int, segment: nn.Module, layers: Sequence[int], dtype: torch.dtype
+) -> GraphSpec:
+    decoder = model.adapter.facts.decoder
+    first, last = number == 0, number == len(model.segments) - 1
+    batch, length, past = 2, 5, 3
+    cache = torch.zeros(batch, decoder.kv_heads, past, decoder.head_dim, dtype=dtype)
+    args = (
+        torch.zeros(batch, length, decoder.width, dtype=torch.float32 if first else dtype),
+        torch.ones(batch, past + length, dtype=torch.long),
+        torch.arange(past, past + length).expand(batch, length).contiguous(),
+        [(cache.clone(), cache.clone()) for _ in layers],
+    )
+    past_axes = {0: "batch_size", 2: "past_sequence_length"}
+    axes = (
+        {0: "batch_size", 1: "sequence_length"},
+        {0: "batch_size", 1: "total_sequence_length"},
+        {0: "batch_size", 1: "sequence_length"},
+        [(past_axes, past_axes) for _ in layers],
+    )
+    parts = [f"{layer}.{part}" for layer in layers for part in ("key", "value")]
+    return GraphSpec(
+        segment_name(model, number),
+        SegmentGraph(segment, dtype),  # type: ignore[arg-type]
+        args,
+        ["inputs_embeds" if first else "hidden_states", "attention_mask", "position_ids"]
+        + [f"past_key_values.{part}" for part in parts],
+        ["logits" if last else "last_hidden_state"] + [f"present.{part}" for part in parts],
+        axes,
+    )
+
+
+def export_graph(spec: GraphSpec, path: Path, *, opset: int = DEFAULT_OPSET) -> None:
+    """Write one graph to `path`, with its weights beside it where they are too large for one file."""
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            spec.module.eval(),
+            spec.args,
+            dynamo=True,
+            opset_version=opset,
+            input_names=spec.inputs,
+            output_names=spec.outputs,
+            dynamic_shapes=_dynamic(spec.axes),
+            verbose=False,
+        )
+    if program is None:
+        raise AssertionError("torch.onnx.export with dynamo returns a program")
+    proto = program.model_proto
+    _name_axes(proto, spec)
+    weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
+    if weights > EXTERNAL_DATA_BYTES:
+        onnx.save(proto, path, save_as_external_data=True, location=f"{path.name}_data")
+    else:
+        onnx.save(proto, path)
+
+
+def as_half(model: CompressedModel) -> CompressedModel:
+    """A copy with float16 weights. Rotary frequencies stay float32, and norms and softmax compute in float32 as they do in
+    the model's own code."""
+    half = copy.deepcopy(model)
+    for parameter in (*half.adapter.model.parameters(), *half.parameters()):
+        parameter.data = parameter.data.half()
+    return half
+
+
+def _dynamic(axes: Any) -> Any:
+    if isinstance(axes, dict):
+        return dict.fromkeys(axes, Dim.DYNAMIC)
+    return type(axes)(_dynamic(item) for item in axes)
+
+
+def _flatten(axes: Any) -> list[dict[int, str]]:
+    return [axes] if isinstance(axes, dict) else [leaf for item in axes for leaf in _flatten(item)]
+
+
+def _name_axes(proto: onnx.ModelProto, spec: GraphSpec) -> None:
+    """Give dynamic dimensions the names that runtimes look for; the exporter makes up its own."""
+    renamed: dict[str, str] = {}
+    for value, axes in zip(proto.graph.input, _flatten(spec.axes), strict=True):
+        for axis, name in axes.items():
+            dimension = value.type.tensor_type.shape.dim[axis]
+            renamed[dimension.dim_param] = name
+            dimension.dim_param = name
+    for value in (*proto.graph.output, *proto.graph.value_info):
+        for axis, dimension in enumerate(value.type.tensor_type.shape.dim):
+            if dimension.dim_param:
+                cache = value.name.startswith("present.") and axis == 2
+                dimension.dim_param = "total_sequence_length" if cache else renamed.get(dimension.dim_param, dimension.dim_param)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's progress report and its notes on its own internals."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

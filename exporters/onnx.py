@@ -1,0 +1,232 @@
+"""Export a compressed model as an ONNX bundle: graphs, processor files, manifest, and proof that they compute the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from exporters.graphs import DEFAULT_OPSET, GraphSpec, Precision, as_half, export_graph, graph_specs, segment_name
+from exporters.lint import lint
+from exporters.parity import Parity, check_parity
+from vtc.artifact import check_output, sha256, staging_dir
+from vtc.bundle import draft_manifest, placeholder_config, write_bundle
+from vtc.calibrate import Sample
+from vtc.checkpoint import Origin
+from vtc.compressed import CompressedModel
+from vtc.errors import VtcError
+from vtc.plan import plan
+from vtc.progress import Report, silent
+from vtc.recipe import Recipe
+from vtc.runtime.vlm import VLM
+
+SUFFIX: dict[Precision, str] = {"fp32": "", "fp16": "_fp16"}
+"""What transformers.js appends to a graph's name for each precision."""
+
+PROCESSOR_FILES = (
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
+NOTES = ".export.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to export and how.
+
+    Attributes
+    ----------
+    model : CompressedModel
+    recipe : Recipe
+        The resolved recipe that the model was made with.
+    origin : Origin
+        Its base model.
+    precisions : sequence of Precision
+    opset : int
+    samples : sequence of Sample
+        Prompts on which the bundle is compared with the model.
+    progress : callable
+        Told what is done, how much of it is done and how much there is.
+    """
+
+    model: CompressedModel
+    recipe: Recipe
+    origin: Origin
+    samples: Sequence[Sample]
+    precisions: Sequence[Precision] = ("fp32",)
+    opset: int = DEFAULT_OPSET
+    progress: Report = silent
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What a half-finished export must share with this one to be taken up again."""
+        return {
+            "recipe": self.recipe.digest,
+            "model": self.origin.digest,
+            "opset": self.opset,
+            "vtc": version("vtc"),
+            "torch": torch.__version__,
+        }
+
+
+def export(request: Request, out: Path) -> dict[Precision, Parity]:
+    """Write a bundle, whole or not at all.
+
+    Graphs that an interrupted export of the same model has finished are taken up again.
+
+    Returns
+    -------
+    dict of precision to Parity
+        How far each precision is from the model.
+
+    Raises
+    ------
+    BundleError
+        If `out` holds something else than a bundle.
+    ParityError
+        If the graphs do not compute what the model computes. Nothing is published then.
+    """
+    check_output(out, "bundle")
+    work = staging_dir(out)
+    graphs = _export_graphs(request, work)
+    _write_processor(request, work)
+    manifest = _manifest(request, graphs)
+    parity = {}
+    for precision in request.precisions:
+        bundle = VLM(draft_manifest(work, manifest), precision=precision)
+        parity[precision] = check_parity(request.model, bundle, precision, request.samples, request.progress)
+    write_bundle(work, out, {**manifest, "parity": {name: figures.to_dict() for name, figures in parity.items()}})
+    return parity
+
+
+def _export_graphs(request: Request, work: Path) -> dict[str, dict[str, str]]:
+    """Export what an earlier run has not finished; return graph name to precision to path."""
+    notes = _take_up(request, work)
+    graphs: dict[str, dict[str, str]] = {}
+    request.model.adapter.set_decoder_attention("grouped")
+    try:
+        for precision in request.precisions:
+            model = as_half(request.model) if precision == "fp16" else request.model
+            dtype = torch.float16 if precision == "fp16" else torch.float32
+            specs = graph_specs(model, dtype)
+            for done, spec in enumerate(specs):
+                request.progress(f"exporting {precision} graphs", done, len(specs))
+                name = f"onnx/{spec.name}{SUFFIX[precision]}.onnx"
+                graphs.setdefault(spec.name, {})[precision] = name
+                if notes["graphs"].get(name) != _digest(work / name):
+                    _export_one(spec, work / name, request.opset)
+                    notes["graphs"][name] = _digest(work / name)
+                    (work / NOTES).write_text(json.dumps(notes), encoding="utf-8")
+            request.progress(f"exporting {precision} graphs", len(specs), len(specs))
+    finally:
+        request.model.adapter.set_decoder_attention("sdpa")
+    return graphs
+
+
+def _take_up(request: Request, work: Path) -> dict[str, Any]:
+    try:
+        notes = json.loads((work / NOTES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        notes = {}
+    if notes.get("key") != request.key:
+        shutil.rmtree(work, ignore_errors=True)
+        notes = {"key": request.key, "graphs": {}}
+    (work / "onnx").mkdir(parents=True, exist_ok=True)
+    return dict(notes)
+
+
+def _digest(path: Path) -> str:
+    return sha256(path) if path.is_file() else "missing"
+
+
+def _export_one(spec: GraphSpec, path: Path, opset: int) -> None:
+    try:
+        export_graph(spec, path, opset=opset)
+    except OSError as error:
+        raise VtcError(f"{path}: cannot be written ({error.strerror or error}); free space and run the same command again") from error
+    findings = lint(path, max_opset=opset, constant_tokens=spec.name == "vision_encoder")
+    if findings:
+        raise VtcError(f"exported graph cannot be deployed: {findings[0]} ({len(findings)} finding(s)); please report this")
+
+
+def _write_processor(request: Request, work: Path) -> None:
+    """The base model's own files, told about the smaller number of tokens and layers."""
+    adapter, token_plan = request.model.adapter, request.model.plan
+    for name in PROCESSOR_FILES:
+        if (adapter.path / name).is_file():
+            shutil.copyfile(adapter.path / name, work / name)
+    (work / "chat_template.jinja").write_text(adapter.chat_template, encoding="utf-8")
+    processor = _read_json(work / "processor_config.json")
+    processor |= placeholder_config(adapter.facts.image_size, token_plan.keep, adapter.facts.encoder.patch_size)
+    _write_json(work / "processor_config.json", processor)
+    config = _read_json(adapter.path / "config.json")
+    config["image_seq_length"] = token_plan.keep
+    config["text_config"] = {**config["text_config"], "num_hidden_layers": len(token_plan.decoder_layers)}
+    if "fp16" in request.precisions:
+        config["transformers.js_config"] = {"kv_cache_dtype": {"fp16": "float16"}}
+    _write_json(work / "config.json", config)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _manifest(request: Request, graphs: dict[str, dict[str, str]]) -> dict[str, Any]:
+    model, adapter = request.model, request.model.adapter
+    facts, token_plan = adapter.facts, model.plan
+    bos = adapter.tokenizer.bos_token_id
+    segments = []
+    sees = "all"
+    for number, segment in enumerate(token_plan.segments):
+        selector = None
+        if segment.sees != sees:
+            selector = {"graph": f"token_selector_{number}", "kind": "gather" if segment.sees == "text" else "merge"}
+            sees = segment.sees
+        graph = segment_name(model, number)
+        segments.append({"graph": graph, "layers": list(segment.layers), "sees": segment.sees, "selector": selector})
+    return {
+        "vtc_version": version("vtc"),
+        "model": {"name": request.origin.name, "family": adapter.family, "sha256": request.origin.digest},
+        "recipe": request.recipe.canonical(),
+        "recipe_digest": request.recipe.digest,
+        "plan": token_plan.to_dict(),
+        "baseline_plan": plan(Recipe(version=1, name="none", stages=()), facts).to_dict(),
+        "opset": request.opset,
+        "precisions": list(request.precisions),
+        "image": {
+            "size": list(facts.image_size),
+            "grid": list(facts.grid),
+            "tokens": facts.visual_tokens,
+            "keep": token_plan.keep,
+        },
+        "generation": {
+            "image_token": adapter.image_token,
+            "image_token_id": adapter.image_token_id,
+            "eos_token_ids": adapter.eos_token_ids,
+            "pad_token_id": adapter.pad_token_id,
+            "bos_token_id": bos,
+            "context": facts.decoder.context,
+            "positions": token_plan.positions,
+            "position_span": token_plan.position_span,
+            "kv_heads": facts.decoder.kv_heads,
+            "head_dim": facts.decoder.head_dim,
+            "layers": len(token_plan.decoder_layers),
+        },
+        "segments": segments,
+        "graphs": graphs,
+        "parity": {},
+    }

@@ -1,0 +1,150 @@
+"""Does an exported bundle compute what the PyTorch model computes?
+
+Three questions, kept apart. Are the same tokens kept (selection)? Given the same tokens, are features and logits the same
+(numerics)? And does the whole, run end to end, say the same (greedy tokens)?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vtc.calibrate import Sample
+from vtc.compressed import CompressedModel
+from vtc.errors import ParityError
+from vtc.progress import Report, silent
+from vtc.runtime.vlm import VLM
+
+TOLERANCE = {"fp32": 1e-3, "fp16": 0.25}
+"""Largest difference of a logit that counts as rounding."""
+NEAR_TIE = {"fp32": 1e-2, "fp16": 0.5}
+"""A greedy token may differ where the two best logits are closer than this."""
+ANSWER_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far a bundle is from the model.
+
+    Attributes
+    ----------
+    samples : int
+        Prompts compared.
+    indices_equal : float
+        Share of images for which exactly the same tokens were kept.
+    features_max_diff : float
+        Largest difference of a projected feature, over images with equal indices.
+    logits_max_diff : float
+        Largest difference of a logit along the model's own answers, over prompts whose images have equal indices.
+    greedy_match : float
+        Share of prompts with equal greedy tokens.
+    near_ties : int
+        Prompts with different greedy tokens whose first difference is between almost equal logits, or whose images kept
+        different tokens.
+    """
+
+    samples: int
+    indices_equal: float
+    features_max_diff: float
+    logits_max_diff: float
+    greedy_match: float
+    near_ties: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return asdict(self)
+
+
+def check_parity(
+    model: CompressedModel, bundle: VLM, precision: str, samples: Sequence[Sample], progress: Report = silent
+) -> Parity:
+    """Compare a bundle with the model it was exported from.
+
+    Parameters
+    ----------
+    model : CompressedModel
+    bundle : VLM
+    precision : str
+        Names the tolerances.
+    samples : sequence of Sample
+    progress : callable
+
+    Returns
+    -------
+    Parity
+
+    Raises
+    ------
+    ParityError
+        If features or logits differ by more than the precision's tolerance, or greedy tokens differ elsewhere than at a
+        near-tie.
+    """
+    equal_indices, features_diff, logits_diff, matches, near_ties = [], 0.0, 0.0, 0, 0
+    for done, sample in enumerate(samples, start=1):
+        same, difference = _compare_vision(model, bundle, sample)
+        equal_indices += same
+        features_diff = max(features_diff, difference)
+        answer = model.generate([sample.images], [sample.prompt], ANSWER_TOKENS)[0].token_ids
+        theirs = list(bundle.generate([sample.images], [sample.prompt], ANSWER_TOKENS)[0].token_ids)
+        forced = [*answer, model.adapter.eos_token_ids[0]]
+        ours_logits = model.score([sample.images], [sample.prompt], [forced])[0]
+        theirs_logits = bundle.score([sample.images], [sample.prompt], [forced])[0]
+        if all(same):
+            logits_diff = max(logits_diff, float(np.abs(ours_logits - theirs_logits).max()))
+        if answer == theirs:
+            matches += 1
+        elif not all(same) or _near_tie(ours_logits, answer, theirs, NEAR_TIE[precision]):
+            near_ties += 1
+        progress(f"comparing {precision} graphs with the model", done, len(samples))
+    result = Parity(
+        samples=len(samples),
+        indices_equal=float(np.mean(equal_indices)) if equal_indices else 1.0,
+        features_max_diff=features_diff,
+        logits_max_diff=logits_diff,
+        greedy_match=matches / len(samples) if samples else 1.0,
+        near_ties=near_ties,
+    )
+    _judge(result, precision)
+    return result
+
+
+def _judge(result: Parity, precision: str) -> None:
+    limit = TOLERANCE[precision]
+    if result.features_max_diff > limit or result.logits_max_diff > limit:
+        raise ParityError(
+            f"{precision} graphs differ from the model: features by {result.features_max_diff:.2g}, logits by "
+            f"{result.logits_max_diff:.2g}, where {limit:g} is allowed; nothing was published"
+        )
+    wrong = result.samples - round(result.greedy_match * result.samples) - result.near_ties
+    if wrong:
+        raise ParityError(
+            f"{precision} graphs answer {wrong} of {result.samples} prompts differently from the model; nothing was published"
+        )
+
+
+def _compare_vision(model: CompressedModel, bundle: VLM, sample: Sample) -> tuple[list[bool], float]:
+    """For each image whether the same tokens were kept, and the largest difference of a feature where they were."""
+    if not sample.images:
+        return [], 0.0
+    pixels = model.adapter.preprocess(sample.images)
+    with torch.inference_mode():
+        features, indices = (tensor.float().numpy() for tensor in model.vision(pixels))
+    their_features, their_indices = bundle.encode(pixels.numpy())
+    same = [bool((ours == theirs).all()) for ours, theirs in zip(indices, their_indices, strict=True)]
+    kept = np.asarray(same)
+    difference = np.abs(features[kept] - their_features[kept].astype(np.float32))
+    return same, float(difference.max(initial=0.0))
+
+
+def _near_tie(logits: np.ndarray[Any, Any], ours: list[int], theirs: list[int], margin: float) -> bool:
+    """Whether two answers part at a token whose logits are within `margin`; `logits` follow our answer."""
+    place = next((at for at, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+    if place >= len(logits):
+        return False
+    best = np.sort(logits[place])[::-1]
+    return bool(best[0] - best[1] < margin)

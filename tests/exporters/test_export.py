@@ -1,0 +1,178 @@
+"""Exported bundles answer as the PyTorch model does, for everything that a recipe can do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from tests.tiny import RECIPES, image, recipe
+
+import exporters.onnx as onnx_export
+from exporters.lint import lint
+from exporters.onnx import Request, export
+from exporters.parity import check_parity
+from vtc.artifact import staging_dir
+from vtc.calibrate import Sample
+from vtc.checkpoint import Origin
+from vtc.compressed import compress
+from vtc.errors import BundleError, ParityError
+from vtc.models.base import VLMAdapter
+from vtc.runtime.vlm import VLM
+
+Prompts = tuple[list[list[Any]], list[str]]
+ORIGIN = Origin("tiny", "0" * 64)
+
+
+def request(adapter: VLMAdapter, *stages: dict[str, Any], **options: Any) -> Request:
+    resolved = recipe(*stages)
+    samples = [Sample([image(seed)], adapter.chat("what is it ?")) for seed in range(2)]
+    return Request(compress(adapter, resolved), resolved, ORIGIN, samples, **options)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_bundle_answers_as_the_model(adapter: VLMAdapter, prompts: Prompts, tmp_path: Path, name: str) -> None:
+    asked = request(adapter, *RECIPES[name])
+    parity = export(asked, tmp_path / "bundle")["fp32"]
+    assert parity.indices_equal == 1.0
+    assert parity.greedy_match == 1.0
+    bundle = VLM.load(tmp_path / "bundle")
+    answers = asked.model.generate(*prompts, 8)
+    # Together, with left padding, and alone.
+    assert [g.token_ids for g in bundle.generate(*prompts, 8)] == [g.token_ids for g in answers]
+    for group, text, answer in zip(*prompts, answers, strict=True):
+        assert bundle.generate([group], [text], 8)[0].token_ids == answer.token_ids
+    forced = [[*answer.token_ids, 1] for answer in answers]
+    for ours, theirs in zip(bundle.score(*prompts, forced), asked.model.score(*prompts, forced), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["cls", "exit", "visual_only"])
+def test_segments_see_as_many_tokens_as_the_plan_says(adapter: VLMAdapter, tmp_path: Path, name: str) -> None:
+    asked = request(adapter, *RECIPES[name])
+    export(asked, tmp_path / "bundle")
+    sample = asked.samples[0]
+    ids, _, _ = asked.model.inputs([sample.images], [sample.prompt])
+    text = int((ids != adapter.image_token_id).sum())
+    timings = VLM.load(tmp_path / "bundle").generate([sample.images], [sample.prompt], 2)[0].timings
+    assert list(timings.segment_lengths) == [text + s.visual_tokens for s in asked.model.plan.segments]
+
+
+def test_half_precision_is_close(adapter: VLMAdapter, tmp_path: Path) -> None:
+    parity = export(request(adapter, *RECIPES["cls"], precisions=("fp32", "fp16")), tmp_path / "bundle")
+    assert parity["fp32"].logits_max_diff < 1e-3
+    assert 0 < parity["fp16"].logits_max_diff < 0.25
+    half = VLM.load(tmp_path / "bundle", precision="fp16")
+    assert half.precision == "fp16"
+    single = (tmp_path / "bundle/onnx/decoder_model_merged.onnx").stat().st_size
+    assert (tmp_path / "bundle/onnx/decoder_model_merged_fp16.onnx").stat().st_size < 0.75 * single
+
+
+def test_graphs_have_the_names_and_axes_that_runtimes_look_for(adapter: VLMAdapter, tmp_path: Path) -> None:
+    export(request(adapter, *RECIPES["cls"]), tmp_path / "bundle")
+    shapes = {}
+    for name in ("vision_encoder", "embed_tokens", "decoder_model_merged"):
+        graph = onnx.load(tmp_path / f"bundle/onnx/{name}.onnx").graph
+        for value in (*graph.input, *graph.output):
+            dims = value.type.tensor_type.shape.dim
+            shapes[value.name] = [d.dim_param or d.dim_value for d in dims]
+    assert shapes["pixel_values"] == ["batch_size", 3, 56, 56]
+    assert shapes["image_features"] == ["batch_size", 5, 48]
+    assert shapes["keep_indices"] == ["batch_size", 5]
+    assert shapes["input_ids"] == ["batch_size", "sequence_length"]
+    assert shapes["attention_mask"] == ["batch_size", "total_sequence_length"]
+    assert shapes["past_key_values.3.value"] == ["batch_size", 2, "past_sequence_length", 12]
+    assert shapes["present.0.key"][:2] == ["batch_size", 2]
+    assert shapes["logits"][1] == 1
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_graphs_pass_the_linter(adapter: VLMAdapter, tmp_path: Path, name: str) -> None:
+    export(request(adapter, *RECIPES[name]), tmp_path / "bundle")
+    for path in (tmp_path / "bundle/onnx").iterdir():
+        assert lint(path, constant_tokens=path.stem == "vision_encoder") == []
+
+
+def test_config_and_processor_know_the_smaller_model(adapter: VLMAdapter, tmp_path: Path) -> None:
+    stages = [*RECIPES["cls"], *RECIPES["depth"]]
+    export(request(adapter, *stages), tmp_path / "bundle")
+    config = json.loads((tmp_path / "bundle/config.json").read_text())
+    assert config["text_config"]["num_hidden_layers"] == 3
+    assert config["image_seq_length"] == 5
+
+
+def test_interrupted_export_goes_on_where_it_stopped(
+    adapter: VLMAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, out = request(adapter, *RECIPES["cls"]), tmp_path / "bundle"
+    done: list[str] = []
+    real = onnx_export.export_graph
+
+    def interrupted(spec: Any, path: Path, **options: Any) -> None:
+        if spec.name == "decoder_model_merged":
+            raise KeyboardInterrupt
+        done.append(spec.name)
+        real(spec, path, **options)
+
+    monkeypatch.setattr(onnx_export, "export_graph", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(asked, out)
+    assert not out.exists()
+    assert done == ["vision_encoder", "embed_tokens"]
+
+    def counted(spec: Any, path: Path, **options: Any) -> None:
+        done.append(spec.name)
+        real(spec, path, **options)
+
+    monkeypatch.setattr(onnx_export, "export_graph", counted)
+    export(asked, out)
+    assert done == ["vision_encoder", "embed_tokens", "decoder_model_merged"]
+    assert not staging_dir(out).exists()
+
+
+def test_half_written_graph_is_not_trusted(adapter: VLMAdapter, tmp_path: Path) -> None:
+    asked, out = request(adapter, *RECIPES["cls"]), tmp_path / "bundle"
+    work = staging_dir(out)
+    (work / "onnx").mkdir(parents=True)
+    notes = {"key": asked.key, "graphs": {"onnx/vision_encoder.onnx": "0" * 64}}
+    (work / onnx_export.NOTES).write_text(json.dumps(notes))
+    (work / "onnx/vision_encoder.onnx").write_bytes(b"half")
+    export(asked, out)
+    VLM.load(out)
+
+
+def test_wrong_graph_is_never_published(
+    adapter: VLMAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = onnx_export.export_graph
+
+    def spoiled(spec: Any, path: Path, **options: Any) -> None:
+        real(spec, path, **options)
+        if spec.name == "decoder_model_merged":
+            model = onnx.load(path)
+            weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+            weight.raw_data = (np.frombuffer(weight.raw_data, np.float32) * 1.5).tobytes()
+            onnx.save(model, path)
+
+    monkeypatch.setattr(onnx_export, "export_graph", spoiled)
+    with pytest.raises(ParityError, match="nothing was published"):
+        export(request(adapter, *RECIPES["cls"]), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_parity_tells_a_different_choice_of_tokens(adapter: VLMAdapter, tmp_path: Path) -> None:
+    export(request(adapter, *RECIPES["random"]), tmp_path / "bundle")
+    other = request(adapter, {"kind": "prune", "keep": 0.25, "selector": {"name": "random", "seed": 4}})
+    result = check_parity(other.model, VLM.load(tmp_path / "bundle"), "fp32", other.samples)
+    assert result.indices_equal == 0.0
+
+
+def test_other_directories_are_left_alone(adapter: VLMAdapter, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("keep me")
+    with pytest.raises(BundleError, match="not a bundle"):
+        export(request(adapter, *RECIPES["cls"]), tmp_path / "mine")
+    assert (tmp_path / "mine/notes.txt").read_text() == "keep me"

@@ -1,0 +1,93 @@
+"""Chat templates: from a question to the prompt that the checkpoint was trained on.
+
+Rendered as `transformers` renders them: sandboxed Jinja with the same options and functions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from vtc.errors import BundleError
+
+
+class _Generation(Extension):
+    """``{% generation %}`` marks the assistant's words for training; here its body is rendered as it is."""
+
+    tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def render_chat(template: str, question: str, images: int, special_tokens: Mapping[str, str]) -> str:
+    """A question about images, put into a chat template.
+
+    Parameters
+    ----------
+    template : str
+        Jinja source, as in ``chat_template.jinja``.
+    question : str
+    images : int
+        Placed in front of the question.
+    special_tokens : mapping
+        ``bos_token`` and its like.
+
+    Returns
+    -------
+    str
+        The prompt, ready for the model's answer.
+
+    Raises
+    ------
+    BundleError
+        If the template cannot be rendered.
+    """
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    functions: dict[str, Callable[[str], str]] = {"raise_exception": _refuse, "strftime_now": _now}
+    environment.globals.update(functions)
+    content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
+    try:
+        return environment.from_string(template).render(
+            messages=[{"role": "user", "content": content}],
+            tools=None,
+            documents=None,
+            add_generation_prompt=True,
+            **special_tokens,
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"bundle's chat template cannot be rendered ({error}); --raw-prompt goes without it"
+        ) from error
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # Jinja's own filter escapes HTML.
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _refuse(message: str) -> str:
+    raise TemplateError(message)
+
+
+def _now(form: str) -> str:
+    return datetime.now().strftime(form)

@@ -1,0 +1,223 @@
+"""The decoder of a bundle: its segments in turn, each with a KV cache of its own length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtc.bundle import Manifest
+from vtc.errors import InputError
+from vtc.runtime.providers import Provider
+from vtc.runtime.session import DTYPES, Array, Graph, Tensor
+from vtc.sequence import positions, text_tokens
+
+IntArray = NDArray[np.int64]
+Logits = NDArray[np.float32]
+
+
+@dataclass
+class Cache:
+    """A running generation.
+
+    Attributes
+    ----------
+    past : list over segments of list of Tensor
+        Keys and values of each layer, (B, Hkv, P, Dh), on the device, in the order of the graph's inputs.
+    masks : list over segments of array of shape (B, P)
+        1 for a token of that segment's cache, 0 for padding.
+    following : array of shape (B,)
+        Position of the next token.
+    """
+
+    past: list[list[Tensor]]
+    masks: list[IntArray]
+    following: IntArray
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Length of each segment's cache, from its tensors."""
+        return tuple(int(tensors[0].shape()[2]) for tensors in self.past)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all keys and values of the batch, from their tensors."""
+        return sum(int(tensor.tensor_size_in_bytes()) for tensors in self.past for tensor in tensors)
+
+
+class Segment:
+    """One segment's graph, and what to call its tensors.
+
+    Parameters
+    ----------
+    path : Path
+    provider : Provider
+    threads : int or None
+    """
+
+    def __init__(self, path: Path, provider: Provider, threads: int | None) -> None:
+        self.graph = Graph(path, provider, threads)
+        self.past = [name for name in self.graph.inputs if name.startswith("past_key_values.")]
+        present = [name.replace("past_key_values", "present", 1) for name in self.past]
+        self.hidden = next(iter(self.graph.inputs))
+        self.result = next(name for name in self.graph.outputs if not name.startswith("present."))
+        self._result = self.graph.outputs.index(self.result)
+        self._present = [self.graph.outputs.index(name) for name in present]
+
+    def run(
+        self, hidden: Tensor | Array, mask: IntArray, position_ids: IntArray, past: list[Tensor], host: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run S new tokens behind P cached ones.
+
+        Parameters
+        ----------
+        hidden : Tensor or array of shape (B, S, E)
+        mask : array of shape (B, P + S)
+        position_ids : array of shape (B, S)
+        past : list of Tensor
+        host : bool
+            Whether the result is wanted on the host.
+
+        Returns
+        -------
+        result : Tensor
+            Hidden states (B, S, E), or in the last segment logits (B, 1, V).
+        present : list of Tensor
+        """
+        feeds = {self.hidden: hidden, "attention_mask": mask, "position_ids": position_ids}
+        feeds.update(zip(self.past, past, strict=True))
+        outputs = self.graph.run(feeds, host=(self.result,) if host else ())
+        return outputs[self._result], [outputs[index] for index in self._present]
+
+
+class Decoder:
+    """The segments and the graphs between them.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    precision : str
+    provider : Provider
+    threads : int or None
+    """
+
+    def __init__(
+        self, manifest: Manifest, precision: str, provider: Provider, threads: int | None = None
+    ) -> None:
+        self.facts = manifest.generation
+        self.span = self.facts.position_span if self.facts.positions == "original" else None
+        self.sees = [segment.sees for segment in manifest.segments]
+        self.segments = [
+            Segment(manifest.graph(segment.graph, precision), provider, threads)
+            for segment in manifest.segments
+        ]
+        self.selectors = [
+            Graph(manifest.graph(segment.selector.graph, precision), provider, threads)
+            if segment.selector
+            else None
+            for segment in manifest.segments
+        ]
+
+    def prefill(
+        self, embeds: Tensor | Array, input_ids: IntArray, attention_mask: IntArray, keep_indices: IntArray
+    ) -> tuple[Logits, Cache]:
+        """Run prompts.
+
+        Parameters
+        ----------
+        embeds : Tensor or array of shape (B, S, E)
+            Embeddings with the visual tokens in place.
+        input_ids, attention_mask : arrays of shape (B, S)
+        keep_indices : array of shape (images, K)
+
+        Returns
+        -------
+        logits : array of shape (B, V), float32
+        cache : Cache
+
+        Raises
+        ------
+        InputError
+            If a prompt ends in an image and the visual tokens leave the decoder: nothing would be left to go
+            on from.
+        """
+        places = positions(input_ids, attention_mask, self.facts.image_token_id, keep_indices, self.span)
+        text = text_tokens(input_ids, attention_mask, self.facts.image_token_id)
+        if "text" in self.sees and bool((input_ids[:, -1] == self.facts.image_token_id).any()):
+            raise InputError("a prompt must end in text for this bundle; put the image before the question")
+        cache = Cache([], [], places.following)
+        hidden = everything = embeds
+        last = len(self.segments) - 1
+        for number, segment in enumerate(self.segments):
+            selector, sees = self.selectors[number], self.sees[number]
+            if selector is not None and sees == "text":
+                everything, hidden = hidden, _select(selector, hidden, text.indices)
+            elif selector is not None:
+                hidden = _select(selector, everything, hidden, text.back)
+            mask, ids = attention_mask, places.ids
+            if sees == "text":
+                mask, ids = text.mask, np.take_along_axis(places.ids, text.indices, axis=1)
+            hidden = _as(hidden, segment.graph.inputs[segment.hidden])
+            past = self._no_past(segment, len(input_ids))
+            hidden, present = segment.run(hidden, mask, ids, past, host=number == last)
+            cache.past.append(present)
+            cache.masks.append(mask)
+        return _logits(hidden), cache
+
+    def step(self, embeds: Tensor, cache: Cache) -> Logits:
+        """Run one more token of each row; the cache moves on.
+
+        Parameters
+        ----------
+        embeds : Tensor of shape (B, 1, E)
+
+        Returns
+        -------
+        array of shape (B, V), float32
+        """
+        hidden, places = embeds, cache.following[:, None]
+        one = np.ones_like(places)
+        last = len(self.segments) - 1
+        for number, segment in enumerate(self.segments):
+            mask = np.concatenate([cache.masks[number], one], axis=1)
+            hidden, cache.past[number] = segment.run(
+                hidden, mask, places, cache.past[number], host=number == last
+            )
+            cache.masks[number] = mask
+        cache.following = cache.following + 1
+        return _logits(hidden)
+
+    def release(self) -> None:
+        """Let go of the last generation's tensors."""
+        for graph in (*(segment.graph for segment in self.segments), *self.selectors):
+            if graph is not None:
+                graph.release()
+
+    def _no_past(self, segment: Segment, rows: int) -> list[Tensor]:
+        return [
+            segment.graph.empty(
+                rows, self.facts.kv_heads, 0, self.facts.head_dim, dtype=segment.graph.inputs[name]
+            )
+            for name in segment.past
+        ]
+
+
+def _select(selector: Graph, *values: Tensor | Array) -> Tensor:
+    """Run a graph between segments; its inputs come in the order full hidden states, part, indices."""
+    inputs = selector.inputs.items()
+    feeds = {name: _as(value, dtype) for value, (name, dtype) in zip(values, inputs, strict=True)}
+    return selector.run(feeds)[0]
+
+
+def _as(value: Tensor | Array, dtype: type[np.generic]) -> Tensor | Array:
+    # Graphs of a reduced precision may take embeddings in float32 and hidden states in float16; only in front
+    # of the first segment do the two meet.
+    if isinstance(value, np.ndarray) or DTYPES.get(value.data_type()) is dtype:
+        return value
+    return value.numpy().astype(dtype)
+
+
+def _logits(tensor: Tensor) -> Logits:
+    return np.asarray(tensor.numpy()[:, -1], dtype=np.float32)

@@ -1,0 +1,61 @@
+"""The next token from logits: the best one, or one drawn at a temperature from the most likely."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtc.errors import InputError
+
+
+@dataclass
+class Sampler:
+    """Chooses tokens.
+
+    Attributes
+    ----------
+    temperature : float
+        0 takes the best token (of equals, the lowest id).
+    top_p : float
+        Draw from the smallest set of tokens that holds at least this much probability (nucleus sampling,
+        Holtzman et al. 2020, arXiv 1904.09751).
+    seed : int or None
+        The same seed, prompt and batch give the same answer; None draws afresh.
+
+    Raises
+    ------
+    InputError
+        If a value is out of range.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    _random: np.random.Generator = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise InputError(f"temperature must be 0 or more, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top-p must be above 0 and at most 1, not {self.top_p}")
+        if self.seed is not None and self.seed < 0:
+            raise InputError(f"seed must be 0 or more, not {self.seed}")
+        self._random = np.random.default_rng(self.seed)
+
+    def __call__(self, logits: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Token ids (B,) from logits (B, V)."""
+        if self.temperature == 0:
+            return np.asarray(np.argmax(logits, axis=-1), dtype=np.int64)
+        return np.array([self._draw(row) for row in logits], dtype=np.int64)
+
+    def _draw(self, logits: NDArray[np.float32]) -> int:
+        scaled = logits.astype(np.float64) / self.temperature
+        share = np.exp(scaled - scaled.max())
+        share /= share.sum()
+        order = np.argsort(-share, kind="stable")
+        sums = np.cumsum(share[order])
+        count = int(np.searchsorted(sums, self.top_p * sums[-1])) + 1
+        nucleus = share[order[:count]]
+        return int(order[self._random.choice(len(nucleus), p=nucleus / nucleus.sum())])

@@ -1,0 +1,149 @@
+"""Prompts to token ids, with each image's placeholder expanded, and token ids back to text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from vtc.bundle import Manifest
+from vtc.errors import BundleError, InputError
+from vtc.runtime.chat import render_chat
+
+IntArray = NDArray[np.int64]
+
+
+class Text:
+    """A bundle's tokenizer and chat template.
+
+    Parameters
+    ----------
+    manifest : Manifest
+
+    Raises
+    ------
+    BundleError
+        If the tokenizer cannot be loaded.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.facts = manifest.generation
+        self.keep = manifest.image.keep
+        try:
+            self.tokenizer = Tokenizer.from_file(str(manifest.file("tokenizer.json")))
+        except BundleError:
+            raise
+        except Exception as error:  # tokenizers raises bare Exceptions
+            raise BundleError(
+                f"{manifest.root}: tokenizer.json cannot be loaded ({error}); export it again"
+            ) from error
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        config = manifest.json("tokenizer_config.json")
+        self.special_tokens = {
+            name: token["content"] if isinstance(token, dict) else token
+            for name, token in config.items()
+            if name.endswith("_token") and isinstance(token, str | dict)
+        }
+        self.chat_template = _chat_template(manifest, config)
+
+    def chat(self, question: str, images: int = 1) -> str:
+        """A question about `images` images in the chat template; LLaVA-1.5's where a bundle has none."""
+        if self.chat_template is None:
+            return f"USER: {self.facts.image_token * images}\n{question} ASSISTANT:"
+        return render_chat(self.chat_template, question, images, self.special_tokens)
+
+    def encode(self, prompts: Sequence[str], images: Sequence[int]) -> list[list[int]]:
+        """Token ids of prompts.
+
+        Parameters
+        ----------
+        prompts : sequence of str
+            Whole prompts with one placeholder an image.
+        images : sequence of int
+            Number of images that belong to each prompt.
+
+        Returns
+        -------
+        list of list of int
+            Each placeholder taken `keep` times.
+
+        Raises
+        ------
+        InputError
+            If a prompt's placeholders do not match its images.
+        """
+        rows = []
+        for prompt, count in zip(prompts, images, strict=True):
+            bos = self.special_tokens.get("bos_token")
+            # Chat templates often write the start token themselves; the tokenizer must not add a second one.
+            ids = self.tokenizer.encode(prompt, add_special_tokens=not (bos and prompt.startswith(bos))).ids
+            found = ids.count(self.facts.image_token_id)
+            if found != count:
+                raise InputError(
+                    f"prompt has {found} {self.facts.image_token} placeholder(s) for {count} image(s); "
+                    "give one for each image"
+                )
+            rows.append([token for token in ids for _ in range(self._times(token))])
+        return rows
+
+    def _times(self, token: int) -> int:
+        return self.keep if token == self.facts.image_token_id else 1
+
+    def batch(self, rows: Sequence[Sequence[int]]) -> tuple[IntArray, IntArray]:
+        """Token ids and attention mask (B, S) of rows, padded on the left."""
+        longest = max(map(len, rows))
+        input_ids = np.full((len(rows), longest), self.facts.pad_token_id, dtype=np.int64)
+        mask = np.zeros((len(rows), longest), dtype=np.int64)
+        for number, row in enumerate(rows):
+            input_ids[number, longest - len(row) :] = row
+            mask[number, longest - len(row) :] = 1
+        return input_ids, mask
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids, without special tokens and surrounding blanks."""
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
+
+    def stream(self) -> TextStream:
+        """Turns token ids into text one by one."""
+        return TextStream(self)
+
+
+class TextStream:
+    """Text of a growing answer; what it yields, joined, is what :meth:`Text.decode` gives."""
+
+    def __init__(self, text: Text) -> None:
+        self._text = text
+        self._decoder = DecodeStream(skip_special_tokens=True)
+        self._ids: list[int] = []
+        self._given = ""
+        self._blank = ""
+
+    def step(self, token_id: int) -> str:
+        """Text that one more token adds; empty while a character is incomplete."""
+        self._ids.append(token_id)
+        piece = self._decoder.step(self._text.tokenizer, token_id) or ""
+        piece = self._blank + piece if self._given else piece.lstrip()
+        # Blanks wait until something follows: the whole text ends without them.
+        new = piece.rstrip()
+        self._blank = piece[len(new) :]
+        self._given += new
+        return new
+
+    def end(self) -> str:
+        """What is left after the last token."""
+        whole = self._text.decode(self._ids)
+        return whole.removeprefix(self._given) if whole.startswith(self._given) else ""
+
+
+def _chat_template(manifest: Manifest, tokenizer_config: dict[str, Any]) -> str | None:
+    if "chat_template.jinja" in manifest.files:
+        return manifest.file("chat_template.jinja").read_text(encoding="utf-8")
+    template = tokenizer_config.get("chat_template")
+    if isinstance(template, list):
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    return template if isinstance(template, str) else None
