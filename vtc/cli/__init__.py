@@ -1,0 +1,174 @@
+"""The ``vtc`` command: a table of verbs, each in a module of its own that is imported when it is called.
+
+Data goes to stdout, progress and errors to stderr. Every error that vtc understands becomes one line (a
+recipe's, one a fault) and the exit code of its kind; a traceback needs ``vtc --debug``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from vtc.errors import RecipeError, VtcError
+
+VERBS: dict[str, tuple[str, str, str]] = {
+    "ls": ("vtc.cli.ls", "command", "List models, selectors, recipes or targets."),
+    "inspect": (
+        "vtc.cli.inspect",
+        "command",
+        "Show what a recipe comes to on a model: tokens, FLOPs, KV bytes.",
+    ),
+    "check": ("vtc.cli.check", "command", "Validate a recipe, and with --smoke the whole pipeline on it."),
+    "compress": ("vtc.cli.compress", "command", "Apply a recipe to a model and calibrate it."),
+    "export": ("vtc.cli.export", "command", "Write a compressed model as an ONNX bundle, and prove parity."),
+    "run": ("vtc.cli.run", "command", "Ask a bundle about images; needs neither torch nor transformers."),
+    "validate": ("vtc.cli.validate", "command", "Judge accuracy and fidelity against the original; a gate."),
+    "bench": ("vtc.cli.bench", "command", "Measure latency and memory, side by side with the original."),
+    "doctor": ("vtc.cli.doctor", "command", "Tell what is installed, what works here, what to install."),
+}
+"""Verb → module, attribute, short help, which stands here so that ``vtc --help`` imports no verb."""
+
+EXTRAS = {
+    "torch": "compress",
+    "transformers": "compress",
+    "onnx": "compress",
+    "onnxscript": "compress",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "rtx",
+    "matplotlib": "report",
+}
+"""Import name of an optional package → the extra of vtc that installs it."""
+
+INTERRUPTED = 130
+
+
+class Verbs(click.Group):
+    """The group of verbs: imports them lazily, and turns what they raise into a line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the verbs in the order in which a user meets them."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a verb."""
+        if cmd_name not in VERBS:
+            return None
+        module, attribute, _ = VERBS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing them."""
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, short_help) for name, (_, _, short_help) in VERBS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb, or name the nearest."""
+        if args[0] not in VERBS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], VERBS, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(VERBS)}"
+            raise click.UsageError(f"no verb '{args[0]}', {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse the options before the verb."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            _fail(_usage_line(error), error.exit_code)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb."""
+        debug = bool(ctx.params.get("debug"))
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            _fail(_usage_line(error), error.exit_code)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click knows what to do with these
+        except KeyboardInterrupt:
+            _fail("interrupted", INTERRUPTED)
+        except Exception as error:
+            if debug:
+                import traceback
+
+                traceback.print_exc()
+            line, code = describe(error)
+            _fail(line, code)
+
+
+def describe(error: Exception) -> tuple[str, int]:
+    """Say in a line what an exception means to the user.
+
+    Returns
+    -------
+    str, int
+        The message (a recipe's faults stay one a line), and the exit code.
+    """
+    if isinstance(error, RecipeError):
+        return str(error), error.exit_code
+    if isinstance(error, VtcError):
+        return f"error: {_one_line(error)}", error.exit_code
+    if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").partition(".")[0]) in EXTRAS:
+        return f"error: this needs {package}: pip install 'vtc[{EXTRAS[package]}]'", 2
+    if isinstance(error, OSError) and error.strerror:
+        return f"error: {error.strerror}{f': {error.filename}' if error.filename else ''}", 1
+    return f"unexpected {type(error).__name__}: {_one_line(error)} (vtc --debug shows the traceback)", 1
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _usage_line(error: click.UsageError) -> str:
+    command = error.ctx.command_path if error.ctx else "vtc"
+    message = _one_line(Exception(error.format_message())).rstrip(".")
+    return f"{command}: {message} ({command} --help)"
+
+
+def _fail(line: str, code: int) -> NoReturn:
+    click.echo(line, err=True)
+    raise click.exceptions.Exit(code)
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from vtc.cli.versions import vtc_version
+
+        click.echo(f"vtc {vtc_version()}")
+        ctx.exit()
+
+
+@click.group(
+    cls=Verbs,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="MODEL: 'reference' or a checkpoint directory. RECIPE: a shipped name or a .yaml file.",
+)
+@click.option("--debug", is_flag=True, envvar="VTC_DEBUG", help="Show the traceback of an error.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version.",
+)
+@click.pass_context
+def main(ctx: click.Context, debug: bool) -> None:
+    """Visual token compression: make a vision-language model cheaper by a recipe, and prove what it kept."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that cannot show a letter gets an escape, not a traceback.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())

@@ -1,0 +1,186 @@
+"""``vtc bench``: latency and memory, side by side with the original."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+if TYPE_CHECKING:
+    from exporters.graphs import Precision
+    from vtc.evaluate.timing import Question
+    from vtc.progress import Report
+
+REFERENCE_QUESTIONS = 8
+PARITY_SAMPLES = 4
+
+
+@click.command(short_help="Latency and memory, side by side with the original.")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--against", metavar="MODEL|BUNDLE", help="The original: 'reference', a checkpoint, or a bundle."
+)
+@click.option("--image", "images", multiple=True, type=click.Path(path_type=Path), help="Image to ask about.")
+@click.option("--prompt", help="Question to ask.  [default: questions about reference scenes]")
+@click.option(
+    "--new-tokens", type=click.IntRange(min=1), default=32, show_default=True, help="Answer length."
+)
+@click.option("--repeats", type=click.IntRange(min=1), default=30, show_default=True, help="Rounds measured.")
+@click.option(
+    "--warmup", type=click.IntRange(min=0), default=3, show_default=True, help="Rounds before those."
+)
+@click.option("--provider", help="ONNX Runtime provider.")
+@click.option("--precision", help="Which graphs to run: fp32 or fp16.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one operator.")
+@click.option("--memory/--no-memory", default=True, show_default=True, help="Measure peak memory.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write a JSON report.")
+def command(
+    bundle: Path,
+    against: str | None,
+    images: tuple[Path, ...],
+    prompt: str | None,
+    new_tokens: int,
+    repeats: int,
+    warmup: int,
+    provider: str | None,
+    precision: str | None,
+    threads: int | None,
+    memory: bool,
+    as_json: bool,
+    output: Path | None,
+) -> None:
+    r"""Time a bundle and the original in turn, in one run, and measure each one's peak memory.
+
+    A checkpoint given with --against is exported as it is, in the bundle's precision, so that both run in the
+    same runtime; that export is kept in the user's cache directory for the next time.
+
+    \b
+    vtc bench out/bundle --against reference
+    vtc bench out/bundle --against out/original --image photo.jpg --prompt "What is this?"
+    """
+    from vtc.evaluate.bench import bench
+    from vtc.evaluate.memory import measure_memory
+    from vtc.evaluate.report import bench_tables, print_tables, to_json, write_json
+    from vtc.evaluate.timing import runner
+    from vtc.progress import progress
+    from vtc.runtime.vlm import VLM
+
+    questions = _questions(images, prompt)
+    with progress() as show:
+        model = VLM.load(bundle, provider=provider, precision=precision, threads=threads)
+        options: dict[str, Any] = {"provider": provider, "precision": model.precision, "threads": threads}
+        paths = [bundle]
+        original = None
+        if against is not None:
+            paths.insert(0, _original(against, cast("Precision", model.precision), show))
+            original = VLM.load(paths[0], **options)
+        memories = []
+        for number, path in enumerate(paths):
+            show("peak memory", number, len(paths))
+            first = questions[0]
+            measured = measure_memory(path, first.images, first.text, new_tokens, options) if memory else None
+            memories.append(measured)
+        show("peak memory", len(paths), len(paths))
+        report = bench(
+            None if original is None else runner("original", original, questions, new_tokens),
+            runner(bundle.resolve().name, model, questions, new_tokens),
+            questions=len(questions),
+            repeats=repeats,
+            warmup=warmup,
+            memories=memories,
+            progress=show,
+        )
+    report["environment"] = _environment(model.provider.short_name, threads)
+    if output is not None:
+        write_json(report, output)
+    if as_json:
+        click.echo(to_json(report))
+    else:
+        print_tables(bench_tables(report))
+
+
+def _questions(images: tuple[Path, ...], prompt: str | None) -> list[Question]:
+    from vtc.errors import InputError
+    from vtc.evaluate.datasets import load_dataset
+    from vtc.evaluate.timing import Question
+    from vtc.runtime.image import open_image
+
+    if images:
+        return [Question(tuple(map(open_image, images)), prompt or "What is in the image?")]
+    if prompt is not None:
+        raise InputError("--prompt needs --image")
+    items = load_dataset("reference", REFERENCE_QUESTIONS, seed=0).items
+    return [Question((item.load(),), item.question) for item in items]
+
+
+def _original(against: str, precision: Precision, show: Report) -> Path:
+    """The bundle to compare with: the one that was given, or the checkpoint exported without compression."""
+    from vtc.errors import InputError
+    from vtc.evaluate.contestants import manifest_of
+
+    manifest = manifest_of(Path(against))
+    if manifest is None:
+        return _exported(against, precision, show)
+    if manifest["kind"] != "bundle":
+        raise InputError(
+            f"{against}: is a compressed model; give its checkpoint, or a bundle that vtc export made"
+        )
+    return Path(against)
+
+
+def _exported(name: str, precision: Precision, show: Report) -> Path:
+    from vtc import __version__
+    from vtc.bundle import load_manifest
+    from vtc.errors import BundleError
+    from vtc.models import model_digest, resolve_model
+
+    path = resolve_model(name)
+    digest = model_digest(path)
+    out = _cache() / f"{digest[:16]}-{precision}-{__version__}"
+    try:
+        if load_manifest(out).model["sha256"] == digest:
+            return out
+    except BundleError:
+        pass  # not there yet, or damaged: either way it is made now
+    from exporters.onnx import Request, export
+    from vtc.calibrate import samples_from
+    from vtc.checkpoint import Origin
+    from vtc.compressed import compress
+    from vtc.models import load_adapter
+    from vtc.recipe import Recipe
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    click.echo(f"exporting the original to {out}", err=True)
+    adapter = load_adapter(path)
+    recipe = Recipe(version=1, name="none", stages=())
+    own = Origin(name if name == "reference" else str(path.resolve()), digest)
+    samples = samples_from(adapter, "reference" if name == "reference" else None, PARITY_SAMPLES, seed=0)
+    model = compress(adapter, recipe)
+    export(Request(model, recipe, own, samples, (precision,), progress=show), out)
+    return out
+
+
+def _cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or (
+        os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else None
+    )
+    return (Path(home) if home else Path.home() / ".cache") / "vtc" / "originals"
+
+
+def _environment(provider: str, threads: int | None) -> dict[str, Any]:
+    import platform
+
+    import onnxruntime
+
+    return {
+        "onnxruntime": onnxruntime.__version__,
+        "provider": provider,
+        "threads": threads,
+        "cpus": os.cpu_count(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+    }

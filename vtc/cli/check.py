@@ -1,0 +1,65 @@
+"""``vtc check``: is this recipe right, does it fit a model, does the whole pipeline take it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from vtc.cli.output import print_json
+from vtc.plan import check, plan
+from vtc.recipe import load_recipe
+
+
+@click.command(short_help="Validate a recipe, and with --smoke the whole pipeline on it.")
+@click.argument("recipe_name", metavar="RECIPE")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value: stages.0.keep=64."
+)
+@click.option(
+    "--model", metavar="MODEL", help="Also check that it fits this model: counts, layers, CLS token."
+)
+@click.option(
+    "--smoke", is_flag=True, help="Also compress, export, compare and run a tiny random model with it."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    recipe_name: str, overrides: tuple[str, ...], model: str | None, smoke: bool, as_json: bool
+) -> None:
+    """Validate RECIPE, a shipped name or a .yaml file.
+
+    Every fault is reported at once, as file:line: key: what is wrong. Exit code 2 if there is any.
+    """
+    recipe = load_recipe(recipe_name, overrides)
+    check(recipe)
+    report: dict[str, Any] = {
+        "kind": "check",
+        "recipe": recipe.name,
+        "digest": recipe.digest,
+        "stages": [stage.kind for stage in recipe.stages],
+        "calibrates": recipe.autos,
+    }
+    kinds = ", ".join(stage.kind for stage in recipe.stages) or "no stages"
+    lines = [f"{recipe.name}: {kinds}; digest {recipe.digest[:12]}"]
+    if recipe.autos:
+        lines.append(f"left to calibration: {', '.join(recipe.autos)}")
+    if model is not None:
+        from vtc.models import read_facts, resolve_model
+
+        resolved = plan(recipe, read_facts(resolve_model(model)))
+        report["plan"] = resolved.to_dict()
+        lines.append(
+            f"fits {model}: {resolved.keep} of {resolved.visual_tokens_in} visual tokens enter the decoder"
+        )
+    if smoke:
+        from exporters import smoke as pipeline
+
+        click.echo("smoke: compress, export, parity and run on a tiny random model", file=sys.stderr)
+        pipeline.run(recipe)
+        report["smoke"] = "passed"
+        lines.append("smoke: passed")
+    if as_json:
+        print_json(report)
+    else:
+        click.echo("\n".join([*lines, "ok"]))

@@ -1,0 +1,58 @@
+"""`vtc compress`: apply a recipe to a model and calibrate it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from vtc.progress import progress
+
+
+@click.command()
+@click.argument("model")
+@click.option("--recipe", "recipe_name", required=True, metavar="R", help="Built-in recipe or a YAML file (vtc ls recipes).")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value, e.g. stages.0.keep=64.")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Directory to write.")
+@click.option("--data", metavar="D", help="Images and questions to calibrate on: a directory with data.jsonl, or 'reference'.")
+@click.option("--samples", default=64, show_default=True, type=click.IntRange(1), help="Samples to calibrate on.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Draws the samples.")
+def command(
+    model: str, recipe_name: str, overrides: tuple[str, ...], out: Path, data: str | None, samples: int, seed: int
+) -> None:
+    """Apply a recipe to MODEL and calibrate what it leaves open.
+
+    MODEL is a checkpoint directory, or 'reference' for the small model that ships with vtc. An interrupted run is taken up
+    again by the same command.
+    """
+    from vtc.artifact import check_output, staging_dir
+    from vtc.models import adapter_class, load_adapter, model_digest, resolve_model
+    from vtc.plan import plan
+    from vtc.recipe import load_recipe
+
+    recipe = load_recipe(recipe_name, overrides)
+    path = resolve_model(model)
+    plan(recipe, adapter_class(path).read_facts(path))  # every fault of the recipe is told before anything is loaded
+    check_output(out, "compressed")
+
+    with progress() as tell:
+        from vtc.calibrate import Calibrator, Measurements, samples_from
+        from vtc.checkpoint import Origin, save_compressed
+        from vtc.compressed import compress
+
+        digest = model_digest(path)
+        adapter = load_adapter(path)
+        work = staging_dir(out)
+        work.mkdir(parents=True, exist_ok=True)
+        source = data or ("reference" if model == "reference" else None)
+        chosen = samples_from(adapter, source, samples, seed) if recipe.autos and source else []
+        measurements = Measurements(work / f".measurements-{digest[:12]}-{samples}-{seed}.json")
+        resolved = Calibrator(adapter, chosen, measurements, digest, tell).resolve(recipe)
+        compressed = compress(adapter, resolved, model_digest=digest)
+        origin = Origin("reference" if model == "reference" else str(path.resolve()), digest)
+        save_compressed(work, out, compressed, resolved, origin, measurements.values)
+    token_plan = compressed.plan
+    click.echo(
+        f"{out}: {recipe.name}, {token_plan.visual_tokens_in} -> {token_plan.keep} visual tokens "
+        f"(layer average {token_plan.layer_average:.1f}), {len(token_plan.decoder_layers)} decoder layers"
+    )

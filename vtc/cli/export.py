@@ -1,0 +1,66 @@
+"""`vtc export`: a compressed model as an ONNX bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from vtc.progress import progress
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Bundle directory to write.")
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    default=("fp32",),
+    show_default=True,
+    type=click.Choice(["fp32", "fp16"]),
+    help="Give it twice for both in one bundle.",
+)
+@click.option("--opset", default=20, show_default=True, type=click.IntRange(18, 22), help="ONNX operator set.")
+@click.option("--model", "base", metavar="MODEL", help="Where the base model is now, if it has moved.")
+@click.option("--data", metavar="D", help="Images and questions to compare on: a directory with data.jsonl, or 'reference'.")
+@click.option("--samples", default=16, show_default=True, type=click.IntRange(1), help="Prompts to compare on.")
+def command(
+    directory: Path,
+    out: Path,
+    precisions: tuple[str, ...],
+    opset: int,
+    base: str | None,
+    data: str | None,
+    samples: int,
+) -> None:
+    """Export DIRECTORY, which vtc compress wrote, as an ONNX bundle.
+
+    The bundle is compared with the PyTorch model before it is called done: kept tokens, logits, greedy answers. An interrupted
+    export is taken up again by the same command.
+    """
+    from vtc.artifact import check_output
+
+    check_output(out, "bundle")
+    with progress() as tell:
+        from exporters.onnx import Request, export
+        from vtc.calibrate import samples_from
+        from vtc.checkpoint import load_compressed
+
+        model, recipe, origin = load_compressed(directory, base)
+        source = data or ("reference" if origin.name == "reference" else None)
+        request = Request(
+            model=model,
+            recipe=recipe,
+            origin=origin,
+            samples=samples_from(model.adapter, source, samples, seed=0),
+            precisions=tuple(dict.fromkeys(precisions)),  # type: ignore[arg-type]  # click.Choice checked them
+            opset=opset,
+            progress=tell,
+        )
+        parity = export(request, out)
+    for precision, figures in parity.items():
+        click.echo(
+            f"{out}: {precision} parity on {figures.samples} prompts: same tokens kept {figures.indices_equal:.0%}, "
+            f"logits within {figures.logits_max_diff:.1g}, greedy answers equal {figures.greedy_match:.0%}"
+        )

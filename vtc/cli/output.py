@@ -1,0 +1,102 @@
+"""What verbs print: JSON, or tables that look good on a terminal and stay plain in a pipe."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+
+def print_json(data: Any) -> None:
+    """Print data as JSON."""
+    click.echo(json.dumps(data, indent=2))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """Print a table to stdout.
+
+    Parameters
+    ----------
+    columns
+        Headings; one that starts with ``>`` has its column aligned to the right.
+    rows
+        Cells, as many as there are columns.
+    title
+        A line above it.
+    """
+    right = [column.startswith(">") for column in columns]
+    headings = [column.removeprefix(">") for column in columns]
+    if sys.stdout.isatty():
+        _print_rich(headings, right, rows, title)
+        return
+    # In a pipe: aligned by spaces, never cut or wrapped.
+    lines = [headings, *rows]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(headings))]
+    if title:
+        click.echo(title)
+    for line in lines:
+        cells = [
+            cell.rjust(width) if is_right else cell.ljust(width)
+            for cell, width, is_right in zip(line, widths, right, strict=True)
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+def _print_rich(
+    headings: Sequence[str], right: Sequence[bool], rows: Sequence[Sequence[str]], title: str
+) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
+    for heading, is_right in zip(headings, right, strict=True):
+        table.add_column(heading, justify="right" if is_right else "left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    Console().print(table)
+
+
+def with_unit(value: float, unit: str = "") -> str:
+    """Write a number with three digits and a decimal prefix: 2787199360 with unit B is ``2.79 GB``."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if abs(value) < 999.5 or prefix == "T":
+            break
+        value /= 1000
+    digits = f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
+    return f"{digits} {prefix}{unit}".rstrip()
+
+
+@contextmanager
+def progress(first: str) -> Iterator[Callable[[str], None]]:
+    """Tell on stderr what is being done: a spinner on a terminal, a line a step elsewhere.
+
+    Parameters
+    ----------
+    first
+        The first step, in a few words.
+
+    Yields
+    ------
+    callable
+        To be called with each further step.
+    """
+    if not sys.stderr.isatty():
+
+        def tell(step: str) -> None:
+            click.echo(step, err=True)
+
+        tell(first)
+        yield tell
+        return
+
+    from rich.console import Console
+    from rich.markup import escape
+
+    with Console(stderr=True).status(escape(first)) as status:
+        yield lambda step: status.update(escape(step))

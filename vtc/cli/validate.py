@@ -1,0 +1,179 @@
+"""``vtc validate``: accuracy, fidelity and the gate, against the original."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+BASELINES = ("random", "uniform", "downsample", "blind")
+
+
+def _baselines(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
+    if value in ("all", "none"):
+        return BASELINES if value == "all" else ()
+    names = tuple(name.strip() for name in value.split(","))
+    for name in names:
+        if name not in BASELINES:
+            raise click.BadParameter(f"'{name}' is not one of all, none, {', '.join(BASELINES)}")
+    return names
+
+
+@click.command(short_help="Accuracy and fidelity against the original, with a gate.")
+@click.argument("target", default="none", metavar="[BUNDLE|COMPRESSED_DIR]")
+@click.option(
+    "--against",
+    "against",
+    metavar="MODEL",
+    help="The original: 'reference', a checkpoint or an uncompressed bundle.",
+)
+@click.option(
+    "--data",
+    default="reference",
+    show_default=True,
+    metavar="DIR",
+    help="Directory with data.jsonl, or 'reference'.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help="Number of questions.  [default: 300 of 'reference', all of a DIR]",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws questions and resamples."
+)
+@click.option(
+    "--baselines",
+    default="all",
+    show_default=True,
+    callback=_baselines,
+    help=f"all, none, or some of {','.join(BASELINES)}.",
+)
+@click.option(
+    "--min-retention",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="Gate: retention.",
+)
+@click.option("--min-top1", type=click.FloatRange(0, 1), help="Gate: top-1 agreement of next tokens.")
+@click.option("--max-kld", type=click.FloatRange(0), help="Gate: mean KL divergence of next tokens, in nats.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Questions at a time."
+)
+@click.option(
+    "--max-new-tokens", type=click.IntRange(min=1), default=32, show_default=True, help="Longest answer."
+)
+@click.option("--provider", help="ONNX Runtime provider for a bundle.")
+@click.option("--precision", help="Which graphs of a bundle: fp32 or fp16.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads for a bundle.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the report to a JSON file."
+)
+def command(
+    target: str,
+    against: str | None,
+    data: str,
+    limit: int | None,
+    seed: int,
+    baselines: tuple[str, ...],
+    min_retention: float,
+    min_top1: float | None,
+    max_kld: float | None,
+    batch_size: int,
+    max_new_tokens: int,
+    provider: str | None,
+    precision: str | None,
+    threads: int | None,
+    as_json: bool,
+    output: Path | None,
+) -> None:
+    r"""Judge a bundle or a compressed model against the original, on the same questions.
+
+    Without a target (or with 'none') only the original is measured. The exit code is 0 if the gate passes, 3
+    if it fails and 5 if there is not enough data to say.
+
+    \b
+    vtc validate out/bundle --against reference
+    vtc validate out/bundle --against llava-1.5-7b-hf --data gqa --limit 2000 --min-retention 0.98
+    """
+    from vtc.evaluate.datasets import load_dataset
+    from vtc.evaluate.report import print_tables, to_json, validate_tables, write_json
+    from vtc.evaluate.validate import Effort, Limits, validate
+    from vtc.progress import progress
+
+    dataset = load_dataset(data, limit, seed)
+    with progress() as show:
+        original, compressed, rivals = _open(target, against, baselines, seed, provider, precision, threads)
+        report = validate(
+            original,
+            compressed,
+            rivals,
+            dataset,
+            limits=Limits(min_retention, min_top1, max_kld),
+            seed=seed,
+            effort=Effort(batch_size, max_new_tokens),
+            progress=show,
+        )
+    if output is not None:
+        write_json(report, output)
+    if as_json:
+        click.echo(to_json(report))
+    else:
+        print_tables(validate_tables(report))
+    _leave(report["gate"])
+
+
+def _open(
+    target: str,
+    against: str | None,
+    baselines: tuple[str, ...],
+    seed: int,
+    provider: str | None,
+    precision: str | None,
+    threads: int | None,
+) -> tuple[Any, Any, list[Any]]:
+    """The original, what is judged (None: nothing but the original), and the baselines."""
+    from vtc.errors import InputError
+    from vtc.evaluate import contestants
+
+    if against is None:
+        raise InputError(
+            "say what to compare with: --against MODEL ('reference', or the checkpoint's directory)"
+        )
+    base_manifest = contestants.manifest_of(Path(against))
+    if base_manifest is not None and base_manifest["kind"] == "compressed":
+        raise InputError(
+            f"{against}: is a compressed model, not an original; give the checkpoint it was made from"
+        )
+    if base_manifest is not None:
+        original = contestants.open_bundle(Path(against), provider, precision, threads)
+    else:
+        original = contestants.open_checkpoint(against)
+    compressed = None
+    if target != "none":
+        manifest = contestants.manifest_of(Path(target))
+        if manifest is not None and manifest["kind"] == "compressed":
+            compressed = contestants.open_compressed(Path(target))
+        else:
+            compressed = contestants.open_bundle(Path(target), provider, precision, threads)
+        contestants.check_same_origin(original, compressed)
+    if original.adapter is None:
+        # Baselines prune the checkpoint itself, which an exported original no longer is.
+        return original.contestant, compressed.contestant if compressed else None, []
+    keep = contestants.baseline_keep(compressed.plan) if compressed and compressed.plan else None
+    rivals = contestants.open_baselines(original.adapter, baselines, keep, seed)
+    return original.contestant, compressed.contestant if compressed else None, rivals
+
+
+def _leave(gate: dict[str, Any]) -> None:
+    from vtc.errors import GateFailed, GateInconclusive
+
+    open_or_failed = [check for check in gate["checks"] if check["status"] == gate["status"]]
+    reasons = "; ".join(f"{check['name']}: {check['reason']}" for check in open_or_failed)
+    if gate["status"] == "fail":
+        raise GateFailed(f"gate failed: {reasons}")
+    if gate["status"] == "inconclusive":
+        raise GateInconclusive(f"gate inconclusive: {reasons}")

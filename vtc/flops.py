@@ -1,0 +1,96 @@
+"""Floating-point operations of a prefill, counted three ways that must not be mixed.
+
+*exact* counts two operations for each multiplication of every matrix product that really runs, encoder
+included. The papers' formulas see the decoder alone and count a multiplication once; they are here so that
+published figures can be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vtc.facts import DecoderFacts, EncoderFacts
+
+
+def encoder_flops(encoder: EncoderFacts, patches: int, layers: int, cls_rows: int = 0) -> int:
+    """Count the vision encoder.
+
+    Parameters
+    ----------
+    encoder
+        Its sizes.
+    patches
+        Patches of the image, without the CLS token.
+    layers
+        Layers that run: those after the feature layer do not.
+    cls_rows
+        Layers whose CLS attention is read. Each costs one query, the keys, and one row of scores, never an N
+        × N map.
+
+    Returns
+    -------
+    int
+        Operations for one image: patch embedding, projections, scores and values, feed-forward.
+    """
+    d = encoder.width
+    n = patches + encoder.has_cls
+    embedding = patches * d * 3 * encoder.patch_size**2
+    layer = 4 * n * d * d + 2 * n * n * d + 2 * n * d * encoder.ffn
+    row = d * d + n * d * d + n * d
+    return 2 * (embedding + layers * layer + cls_rows * row)
+
+
+def filter_flops(width: int, grid_in: tuple[int, int], grid_out: tuple[int, int]) -> int:
+    """Count a frequency filter on tokens of `width` values: one matrix product for rows, one for columns."""
+    (rows_in, columns_in), (rows, columns) = grid_in, grid_out
+    return 2 * width * (rows * rows_in * columns_in + rows * columns * columns_in)
+
+
+def decoder_flops(decoder: DecoderFacts, lengths: Sequence[int]) -> int:
+    """Count the decoder's layers in a prefill.
+
+    Parameters
+    ----------
+    decoder
+        Its sizes.
+    lengths
+        Tokens that each layer sees, visual and text.
+
+    Returns
+    -------
+    int
+        Operations: grouped projections, scores and values over the full n × n, feed-forward. Without the
+        head.
+    """
+    query, key_value = decoder.heads * decoder.head_dim, decoder.kv_heads * decoder.head_dim
+    projections = 2 * decoder.width * query + 2 * decoder.width * key_value
+    feed_forward = (3 if decoder.gated_ffn else 2) * decoder.width * decoder.ffn
+    return 2 * sum(n * (projections + feed_forward) + 2 * n * n * query for n in lengths)
+
+
+def head_flops(decoder: DecoderFacts) -> int:
+    """Count the output head for one position, the only one that a prefill needs."""
+    return 2 * decoder.width * decoder.vocab
+
+
+def fastv_flops(decoder: DecoderFacts, lengths: Sequence[int]) -> int:
+    """Σ over layers of 4nd² + 2n²d + 2ndm, n tokens in a layer, width d, feed-forward size m.
+
+    Based on FastV (arXiv 2403.06764), section 3.3.
+    """
+    d, m = decoder.width, decoder.ffn
+    return sum(4 * n * d * d + 2 * n * n * d + 2 * n * d * m for n in lengths)
+
+
+def pyramiddrop_flops(decoder: DecoderFacts, lengths: Sequence[int]) -> int:
+    """Σ over layers of 4nd² + 2n²d + 3ndm: as FastV, with the third matrix of a gated feed-forward.
+
+    Based on PyramidDrop (arXiv 2410.17247).
+    """
+    d, m = decoder.width, decoder.ffn
+    return sum(4 * n * d * d + 2 * n * n * d + 3 * n * d * m for n in lengths)
+
+
+def kv_bytes(decoder: DecoderFacts, lengths: Sequence[int], bytes_per_value: int) -> int:
+    """Bytes of the keys and values that a prefill leaves, over layers that see `lengths` tokens."""
+    return sum(2 * decoder.kv_heads * decoder.head_dim * n * bytes_per_value for n in lengths)

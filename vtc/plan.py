@@ -1,0 +1,249 @@
+"""What a recipe comes to for one model: tokens per stage and per decoder layer, segments, FLOPs, KV bytes.
+
+Plain numbers, no tensors, no torch. Everything downstream reads the plan and nothing recomputes it. A recipe
+that cannot work on the model is refused here, before any work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any, Literal
+
+from vtc import flops
+from vtc.errors import InputError, RecipeError
+from vtc.facts import DecoderFacts, EncoderFacts, ModelFacts
+from vtc.plan_depth import DecoderDepth, Faults, decoder_depth, encoder_depth
+from vtc.plan_stages import StagePlan, check_combination, plan_stages
+from vtc.recipe import Prune, Recipe
+from vtc.recipe_schema import Positions
+
+__all__ = [
+    "DecoderFacts",
+    "EncoderFacts",
+    "ModelFacts",
+    "SegmentPlan",
+    "StagePlan",
+    "TokenPlan",
+    "check",
+    "plan",
+]
+
+
+@dataclass(frozen=True)
+class SegmentPlan:
+    """A run of decoder layers that see the same tokens.
+
+    Attributes
+    ----------
+    layers
+        Places in `TokenPlan.decoder_layers`, one after the other: 0 is the first layer that runs.
+    sees
+        ``all`` tokens or ``text`` only.
+    visual_tokens
+        Visual tokens of one image in these layers.
+    """
+
+    layers: tuple[int, ...]
+    sees: Literal["all", "text"]
+    visual_tokens: int
+
+
+@dataclass(frozen=True)
+class TokenPlan:
+    """A recipe resolved against one model, for one image and a prompt of `text_tokens` tokens.
+
+    Attributes
+    ----------
+    stages
+        One entry for each stage of the recipe.
+    visual_tokens_in, keep
+        Visual tokens of an image before any stage, and entering the decoder.
+    positions, position_span
+        The position convention, and the positions that an image takes up: text behind it goes on after that
+        many. The span is `keep` when renumbered; with original positions it is the number of tokens the first
+        prune chose from.
+    encoder_layers, decoder_layers
+        Layers that run, as the model numbers them.
+    decoder_visual_tokens
+        Visual tokens in each decoder layer that runs.
+    segments
+        The decoder's segments, in order.
+    layer_average
+        Visual tokens averaged over the model's decoder layers, removed ones counting 0: what papers call
+        retained tokens.
+    text_tokens
+        Tokens of the prompt that are not visual.
+    flops
+        Of a prefill, by the ``exact`` count and the ``fastv`` and ``pyramiddrop`` formulas, see `vtc.flops`.
+    flops_parts
+        The exact count by ``encoder``, ``projector`` (with frequency filters), ``decoder`` and ``head``. A
+        learned selector's own product is not in it: its size is known only to its checkpoint.
+    kv_bytes
+        Keys and values after prefill.
+    provisional
+        Key paths of values left to calibration, for which the plan assumes something.
+    """
+
+    stages: tuple[StagePlan, ...]
+    visual_tokens_in: int
+    keep: int
+    positions: Positions
+    position_span: int
+    encoder_layers: tuple[int, ...]
+    decoder_layers: tuple[int, ...]
+    decoder_visual_tokens: tuple[int, ...]
+    segments: tuple[SegmentPlan, ...]
+    layer_average: float
+    text_tokens: int
+    flops: Mapping[str, int]
+    flops_parts: Mapping[str, int]
+    kv_bytes: int
+    provisional: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON data; `from_dict` makes an equal plan of it."""
+        data: dict[str, Any] = _plain(asdict(self))
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TokenPlan:
+        """Make a plan of what `to_dict` gave.
+
+        Raises
+        ------
+        KeyError, TypeError
+            The data is not a plan.
+        """
+        frozen = {key: _frozen(value) for key, value in data.items()}
+        frozen["stages"] = tuple(
+            StagePlan(**{key: _frozen(value) for key, value in stage.items()}) for stage in data["stages"]
+        )
+        frozen["segments"] = tuple(
+            SegmentPlan(**{key: _frozen(value) for key, value in segment.items()})
+            for segment in data["segments"]
+        )
+        return cls(**frozen)
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse a recipe whose stages cannot work together on any model.
+
+    Raises
+    ------
+    RecipeError
+        With every reason, one a line; `plan` finds these too, and what depends on the model.
+    """
+    faults = Faults(recipe.origin)
+    check_combination(recipe, faults)
+    if faults.found:
+        raise RecipeError("\n".join(faults.messages()))
+
+
+def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_value: int = 2) -> TokenPlan:
+    """Resolve a recipe against a model.
+
+    Parameters
+    ----------
+    recipe
+        What to do.
+    facts
+        The model's sizes.
+    text_tokens
+        Tokens of the prompt that are not visual, template included, for FLOPs and KV bytes.
+    bytes_per_value
+        Bytes of one number in the KV cache: 2 for fp16, 4 for fp32.
+
+    Returns
+    -------
+    TokenPlan
+        The numbers, for one image.
+
+    Raises
+    ------
+    RecipeError
+        With every reason why the recipe cannot work on this model, one a line, each with its place in the
+        recipe.
+    """
+    if text_tokens < 0 or bytes_per_value < 1:
+        raise InputError(
+            f"text_tokens ({text_tokens}) and bytes_per_value ({bytes_per_value}) cannot be negative"
+        )
+    faults = Faults(recipe.origin)
+    check_combination(recipe, faults)
+    encoder_layers, encoder_dropped = encoder_depth(recipe, facts, faults)
+    depth = decoder_depth(recipe, facts, faults)
+    stages = plan_stages(recipe, facts, encoder_layers, encoder_dropped, depth, faults)
+    if faults.found:
+        raise RecipeError("\n".join(faults.messages()))
+
+    before_decoder = [stage.tokens_out for stage in stages if stage.kind in ("frequency_filter", "prune")]
+    keep = before_decoder[-1] if before_decoder else facts.visual_tokens
+    prunes = [
+        (stage, entry) for stage, entry in zip(stages, recipe.stages, strict=True) if isinstance(entry, Prune)
+    ]
+    positions: Positions = prunes[0][1].positions if prunes else "renumber"
+    visual = tuple(keep if depth.sees_image(layer) else 0 for layer in depth.kept)
+    lengths = [text_tokens + count for count in visual]
+    parts = {
+        "encoder": flops.encoder_flops(
+            facts.encoder, facts.visual_tokens, len(encoder_layers), _cls_rows(stages)
+        ),
+        "projector": 2 * keep * facts.projector_params + _filter_flops(stages, facts.encoder.width),
+        "decoder": flops.decoder_flops(facts.decoder, lengths),
+        "head": flops.head_flops(facts.decoder),
+    }
+    return TokenPlan(
+        stages=stages,
+        visual_tokens_in=facts.visual_tokens,
+        keep=keep,
+        positions=positions,
+        position_span=prunes[0][0].tokens_in if positions == "original" else keep,
+        encoder_layers=encoder_layers,
+        decoder_layers=depth.kept,
+        decoder_visual_tokens=visual,
+        segments=_segments(depth, keep),
+        layer_average=sum(visual) / facts.decoder.layers,
+        text_tokens=text_tokens,
+        flops={
+            "exact": sum(parts.values()),
+            "fastv": flops.fastv_flops(facts.decoder, lengths),
+            "pyramiddrop": flops.pyramiddrop_flops(facts.decoder, lengths),
+        },
+        flops_parts=parts,
+        kv_bytes=flops.kv_bytes(facts.decoder, lengths, bytes_per_value),
+        provisional=tuple(recipe.autos),
+    )
+
+
+def _segments(depth: DecoderDepth, keep: int) -> tuple[SegmentPlan, ...]:
+    segments = []
+    for sees_image, run in groupby(enumerate(depth.kept), key=lambda item: depth.sees_image(item[1])):
+        places = tuple(place for place, _ in run)
+        segments.append(SegmentPlan(places, "all" if sees_image else "text", keep if sees_image else 0))
+    return tuple(segments)
+
+
+def _cls_rows(stages: Sequence[StagePlan]) -> int:
+    """Count the encoder layers whose CLS attention some selector reads; two selectors share a row."""
+    return len({layer for stage in stages if stage.kind == "prune" for layer in stage.layers})
+
+
+def _filter_flops(stages: Sequence[StagePlan], width: int) -> int:
+    return sum(
+        flops.filter_flops(width, stage.grid_in, stage.grid_out)
+        for stage in stages
+        if stage.kind == "frequency_filter" and stage.grid_in and stage.grid_out
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Turn tuples into lists, all the way down."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,239 @@
+"""Which layers of the encoder and the decoder run under a recipe, and which of them see the image.
+
+Layers left to calibration get provisional ones, so that a recipe can be inspected before any data is seen:
+visual tokens exit at half depth, and the layers dropped are the deepest that may go (the decoder's last one
+stays, it feeds the head).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from vtc.facts import ModelFacts
+from vtc.recipe import Origin, Recipe
+from vtc.recipe_schema import ClsAttentionSelector, DropLayers, Prune, VisualExit
+from vtc.yaml_lines import KeyPath
+
+
+@dataclass
+class Faults:
+    """What does not fit, gathered so that all of it can be said at once."""
+
+    origin: Origin
+    found: list[tuple[KeyPath, str]] = field(default_factory=list)
+
+    def add(self, stage: int, key: str, problem: str) -> None:
+        """Note a problem with a key of stage number `stage`, or with all of it when `key` is empty."""
+        path: KeyPath = ("stages", stage, *(key.split(".") if key else ()))
+        self.found.append((path, problem))
+
+    def messages(self) -> list[str]:
+        """Return one line for each problem, in the order of the recipe's text."""
+        ordered = sorted(self.found, key=lambda fault: (self.origin.line(fault[0]), fault[0][:2]))
+        return [self.origin.message(path, problem) for path, problem in ordered]
+
+
+@dataclass(frozen=True)
+class DecoderDepth:
+    """Which decoder layers run and what they see.
+
+    Attributes
+    ----------
+    kept
+        Layers that run, ascending.
+    skipped
+        Those of them that visual tokens skip.
+    exit
+        Layer before which all visual tokens leave, or None.
+    dropped
+        For each `drop_layers` stage of the decoder, by its number, its layers.
+    """
+
+    kept: tuple[int, ...]
+    skipped: frozenset[int]
+    exit: int | None
+    dropped: dict[int, tuple[int, ...]]
+
+    def sees_image(self, layer: int) -> bool:
+        """Whether visual tokens are computed and attended in a layer."""
+        return layer not in self.skipped and (self.exit is None or layer < self.exit)
+
+
+# Encoder ----------------------------------------------------------------------------------------------------
+
+
+def encoder_depth(
+    recipe: Recipe, facts: ModelFacts, faults: Faults
+) -> tuple[tuple[int, ...], dict[int, tuple[int, ...]]]:
+    """Decide which encoder layers run.
+
+    Parameters
+    ----------
+    recipe, facts
+        What to do to which model.
+    faults
+        Receives what cannot be.
+
+    Returns
+    -------
+    tuple of int
+        Layers that run, ascending, none after the feature layer.
+    dict
+        For each `drop_layers` stage of the encoder, by its number, its layers.
+    """
+    encoder = facts.encoder
+    drops = [
+        (n, s) for n, s in enumerate(recipe.stages) if isinstance(s, DropLayers) and s.component == "encoder"
+    ]
+    owner: dict[int, int] = {}
+    dropped: dict[int, tuple[int, ...]] = {}
+    for number, stage in drops:
+        if stage.layers == "auto":
+            continue
+        chosen = listed_layers(stage.layers, encoder.layers, "encoder", number, "layers", faults)
+        for layer in chosen:
+            if layer > encoder.feature_layer:
+                faults.add(
+                    number,
+                    "layers",
+                    f"encoder layer {layer} is not computed, layers 0 to {encoder.feature_layer} are",
+                )
+        dropped[number] = _claim(chosen, owner, number, faults)
+    wanted = {
+        layer % encoder.layers
+        for stage in recipe.stages
+        if isinstance(stage, Prune)
+        and isinstance(stage.selector, ClsAttentionSelector)
+        and not isinstance(stage.selector.layers, str)
+        for layer in stage.selector.layers
+    }
+    for number, stage in drops:
+        if stage.layers != "auto":
+            continue
+        free = [layer for layer in range(encoder.feature_layer + 1) if layer not in owner]
+        # Layers whose attention is asked for go last, and the feature layer before only them.
+        free.sort(key=lambda layer: (layer in wanted, layer == encoder.feature_layer, -layer))
+        dropped[number] = _choose(free, stage.count or 0, owner, number, faults)
+    kept = tuple(layer for layer in range(encoder.feature_layer + 1) if layer not in owner)
+    if not kept:
+        faults.add(drops[-1][0], "", "no encoder layer is left")
+    return kept, dropped
+
+
+# Decoder ----------------------------------------------------------------------------------------------------
+
+
+def decoder_depth(recipe: Recipe, facts: ModelFacts, faults: Faults) -> DecoderDepth:
+    """Decide which decoder layers run, which of them visual tokens skip, and where visual tokens leave."""
+    total = facts.decoder.layers
+    exits = [(number, stage) for number, stage in enumerate(recipe.stages) if isinstance(stage, VisualExit)]
+    candidates: Sequence[int | None] = [None]
+    if exits:
+        number, stage = exits[0]
+        if stage.layer == "auto":
+            # Half depth, or the layer nearest to it that leaves the other stages something to work on.
+            by_distance = sorted(range(1, total), key=lambda place: (abs(place - total // 2), place))
+            candidates = by_distance or [None]
+        else:
+            layer = stage.layer + total if stage.layer < 0 else stage.layer
+            candidates = [layer] if 1 <= layer < total else [None]
+            if candidates == [None]:
+                problem = f"no exit before layer {stage.layer} of {total}; give one from 1 to {total - 1}"
+                faults.add(number, "layer", problem)
+    attempts = []
+    for candidate in candidates:
+        attempt = Faults(faults.origin)
+        depth = _decoder_depth(recipe, total, candidate, attempt)
+        if not attempt.found:
+            return depth
+        attempts.append((depth, attempt))
+    depth, attempt = attempts[0]
+    faults.found += attempt.found
+    return depth
+
+
+def _decoder_depth(recipe: Recipe, total: int, exit_layer: int | None, faults: Faults) -> DecoderDepth:
+    drops = [
+        (n, s) for n, s in enumerate(recipe.stages) if isinstance(s, DropLayers) and s.component == "decoder"
+    ]
+    owner: dict[int, int] = {}
+    dropped: dict[int, tuple[int, ...]] = {}
+    for number, stage in drops:
+        if stage.layers == "auto":
+            continue
+        chosen = listed_layers(stage.layers, total, "decoder", number, "layers", faults)
+        gone = [
+            layer for layer in chosen if stage.visual_only and exit_layer is not None and layer >= exit_layer
+        ]
+        if gone:
+            faults.add(
+                number,
+                "layers",
+                f"layer {gone[0]} sees no visual tokens, they leave before layer {exit_layer}",
+            )
+        dropped[number] = _claim(chosen, owner, number, faults)
+    for number, stage in drops:
+        if stage.layers != "auto":
+            continue
+        free = [layer for layer in reversed(range(total)) if layer not in owner]
+        if stage.visual_only:
+            free = [layer for layer in free if exit_layer is None or layer < exit_layer]
+        else:
+            free = free[1:] + free[:1]
+        dropped[number] = _choose(free, stage.count or 0, owner, number, faults)
+    skipped = frozenset(layer for number, stage in drops if stage.visual_only for layer in dropped[number])
+    removed = {layer for number, stage in drops if not stage.visual_only for layer in dropped[number]}
+    kept = tuple(layer for layer in range(total) if layer not in removed)
+    depth = DecoderDepth(kept, skipped, exit_layer, dropped)
+    last_stage = max(
+        (n for n, s in enumerate(recipe.stages) if isinstance(s, DropLayers | VisualExit)), default=0
+    )
+    if not kept:
+        faults.add(last_stage, "", "no decoder layer is left")
+    elif not any(depth.sees_image(layer) for layer in kept):
+        faults.add(last_stage, "", "no decoder layer is left that sees the image")
+    elif exit_layer is not None and kept[-1] < exit_layer:
+        faults.add(
+            last_stage,
+            "",
+            f"no decoder layer is left from {exit_layer} on, so the visual exit there does nothing",
+        )
+    return depth
+
+
+# Layer lists ------------------------------------------------------------------------------------------------
+
+
+def listed_layers(
+    layers: Iterable[int], total: int, component: str, number: int, key: str, faults: Faults
+) -> tuple[int, ...]:
+    """Resolve layer numbers, negative ones from the end, to ascending ones; report those not there."""
+    found: dict[int, int] = {}
+    for layer in layers:
+        actual = layer + total if layer < 0 else layer
+        if not 0 <= actual < total:
+            faults.add(number, key, f"no layer {layer}: the {component} has {total} layers, 0 to {total - 1}")
+        elif actual in found:
+            faults.add(number, key, f"layers {found[actual]} and {layer} are the same of {total}")
+        else:
+            found[actual] = layer
+    return tuple(sorted(found))
+
+
+def _claim(layers: tuple[int, ...], owner: dict[int, int], number: int, faults: Faults) -> tuple[int, ...]:
+    """Give layers to a stage; report those that an earlier one has."""
+    for layer in layers:
+        if layer in owner:
+            faults.add(number, "layers", f"layer {layer} is dropped by stages.{owner[layer]} already")
+    owner.update({layer: number for layer in layers if layer not in owner})
+    return layers
+
+
+def _choose(
+    free: Sequence[int], count: int, owner: dict[int, int], number: int, faults: Faults
+) -> tuple[int, ...]:
+    """Give a stage the first `count` of the layers it may have."""
+    if count > len(free):
+        faults.add(number, "count", f"cannot drop {count} layers, only {len(free)} are there to choose from")
+    return _claim(tuple(sorted(free[:count])), owner, number, faults)
