@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterator, Literal
+from typing import Any, Literal
 
 import onnx
 import torch
@@ -77,7 +77,7 @@ class EmbedGraph(nn.Module):
 
 
 class SegmentGraph(nn.Module):
-    """A decoder segment; embeddings and logits are float32 outside, hidden states and cache are of the graph's precision."""
+    """A decoder segment; embeddings and logits are float32 outside, hidden states and cache of the precision inside."""
 
     def __init__(self, segment: DecoderSegment, dtype: torch.dtype) -> None:
         super().__init__()
@@ -136,7 +136,12 @@ def _selector_spec(model: CompressedModel, number: int, sees: str, width: int, d
     if sees == "text":
         args: tuple[Any, ...] = (full, torch.zeros(2, 4, dtype=torch.long))
         return GraphSpec(
-            f"token_selector_{number}", model.gather, args, ["full_hidden_states", "indices"], ["hidden_states"], (hidden, kept)
+            f"token_selector_{number}",
+            model.gather,
+            args,
+            ["full_hidden_states", "indices"],
+            ["hidden_states"],
+            (hidden, kept),
         )
     args = (full, part, torch.zeros(2, 9, dtype=torch.long))
     names = ["full_hidden_states", "part_hidden_states", "indices"]
@@ -200,8 +205,9 @@ def export_graph(spec: GraphSpec, path: Path, *, opset: int = DEFAULT_OPSET) -> 
 
 
 def as_half(model: CompressedModel) -> CompressedModel:
-    """A copy with float16 weights. Rotary frequencies stay float32, and norms and softmax compute in float32 as they do in
-    the model's own code."""
+    """A copy with float16 weights. Rotary frequencies stay float32, and norms and softmax compute in float32 as they
+    do in the model's own code.
+    """
     half = copy.deepcopy(model)
     for parameter in (*half.adapter.model.parameters(), *half.parameters()):
         parameter.data = parameter.data.half()
@@ -230,7 +236,9 @@ def _name_axes(proto: onnx.ModelProto, spec: GraphSpec) -> None:
         for axis, dimension in enumerate(value.type.tensor_type.shape.dim):
             if dimension.dim_param:
                 cache = value.name.startswith("present.") and axis == 2
-                dimension.dim_param = "total_sequence_length" if cache else renamed.get(dimension.dim_param, dimension.dim_param)
+                dimension.dim_param = (
+                    "total_sequence_length" if cache else renamed.get(dimension.dim_param, dimension.dim_param)
+                )
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Refuses a graph that a runtime could not take, before anything is built from it.
 
-What every export promises: standard operators only, one opset, no shape that depends on data, and a constant number of visual
-tokens.
+What every export promises: standard operators only, one opset, no shape that depends on data, and a constant number
+of visual tokens.
 """
 
 from __future__ import annotations
@@ -65,7 +65,11 @@ def lint(path: Path, *, max_opset: int = 20, constant_tokens: bool = False) -> l
     found: list[Finding] = []
     for opset in model.opset_import:
         if opset.domain in STANDARD_DOMAINS and opset.version > max_opset:
-            found.append(Finding(path.name, "graph", f"opset {opset.version} is above {max_opset}; export with --opset {max_opset}"))
+            found.append(
+                Finding(
+                    path.name, "graph", f"opset {opset.version} is above {max_opset}; export with --opset {max_opset}"
+                )
+            )
         elif opset.domain not in STANDARD_DOMAINS and any(node.domain == opset.domain for node in model.graph.node):
             found.append(Finding(path.name, "graph", f"operators of domain {opset.domain} are not standard ONNX"))
     if model.functions:

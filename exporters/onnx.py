@@ -1,4 +1,4 @@
-"""Export a compressed model as an ONNX bundle: graphs, processor files, manifest, and proof that they compute the same."""
+"""Export a compressed model as an ONNX bundle: graphs, processor files, manifest, and proof of parity."""
 
 from __future__ import annotations
 
@@ -153,10 +153,14 @@ def _export_one(spec: GraphSpec, path: Path, opset: int) -> None:
     try:
         export_graph(spec, path, opset=opset)
     except OSError as error:
-        raise VtcError(f"{path}: cannot be written ({error.strerror or error}); free space and run the same command again") from error
+        raise VtcError(
+            f"{path}: cannot be written ({error.strerror or error}); free space and run the same command again"
+        ) from error
     findings = lint(path, max_opset=opset, constant_tokens=spec.name == "vision_encoder")
     if findings:
-        raise VtcError(f"exported graph cannot be deployed: {findings[0]} ({len(findings)} finding(s)); please report this")
+        raise VtcError(
+            f"exported graph cannot be deployed: {findings[0]} ({len(findings)} finding(s)); please report this"
+        )
 
 
 def _write_processor(request: Request, work: Path) -> None:

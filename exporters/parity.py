@@ -1,14 +1,13 @@
 """Does an exported bundle compute what the PyTorch model computes?
 
-Three questions, kept apart. Are the same tokens kept (selection)? Given the same tokens, are features and logits the same
-(numerics)? And does the whole, run end to end, say the same (greedy tokens)?
+Three questions, kept apart. Are the same tokens kept (selection)? Given the same tokens, are features and logits the
+same (numerics)? And does the whole, run end to end, say the same (greedy tokens)?
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -123,7 +122,7 @@ def _judge(result: Parity, precision: str) -> None:
     wrong = result.samples - round(result.greedy_match * result.samples) - result.near_ties
     if wrong:
         raise ParityError(
-            f"{precision} graphs answer {wrong} of {result.samples} prompts differently from the model; nothing was published"
+            f"{precision} graphs answer {wrong} of {result.samples} prompts unlike the model; nothing was published"
         )
 
 
@@ -143,7 +142,9 @@ def _compare_vision(model: CompressedModel, bundle: VLM, sample: Sample) -> tupl
 
 def _near_tie(logits: np.ndarray[Any, Any], ours: list[int], theirs: list[int], margin: float) -> bool:
     """Whether two answers part at a token whose logits are within `margin`; `logits` follow our answer."""
-    place = next((at for at, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+    place = next(
+        (at for at, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
+    )
     if place >= len(logits):
         return False
     best = np.sort(logits[place])[::-1]

@@ -22,8 +22,8 @@ SAMPLES = 4
 def run(recipe: Recipe, progress: Report = silent) -> None:
     """Take a recipe all the way to a running bundle.
 
-    The model is as deep as the recipe's layer numbers ask for; a learned pruner is left out of the check of its weights, since
-    no pruner was trained on a random model.
+    The model is as deep as the recipe's layer numbers ask for; a learned pruner is left out of the check of its
+    weights, since no pruner was trained on a random model.
 
     Raises
     ------

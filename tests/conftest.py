@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.tiny import image, write_checkpoint
 
+from tests.tiny import image, write_checkpoint
 from vtc.models import load_adapter
 from vtc.models.base import VLMAdapter
 

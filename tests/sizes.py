@@ -32,9 +32,7 @@ LLAVA_15 = ModelFacts(
     model_type="llava",
     image_size=(336, 336),
     grid=(24, 24),
-    encoder=EncoderFacts(
-        layers=24, width=1024, heads=16, ffn=4096, patch_size=14, has_cls=True, feature_layer=22
-    ),
+    encoder=EncoderFacts(layers=24, width=1024, heads=16, ffn=4096, patch_size=14, has_cls=True, feature_layer=22),
     decoder=DecoderFacts(
         layers=32,
         width=4096,

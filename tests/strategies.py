@@ -41,9 +41,7 @@ def drops(component: str) -> st.SearchStrategy[dict[str, Any]]:
     base = {"kind": st.just("drop_layers"), "component": st.just(component)}
     optional = {"visual_only": st.booleans()} if component == "decoder" else {}
     listed = st.fixed_dictionaries({**base, "layers": layer_lists}, optional=optional)
-    auto = st.fixed_dictionaries(
-        {**base, "layers": st.just("auto"), "count": st.integers(1, 4)}, optional=optional
-    )
+    auto = st.fixed_dictionaries({**base, "layers": st.just("auto"), "count": st.integers(1, 4)}, optional=optional)
     return listed | auto
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny import compressed, image, recipe
 
+from tests.tiny import compressed, image, recipe
 from vtc.calibrate import Calibrator, Measurements, Sample, recording_influence
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
@@ -93,7 +93,7 @@ def test_measurements_survive(adapter: VLMAdapter, samples: list[Sample], tmp_pa
 
 
 def test_nothing_to_calibrate_on_is_refused(adapter: VLMAdapter) -> None:
-    with pytest.raises(InputError, match="leaves stages.0.layer to calibration; give --data"):
+    with pytest.raises(InputError, match=r"leaves stages\.0\.layer to calibration; give --data"):
         Calibrator(adapter, [], Measurements()).resolve(recipe(AUTOS["stages.0.layer"]))
 
 

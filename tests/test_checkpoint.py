@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.tiny import image, recipe
 
+from tests.tiny import image, recipe
 from vtc.checkpoint import Origin, load_compressed, save_compressed
 from vtc.compressed import compress
 from vtc.errors import BundleError, ModelError, RecipeError

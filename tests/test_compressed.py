@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.tiny import RECIPES, compressed, image, write_checkpoint
 
+from tests.tiny import RECIPES, compressed, image, write_checkpoint
 from vtc.compressed import BASELINES, CompressedModel, baseline, downsampled_grid
 from vtc.errors import InputError
 from vtc.models import load_adapter
@@ -65,7 +65,7 @@ def test_teacher_forcing_agrees_with_generation(adapter: VLMAdapter, prompts: Pr
 
 
 def masked_reference(model: CompressedModel, adapter: VLMAdapter, sample: tuple[list[Any], str]) -> torch.Tensor:
-    """Logits with all tokens computed in every layer, and those that a layer must not see masked out of its attention."""
+    """Logits with all tokens computed in every layer, those that a layer must not see masked out of its attention."""
     images, prompt = sample
     full = compressed(adapter)
     ids, _, pixels = full.inputs([images], [prompt])
@@ -151,7 +151,8 @@ def test_blind_baseline_does_not_see_the_image(adapter: VLMAdapter) -> None:
 
 
 @pytest.mark.parametrize(
-    ("grid", "keep", "expected"), [((16, 16), 14, (3, 4)), ((16, 16), 64, (8, 8)), ((24, 24), 1, (1, 1)), ((4, 8), 8, (2, 4))]
+    ("grid", "keep", "expected"),
+    [((16, 16), 14, (3, 4)), ((16, 16), 64, (8, 8)), ((24, 24), 1, (1, 1)), ((4, 8), 8, (2, 4))],
 )
 def test_downsampled_grid(grid: tuple[int, int], keep: int, expected: tuple[int, int]) -> None:
     assert downsampled_grid(grid, keep) == expected
@@ -163,7 +164,7 @@ def test_prompt_without_placeholder_is_refused(adapter: VLMAdapter) -> None:
 
 
 def test_prompt_beyond_the_context_is_refused(adapter: VLMAdapter) -> None:
-    with pytest.raises(InputError, match="longer than the model's context of 1024"):
+    with pytest.raises(InputError, match="beyond the model's context of 1024"):
         compressed(adapter).generate([[image(0)]], [adapter.chat("what " * 1100)])
 
 

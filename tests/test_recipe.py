@@ -10,8 +10,8 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.strategies import in_any_order, recipes
 
+from tests.strategies import in_any_order, recipes
 from vtc.errors import RecipeError
 from vtc.recipe import SELECTORS, STAGES, Recipe, builtin_recipes, load_recipe, parse_recipe
 from vtc.yaml_lines import MAX_BYTES
@@ -54,10 +54,7 @@ def test_canonical_form_is_json_and_complete(data: dict[str, Any]) -> None:
 @given(recipes(in_any_order), st.text(max_size=20))
 def test_digest_ignores_name_and_prose(data: dict[str, Any], prose: str) -> None:
     recipe = Recipe.model_validate(data)
-    assert (
-        recipe.model_copy(update={"name": "other", "description": prose, "paper": prose}).digest
-        == recipe.digest
-    )
+    assert recipe.model_copy(update={"name": "other", "description": prose, "paper": prose}).digest == recipe.digest
 
 
 def test_digest_ignores_whether_defaults_are_written() -> None:
@@ -127,13 +124,8 @@ def test_only_autos_can_be_resolved() -> None:
 
 
 def test_energy_defaults_with_auto_only() -> None:
-    assert (
-        parse_recipe(with_stage("{kind: frequency_filter, keep: auto}")).canonical()["stages"][0]["energy"]
-        == 0.95
-    )
-    assert (
-        "energy" not in parse_recipe(with_stage("{kind: frequency_filter, keep: 4}")).canonical()["stages"][0]
-    )
+    assert parse_recipe(with_stage("{kind: frequency_filter, keep: auto}")).canonical()["stages"][0]["energy"] == 0.95
+    assert "energy" not in parse_recipe(with_stage("{kind: frequency_filter, keep: 4}")).canonical()["stages"][0]
 
 
 # Faults -------------------------------------------------------------------------------------------------------
@@ -179,17 +171,13 @@ BAD_STAGES = {
     "kind: prune, keep: 8, selector: random, positions: same": (
         "stages.0.positions: is renumber or original, not 'same'"
     ),
-    "kind: frequency_filter, keep: 4, energy: 0.9": (
-        "stages.0: energy is only for keep: auto, here keep is 4"
-    ),
+    "kind: frequency_filter, keep: 4, energy: 0.9": ("stages.0: energy is only for keep: auto, here keep is 4"),
     "kind: drop_layers, layers: auto": "stages.0: layers: auto needs count, the number of layers to drop",
     "kind: drop_layers, layers: [1], count: 1": (
         "stages.0: count is only for layers: auto, the list already says how many"
     ),
     "kind: drop_layers, layers: [1, 1]": "stages.0.layers: layer 1 is listed twice",
-    "kind: drop_layers, layers: []": (
-        "stages.0.layers: is auto or a list of layer numbers such as [3, 4], not []"
-    ),
+    "kind: drop_layers, layers: []": ("stages.0.layers: is auto or a list of layer numbers such as [3, 4], not []"),
     "kind: drop_layers, layers: [1], component: encoder, visual_only: true": (
         "stages.0: visual_only is only for the decoder, the encoder sees nothing but visual tokens"
     ),
@@ -203,13 +191,9 @@ def test_fault_names_place_key_and_cure(stage: str) -> None:
     assert faults(with_stage(f"{{{stage}}}")) == [f"r.yaml:4: {BAD_STAGES[stage]}"]
 
 
-@pytest.mark.parametrize(
-    "path", ["../a.safetensors", "/a.safetensors", "b/../../a.safetensors", "C:\\a.safetensors"]
-)
+@pytest.mark.parametrize("path", ["../a.safetensors", "/a.safetensors", "b/../../a.safetensors", "C:\\a.safetensors"])
 def test_checkpoint_stays_below_the_recipe(path: str) -> None:
-    (line,) = faults(
-        with_stage(f"{{kind: prune, keep: 8, selector: {{name: learned, checkpoint: '{path}'}}}}")
-    )
+    (line,) = faults(with_stage(f"{{kind: prune, keep: 8, selector: {{name: learned, checkpoint: '{path}'}}}}"))
     assert "below the recipe's own directory" in line
 
 
@@ -278,9 +262,7 @@ def test_any_bytes_give_a_recipe_or_faults(tmp_path_factory: pytest.TempPathFact
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("auto"),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*STAGES, "keep", "kind"]), inner)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*STAGES, "keep", "kind"]), inner),
     max_leaves=5,
 )
 
@@ -346,17 +328,13 @@ def test_override_fault(override: str, fault: str) -> None:
 
 def test_fault_inside_an_overridden_value_names_the_override() -> None:
     (line,) = faults(PRUNE, "stages.0={kind: prune, keep: 0, selector: random}")
-    assert line.startswith(
-        "--set stages.0={kind: prune, keep: 0, selector: random}: stages.0.keep: must keep"
-    )
+    assert line.startswith("--set stages.0={kind: prune, keep: 0, selector: random}: stages.0.keep: must keep")
 
 
 # Files and shipped recipes ------------------------------------------------------------------------------------
 
 
-def test_a_bare_name_is_a_shipped_recipe_whatever_lies_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bare_name_is_a_shipped_recipe_whatever_lies_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "none").write_text(PRUNE)
     (tmp_path / "none.yaml").write_text(PRUNE)
     monkeypatch.chdir(tmp_path)
@@ -370,9 +348,7 @@ def test_unknown_name_suggests_the_nearest() -> None:
         load_recipe("fastervlmm")
 
 
-@pytest.mark.parametrize(
-    ("name", "fault"), [("missing.yaml", "no such recipe file"), (".", "no shipped recipe")]
-)
+@pytest.mark.parametrize(("name", "fault"), [("missing.yaml", "no such recipe file"), (".", "no shipped recipe")])
 def test_missing_file(name: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError, match=fault):
@@ -392,9 +368,7 @@ def test_directory_and_binary_and_huge_files(tmp_path: Path) -> None:
 
 def test_checkpoint_is_found_beside_the_recipe(tmp_path: Path) -> None:
     file = tmp_path / "learned.yaml"
-    file.write_text(
-        with_stage("{kind: prune, keep: 8, selector: {name: learned, checkpoint: part.safetensors}}")
-    )
+    file.write_text(with_stage("{kind: prune, keep: 8, selector: {name: learned, checkpoint: part.safetensors}}"))
     recipe = load_recipe(file)
     with pytest.raises(RecipeError, match=r"learned.yaml:4: stages\.0\.selector\.checkpoint: no such file"):
         recipe.checkpoint(0)
@@ -408,9 +382,7 @@ def test_checkpoint_link_cannot_leave_the_directory(tmp_path: Path) -> None:
     inside.mkdir()
     (inside / "part.safetensors").symlink_to(tmp_path / "outside.safetensors")
     file = inside / "learned.yaml"
-    file.write_text(
-        with_stage("{kind: prune, keep: 8, selector: {name: learned, checkpoint: part.safetensors}}")
-    )
+    file.write_text(with_stage("{kind: prune, keep: 8, selector: {name: learned, checkpoint: part.safetensors}}"))
     with pytest.raises(RecipeError, match="leads out of the recipe's directory"):
         load_recipe(file).checkpoint(0)
 

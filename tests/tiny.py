@@ -19,9 +19,7 @@ IMAGE = GRID * PATCH
 
 def write_checkpoint(path: Path, seed: int = 0, feature_layer: int = -2) -> Path:
     """A checkpoint of 16 visual tokens, 3 encoder and 4 decoder layers."""
-    return write_tiny_llava(
-        path, grid=GRID, encoder_layers=3, decoder_layers=4, feature_layer=feature_layer, seed=seed
-    )
+    return write_tiny_llava(path, grid=GRID, encoder_layers=3, decoder_layers=4, feature_layer=feature_layer, seed=seed)
 
 
 def recipe(*stages: dict[str, Any]) -> Recipe:

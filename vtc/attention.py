@@ -1,7 +1,7 @@
 """Decoder attention from matrix products and a softmax, for export: every ONNX target has those operators.
 
-Registered with `transformers` under a name of its own, through its public interface, so that exported decoder layers are the
-checkpoint's own modules.
+Registered with `transformers` under a name of its own, through its public interface, so that exported decoder layers
+are the checkpoint's own modules.
 """
 
 from __future__ import annotations

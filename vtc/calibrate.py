@@ -1,18 +1,18 @@
 """Everything that looks at data before export: turns what a recipe leaves ``auto`` into numbers.
 
-Each choice is made with the stages before it in place and those behind it left out. Measurements are kept as they are made,
-so an interrupted calibration goes on where it stopped.
+Each choice is made with the stages before it in place and those behind it left out. Measurements are kept as they are
+made, so an interrupted calibration goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,8 +49,8 @@ def samples_from(adapter: VLMAdapter, source: str | None, count: int, seed: int)
     Parameters
     ----------
     source : str or None
-        ``reference`` (scenes of the training writers), a directory with data.jsonl, or None: noise and a general question,
-        enough to compare two runtimes on and not to calibrate on.
+        ``reference`` (scenes of the training writers), a directory with data.jsonl, or None: noise and a general
+        question, enough to compare two runtimes on and not to calibrate on.
     count, seed : int
     """
     if source is None:
@@ -177,7 +177,8 @@ class Calibrator:
         return [min(layers, key=lambda layer: (divergences[layer], layer))]
 
     def _exit_layer(self, before: Recipe, stage: VisualExit) -> int:
-        """The earliest layer, going down from the last, at which the most likely tokens still agree with the original's.
+        """The earliest layer, going down from the last, at which the most likely tokens still agree with the
+        original's.
 
         The criterion of Visual Tokens Withdrawal (Lin et al. 2024, arXiv 2405.05803), with agreement in place of a KL
         threshold, which has no natural size.

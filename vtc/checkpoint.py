@@ -1,4 +1,5 @@
-"""A compressed model on disk: the resolved recipe and what was trained or calibrated, beside a reference to the base model.
+"""A compressed model on disk: the resolved recipe and what was trained or calibrated, beside a reference to the base
+model.
 
 The base model's weights are not copied; their digest is kept, and a base that has changed is refused.
 """
@@ -106,7 +107,9 @@ def load_compressed(path: Path, base: str | None = None) -> tuple[CompressedMode
     except ModelError as error:
         raise ModelError(f"{error}; give the base model's place with --model") from None
     if model_digest(checkpoint) != origin.digest:
-        raise ModelError(f"{checkpoint}: is not the model that {path} was made from (its contents differ); compress again")
+        raise ModelError(
+            f"{checkpoint}: is not the model that {path} was made from (its contents differ); compress again"
+        )
     model = compress(load_adapter(checkpoint), recipe, from_state=True)
     model.stages.load_state_dict(load_file(path / "state.safetensors"))
     return model, recipe, origin

@@ -89,7 +89,9 @@ class CompressedModel(nn.Module):
 
     # Prefill and decode ---------------------------------------------------------------------------------------------
 
-    def prefill(self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor | None) -> tuple[Tensor, DecoderState]:
+    def prefill(
+        self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor | None
+    ) -> tuple[Tensor, DecoderState]:
         """Run prompts through the model.
 
         Parameters
@@ -109,8 +111,12 @@ class CompressedModel(nn.Module):
         places = positions(ids, mask, self.adapter.image_token_id, keep_indices.numpy(), original)
         everything = _Tokens(embeds, attention_mask, torch.from_numpy(places.ids))
         text = text_tokens(ids, mask, self.adapter.image_token_id)
-        if any(segment.sees == "text" for segment in self.plan.segments) and bool((text.indices[:, -1] != ids.shape[1] - 1).any()):
-            raise InputError("a prompt must end in text when visual tokens leave the decoder; put the image before the question")
+        if any(segment.sees == "text" for segment in self.plan.segments) and bool(
+            (text.indices[:, -1] != ids.shape[1] - 1).any()
+        ):
+            raise InputError(
+                "a prompt must end in text when visual tokens leave the decoder; put the image before the question"
+            )
         hidden = embeds
         sees = "all"
         state = DecoderState([], [], torch.from_numpy(places.following))
@@ -159,7 +165,9 @@ class CompressedModel(nn.Module):
 
     # Questions and answers ------------------------------------------------------------------------------------------
 
-    def inputs(self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor | None]:
+    def inputs(
+        self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Token ids, attention mask and pixels of a batch of prompts, each with its images."""
         counts = [len(group) for group in images]
         flat = [image for group in images for image in group]
@@ -239,10 +247,14 @@ class _Tokens:
 
     def text(self, text: TextTokens) -> _Tokens:
         """Mask and positions of the text tokens alone."""
-        return _Tokens(self.hidden, torch.from_numpy(text.mask), self.positions.gather(1, torch.from_numpy(text.indices)))
+        return _Tokens(
+            self.hidden, torch.from_numpy(text.mask), self.positions.gather(1, torch.from_numpy(text.indices))
+        )
 
 
-def compress(adapter: VLMAdapter, recipe: Recipe, *, model_digest: str = "", from_state: bool = False) -> CompressedModel:
+def compress(
+    adapter: VLMAdapter, recipe: Recipe, *, model_digest: str = "", from_state: bool = False
+) -> CompressedModel:
     """Apply a recipe to a loaded model, in memory.
 
     Parameters

@@ -90,8 +90,8 @@ class DecoderSegment(nn.Module):
 def causal_mask(attention_mask: Tensor, length: int, dtype: torch.dtype) -> Tensor:
     """What to add to attention scores, (B, 1, S, T): 0 where a token may look, the type's minimum elsewhere.
 
-    The last S = `length` of the T tokens of `attention_mask` (B, T) are the queries. The minimum is finite, so a padding row
-    that may look nowhere still has a softmax.
+    The last S = `length` of the T tokens of `attention_mask` (B, T) are the queries. The minimum is finite, so a
+    padding row that may look nowhere still has a softmax.
     """
     total = attention_mask.shape[1]
     keys = torch.arange(total, device=attention_mask.device)

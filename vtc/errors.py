@@ -1,7 +1,7 @@
 """What can go wrong, one exception per kind of fault, each with the exit code the shell sees.
 
-Raise where the cause is known, with a message that says what is wrong, where, and what to do; the command line prints it
-as one line (``vtc --debug`` adds the traceback).
+Raise where the cause is known, with a message that says what is wrong, where, and what to do; the command line prints
+it as one line (``vtc --debug`` adds the traceback).
 """
 
 from __future__ import annotations

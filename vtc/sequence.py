@@ -31,7 +31,11 @@ class Positions:
 
 
 def positions(
-    input_ids: IntArray, attention_mask: IntArray, image_token_id: int, keep_indices: IntArray, original_tokens: int | None
+    input_ids: IntArray,
+    attention_mask: IntArray,
+    image_token_id: int,
+    keep_indices: IntArray,
+    original_tokens: int | None,
 ) -> Positions:
     """Positions of text and visual tokens.
 
@@ -43,8 +47,8 @@ def positions(
     keep_indices : array of shape (images, K)
         Ascending places of the kept tokens on the encoder's grid, images in prompt order over the whole batch.
     original_tokens : int or None
-        N, the tokens an image had before pruning: kept tokens then keep their original positions, and the text behind an
-        image goes on N later. None: everything is numbered contiguously.
+        N, the tokens an image had before pruning: kept tokens then keep their original positions, and the text behind
+        an image goes on N later. None: everything is numbered contiguously.
 
     Returns
     -------

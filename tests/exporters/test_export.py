@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from tests.tiny import RECIPES, image, recipe
 
 import exporters.onnx as onnx_export
 from exporters.lint import lint
 from exporters.onnx import Request, export
 from exporters.parity import check_parity
+from tests.tiny import RECIPES, image, recipe
 from vtc.artifact import staging_dir
 from vtc.calibrate import Sample
 from vtc.checkpoint import Origin
@@ -144,9 +144,7 @@ def test_half_written_graph_is_not_trusted(adapter: VLMAdapter, tmp_path: Path) 
     VLM.load(out)
 
 
-def test_wrong_graph_is_never_published(
-    adapter: VLMAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_graph_is_never_published(adapter: VLMAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = onnx_export.export_graph
 
     def spoiled(spec: Any, path: Path, **options: Any) -> None:

@@ -11,10 +11,14 @@ from vtc.progress import progress
 
 @click.command()
 @click.argument("model")
-@click.option("--recipe", "recipe_name", required=True, metavar="R", help="Built-in recipe or a YAML file (vtc ls recipes).")
+@click.option(
+    "--recipe", "recipe_name", required=True, metavar="R", help="Built-in recipe or a YAML file (vtc ls recipes)."
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value, e.g. stages.0.keep=64.")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Directory to write.")
-@click.option("--data", metavar="D", help="Images and questions to calibrate on: a directory with data.jsonl, or 'reference'.")
+@click.option(
+    "--data", metavar="D", help="Images and questions to calibrate on: a directory with data.jsonl, or 'reference'."
+)
 @click.option("--samples", default=64, show_default=True, type=click.IntRange(1), help="Samples to calibrate on.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Draws the samples.")
 def command(
@@ -22,8 +26,8 @@ def command(
 ) -> None:
     """Apply a recipe to MODEL and calibrate what it leaves open.
 
-    MODEL is a checkpoint directory, or 'reference' for the small model that ships with vtc. An interrupted run is taken up
-    again by the same command.
+    MODEL is a checkpoint directory, or 'reference' for the small model that ships with vtc. An interrupted run is
+    taken up again by the same command.
     """
     from vtc.artifact import check_output, staging_dir
     from vtc.models import adapter_class, load_adapter, model_digest, resolve_model

@@ -23,7 +23,9 @@ from vtc.progress import progress
 )
 @click.option("--opset", default=20, show_default=True, type=click.IntRange(18, 22), help="ONNX operator set.")
 @click.option("--model", "base", metavar="MODEL", help="Where the base model is now, if it has moved.")
-@click.option("--data", metavar="D", help="Images and questions to compare on: a directory with data.jsonl, or 'reference'.")
+@click.option(
+    "--data", metavar="D", help="Images and questions to compare on: a directory with data.jsonl, or 'reference'."
+)
 @click.option("--samples", default=16, show_default=True, type=click.IntRange(1), help="Prompts to compare on.")
 def command(
     directory: Path,
@@ -36,8 +38,8 @@ def command(
 ) -> None:
     """Export DIRECTORY, which vtc compress wrote, as an ONNX bundle.
 
-    The bundle is compared with the PyTorch model before it is called done: kept tokens, logits, greedy answers. An interrupted
-    export is taken up again by the same command.
+    The bundle is compared with the PyTorch model before it is called done: kept tokens, logits, greedy answers. An
+    interrupted export is taken up again by the same command.
     """
     from vtc.artifact import check_output
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from vtc.errors import MissingDependency, ModelError
 
 if TYPE_CHECKING:
-    from vtc.models.base import VLMAdapter
     from vtc.facts import ModelFacts
+    from vtc.models.base import VLMAdapter
 
 FAMILIES: dict[str, str] = {
     "llava": "vtc.models.llava:LlavaAdapter",
@@ -54,7 +54,9 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path / 'config.json'}: cannot be read as JSON ({error}); fetch the checkpoint again") from None
+        raise ModelError(
+            f"{path / 'config.json'}: cannot be read as JSON ({error}); fetch the checkpoint again"
+        ) from None
     if not isinstance(config, dict):
         raise ModelError(f"{path / 'config.json'}: is not a JSON object; fetch the checkpoint again")
     return config

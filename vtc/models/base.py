@@ -1,7 +1,7 @@
 """What vtc needs of a vision-language model, and nothing else.
 
-An adapter wraps a `transformers` model without copying its modelling code: it hands out the model's own modules, cut at the
-places where stages act (between encoder layers, before the projector, between decoder layers).
+An adapter wraps a `transformers` model without copying its modelling code: it hands out the model's own modules, cut
+at the places where stages act (between encoder layers, before the projector, between decoder layers).
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ class VLMAdapter(ABC):
     @abstractmethod
     def embed_patches(self, pixel_values: Tensor) -> Tensor:
         """Input of the first encoder layer, (B, [1 +] N, D), of pixels (B, 3, H, W); other sizes than the model's own
-        are embedded with interpolated position embeddings."""
+        are embedded with interpolated position embeddings.
+        """
 
     @abstractmethod
     def encoder_layer(self, index: int, hidden: Tensor) -> Tensor:
@@ -150,7 +151,8 @@ class VLMAdapter(ABC):
 
     def set_decoder_attention(self, kind: Literal["sdpa", "grouped"]) -> None:
         """Choose the decoder's attention: ``sdpa`` is fast in PyTorch, ``grouped`` exports to standard operators with
-        grouped key-value heads kept grouped. Both compute the same."""
+        grouped key-value heads kept grouped. Both compute the same.
+        """
         self.model.set_attn_implementation({"text_config": GROUPED_ATTENTION if kind == "grouped" else "sdpa"})
 
     # Prompts --------------------------------------------------------------------------------------------------------
@@ -228,13 +230,13 @@ class VLMAdapter(ABC):
             found = prompt.count(self.image_token)
             if found != count:
                 raise InputError(
-                    f"prompt has {found} {self.image_token} placeholder(s) for {count} image(s); give one for each image"
+                    f"prompt has {found} {self.image_token} placeholder(s) for {count} image(s); give one each"
                 )
             expanded = prompt.replace(self.image_token, self.image_token * tokens_per_image)
             rows.append(self.tokenizer(expanded, add_special_tokens=not self._starts_with_bos(prompt))["input_ids"])
             if len(rows[-1]) > self.facts.decoder.context:
                 raise InputError(
-                    f"prompt of {len(rows[-1])} tokens is longer than the model's context of {self.facts.decoder.context}"
+                    f"prompt of {len(rows[-1])} tokens is beyond the model's context of {self.facts.decoder.context}"
                 )
         longest = max(map(len, rows))
         input_ids = torch.tensor([[self.pad_token_id] * (longest - len(row)) + row for row in rows])

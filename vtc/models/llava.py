@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from vtc.errors import ModelError
-from vtc.models.base import VLMAdapter
 from vtc.facts import DecoderFacts, EncoderFacts, ModelFacts
+from vtc.models.base import VLMAdapter
 
 
 class LlavaAdapter(VLMAdapter):
@@ -85,7 +85,9 @@ class LlavaAdapter(VLMAdapter):
             path, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
         if report["missing_keys"]:
-            raise ModelError(f"weights lack {sorted(report['missing_keys'])[0]} and {len(report['missing_keys']) - 1} more")
+            raise ModelError(
+                f"weights lack {sorted(report['missing_keys'])[0]} and {len(report['missing_keys']) - 1} more"
+            )
         return cast(LlavaForConditionalGeneration, model)
 
     @property

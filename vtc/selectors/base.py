@@ -1,7 +1,7 @@
 """The interface of a selector: which visual tokens of an image to keep.
 
-The same module runs in PyTorch and is exported: exactly `keep` indices leave it, whatever the image, through operators with
-static shapes.
+The same module runs in PyTorch and is exported: exactly `keep` indices leave it, whatever the image, through
+operators with static shapes.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class Scorer(Selector):
 def top_k(score: Tensor, keep: int) -> Tensor:
     """Indices (B, keep) of the highest scores (B, N), best first; of equal scores the lower index wins.
 
-    ONNX defines TopK with that tie rule; PyTorch leaves ties open, so a stable sort stands in for it outside of an export.
+    ONNX defines TopK with that tie rule; PyTorch leaves ties open, so a stable sort stands in for it outside of an
+    export.
     """
     if torch.compiler.is_exporting():
         return torch.topk(score, keep, dim=-1).indices

@@ -1,7 +1,7 @@
 """CLS attention: keep the patches that the encoder's own summary token looks at.
 
-With one layer, the one whose output feeds the projector, this is FasterVLM (Zhang et al. 2024, arXiv 2412.01818); averaged
-over several layers it is VTC-CLS (Wang et al. 2024, arXiv 2412.05819), whose sum ranks tokens alike.
+With one layer, the one whose output feeds the projector, this is FasterVLM (Zhang et al. 2024, arXiv 2412.01818);
+averaged over several layers it is VTC-CLS (Wang et al. 2024, arXiv 2412.05819), whose sum ranks tokens alike.
 """
 
 from __future__ import annotations

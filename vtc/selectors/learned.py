@@ -1,8 +1,8 @@
 """Learned pruner: a small MLP rates each visual token on its own (LearnPruner, arXiv 2604.23950).
 
-Token features before the projector go through Linear(D, D/2), GELU, Linear(D/2, 2); the second logit over the first is the
-log-odds of keeping the token. A share of the budget goes to diversity: tokens picked one by one, each the one least similar
-(cosine) to everything chosen so far.
+Token features before the projector go through Linear(D, D/2), GELU, Linear(D/2, 2); the second logit over the first
+is the log-odds of keeping the token. A share of the budget goes to diversity: tokens picked one by one, each the one
+least similar (cosine) to everything chosen so far.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Learned(Selector):
         Parameters
         ----------
         path : Path
-            A safetensors file with the MLP's tensors and the metadata key ``model_sha256`` of the model it was trained on.
+            A safetensors file with the MLP's tensors and the metadata key ``model_sha256`` of the model it was
+            trained on.
 
         Raises
         ------
@@ -58,7 +59,9 @@ class Learned(Selector):
             raise InputError(f"{path}: pruner checkpoint cannot be read ({error})") from None
         trained_on = metadata.get("model_sha256")
         if trained_on != model_digest:
-            raise InputError(f"{path}: pruner was trained on model {str(trained_on)[:12]}, this one is {model_digest[:12]}; train it again")
+            raise InputError(
+                f"{path}: pruner was trained on model {str(trained_on)[:12]}, not {model_digest[:12]}; train it again"
+            )
         try:
             selector.load_state_dict(tensors)
         except RuntimeError as error:

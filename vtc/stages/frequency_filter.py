@@ -1,7 +1,7 @@
 """Frequency filter: keep the low spatial frequencies of the token grid (Fourier-VLM, arXiv 2508.06038).
 
-The grid of visual tokens goes through a two-dimensional DCT-II, the lowest h x w frequencies are kept, and an inverse DCT of
-that size gives h * w tokens. All of it is linear, so it is two constant matrix products, one for each axis.
+The grid of visual tokens goes through a two-dimensional DCT-II, the lowest h x w frequencies are kept, and an inverse
+DCT of that size gives h * w tokens. All of it is linear, so it is two constant matrix products, one for each axis.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class FrequencyFilter(nn.Module):
     grid, keep_grid : (int, int)
         Rows and columns going in and coming out.
     preserve_mean : bool
-        Scale by sqrt(out / in) so that the mean token is unchanged. The authors fine-tune their models and leave it out,
-        which multiplies the mean by sqrt(in / out); an untrained model needs it.
+        Scale by sqrt(out / in) so that the mean token is unchanged. The authors fine-tune their models and leave it
+        out, which multiplies the mean by sqrt(in / out); an untrained model needs it.
     """
 
     rows: Tensor
