@@ -49,9 +49,7 @@ def check_output(out: Path, kind: str) -> None:
     except (OSError, ValueError, AttributeError):
         found = None
     if found != kind:
-        raise BundleError(
-            f"{out}: exists and is not a {kind} of vtc's; give another output directory or remove it"
-        )
+        raise BundleError(f"{out}: exists and is not a {kind} of vtc's; give another output directory or remove it")
 
 
 def publish(work: Path, out: Path, manifest: Mapping[str, Any]) -> Path:
@@ -121,9 +119,7 @@ def read_manifest(path: Path, kind: str, schema: int) -> dict[str, Any]:
     file = path / MANIFEST
     try:
         if file.stat().st_size > MAX_MANIFEST_BYTES:
-            raise BundleError(
-                f"{file}: is larger than {MAX_MANIFEST_BYTES} bytes, so it is not a manifest of vtc's"
-            )
+            raise BundleError(f"{file}: is larger than {MAX_MANIFEST_BYTES} bytes, so it is not a manifest of vtc's")
         data = file.read_bytes()
         manifest = json.loads(data)
     except FileNotFoundError:
@@ -168,9 +164,7 @@ def verify_files(root: Path, files: Mapping[str, Mapping[str, Any]], *, hashes: 
         except OSError:
             raise BundleError(f"{root}: {name} is missing; copy or write it again, whole") from None
         if size != expected["bytes"] or (hashes and sha256(path) != expected["sha256"]):
-            raise BundleError(
-                f"{root}: {name} has changed since it was written; copy or write it again, whole"
-            )
+            raise BundleError(f"{root}: {name} has changed since it was written; copy or write it again, whole")
 
 
 def inside(root: Path, name: str) -> Path:
@@ -220,7 +214,7 @@ def _swap(work: Path, out: Path) -> None:
         out.rename(old)
     try:
         work.rename(out)
-    except OSError:
+    except BaseException:
         if old.exists():
             old.rename(out)
         raise

@@ -142,7 +142,7 @@ class CompressedModel(nn.Module):
 
     def decode(self, token_ids: Tensor, state: DecoderState) -> Tensor:
         """One more token (B, 1) for each row; the state moves on. Returns logits (B, 1, vocabulary)."""
-        hidden = self.embed_tokens(token_ids)
+        hidden: Tensor = self.embed_tokens(token_ids)
         for number, segment in enumerate(self.segments):
             mask = torch.cat([state.masks[number], torch.ones_like(token_ids)], dim=1)
             hidden, state.past[number] = segment(hidden, mask, state.following[:, None], state.past[number])

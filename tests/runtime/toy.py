@@ -217,11 +217,7 @@ def segment_graph(toy: Toy, number: int) -> onnx.ModelProto:
         there = "before_head" if layer == segment.layers[-1] else f"hidden{layer}"
         lines += _layer_lines(layer, here, there)
         here = there
-    lines += (
-        ["last_row = Gather<axis = 1>(before_head, minus_one)", "logits = MatMul(last_row, head)"]
-        if last
-        else []
-    )
+    lines += ["last_row = Gather<axis = 1>(before_head, minus_one)", "logits = MatMul(last_row, head)"] if last else []
     lines += [] if last else ["out = Identity(before_head)"]
     body = "\n      ".join(lines)
     text = f"segment ({', '.join(inputs)}) => ({', '.join(outputs)}) {{\n      {body}\n    }}"
@@ -352,9 +348,7 @@ def write_toy_bundle(toy: Toy, out: Path) -> Path:
             graphs[selector["graph"]] = selector_graph(toy, merge=merge)
             sees = segment.sees
         graphs[name] = segment_graph(toy, number)
-        segments.append(
-            {"graph": name, "layers": list(segment.layers), "sees": segment.sees, "selector": selector}
-        )
+        segments.append({"graph": name, "layers": list(segment.layers), "sees": segment.sees, "selector": selector})
     for name, graph in graphs.items():
         onnx.save(graph, work / "onnx" / f"{name}{suffix}.onnx")
     for name, content in text_files(toy).items():

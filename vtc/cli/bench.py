@@ -20,18 +20,12 @@ PARITY_SAMPLES = 4
 
 @click.command(short_help="Latency and memory, side by side with the original.")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--against", metavar="MODEL|BUNDLE", help="The original: 'reference', a checkpoint, or a bundle."
-)
+@click.option("--against", metavar="MODEL|BUNDLE", help="The original: 'reference', a checkpoint, or a bundle.")
 @click.option("--image", "images", multiple=True, type=click.Path(path_type=Path), help="Image to ask about.")
 @click.option("--prompt", help="Question to ask.  [default: questions about reference scenes]")
-@click.option(
-    "--new-tokens", type=click.IntRange(min=1), default=32, show_default=True, help="Answer length."
-)
+@click.option("--new-tokens", type=click.IntRange(min=1), default=32, show_default=True, help="Answer length.")
 @click.option("--repeats", type=click.IntRange(min=1), default=30, show_default=True, help="Rounds measured.")
-@click.option(
-    "--warmup", type=click.IntRange(min=0), default=3, show_default=True, help="Rounds before those."
-)
+@click.option("--warmup", type=click.IntRange(min=0), default=3, show_default=True, help="Rounds before those.")
 @click.option("--provider", help="ONNX Runtime provider.")
 @click.option("--precision", help="Which graphs to run: fp32 or fp16.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one operator.")
@@ -126,9 +120,7 @@ def _original(against: str, precision: Precision, show: Report) -> Path:
     if manifest is None:
         return _exported(against, precision, show)
     if manifest["kind"] != "bundle":
-        raise InputError(
-            f"{against}: is a compressed model; give its checkpoint, or a bundle that vtc export made"
-        )
+        raise InputError(f"{against}: is a compressed model; give its checkpoint, or a bundle that vtc export made")
     return Path(against)
 
 
@@ -165,9 +157,7 @@ def _exported(name: str, precision: Precision, show: Report) -> Path:
 
 
 def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or (
-        os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else None
-    )
+    home = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else None)
     return (Path(home) if home else Path.home() / ".cache") / "vtc" / "originals"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
@@ -14,19 +13,11 @@ from vtc.recipe import load_recipe
 
 @click.command(short_help="Validate a recipe, and with --smoke the whole pipeline on it.")
 @click.argument("recipe_name", metavar="RECIPE")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value: stages.0.keep=64."
-)
-@click.option(
-    "--model", metavar="MODEL", help="Also check that it fits this model: counts, layers, CLS token."
-)
-@click.option(
-    "--smoke", is_flag=True, help="Also compress, export, compare and run a tiny random model with it."
-)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value: stages.0.keep=64.")
+@click.option("--model", metavar="MODEL", help="Also check that it fits this model: counts, layers, CLS token.")
+@click.option("--smoke", is_flag=True, help="Also compress, export, compare and run a tiny random model with it.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(
-    recipe_name: str, overrides: tuple[str, ...], model: str | None, smoke: bool, as_json: bool
-) -> None:
+def command(recipe_name: str, overrides: tuple[str, ...], model: str | None, smoke: bool, as_json: bool) -> None:
     """Validate RECIPE, a shipped name or a .yaml file.
 
     Every fault is reported at once, as file:line: key: what is wrong. Exit code 2 if there is any.
@@ -49,14 +40,13 @@ def command(
 
         resolved = plan(recipe, read_facts(resolve_model(model)))
         report["plan"] = resolved.to_dict()
-        lines.append(
-            f"fits {model}: {resolved.keep} of {resolved.visual_tokens_in} visual tokens enter the decoder"
-        )
+        lines.append(f"fits {model}: {resolved.keep} of {resolved.visual_tokens_in} visual tokens enter the decoder")
     if smoke:
-        from exporters import smoke as pipeline
+        from exporters.smoke import run as run_pipeline
+        from vtc.progress import progress
 
-        click.echo("smoke: compress, export, parity and run on a tiny random model", file=sys.stderr)
-        pipeline.run(recipe)
+        with progress() as show:
+            run_pipeline(recipe, show)
         report["smoke"] = "passed"
         lines.append("smoke: passed")
     if as_json:

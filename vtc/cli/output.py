@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -46,9 +45,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
         click.echo("  ".join(cells).rstrip())
 
 
-def _print_rich(
-    headings: Sequence[str], right: Sequence[bool], rows: Sequence[Sequence[str]], title: str
-) -> None:
+def _print_rich(headings: Sequence[str], right: Sequence[bool], rows: Sequence[Sequence[str]], title: str) -> None:
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -70,33 +67,3 @@ def with_unit(value: float, unit: str = "") -> str:
         value /= 1000
     digits = f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
     return f"{digits} {prefix}{unit}".rstrip()
-
-
-@contextmanager
-def progress(first: str) -> Iterator[Callable[[str], None]]:
-    """Tell on stderr what is being done: a spinner on a terminal, a line a step elsewhere.
-
-    Parameters
-    ----------
-    first
-        The first step, in a few words.
-
-    Yields
-    ------
-    callable
-        To be called with each further step.
-    """
-    if not sys.stderr.isatty():
-
-        def tell(step: str) -> None:
-            click.echo(step, err=True)
-
-        tell(first)
-        yield tell
-        return
-
-    from rich.console import Console
-    from rich.markup import escape
-
-    with Console(stderr=True).status(escape(first)) as status:
-        yield lambda step: status.update(escape(step))

@@ -24,9 +24,7 @@ import click
     help="The prompt is whole: chat template applied, one image placeholder for each image.",
 )
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True)
-@click.option(
-    "--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy."
-)
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
 @click.option(
     "--top-p",
     type=click.FloatRange(min=0, max=1, min_open=True),

@@ -40,9 +40,7 @@ def _baselines(_context: click.Context, _option: click.Parameter, value: str) ->
     type=click.IntRange(min=1),
     help="Number of questions.  [default: 300 of 'reference', all of a DIR]",
 )
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws questions and resamples."
-)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws questions and resamples.")
 @click.option(
     "--baselines",
     default="all",
@@ -59,12 +57,8 @@ def _baselines(_context: click.Context, _option: click.Parameter, value: str) ->
 )
 @click.option("--min-top1", type=click.FloatRange(0, 1), help="Gate: top-1 agreement of next tokens.")
 @click.option("--max-kld", type=click.FloatRange(0), help="Gate: mean KL divergence of next tokens, in nats.")
-@click.option(
-    "--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Questions at a time."
-)
-@click.option(
-    "--max-new-tokens", type=click.IntRange(min=1), default=32, show_default=True, help="Longest answer."
-)
+@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Questions at a time.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=32, show_default=True, help="Longest answer.")
 @click.option("--provider", help="ONNX Runtime provider for a bundle.")
 @click.option("--precision", help="Which graphs of a bundle: fp32 or fp16.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads for a bundle.")
@@ -99,6 +93,7 @@ def command(
     vtc validate out/bundle --against reference
     vtc validate out/bundle --against llava-1.5-7b-hf --data gqa --limit 2000 --min-retention 0.98
     """
+    from vtc.evaluate.contestants import Session, open_field
     from vtc.evaluate.datasets import load_dataset
     from vtc.evaluate.report import print_tables, to_json, validate_tables, write_json
     from vtc.evaluate.validate import Effort, Limits, validate
@@ -106,11 +101,12 @@ def command(
 
     dataset = load_dataset(data, limit, seed)
     with progress() as show:
-        original, compressed, rivals = _open(target, against, baselines, seed, provider, precision, threads)
+        session = Session(provider, precision, threads)
+        field = open_field(None if target == "none" else target, against, baselines, seed, session)
         report = validate(
-            original,
-            compressed,
-            rivals,
+            field.original,
+            field.compressed,
+            field.baselines,
             dataset,
             limits=Limits(min_retention, min_top1, max_kld),
             seed=seed,
@@ -124,48 +120,6 @@ def command(
     else:
         print_tables(validate_tables(report))
     _leave(report["gate"])
-
-
-def _open(
-    target: str,
-    against: str | None,
-    baselines: tuple[str, ...],
-    seed: int,
-    provider: str | None,
-    precision: str | None,
-    threads: int | None,
-) -> tuple[Any, Any, list[Any]]:
-    """The original, what is judged (None: nothing but the original), and the baselines."""
-    from vtc.errors import InputError
-    from vtc.evaluate import contestants
-
-    if against is None:
-        raise InputError(
-            "say what to compare with: --against MODEL ('reference', or the checkpoint's directory)"
-        )
-    base_manifest = contestants.manifest_of(Path(against))
-    if base_manifest is not None and base_manifest["kind"] == "compressed":
-        raise InputError(
-            f"{against}: is a compressed model, not an original; give the checkpoint it was made from"
-        )
-    if base_manifest is not None:
-        original = contestants.open_bundle(Path(against), provider, precision, threads)
-    else:
-        original = contestants.open_checkpoint(against)
-    compressed = None
-    if target != "none":
-        manifest = contestants.manifest_of(Path(target))
-        if manifest is not None and manifest["kind"] == "compressed":
-            compressed = contestants.open_compressed(Path(target))
-        else:
-            compressed = contestants.open_bundle(Path(target), provider, precision, threads)
-        contestants.check_same_origin(original, compressed)
-    if original.adapter is None:
-        # Baselines prune the checkpoint itself, which an exported original no longer is.
-        return original.contestant, compressed.contestant if compressed else None, []
-    keep = contestants.baseline_keep(compressed.plan) if compressed and compressed.plan else None
-    rivals = contestants.open_baselines(original.adapter, baselines, keep, seed)
-    return original.contestant, compressed.contestant if compressed else None, rivals
 
 
 def _leave(gate: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ class VLMAdapter(ABC):
 
     family: ClassVar[str]
 
-    def __init__(self, path: Path, facts: ModelFacts, model: PreTrainedModel, processor: Any) -> None:
+    def __init__(self, path: Path, facts: ModelFacts, model: Any, processor: Any) -> None:
         self.path = path
         self.facts = facts
         self.model = model.eval().requires_grad_(False)
@@ -73,7 +73,8 @@ class VLMAdapter(ABC):
         facts = cls.read_facts(path)
         try:
             model = cls.load_model(path)
-            processor = AutoProcessor.from_pretrained(path, local_files_only=True)
+            load_processor: Any = AutoProcessor.from_pretrained
+            processor = load_processor(path, local_files_only=True)
         except Exception as error:  # transformers, safetensors and tokenizers each raise kinds of their own
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelError(f"{path}: checkpoint cannot be loaded ({reason}); fetch it again") from error
@@ -160,7 +161,7 @@ class VLMAdapter(ABC):
     @property
     def image_token_id(self) -> int:
         """Token id of the image placeholder."""
-        return int(cast(Any, self.model.config).image_token_id)
+        return int(self.model.config.image_token_id)
 
     @property
     def image_token(self) -> str:

@@ -81,7 +81,8 @@ class LlavaAdapter(VLMAdapter):
     @classmethod
     def load_model(cls, path: Path) -> LlavaForConditionalGeneration:
         """The model with its weights, float32, from safetensors only."""
-        model, report = LlavaForConditionalGeneration.from_pretrained(
+        load: Any = LlavaForConditionalGeneration.from_pretrained
+        model, report = load(
             path, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
         if report["missing_keys"]:
@@ -92,7 +93,7 @@ class LlavaAdapter(VLMAdapter):
 
     @property
     def _llava(self) -> Any:
-        return cast(Any, self.model).model
+        return self.model.model
 
     @property
     def _tower(self) -> Any:
@@ -147,4 +148,4 @@ class LlavaAdapter(VLMAdapter):
 
     @property
     def head(self) -> nn.Module:
-        return cast(nn.Module, cast(Any, self.model).lm_head)
+        return cast(nn.Module, self.model.lm_head)

@@ -70,7 +70,7 @@ def write_tiny_llava(
                 max_position_embeddings=1024,
                 pad_token_id=None,
             ),
-            image_token_id=config.get("image_token_index", config.get("image_token_id")),
+            image_token_index=config["image_token_index"],
             vision_feature_layer=feature_layer,
             image_seq_length=grid * grid,
         )

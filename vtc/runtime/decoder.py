@@ -103,20 +103,15 @@ class Decoder:
     threads : int or None
     """
 
-    def __init__(
-        self, manifest: Manifest, precision: str, provider: Provider, threads: int | None = None
-    ) -> None:
+    def __init__(self, manifest: Manifest, precision: str, provider: Provider, threads: int | None = None) -> None:
         self.facts = manifest.generation
         self.span = self.facts.position_span if self.facts.positions == "original" else None
         self.sees = [segment.sees for segment in manifest.segments]
         self.segments = [
-            Segment(manifest.graph(segment.graph, precision), provider, threads)
-            for segment in manifest.segments
+            Segment(manifest.graph(segment.graph, precision), provider, threads) for segment in manifest.segments
         ]
         self.selectors = [
-            Graph(manifest.graph(segment.selector.graph, precision), provider, threads)
-            if segment.selector
-            else None
+            Graph(manifest.graph(segment.selector.graph, precision), provider, threads) if segment.selector else None
             for segment in manifest.segments
         ]
 
@@ -182,9 +177,7 @@ class Decoder:
         last = len(self.segments) - 1
         for number, segment in enumerate(self.segments):
             mask = np.concatenate([cache.masks[number], one], axis=1)
-            hidden, cache.past[number] = segment.run(
-                hidden, mask, places, cache.past[number], host=number == last
-            )
+            hidden, cache.past[number] = segment.run(hidden, mask, places, cache.past[number], host=number == last)
             cache.masks[number] = mask
         cache.following = cache.following + 1
         return _logits(hidden)
@@ -197,9 +190,7 @@ class Decoder:
 
     def _no_past(self, segment: Segment, rows: int) -> list[Tensor]:
         return [
-            segment.graph.empty(
-                rows, self.facts.kv_heads, 0, self.facts.head_dim, dtype=segment.graph.inputs[name]
-            )
+            segment.graph.empty(rows, self.facts.kv_heads, 0, self.facts.head_dim, dtype=segment.graph.inputs[name])
             for name in segment.past
         ]
 

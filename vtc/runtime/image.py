@@ -6,6 +6,7 @@ Based on `transformers`' CLIPImageProcessor (PIL backend): resize, centre crop, 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ MAX_RESIZED_PIXELS = MAX_PIXELS
 """Largest image that a resize may make; beyond it (aspect ratios of many hundreds) only what the crop keeps
 is computed."""
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is opened. Pillow knows more, some of which run outside programs."""
 
 
@@ -49,12 +50,16 @@ def open_image(path: str | Path) -> Image.Image:
         found out before its pixels are decoded.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with warnings.catch_warnings():
+            # Pillow warns of large images; ours is an error at a lower limit.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(path, formats=FORMATS)
+        with opened as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise InputError(_too_large(path, f"{width}x{height} pixels"))
-            # A stereo or burst photo (MPO) opens as its main picture; every other kind of second frame is an
-            # animation or a document.
+                raise InputError(_too_large(path, f"{width}x{height} pixels,"))
+            # A stereo or burst photo (MPO, found by the JPEG reader) opens as its main picture; any other kind of
+            # second frame is an animation or a document.
             if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
                 raise InputError(f"{path}: has several frames or pages; give a still image")
             image.load()
@@ -66,7 +71,7 @@ def open_image(path: str | Path) -> Image.Image:
     except IsADirectoryError:
         raise InputError(f"{path}: is a directory, not an image file") from None
     except Image.DecompressionBombError:
-        raise InputError(_too_large(path, f"more than {MAX_PIXELS} pixels")) from None
+        raise InputError(_too_large(path, "far")) from None
     except UnidentifiedImageError:
         raise InputError(f"{path}: is not an image of a known format ({', '.join(FORMATS)})") from None
     except Exception as error:  # decoders of damaged files raise whatever they stumble over
@@ -75,7 +80,7 @@ def open_image(path: str | Path) -> Image.Image:
 
 def _too_large(path: str | Path, size: str) -> str:
     limit = MAX_PIXELS // 2**20
-    return f"{path}: {size}, more than the {limit} megapixels that are accepted; shrink the image first"
+    return f"{path}: {size} more than the {limit} megapixels that are accepted; shrink the image first"
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -152,9 +157,7 @@ class ImageProcessor:
             image = image.resize((width, height), self.resample)
         return self._look_up(_centre_crop(np.asarray(image), self.crop) if self.crop else np.asarray(image))
 
-    def _resized_centre(
-        self, image: Image.Image, height: int, width: int, crop: tuple[int, int]
-    ) -> NDArray[np.uint8]:
+    def _resized_centre(self, image: Image.Image, height: int, width: int, crop: tuple[int, int]) -> NDArray[np.uint8]:
         """The centre (h, w) of the image resized to (height, width), without computing the rest."""
         rows, columns = min(crop[0], height), min(crop[1], width)
         top, left = (height - rows) // 2, (width - columns) // 2

@@ -99,17 +99,13 @@ def choose_provider(wanted: str | None = None) -> Provider:
     available = import_onnxruntime().get_available_providers()
     if wanted is None:
         cuda = "CUDAExecutionProvider"
-        return Provider(
-            cuda if cuda in available and cuda_devices() and starts(cuda) else "CPUExecutionProvider"
-        )
+        return Provider(cuda if cuda in available and cuda_devices() and starts(cuda) else "CPUExecutionProvider")
     name = SHORT_NAMES.get(wanted.lower(), wanted)
     if name not in available:
         names = ", ".join(short for short, full in SHORT_NAMES.items() if full in available)
         raise InputError(f"provider '{wanted}' is not in the installed onnxruntime; available: {names}")
     if name in ON_GPU and not cuda_devices():
-        raise InputError(
-            f"provider '{wanted}' needs an NVIDIA GPU and its driver, and finds none; try --provider cpu"
-        )
+        raise InputError(f"provider '{wanted}' needs an NVIDIA GPU and its driver, and finds none; try --provider cpu")
     if not starts(name):
         raise InputError(
             f"provider '{wanted}' does not start here: its libraries are missing, "

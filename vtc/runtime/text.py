@@ -38,9 +38,7 @@ class Text:
         except BundleError:
             raise
         except Exception as error:  # tokenizers raises bare Exceptions
-            raise BundleError(
-                f"{manifest.root}: tokenizer.json cannot be loaded ({error}); export it again"
-            ) from error
+            raise BundleError(f"{manifest.root}: tokenizer.json cannot be loaded ({error}); export it again") from error
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         config = manifest.json("tokenizer_config.json")

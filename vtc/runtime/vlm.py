@@ -293,9 +293,7 @@ class VLM:
             # Pruned tokens leave gaps in the positions, and the decoder knows no position beyond its context.
             length = len(row) + pruned * count
             if length > facts.context:
-                raise InputError(
-                    f"prompt of {length} tokens is longer than the model's context of {facts.context}"
-                )
+                raise InputError(f"prompt of {length} tokens is longer than the model's context of {facts.context}")
         flat = [picture for group in images for picture in group]
         pixels = self.image_processor(flat) if flat else None
         if pixels is not None and pixels.shape[2:] != image.size:
@@ -305,9 +303,7 @@ class VLM:
             )
         return _since(begin), pixels, *self.text.batch(rows)
 
-    def _prefill(
-        self, pixels: Array | None, input_ids: IntArray, mask: IntArray
-    ) -> tuple[float, Logits, Cache]:
+    def _prefill(self, pixels: Array | None, input_ids: IntArray, mask: IntArray) -> tuple[float, Logits, Cache]:
         """Milliseconds of the vision graph, logits (B, V), and the cache."""
         if pixels is None:
             embeds = self.embedding.run({"input_ids": input_ids})[0]

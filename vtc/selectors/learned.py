@@ -71,7 +71,7 @@ class Learned(Selector):
 
     def score(self, tokens: VisualTokens) -> Tensor:
         """Log-odds of keeping each token, (B, N): ranks as the probability does, and does not saturate."""
-        logits = self.mlp(tokens.features).float()
+        logits: Tensor = self.mlp(tokens.features).float()
         return logits[..., 1] - logits[..., 0]
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:

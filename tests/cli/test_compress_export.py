@@ -1,0 +1,134 @@
+"""`vtc compress` and `vtc export` as a user meets them: done, refused, killed half-way."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from vtc.artifact import staging_dir
+from vtc.cli import main
+
+RECIPE = "version: 1\nname: small\nstages:\n- kind: prune\n  keep: 5\n  selector: uniform\n"
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def refused(result: Result, words: str) -> None:
+    """One clear line on stderr, exit code 2."""
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture
+def compressed(checkpoint: Path, recipe_file: Path, tmp_path: Path) -> Path:
+    result = invoke("compress", checkpoint, "--recipe", recipe_file, "-o", tmp_path / "compressed")
+    assert result.exit_code == 0, result.output
+    return tmp_path / "compressed"
+
+
+def test_compress_then_export(compressed: Path, tmp_path: Path) -> None:
+    assert {path.name for path in compressed.iterdir()} == {"manifest.json", "recipe.yaml", "state.safetensors"}
+    result = invoke("export", compressed, "-o", tmp_path / "bundle", "--samples", "2")
+    assert result.exit_code == 0, result.output
+    assert "greedy answers equal 100%" in result.stdout
+    assert not staging_dir(tmp_path / "bundle").exists()
+
+
+def test_set_overrides_the_recipe(checkpoint: Path, recipe_file: Path, tmp_path: Path) -> None:
+    result = invoke(
+        "compress", checkpoint, "--recipe", recipe_file, "--set", "stages.0.keep=3", "-o", tmp_path / "c"
+    )
+    assert "16 -> 3 visual tokens" in result.stdout
+
+
+def test_keep_beyond_the_models_tokens(checkpoint: Path, recipe_file: Path, tmp_path: Path) -> None:
+    result = invoke(
+        "compress", checkpoint, "--recipe", recipe_file, "--set", "stages.0.keep=17", "-o", tmp_path / "c"
+    )
+    assert result.exit_code == 2
+    assert "17" in result.stderr
+    assert not (tmp_path / "c").exists()
+    assert not staging_dir(tmp_path / "c").exists()
+
+
+def test_missing_model(recipe_file: Path, tmp_path: Path) -> None:
+    refused(invoke("compress", tmp_path / "no", "--recipe", recipe_file, "-o", tmp_path / "c"), "no such checkpoint")
+
+
+def test_calibration_without_data(checkpoint: Path, tmp_path: Path) -> None:
+    refused(invoke("compress", checkpoint, "--recipe", "visual-exit", "-o", tmp_path / "c"), "give --data")
+
+
+def test_export_of_something_else(tmp_path: Path) -> None:
+    refused(invoke("export", tmp_path, "-o", tmp_path / "b"), "not a compressed")
+
+
+def test_export_of_a_changed_directory(compressed: Path, tmp_path: Path) -> None:
+    (compressed / "state.safetensors").write_bytes(b"?")
+    refused(invoke("export", compressed, "-o", tmp_path / "b"), "has changed")
+
+
+def test_users_files_are_never_overwritten(compressed: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("precious")
+    refused(invoke("export", compressed, "-o", mine), "not a bundle")
+    assert (mine / "thesis.tex").read_text() == "precious"
+
+
+def spawn(*arguments: str | Path, limit: int | None = None) -> subprocess.Popen[str]:
+    def restrict() -> None:
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    return subprocess.Popen(
+        [sys.executable, "-m", "vtc.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=restrict,
+    )
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_killed_export_leaves_no_bundle_and_goes_on(compressed: Path, tmp_path: Path, how: signal.Signals) -> None:
+    out = tmp_path / "bundle"
+    process = spawn("export", compressed, "-o", out, "--samples", "2")
+    first = staging_dir(out) / "onnx/vision_encoder.onnx"
+    deadline = time.monotonic() + 300
+    while not first.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, how)
+    _, errors = process.communicate()
+    assert process.returncode == (-9 if how == signal.SIGKILL else 130), errors
+    assert not out.exists()
+    result = invoke("export", compressed, "-o", out, "--samples", "2")
+    assert result.exit_code == 0, result.output
+    assert not staging_dir(out).exists()
+
+
+def test_full_disk_leaves_no_bundle(compressed: Path, tmp_path: Path) -> None:
+    process = spawn("export", compressed, "-o", tmp_path / "bundle", "--samples", "2", limit=20_000)
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert "cannot be written" in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "bundle").exists()

@@ -1,0 +1,47 @@
+"""Answers are compared as VQA evaluation compares them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vtc.evaluate.metrics import answer_score, normalise
+
+
+@pytest.mark.parametrize(
+    ("given_answer", "normal"),
+    [
+        ("  Yes. ", "yes"),
+        ("The red ball!", "red ball"),
+        ("a cat", "cat"),
+        ("two", "2"),
+        ("none", "0"),
+        ("3.5", "3.5"),
+        ("3.", "3"),
+        ("1,000", "1000"),
+        ("red, blue", "red blue"),
+        ("left/right", "left right"),
+        ("don't", "dont"),
+        ("top\tleft\n", "top left"),
+        ("", ""),
+        ("-", ""),
+    ],
+)
+def test_normal_form(given_answer: str, normal: str) -> None:
+    assert normalise(given_answer) == normal
+
+
+@given(st.text())
+def test_case_and_surrounding_space_do_not_matter(text: str) -> None:
+    assert normalise(f" {text}\n") == normalise(text)
+
+
+def test_any_synonym_is_right() -> None:
+    assert answer_score("A sofa", ["couch", "sofa"]) == 1.0
+    assert answer_score("chair", ["couch", "sofa"]) == 0.0
+
+
+@pytest.mark.parametrize(("matches", "score"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
+def test_ten_annotators_give_the_vqa_consensus(matches: int, score: float) -> None:
+    """The values that the VQA authors' code gives for 0 to 10 matches among ten."""
+    people = ["red"] * matches + [f"other {n}" for n in range(10 - matches)]
+    assert answer_score("red", people) == pytest.approx(score)

@@ -1,0 +1,54 @@
+"""Every shipped recipe on the reference VLM: the bundle answers as PyTorch does, on questions of the test split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from exporters.onnx import Request, export
+from vtc.calibrate import Calibrator, Measurements, samples_from
+from vtc.checkpoint import Origin
+from vtc.compressed import compress
+from vtc.evaluate.datasets import Item, load_dataset
+from vtc.models import load_adapter, model_digest
+from vtc.models.base import VLMAdapter
+from vtc.recipe import builtin_recipes, load_recipe
+from vtc.reference import reference_dir
+from vtc.runtime.vlm import VLM
+
+QUESTIONS = 64
+
+
+@pytest.fixture(scope="module")
+def reference() -> VLMAdapter:
+    return load_adapter(reference_dir())
+
+
+@pytest.fixture(scope="module")
+def items() -> tuple[Item, ...]:
+    return load_dataset("reference", QUESTIONS, seed=1).items
+
+
+@pytest.mark.parametrize("name", sorted(builtin_recipes()))
+def test_bundle_answers_as_pytorch_does(
+    reference: VLMAdapter, items: tuple[Item, ...], tmp_path: Path, name: str
+) -> None:
+    digest = model_digest(reference.path)
+    samples = samples_from(reference, "reference", 16, seed=0)
+    recipe = Calibrator(reference, samples, Measurements(), digest).resolve(load_recipe(name))
+    model = compress(reference, recipe, model_digest=digest)
+    export(Request(model, recipe, Origin("reference", digest), samples[:2]), tmp_path / "bundle")
+    bundle = VLM.load(tmp_path / "bundle")
+
+    images = [[item.load()] for item in items]
+    prompts = [reference.chat(item.question) for item in items]
+    assert prompts == [bundle.chat(item.question) for item in items]
+    expected = [answer.token_ids for answer in model.generate(images, prompts, 16)]
+    assert [answer.token_ids for answer in bundle.generate(images, prompts, 16)] == expected
+    forced = [[*ids, reference.eos_token_ids[0]] for ids in expected]
+    for ours, theirs in zip(
+        bundle.score(images, prompts, forced), model.score(images, prompts, forced), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)

@@ -1,0 +1,298 @@
+"""Opens what the command line names as models that can be compared: checkpoints, bundles, baselines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vtc.artifact import MANIFEST
+from vtc.errors import InputError
+from vtc.evaluate.evidence import Locator
+from vtc.evaluate.predictor import Generated, Logits, Predictor
+from vtc.evaluate.validate import Contestant
+
+if TYPE_CHECKING:
+    from vtc.compressed import CompressedModel
+    from vtc.models.base import VLMAdapter
+
+Baseline = Literal["random", "uniform", "downsample", "blind"]
+BASELINES: tuple[Baseline, ...] = ("random", "uniform", "downsample", "blind")
+"""Ways to spend the same budget without looking, and a model that sees no image."""
+
+RANDOM_DRAWS = 16
+"""Choices of places that the random baseline takes turns with; one alone may be lucky or not."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model and what is known about it.
+
+    Attributes
+    ----------
+    contestant : Contestant
+    model_sha256 : str
+        Digest of the checkpoint it is, or was made from.
+    plan : dict or None
+        Its token plan as JSON; None for a checkpoint.
+    adapter : VLMAdapter or None
+        The checkpoint in PyTorch, where it is loaded: what baselines are built on.
+    """
+
+    contestant: Contestant
+    model_sha256: str
+    plan: Mapping[str, Any] | None = None
+    adapter: VLMAdapter | None = None
+
+
+@dataclass(frozen=True)
+class Session:
+    """How a bundle is run; None leaves it to the runtime."""
+
+    provider: str | None = None
+    precision: str | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Field:
+    """All that take part in one comparison.
+
+    Attributes
+    ----------
+    original : Contestant
+    compressed : Contestant or None
+        None measures the original alone.
+    baselines : list of Contestant
+    """
+
+    original: Contestant
+    compressed: Contestant | None
+    baselines: list[Contestant]
+
+
+def manifest_of(path: Path) -> dict[str, Any] | None:
+    """The manifest of a compressed model or a bundle, unverified; None if the path is neither."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return manifest if isinstance(manifest, dict) and manifest.get("kind") in ("bundle", "compressed") else None
+
+
+def open_field(target: str | None, against: str | None, baselines: Sequence[str], seed: int, session: Session) -> Field:
+    """Open the models that ``vtc validate`` compares.
+
+    Parameters
+    ----------
+    target : str or None
+        A bundle or a compressed model; None for the original alone.
+    against : str or None
+        ``reference``, a checkpoint, or an uncompressed bundle. None: the checkpoint that the target was made
+        from, where it still is.
+    baselines : sequence of str
+        Of :data:`BASELINES`. There are none against a bundle: they are made from the checkpoint.
+    seed : int
+        Of the random baseline.
+    session : Session
+
+    Raises
+    ------
+    InputError
+        If something is missing, of the wrong kind, or made from another checkpoint.
+    """
+    manifest = manifest_of(Path(target)) if target else None
+    if against is None:
+        if manifest is None:
+            raise InputError("say what to compare with: --against MODEL ('reference', or a checkpoint's directory)")
+        against = str(manifest.get("model", {}).get("name"))
+    if target is None:
+        original = _open_original(against, session)
+        return Field(original.contestant, None, _baselines_of(original, None, baselines, seed))
+    original_manifest = manifest_of(Path(against))
+    if manifest is not None and manifest["kind"] == "compressed":
+        # One copy of the weights serves both.
+        compressed = open_compressed(Path(target), None if original_manifest else against)
+        original = _open_original(against, session) if original_manifest else _uncompressed(compressed)
+    else:
+        compressed = open_bundle(Path(target), session)
+        original = _open_original(against, session)
+    check_same_origin(original, compressed)
+    return Field(
+        original.contestant,
+        compressed.contestant,
+        _baselines_of(original, baseline_keep(compressed.plan or {}), baselines, seed),
+    )
+
+
+def _baselines_of(original: Opened, keep: int | None, names: Sequence[str], seed: int) -> list[Contestant]:
+    return [] if original.adapter is None else open_baselines(original.adapter, names, keep, seed)
+
+
+def _open_original(name: str, session: Session) -> Opened:
+    manifest = manifest_of(Path(name))
+    if manifest is None:
+        return open_checkpoint(name)
+    if manifest["kind"] == "compressed" or manifest["plan"]["stages"]:
+        raise InputError(f"{name}: is compressed, so it is no original; give the checkpoint it was made from")
+    return open_bundle(Path(name), session)
+
+
+def open_checkpoint(name: str) -> Opened:
+    """The original, run through the same code as a compressed model, with nothing taken away."""
+    from vtc.models import load_adapter, model_digest, resolve_model
+
+    path = resolve_model(name)
+    return original_of(load_adapter(path), model_digest(path))
+
+
+def original_of(adapter: VLMAdapter, model_sha256: str) -> Opened:
+    """A loaded checkpoint with nothing taken away."""
+    from vtc.compressed import compress
+    from vtc.recipe import Recipe
+
+    original = compress(adapter, Recipe(version=1, name="none", stages=()))
+    return Opened(Contestant("original", original, adapter.chat), model_sha256, adapter=adapter)
+
+
+def _uncompressed(compressed: Opened) -> Opened:
+    if compressed.adapter is None:
+        raise InputError(f"{compressed.contestant.name}: holds no checkpoint to compare with")
+    return original_of(compressed.adapter, compressed.model_sha256)
+
+
+def open_bundle(path: Path, session: Session = Session()) -> Opened:
+    """An exported bundle, run by the torch-free runtime."""
+    from vtc.runtime.vlm import VLM
+
+    vlm = VLM.load(path, provider=session.provider, precision=session.precision, threads=session.threads)
+    image = vlm.manifest.image
+
+    def keep_indices(images: list[Image.Image]) -> NDArray[np.int64]:
+        return vlm.encode(vlm.image_processor(images))[1]
+
+    locator = _locator(keep_indices, vlm.manifest.plan, image.grid, image.size)
+    contestant = Contestant(path.resolve().name, vlm, vlm.chat, locator)
+    return Opened(contestant, str(vlm.manifest.model["sha256"]), vlm.manifest.plan)
+
+
+def open_compressed(path: Path, base: str | None = None) -> Opened:
+    """A compressed model, run in PyTorch; `base` says where its checkpoint is now, if it has moved."""
+    from vtc.checkpoint import load_compressed
+
+    model, _, origin = load_compressed(path, base)
+    return compressed_contestant(path.resolve().name, model, origin.digest)
+
+
+def compressed_contestant(name: str, model: CompressedModel, model_sha256: str) -> Opened:
+    """A compressed model that is in memory already."""
+    import torch
+
+    adapter = model.adapter
+
+    @torch.inference_mode()
+    def keep_indices(images: list[Image.Image]) -> NDArray[np.int64]:
+        return np.asarray(model.vision(adapter.preprocess(images))[1].numpy())
+
+    plan = model.plan.to_dict()
+    locator = _locator(keep_indices, plan, adapter.facts.grid, adapter.facts.image_size)
+    return Opened(Contestant(name, model, adapter.chat, locator), model_sha256, plan, adapter)
+
+
+def _locator(
+    keep_indices: Callable[[list[Image.Image]], NDArray[np.int64]],
+    plan: Mapping[str, Any],
+    grid: tuple[int, int],
+    size: tuple[int, int],
+) -> Locator | None:
+    # Behind a frequency filter a token is no longer a place in the image.
+    filtered = any(stage["kind"] == "frequency_filter" for stage in plan["stages"])
+    return None if filtered or plan["keep"] == plan["visual_tokens_in"] else Locator(keep_indices, grid, size)
+
+
+def baseline_keep(plan: Mapping[str, Any]) -> int | None:
+    """Visual tokens that a baseline may spend: as many as the plan has on average over the decoder's layers.
+
+    For stages in front of the decoder that is the number that enters it. None where nothing is saved, so that
+    there is nothing to compare with.
+
+    Parameters
+    ----------
+    plan : mapping
+        A token plan as JSON.
+    """
+    keep = max(1, round(plan["layer_average"]))
+    return keep if keep < plan["visual_tokens_in"] else None
+
+
+def open_baselines(adapter: VLMAdapter, names: Sequence[str], keep: int | None, seed: int) -> list[Contestant]:
+    """The baselines at a budget; those that need one are left out where there is none."""
+    from vtc.compressed import baseline
+
+    def predictor(name: Baseline, seed: int = 0) -> Predictor:
+        return baseline(adapter, name, keep or adapter.facts.visual_tokens, seed)
+
+    found = []
+    for name in BASELINES:
+        if name not in names or (keep is None and name != "blind"):
+            continue
+        draws = RANDOM_DRAWS if name == "random" else 1
+        turns = TakingTurns([predictor(name, seed + draw) for draw in range(draws)])
+        found.append(Contestant(name, turns, adapter.chat))
+    return found
+
+
+class TakingTurns:
+    """Several predictors behind one another, a batch each: an average over draws at the cost of one.
+
+    Parameters
+    ----------
+    predictors : sequence of Predictor
+    """
+
+    def __init__(self, predictors: Sequence[Predictor]) -> None:
+        self._predictors = predictors
+        self._turn = -1
+
+    @property
+    def visual_tokens(self) -> int:
+        """Visual tokens of one image that enter the decoder."""
+        return self._predictors[0].visual_tokens
+
+    def _next(self) -> Predictor:
+        self._turn = (self._turn + 1) % len(self._predictors)
+        return self._predictors[self._turn]
+
+    def generate(
+        self, images: list[list[Image.Image]], prompts: list[str], max_new_tokens: int = 32
+    ) -> Sequence[Generated]:
+        """Answer a batch with the predictor whose turn it is."""
+        return self._next().generate(images, prompts, max_new_tokens)
+
+    def score(
+        self, images: list[list[Image.Image]], prompts: list[str], continuations: list[list[int]]
+    ) -> Sequence[Logits]:
+        """Score a batch with the predictor whose turn it is."""
+        return self._next().score(images, prompts, continuations)
+
+
+def check_same_origin(original: Opened, compressed: Opened) -> None:
+    """Make sure that a model is compared with the checkpoint it was made from.
+
+    Raises
+    ------
+    InputError
+        If it was made from another one.
+    """
+    if original.model_sha256 != compressed.model_sha256:
+        raise InputError(
+            f"{compressed.contestant.name} was made from another checkpoint "
+            f"(sha256 {compressed.model_sha256[:12]}, --against has {original.model_sha256[:12]}); "
+            "give the checkpoint it was made from"
+        )

@@ -1,0 +1,253 @@
+"""Questions about images with accepted answers: a directory with ``data.jsonl``, or the reference scenes.
+
+Each line of ``data.jsonl`` is an object with ``id``, ``image`` (path relative to the file), ``question``,
+``answers`` (list), ``category``, and optionally ``evidence`` (pixel boxes [x0, y0, x1, y1]) and ``chance``
+(accuracy of a guess).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from vtc.errors import InputError
+
+Split = Literal["train", "test"]
+
+FILE_NAME = "data.jsonl"
+REFERENCE = "reference"
+REFERENCE_LIMIT = 300
+"""Reference questions asked by default: each about an image of its own, a minute or two on two cores."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question about one image.
+
+    Attributes
+    ----------
+    id : str
+    image : Path or PIL image
+        Files are opened when needed, drawn scenes are kept.
+    image_id : str
+        Items with the same one share an image and are not independent.
+    question : str
+    answers : tuple of str
+    category : str
+    evidence : tuple of boxes
+        Pixel boxes (x0, y0, x1, y1) that hold what the answer follows from; empty where unknown.
+    chance : float or None
+        Accuracy of the best guess without the image, where known.
+    """
+
+    id: str
+    image: Path | Image.Image
+    image_id: str
+    question: str
+    answers: tuple[str, ...]
+    category: str
+    evidence: tuple[tuple[float, float, float, float], ...] = ()
+    chance: float | None = None
+
+    def load(self) -> Image.Image:
+        """The image, RGB."""
+        if isinstance(self.image, Path):
+            from vtc.runtime.image import open_image
+
+            return open_image(self.image)
+        return self.image
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Items, and where they come from.
+
+    Attributes
+    ----------
+    name : str
+        A directory or ``reference``.
+    items : tuple of Item
+    sha256 : str
+        Digest of all questions and answers asked, so that two reports can be told to be about the same data.
+    """
+
+    name: str
+    items: tuple[Item, ...]
+
+    @property
+    def images(self) -> int:
+        """Number of different images."""
+        return len({item.image_id for item in self.items})
+
+    @property
+    def categories(self) -> list[str]:
+        """Capabilities, in order of first appearance."""
+        return list(dict.fromkeys(item.category for item in self.items))
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the questions, their answers and images' names."""
+        rows = [[item.id, item.image_id, item.question, list(item.answers), item.category] for item in self.items]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def load_dataset(name: str | Path, limit: int | None, seed: int, split: Split = "test") -> Dataset:
+    """Load what ``--data`` names.
+
+    Parameters
+    ----------
+    name : str or Path
+        ``reference``, a directory with ``data.jsonl``, or such a file.
+    limit : int or None
+        Number of items. None: all of a directory, :data:`REFERENCE_LIMIT` of the endless reference scenes.
+    seed : int
+        Draws the reference scenes, or the subset of a directory.
+    split : {"test", "train"}
+        Whose handwriting the reference scenes show; ``train`` is for calibration. A directory has no splits.
+
+    Raises
+    ------
+    InputError
+        If there is no such data, or a line lacks something; the message names file and line.
+    """
+    if str(name) == REFERENCE:
+        count = REFERENCE_LIMIT if limit is None else limit
+        return Dataset(REFERENCE, tuple(itertools.islice(reference_items(seed, split), count)))
+    items = read_jsonl(_data_file(Path(name)))
+    return Dataset(str(name), tuple(subset(items, limit, seed)))
+
+
+def subset(items: list[Item], limit: int | None, seed: int) -> list[Item]:
+    """`limit` items drawn at random, in file order: files are often sorted, and the first ones mislead."""
+    if limit is None or limit >= len(items):
+        return items
+    chosen = np.random.default_rng(seed).choice(len(items), size=limit, replace=False)
+    return [items[index] for index in sorted(chosen.tolist())]
+
+
+def reference_items(seed: int, split: Split = "test") -> Iterator[Item]:
+    """Endless questions about scenes of the reference VLM, balanced over the capabilities.
+
+    One question a scene keeps items independent, so that a given number of answers tells as much as it can.
+    """
+    from vtc.reference.questions import CATEGORIES
+    from vtc.reference.scenes import scene
+
+    asked = dict.fromkeys(CATEGORIES, 0)
+    for index in itertools.count():
+        drawn = scene(split, seed, index)
+        category = min(
+            {question.category for question in drawn.questions}, key=lambda c: (asked[c], CATEGORIES.index(c))
+        )
+        options = [question for question in drawn.questions if question.category == category]
+        question = options[int(np.random.default_rng([seed, index]).integers(len(options)))]
+        asked[category] += 1
+        yield Item(
+            id=f"{split}-{seed}-{index:06d}",
+            image=Image.fromarray(drawn.image),
+            image_id=f"{split}-{seed}-{index:06d}",
+            question=question.text,
+            answers=(question.answer,),
+            category=category,
+            evidence=question.evidence,
+            chance=question.chance,
+        )
+
+
+def _data_file(path: Path) -> Path:
+    file = path / FILE_NAME if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"{file}: no such file; --data takes a directory with {FILE_NAME}, or 'reference'")
+    return file
+
+
+def read_jsonl(file: Path) -> list[Item]:
+    """Read a data file.
+
+    Raises
+    ------
+    InputError
+        At the first line that cannot be used; the message counts the others.
+    """
+    items: list[Item] = []
+    problems: list[str] = []
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read ({error})") from None
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                items.append(_item(line, file.parent))
+            except _LineError as error:
+                problems.append(f"{file}:{number}: {error}")
+    if problems:
+        more = f" (and {len(problems) - 1} more lines like it)" if len(problems) > 1 else ""
+        raise InputError(problems[0] + more)
+    if not items:
+        raise InputError(
+            f"{file}: holds no items; each line is a JSON object with id, image, question, answers, category"
+        )
+    return items
+
+
+class _LineError(Exception):
+    """What is wrong with one line."""
+
+
+def _field(record: dict[str, Any], name: str, kind: type | tuple[type, ...], wanted: str) -> Any:
+    if name not in record:
+        raise _LineError(f"missing field '{name}'")
+    value = record[name]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise _LineError(f"field '{name}' must be {wanted}")
+    return value
+
+
+def _item(line: str, directory: Path) -> Item:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise _LineError(f"not valid JSON ({error.msg})") from None
+    if not isinstance(record, dict):
+        raise _LineError("must be a JSON object")
+    name = _field(record, "image", str, "a path relative to the data file")
+    answers = _field(record, "answers", list, "a list of strings")
+    if not answers or not all(isinstance(answer, str) for answer in answers):
+        raise _LineError("field 'answers' must be a non-empty list of strings")
+    chance = record.get("chance")
+    if chance is not None and (isinstance(chance, bool) or not isinstance(chance, int | float) or not 0 <= chance <= 1):
+        raise _LineError("field 'chance' must be a number between 0 and 1")
+    image = directory / name
+    if not image.is_file():
+        raise _LineError(f"image '{name}' does not exist")
+    return Item(
+        id=str(_field(record, "id", (str, int), "a string")),
+        image=image,
+        image_id=name,
+        question=_field(record, "question", str, "a string"),
+        answers=tuple(answers),
+        category=_field(record, "category", str, "a string"),
+        evidence=_boxes(record.get("evidence")),
+        chance=None if chance is None else float(chance),
+    )
+
+
+def _boxes(value: Any) -> tuple[tuple[float, float, float, float], ...]:
+    if value is None:
+        return ()
+    boxes = []
+    for box in value if isinstance(value, list) else [value]:
+        numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(x, int | float) for x in box)
+        if not numbers:
+            raise _LineError("field 'evidence' must be a list of boxes [x0, y0, x1, y1]")
+        boxes.append((float(box[0]), float(box[1]), float(box[2]), float(box[3])))
+    return tuple(boxes)

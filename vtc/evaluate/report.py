@@ -1,0 +1,205 @@
+"""Reports for people (tables) and for programs (JSON files), both from the same dictionary."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from vtc.errors import InputError
+
+_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+
+
+def to_json(report: Mapping[str, Any]) -> str:
+    """A report as JSON text; a figure that is not a number is an error, not a NaN."""
+    return json.dumps(report, indent=2, allow_nan=False)
+
+
+def write_json(report: Mapping[str, Any], path: Path) -> None:
+    """Write a report so that the file is either whole or not there.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written.
+    """
+    try:
+        descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(to_json(report) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes private files; a report is meant to be read by others.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(partial, 0o666 & ~umask)
+        os.replace(partial, path)
+    except OSError as error:
+        Path(partial).unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def percent(value: float | None) -> str:
+    """A share as percent with one decimal; a dash where there is none."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _span(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f" [{percent(interval[0])}, {percent(interval[1])}]"
+
+
+def validate_tables(report: Mapping[str, Any]) -> list[RenderableType]:
+    """What ``vtc validate`` shows: accuracy by capability, the gate, fidelity, and what the words mean."""
+    name, result = next(iter(report["results"].items()))
+    alone = not report["fidelity"]
+    parts: list[RenderableType] = [_accuracy_table(report, name, result, alone)]
+    parts += _data_lines(report)
+    if not alone:
+        parts += _retention_lines(name, result)
+        parts += _evidence_lines(result["evidence"])
+        parts += _fidelity_lines(report["fidelity"])
+        parts += _gate_lines(report["gate"])
+    return parts
+
+
+def _accuracy_table(report: Mapping[str, Any], name: str, result: Mapping[str, Any], alone: bool) -> Table:
+    columns: list[tuple[str, Mapping[str, Any]]] = [("original", report["original"])]
+    if not alone:
+        columns.append((name, result))
+    columns += report["baselines"].items()
+    table = Table(title="accuracy, %", title_justify="left")
+    table.add_column("capability")
+    table.add_column("n", justify="right")
+    for title, _ in columns:
+        table.add_column(title, justify="right", style="bold" if title == name else None, overflow="fold")
+    for category, part in result["by_capability"].items():
+        cells = [_accuracy(entry["by_capability"][category]) for _, entry in columns]
+        table.add_row(category, str(part["n"]), *cells)
+    table.add_section()
+    table.add_row("all", str(result["n"]), *(_accuracy(entry) for _, entry in columns), style="bold")
+    retention = [
+        percent(entry.get("retention")) if entry is not report["original"] else "100.0" for _, entry in columns
+    ]
+    table.add_row("retention", "", *retention)
+    table.add_row("visual tokens", "", *(str(entry["visual_tokens"]) for _, entry in columns))
+    return table
+
+
+def _accuracy(entry: Mapping[str, Any] | float) -> str:
+    return percent(entry if isinstance(entry, float) else entry["accuracy"])
+
+
+def _data_lines(report: Mapping[str, Any]) -> list[str]:
+    data = report["data"]
+    chance = "" if data["chance"] is None else f"; guessing without the image scores {percent(data['chance'])} %"
+    return [f"{data['items']} questions about {data['images']} images of {data['name']}{chance}"]
+
+
+def _retention_lines(name: str, result: Mapping[str, Any]) -> list[str]:
+    return [
+        f"retention {percent(result['retention'])} %{_span(result['ci95'])}: accuracy of {escape(name)} / "
+        f"accuracy of the original, with its 95 % interval; "
+        f"{result['lost']} answers lost, {result['gained']} gained"
+    ]
+
+
+def _evidence_lines(evidence: Mapping[str, Any] | None) -> list[str]:
+    if evidence is None:
+        return []
+    return [
+        f"evidence: {percent(evidence['recall'])} % of the patches that the answers follow from are kept "
+        f"(a random choice: {percent(evidence['recall_of_random'])} %); in {evidence['lost_unseen']} of the "
+        f"{evidence['lost']} lost answers some of it was dropped whole"
+    ]
+
+
+def _fidelity_lines(fidelity: Mapping[str, Any]) -> list[str]:
+    return [
+        f"same answer {percent(fidelity['answer_agreement'])} %; on the original's answers, token by token: "
+        f"same top token {percent(fidelity['top1_agreement'])} %{_span(fidelity['top1_ci95'])}, "
+        f"KL divergence {fidelity['kld_mean']:.4g} nats on average, "
+        f"{fidelity['kld_p99']:.4g} at the 99th percentile"
+    ]
+
+
+def _gate_lines(gate: Mapping[str, Any]) -> list[str]:
+    lines = [f"gate: {_coloured(gate['status'])}"]
+    for check in gate["checks"]:
+        value = "-" if check["value"] is None else f"{check['value']:.4g}"
+        lines.append(f"  {_coloured(check['status'])}  {check['name']} {value}: {check['reason']}")
+    return lines
+
+
+def _coloured(status: str) -> str:
+    return f"[{_COLOURS[status]}]{status}[/]"
+
+
+def bench_tables(report: Mapping[str, Any]) -> list[RenderableType]:
+    """What ``vtc bench`` shows: one row a model, the speedup, and how it was measured."""
+    table = Table(title="median (90th percentile)", title_justify="left")
+    for title in (
+        "model",
+        "visual tokens",
+        "prefill sees",
+        "TTFT, ms",
+        "TPOT, ms",
+        "end to end, ms",
+        "peak memory, MB",
+        "GFLOPs",
+    ):
+        table.add_column(title, justify="left" if title == "model" else "right", overflow="fold")
+    for run in report["runs"]:
+        table.add_row(
+            run["name"],
+            str(run["visual_tokens"]),
+            " → ".join(f"{length:g}" for length in run["segment_lengths"]),
+            _timing(run["ttft_ms"]),
+            _timing(run["tpot_ms"]),
+            _timing(run["e2e_ms"]),
+            "-" if run["peak_memory_mb"] is None else f"{run['peak_memory_mb']:.0f}",
+            f"{run['flops'] / 1e9:.3g}",
+        )
+    parts: list[RenderableType] = [table]
+    if len(report["runs"]) > 1:
+        parts.append(_speedup_line(report["speedup"]))
+    parts += [f"{name}: {text}" for name, text in report["protocol"]["terms"].items()]
+    return parts
+
+
+def _timing(entry: Mapping[str, float | None]) -> str:
+    if entry["p50"] is None:
+        return "-"
+    return f"{entry['p50']:.2f} ({entry['p90']:.2f})"
+
+
+def _speedup_line(speedup: Mapping[str, Any]) -> str:
+    spans = speedup["ci95"]
+    parts = []
+    for name, label in (("ttft", "TTFT"), ("tpot", "TPOT"), ("e2e", "end to end")):
+        if speedup[name] is not None:
+            span = f" [{spans[name][0]:.2f}, {spans[name][1]:.2f}]" if spans[name] else ""
+            parts.append(f"{label} {speedup[name]:.2f}x{span}")
+    return "speedup: " + ", ".join(parts)
+
+
+def print_tables(parts: Sequence[RenderableType]) -> None:
+    """Print what `validate_tables` or `bench_tables` gave; in a pipe, lines are never wrapped."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    for part in parts:
+        console.print(part, highlight=False, soft_wrap=isinstance(part, str))

@@ -1,0 +1,16 @@
+"""The reference VLM: a small LLaVA-architecture model, its scenes and its training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def reference_dir() -> Path:
+    """Directory of the shipped checkpoint, in Hugging Face layout.
+
+    Returns
+    -------
+    Path
+        ``AutoModelForImageTextToText.from_pretrained`` and ``AutoProcessor.from_pretrained`` load it.
+    """
+    return Path(__file__).parent / "weights"
