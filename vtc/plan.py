@@ -121,8 +121,7 @@ class TokenPlan:
             StagePlan(**{key: _frozen(value) for key, value in stage.items()}) for stage in data["stages"]
         )
         frozen["segments"] = tuple(
-            SegmentPlan(**{key: _frozen(value) for key, value in segment.items()})
-            for segment in data["segments"]
+            SegmentPlan(**{key: _frozen(value) for key, value in segment.items()}) for segment in data["segments"]
         )
         return cls(**frozen)
 
@@ -167,9 +166,7 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
         recipe.
     """
     if text_tokens < 0 or bytes_per_value < 1:
-        raise InputError(
-            f"text_tokens ({text_tokens}) and bytes_per_value ({bytes_per_value}) cannot be negative"
-        )
+        raise InputError(f"text_tokens ({text_tokens}) and bytes_per_value ({bytes_per_value}) cannot be negative")
     faults = Faults(recipe.origin)
     check_combination(recipe, faults)
     encoder_layers, encoder_dropped = encoder_depth(recipe, facts, faults)
@@ -180,16 +177,12 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
 
     before_decoder = [stage.tokens_out for stage in stages if stage.kind in ("frequency_filter", "prune")]
     keep = before_decoder[-1] if before_decoder else facts.visual_tokens
-    prunes = [
-        (stage, entry) for stage, entry in zip(stages, recipe.stages, strict=True) if isinstance(entry, Prune)
-    ]
+    prunes = [(stage, entry) for stage, entry in zip(stages, recipe.stages, strict=True) if isinstance(entry, Prune)]
     positions: Positions = prunes[0][1].positions if prunes else "renumber"
     visual = tuple(keep if depth.sees_image(layer) else 0 for layer in depth.kept)
     lengths = [text_tokens + count for count in visual]
     parts = {
-        "encoder": flops.encoder_flops(
-            facts.encoder, facts.visual_tokens, len(encoder_layers), _cls_rows(stages)
-        ),
+        "encoder": flops.encoder_flops(facts.encoder, facts.visual_tokens, len(encoder_layers), _cls_rows(stages)),
         "projector": 2 * keep * facts.projector_params + _filter_flops(stages, facts.encoder.width),
         "decoder": flops.decoder_flops(facts.decoder, lengths),
         "head": flops.head_flops(facts.decoder),

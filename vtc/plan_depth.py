@@ -83,9 +83,7 @@ def encoder_depth(
         For each `drop_layers` stage of the encoder, by its number, its layers.
     """
     encoder = facts.encoder
-    drops = [
-        (n, s) for n, s in enumerate(recipe.stages) if isinstance(s, DropLayers) and s.component == "encoder"
-    ]
+    drops = [(n, s) for n, s in enumerate(recipe.stages) if isinstance(s, DropLayers) and s.component == "encoder"]
     owner: dict[int, int] = {}
     dropped: dict[int, tuple[int, ...]] = {}
     for number, stage in drops:
@@ -154,18 +152,14 @@ def decoder_depth(recipe: Recipe, facts: ModelFacts, faults: Faults) -> DecoderD
 
 
 def _decoder_depth(recipe: Recipe, total: int, exit_layer: int | None, faults: Faults) -> DecoderDepth:
-    drops = [
-        (n, s) for n, s in enumerate(recipe.stages) if isinstance(s, DropLayers) and s.component == "decoder"
-    ]
+    drops = [(n, s) for n, s in enumerate(recipe.stages) if isinstance(s, DropLayers) and s.component == "decoder"]
     owner: dict[int, int] = {}
     dropped: dict[int, tuple[int, ...]] = {}
     for number, stage in drops:
         if stage.layers == "auto":
             continue
         chosen = listed_layers(stage.layers, total, "decoder", number, "layers", faults)
-        gone = [
-            layer for layer in chosen if stage.visual_only and exit_layer is not None and layer >= exit_layer
-        ]
+        gone = [layer for layer in chosen if stage.visual_only and exit_layer is not None and layer >= exit_layer]
         if gone:
             faults.add(
                 number,
@@ -186,9 +180,7 @@ def _decoder_depth(recipe: Recipe, total: int, exit_layer: int | None, faults: F
     removed = {layer for number, stage in drops if not stage.visual_only for layer in dropped[number]}
     kept = tuple(layer for layer in range(total) if layer not in removed)
     depth = DecoderDepth(kept, skipped, exit_layer, dropped)
-    last_stage = max(
-        (n for n, s in enumerate(recipe.stages) if isinstance(s, DropLayers | VisualExit)), default=0
-    )
+    last_stage = max((n for n, s in enumerate(recipe.stages) if isinstance(s, DropLayers | VisualExit)), default=0)
     if not kept:
         faults.add(last_stage, "", "no decoder layer is left")
     elif not any(depth.sees_image(layer) for layer in kept):
@@ -230,9 +222,7 @@ def _claim(layers: tuple[int, ...], owner: dict[int, int], number: int, faults: 
     return layers
 
 
-def _choose(
-    free: Sequence[int], count: int, owner: dict[int, int], number: int, faults: Faults
-) -> tuple[int, ...]:
+def _choose(free: Sequence[int], count: int, owner: dict[int, int], number: int, faults: Faults) -> tuple[int, ...]:
     """Give a stage the first `count` of the layers it may have."""
     if count > len(free):
         faults.add(number, "count", f"cannot drop {count} layers, only {len(free)} are there to choose from")

@@ -106,14 +106,10 @@ def _check_order(recipe: Recipe, faults: Faults) -> None:
         if _rank(stage) >= _rank(before):
             latest = number
         elif isinstance(stage, FrequencyFilter) and isinstance(before, Prune):
-            faults.add(
-                number, "", f"needs a whole grid, and stages.{latest} has pruned it; put the filter first"
-            )
+            faults.add(number, "", f"needs a whole grid, and stages.{latest} has pruned it; put the filter first")
         else:
             what = "dropping encoder layers" if isinstance(stage, DropLayers) else stage.kind
-            faults.add(
-                number, "", f"{what} happens before {before.kind}; move it in front of stages.{latest}"
-            )
+            faults.add(number, "", f"{what} happens before {before.kind}; move it in front of stages.{latest}")
 
 
 # Stages -----------------------------------------------------------------------------------------------------
@@ -146,9 +142,7 @@ def plan_stages(
                 grid = None
                 layers = _attention_layers(stage, facts, encoder_layers, number, faults)
                 if stage.selector.needs_cls and not facts.encoder.has_cls:
-                    problem = (
-                        f"needs a CLS token, and this encoder has none; these work: {_others('needs_cls')}"
-                    )
+                    problem = f"needs a CLS token, and this encoder has none; these work: {_others('needs_cls')}"
                     faults.add(number, "selector", f"{stage.selector.name} {problem}")
                 detail = _selector_detail(stage, layers)
             case VisualExit():
@@ -182,9 +176,7 @@ def _filter_grid(stage: FrequencyFilter, grid: Grid, number: int, faults: Faults
     total = grid[0] * grid[1]
     keep = max(1, round(stage.keep * total)) if isinstance(stage.keep, float) else stage.keep
     if keep > total:
-        faults.add(
-            number, "keep", f"cannot keep {keep} of {total} visual tokens; give at most {total} or a fraction"
-        )
+        faults.add(number, "keep", f"cannot keep {keep} of {total} visual tokens; give at most {total} or a fraction")
         return grid
     found = smaller_grid(grid, keep)
     if found is None:
@@ -216,9 +208,7 @@ def smaller_grid(grid: Grid, keep: int) -> Grid | None:
         (h, w) with h * w == keep, h <= H, w <= W; of two equally near the wider; None when there is none.
     """
     fits = [(h, keep // h) for h in range(1, grid[0] + 1) if keep % h == 0 and keep // h <= grid[1]]
-    return min(
-        fits, key=lambda side: (abs(math.log(side[0] * grid[1] / (side[1] * grid[0]))), side[0]), default=None
-    )
+    return min(fits, key=lambda side: (abs(math.log(side[0] * grid[1] / (side[1] * grid[0]))), side[0]), default=None)
 
 
 def _attention_layers(

@@ -313,9 +313,7 @@ def _locate(name_or_path: str | Path) -> Path:
         builtin = builtin_recipes()
         if text not in builtin:
             guess = did_you_mean(text, list(builtin)) or "see vtc ls recipes;"
-            raise RecipeError(
-                f"no shipped recipe '{text[:80]}', {guess} a file needs a path or the suffix .yaml"
-            )
+            raise RecipeError(f"no shipped recipe '{text[:80]}', {guess} a file needs a path or the suffix .yaml")
         return builtin[text]
     path = Path(name_or_path)
     if path.is_dir():
@@ -357,9 +355,7 @@ def _override(data: dict[str, Any], overrides: Sequence[str], origin: Origin) ->
     if problems:
         raise RecipeError("\n".join(problems))
     # A value inside an overridden one has no line of its own any more.
-    lines = {
-        key: line for key, line in origin.lines.items() if not any(key[: len(path)] == path for path in given)
-    }
+    lines = {key: line for key, line in origin.lines.items() if not any(key[: len(path)] == path for path in given)}
     return replace(origin, lines=lines, overrides=given)
 
 

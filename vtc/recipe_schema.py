@@ -38,9 +38,7 @@ def _keep(value: object) -> int | float:
                 f"a fraction lies between 0 and 1, {value} does not; a number of tokens has no decimal point"
             )
         return value
-    raise ValueError(
-        f"is a number of tokens such as 64 or a fraction such as 0.25, not {reprlib.repr(value)}"
-    )
+    raise ValueError(f"is a number of tokens such as 64 or a fraction such as 0.25, not {reprlib.repr(value)}")
 
 
 def _keep_or_auto(value: object) -> int | float | Literal["auto"]:
@@ -266,14 +264,10 @@ class DropLayers(_StageEntry):
         if self.layers != "auto" and self.count is not None:
             raise ValueError("count is only for layers: auto, the list already says how many")
         if self.visual_only and self.component == "encoder":
-            raise ValueError(
-                "visual_only is only for the decoder, the encoder sees nothing but visual tokens"
-            )
+            raise ValueError("visual_only is only for the decoder, the encoder sees nothing but visual tokens")
         return self
 
 
 AnyStage = FrequencyFilter | Prune | VisualExit | DropLayers
-STAGES: dict[str, type[_StageEntry]] = {
-    model.model_fields["kind"].default: model for model in get_args(AnyStage)
-}
+STAGES: dict[str, type[_StageEntry]] = {model.model_fields["kind"].default: model for model in get_args(AnyStage)}
 Stage = Annotated[AnyStage, Field(discriminator="kind")]

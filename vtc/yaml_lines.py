@@ -136,9 +136,7 @@ def read_yaml(text: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = " ".join(filter(None, [error.context, error.problem])) or "unreadable"
-        return Document(
-            None, {}, ((mark.line + 1 if mark else 1, f"not valid YAML: {' '.join(what.split())}"),)
-        )
+        return Document(None, {}, ((mark.line + 1 if mark else 1, f"not valid YAML: {' '.join(what.split())}"),))
     except yaml.YAMLError as error:
         reason = str(error).splitlines()[0]
         return Document(None, {}, ((1, f"not valid YAML: {reason}"),))

@@ -4,8 +4,8 @@ import json
 import math
 
 import pytest
-from tests.evaluate.fakes import VOCABULARY, contestant, dataset
 
+from tests.evaluate.fakes import VOCABULARY, contestant, dataset
 from vtc.errors import ModelError
 from vtc.evaluate.validate import Effort, Limits, validate
 

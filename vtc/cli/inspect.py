@@ -51,9 +51,7 @@ class _Inspection:
     metavar="RECIPE",
     help="A shipped recipe or a .yaml file.",
 )
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value: stages.0.keep=64."
-)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value: stages.0.keep=64.")
 @click.option(
     "--text-tokens",
     type=click.IntRange(min=0),
@@ -69,9 +67,7 @@ def command(
     """
     if target != "reference" and (Path(target) / MANIFEST).is_file():
         if recipe_name is not None or overrides or text_tokens is not None:
-            raise InputError(
-                f"{target} was made with a recipe; inspect the model it was made from to try another"
-            )
+            raise InputError(f"{target} was made with a recipe; inspect the model it was made from to try another")
         inspection = _finished(Path(target))
     else:
         recipe = load_recipe("none" if recipe_name is None else recipe_name, overrides)
@@ -113,9 +109,7 @@ def _bundle(directory: Path) -> _Inspection:
         plans = TokenPlan.from_dict(manifest.plan), TokenPlan.from_dict(manifest.baseline_plan)
         name = str(manifest.recipe["name"])
     except (KeyError, TypeError, AttributeError) as error:
-        raise BundleError(
-            f"{directory}: holds no plan that this vtc understands ({error}); export it again"
-        ) from None
+        raise BundleError(f"{directory}: holds no plan that this vtc understands ({error}); export it again") from None
     model, family = str(manifest.model.get("name", "")), str(manifest.model.get("family", ""))
     return _Inspection(model, family, name, manifest.recipe_digest, *plans)
 
@@ -131,9 +125,7 @@ def _compressed(directory: Path) -> _Inspection:
 
 def _print(inspection: _Inspection) -> None:
     made, base = inspection.plan, inspection.baseline
-    click.echo(
-        f"model   {inspection.model} ({inspection.family}), {made.visual_tokens_in} visual tokens an image"
-    )
+    click.echo(f"model   {inspection.model} ({inspection.family}), {made.visual_tokens_in} visual tokens an image")
     click.echo(f"recipe  {inspection.recipe}, digest {inspection.digest[:12]}")
     if made.provisional:
         click.echo(f"assumed until calibration: {', '.join(made.provisional)}")
@@ -146,9 +138,7 @@ def _print(inspection: _Inspection) -> None:
     click.echo()
     rows = [["visual tokens into the decoder", str(base.keep), str(made.keep), _share(made.keep, base.keep)]]
     averages = (base.layer_average, made.layer_average)
-    rows.append(
-        ["visual tokens, layer average", *(f"{x:.4g}" for x in averages), _share(averages[1], averages[0])]
-    )
+    rows.append(["visual tokens, layer average", *(f"{x:.4g}" for x in averages), _share(averages[1], averages[0])])
     for label, before, after in (
         ("prefill FLOPs, exact", base.flops["exact"], made.flops["exact"]),
         *((f"  of it {part}", base.flops_parts[part], made.flops_parts[part]) for part in made.flops_parts),

@@ -58,5 +58,5 @@ def what_is_missing(target: Target) -> str:
             probe.write_bytes(_PROBE)
             Graph(probe, provider)
     except VtcError as error:
-        return str(error)
+        return str(error).partition(";")[0]  # what follows is advice to `vtc run`
     return ""

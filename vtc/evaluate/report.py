@@ -85,7 +85,7 @@ def _accuracy_table(report: Mapping[str, Any], name: str, result: Mapping[str, A
     table.add_column("capability")
     table.add_column("n", justify="right")
     for title, _ in columns:
-        table.add_column(title, justify="right", style="bold" if title == name else None, overflow="fold")
+        table.add_column(escape(title), justify="right", style="bold" if title == name else None, overflow="fold")
     for category, part in result["by_capability"].items():
         cells = [_accuracy(entry["by_capability"][category]) for _, entry in columns]
         table.add_row(category, str(part["n"]), *cells)
@@ -106,7 +106,7 @@ def _accuracy(entry: Mapping[str, Any] | float) -> str:
 def _data_lines(report: Mapping[str, Any]) -> list[str]:
     data = report["data"]
     chance = "" if data["chance"] is None else f"; guessing without the image scores {percent(data['chance'])} %"
-    return [f"{data['items']} questions about {data['images']} images of {data['name']}{chance}"]
+    return [f"{data['items']} questions about {data['images']} images of {escape(data['name'])}{chance}"]
 
 
 def _retention_lines(name: str, result: Mapping[str, Any]) -> list[str]:
@@ -164,7 +164,7 @@ def bench_tables(report: Mapping[str, Any]) -> list[RenderableType]:
         table.add_column(title, justify="left" if title == "model" else "right", overflow="fold")
     for run in report["runs"]:
         table.add_row(
-            run["name"],
+            escape(run["name"]),
             str(run["visual_tokens"]),
             " → ".join(f"{length:g}" for length in run["segment_lengths"]),
             _timing(run["ttft_ms"]),

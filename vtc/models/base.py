@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoProcessor, PreTrainedModel
+from transformers.utils import logging as hf_logging
 
 from vtc.attention import GROUPED_ATTENTION
 from vtc.errors import InputError, ModelError
@@ -71,6 +72,7 @@ class VLMAdapter(ABC):
             If weights or processor are missing or truncated.
         """
         facts = cls.read_facts(path)
+        hf_logging.disable_progress_bar()  # reading local weights takes a moment, and errors are to be one line
         try:
             model = cls.load_model(path)
             load_processor: Any = AutoProcessor.from_pretrained

@@ -40,10 +40,10 @@ class InstructConfig:
     scenes: int = 40_000
     steps: int = 4000
     batch: int = 32
-    muon_lr: float = 0.01
-    adam_lr: float = 2e-3
-    warmup: int = 100
-    full_share: float = 0.25
+    muon_lr: float = 0.003
+    adam_lr: float = 1e-3
+    warmup: int = 50
+    full_share: float = 0.2
     tally_weight: float = 0.3
     held_out: int = 160
     every: int = 200
@@ -260,7 +260,7 @@ def instruct(
             visual = model.model.multi_modal_projector(states.float())
             logits, seen = run_decoder(model, packed, visual, layer=probe)
             answers = F.cross_entropy(logits.float(), packed.targets)
-        counted = tally_loss(tally["patch"](seen.float()), train.owner[rows], train.ranks[rows], keep.numpy())
+        counted = tally_loss(tally["patch"](F.layer_norm(seen.float(), seen.shape[-1:])), train.owner[rows], train.ranks[rows], keep.numpy())
         loss = answers + config.tally_weight * counted
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(trained, 1.0)

@@ -41,7 +41,7 @@ def make_optimizers(
             group = (slow if _SLOW in name else hidden) if is_hidden else rest
             group.append(parameter)
     groups = [{"params": hidden}, {"params": slow, "lr": 0.1 * muon_lr}] if slow else [{"params": hidden}]
-    muon = torch.optim.Muon(groups, lr=muon_lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    muon = torch.optim.Muon(groups, lr=muon_lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     adam = torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
     for optimizer in (muon, adam):
         for group in optimizer.param_groups:

@@ -51,19 +51,9 @@ def open_image(path: str | Path) -> Image.Image:
     """
     try:
         with warnings.catch_warnings():
-            # Pillow warns of large images; ours is an error at a lower limit.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(path, formats=FORMATS)
-        with opened as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise InputError(_too_large(path, f"{width}x{height} pixels,"))
-            # A stereo or burst photo (MPO, found by the JPEG reader) opens as its main picture; any other kind of
-            # second frame is an animation or a document.
-            if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-                raise InputError(f"{path}: has several frames or pages; give a still image")
-            image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+            # Pillow warns of large images and odd metadata; what matters is an error below.
+            warnings.simplefilter("ignore")
+            return _read(path)
     except InputError:
         raise
     except FileNotFoundError:
@@ -76,6 +66,19 @@ def open_image(path: str | Path) -> Image.Image:
         raise InputError(f"{path}: is not an image of a known format ({', '.join(FORMATS)})") from None
     except Exception as error:  # decoders of damaged files raise whatever they stumble over
         raise InputError(f"{path}: cannot be decoded, the file is truncated or damaged ({error})") from error
+
+
+def _read(path: str | Path) -> Image.Image:
+    with Image.open(path, formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise InputError(_too_large(path, f"{width}x{height} pixels,"))
+        # A stereo or burst photo (MPO, found by the JPEG reader) opens as its main picture; any other second frame
+        # makes it an animation or a document.
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+            raise InputError(f"{path}: has several frames or pages; give a still image")
+        image.load()
+        return to_rgb(ImageOps.exif_transpose(image))
 
 
 def _too_large(path: str | Path, size: str) -> str:

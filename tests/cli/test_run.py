@@ -1,0 +1,88 @@
+"""`vtc run` at the shell: answers on stdout, faults as one line with an exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.runtime.toy import make_toy, write_toy_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy bundle."""
+    return write_toy_bundle(make_toy(), tmp_path_factory.mktemp("run") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def photo(bundle: Path) -> str:
+    """An image file."""
+    path = bundle.parent / "photo.png"
+    Image.radial_gradient("L").save(path)
+    return str(path)
+
+
+def run(bundle: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vtc.cli", "run", str(bundle), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_answer_goes_to_stdout_and_json_tells_more(bundle: Path, photo: str) -> None:
+    plain = run(bundle, "--image", photo, "--prompt", "what is red", "--max-new-tokens", "5")
+    assert (plain.returncode, plain.stderr) == (0, "")
+    full = run(bundle, "--image", photo, "--prompt", "what is red", "--max-new-tokens", "5", "--json")
+    answer = json.loads(full.stdout)
+    assert answer["answer"] == plain.stdout.strip()
+    assert answer["visual_tokens"] == 3
+    assert len(answer["token_ids"]) <= 5
+    assert {"ttft_ms", "step_ms", "segment_lengths", "kv_bytes"} <= answer["timings"].keys()
+
+
+def test_raw_prompt_is_taken_as_it_is(bundle: Path, photo: str) -> None:
+    chat = run(bundle, "--image", photo, "--prompt", "is red")
+    raw = run(bundle, "--image", photo, "--raw-prompt", "--prompt", "<s><image> is red what")
+    assert chat.stdout == raw.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--image", "PHOTO", "--raw-prompt", "--prompt", "what"], "0 <image> placeholder(s) for 1 image(s)"),
+        (["--image", "PHOTO", "--prompt", "<image> what"], "2 <image> placeholder(s) for 1 image(s)"),
+        (["--image", "PHOTO", "--prompt", "red " * 300], "longer than the model's context of 200"),
+        (["--image", "missing.png", "--prompt", "red"], "no such image file"),
+        (
+            ["--image", "PHOTO", "--prompt", "red", "--provider", "abacus"],
+            "'abacus' is not in the installed onnxruntime",
+        ),
+        (["--image", "PHOTO", "--prompt", "red", "--precision", "fp8"], "holds no fp8 graphs"),
+        (["--image", "PHOTO", "--prompt", "red", "--temperature", "-1"], "--temperature"),
+        (["--image", "PHOTO"], "--prompt"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(bundle: Path, photo: str, arguments: list[str], message: str) -> None:
+    failed = run(bundle, *[photo if argument == "PHOTO" else argument for argument in arguments])
+    assert failed.returncode == 2
+    assert failed.stdout == ""
+    assert message in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_damaged_bundle_is_one_line_and_exit_code_2(tmp_path: Path, photo: str) -> None:
+    bundle = write_toy_bundle(make_toy(), tmp_path / "bundle")
+    graph = bundle / "onnx/vision_encoder.onnx"
+    data = bytearray(graph.read_bytes())
+    data[len(data) // 2] ^= 1
+    graph.write_bytes(bytes(data))
+    failed = run(bundle, "--image", photo, "--prompt", "red")
+    assert failed.returncode == 2
+    assert "onnx/vision_encoder.onnx has changed since it was written" in failed.stderr
+    assert len(failed.stderr.splitlines()) == 1
+    missing = run(tmp_path / "nowhere", "--image", photo, "--prompt", "red")
+    assert missing.returncode == 2
+    assert "no such bundle directory" in missing.stderr

@@ -1,0 +1,113 @@
+"""Originals, compressed models, bundles and baselines are opened alike, and only what belongs together is compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.evaluate.bundles import plan
+from tests.tiny import compressed, image
+from vtc.errors import InputError, VtcError
+from vtc.evaluate.contestants import (
+    BASELINES,
+    RANDOM_DRAWS,
+    Session,
+    baseline_keep,
+    check_same_origin,
+    compressed_contestant,
+    open_baselines,
+    open_field,
+    original_of,
+)
+from vtc.evaluate.datasets import Dataset, Item
+from vtc.evaluate.validate import Effort, validate
+from vtc.models.base import VLMAdapter
+
+CPU = Session(provider="cpu")
+PRUNE = {"kind": "prune", "keep": 4, "selector": "cls_attention"}
+
+
+def items(count: int) -> tuple[Item, ...]:
+    return tuple(
+        Item(f"{n}", image(n), f"{n}", "what digit is red ?", ("three",), "digit", evidence=((0, 0, 9, 9),))
+        for n in range(count)
+    )
+
+
+def test_baselines_spend_the_same_budget(adapter: VLMAdapter) -> None:
+    found = open_baselines(adapter, BASELINES, keep=4, seed=0)
+    assert {rival.name: rival.predictor.visual_tokens for rival in found} == {
+        "random": 4,
+        "uniform": 4,
+        "downsample": 4,
+        "blind": 0,
+    }
+
+
+def test_without_a_saving_only_the_blind_floor_is_left(adapter: VLMAdapter) -> None:
+    assert [rival.name for rival in open_baselines(adapter, BASELINES, keep=None, seed=0)] == ["blind"]
+
+
+def test_the_budget_of_a_plan_is_its_layer_average() -> None:
+    assert baseline_keep(plan(keep=4)) == 4
+    assert baseline_keep(plan(keep=16)) is None
+    assert baseline_keep(plan(keep=16) | {"layer_average": 8.0}) == 8
+    assert baseline_keep(plan(keep=1) | {"layer_average": 0.3}) == 1
+
+
+def test_random_takes_turns_between_draws(adapter: VLMAdapter) -> None:
+    (random,) = open_baselines(adapter, ["random"], keep=4, seed=0)
+    prompt = random.chat("what digit is red ?")
+    scored = [random.predictor.score([[image(0)]], [prompt], [[5]])[0].tobytes() for _ in range(RANDOM_DRAWS + 1)]
+    assert len(set(scored)) > RANDOM_DRAWS // 2
+    assert scored[0] == scored[RANDOM_DRAWS]
+
+
+def test_the_null_recipe_is_the_original(adapter: VLMAdapter) -> None:
+    original = original_of(adapter, "sha")
+    null = compressed_contestant("null", compressed(adapter), "sha")
+    data = Dataset("d", items(4))
+    report = validate(original.contestant, null.contestant, [], data, effort=Effort(2, 4))
+    assert report["fidelity"]["kld_mean"] == 0.0
+    assert report["fidelity"]["answer_agreement"] == 1.0
+
+
+def test_a_pruned_model_reports_its_evidence(adapter: VLMAdapter) -> None:
+    original = original_of(adapter, "sha")
+    pruned = compressed_contestant("pruned", compressed(adapter, PRUNE), "sha")
+    rivals = open_baselines(adapter, BASELINES, keep=4, seed=0)
+    report = validate(original.contestant, pruned.contestant, rivals, Dataset("d", items(4)), effort=Effort(2, 4))
+    assert report["results"]["pruned"]["evidence"]["recall_of_random"] == 0.25
+    assert set(report["baselines"]) == set(BASELINES)
+
+
+def test_tokens_behind_a_filter_have_no_place(adapter: VLMAdapter) -> None:
+    filtered = compressed(adapter, {"kind": "frequency_filter", "keep": 4})
+    assert compressed_contestant("filtered", filtered, "sha").contestant.locator is None
+
+
+def test_bundles_are_compared_with_bundles_without_the_checkpoint(original_bundle: Path, pruned_bundle: Path) -> None:
+    field = open_field(str(pruned_bundle), str(original_bundle), BASELINES, 0, CPU)
+    assert field.compressed is not None
+    assert field.baselines == []
+    assert (field.original.predictor.visual_tokens, field.compressed.predictor.visual_tokens) == (16, 3)
+
+
+def test_a_model_made_from_another_checkpoint_is_refused(adapter: VLMAdapter) -> None:
+    with pytest.raises(InputError, match="another checkpoint"):
+        check_same_origin(
+            original_of(adapter, "a" * 64), compressed_contestant("c", compressed(adapter, PRUNE), "b" * 64)
+        )
+
+
+def test_a_compressed_bundle_is_no_original(original_bundle: Path, pruned_bundle: Path) -> None:
+    with pytest.raises(InputError, match="is compressed"):
+        open_field(str(original_bundle), str(pruned_bundle), (), 0, CPU)
+
+
+def test_nothing_to_compare_with_is_an_error(tmp_path: Path, original_bundle: Path) -> None:
+    with pytest.raises(InputError, match="--against"):
+        open_field(None, None, (), 0, CPU)
+    with pytest.raises(VtcError, match="no such"):
+        open_field(str(tmp_path / "missing"), str(original_bundle), (), 0, CPU)
