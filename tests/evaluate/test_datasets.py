@@ -95,3 +95,9 @@ def test_reference_scenes_are_balanced_independent_and_repeatable() -> None:
     assert max(counts) - min(counts) <= 1
     assert data.sha256 == load_dataset("reference", 24, seed=3).sha256 != load_dataset("reference", 24, seed=4).sha256
     assert all(item.evidence and item.chance for item in data.items)
+
+
+def test_calibration_draws_from_the_training_writers() -> None:
+    train, test = (load_dataset("reference", 3, seed=0, split=split) for split in ("train", "test"))
+    assert all(item.id.startswith("train-") for item in train.items)
+    assert train.items[0].load().tobytes() != test.items[0].load().tobytes()

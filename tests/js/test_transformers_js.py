@@ -37,7 +37,7 @@ NEW_TOKENS = 8
 def generate(
     bundle: Path, precision: str, cases: Sequence[tuple[Image.Image, str]], work: Path
 ) -> list[dict[str, Any]]:
-    """What transformers.js makes of images and whole prompts. Its resize is not Pillow's, so give images of the model's size."""
+    """What transformers.js makes of whole prompts and of images of the model's size, which it resizes otherwise."""
     asked = []
     for number, (picture_, prompt) in enumerate(cases):
         picture_.save(work / f"{number}.png")

@@ -66,9 +66,7 @@ def test_every_word_is_one_token_and_other_text_survives(processor: LlavaProcess
     assert len(processor.tokenizer("47").input_ids) == 2
 
 
-def test_packed_scoring_equals_generation(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor
-) -> None:
+def test_packed_scoring_equals_generation(model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
     """What ``score`` counts as right is what ``generate`` answers, question by question."""
     hits: dict[str, list[bool]] = {c: [] for c in CATEGORIES}
     for _, scene, question in question_set("test", 21, 24):

@@ -52,12 +52,7 @@ def test_four_to_six_objects_of_known_size_apart_from_each_other() -> None:
             assert 24 <= y1 - y0 <= 42
         for a in one.objects:
             for b in one.objects:
-                apart = (
-                    a.box[2] <= b.box[0]
-                    or b.box[2] <= a.box[0]
-                    or a.box[3] <= b.box[1]
-                    or b.box[3] <= a.box[1]
-                )
+                apart = a.box[2] <= b.box[0] or b.box[2] <= a.box[0] or a.box[3] <= b.box[1] or b.box[3] <= a.box[1]
                 assert a is b or apart
 
 
@@ -109,9 +104,7 @@ def test_answers_do_not_follow_from_the_text() -> None:
 
 @pytest.mark.parametrize("template", sorted(TEMPLATES))
 def test_every_template_is_asked_and_its_answers_are_as_many_as_chance_says(template: str) -> None:
-    answers = Counter(
-        q.answer for s in generate("train", 9, 250) for q in s.questions if q.template == template
-    )
+    answers = Counter(q.answer for s in generate("train", 9, 250) for q in s.questions if q.template == template)
     assert answers
     assert len(answers) <= TEMPLATES[template][2]
 
@@ -161,7 +154,5 @@ def test_command_line_needs_neither_torch_nor_scikit_learn(tmp_path: Path) -> No
         "import runpy; sys.argv = ['scenes', '--count', '6', '-o', sys.argv[1]];"
         "runpy.run_module('vtc.reference.scenes', run_name='__main__')"
     )
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], check=True, capture_output=True
-    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], check=True, capture_output=True)
     assert (tmp_path / "data.jsonl").is_file()

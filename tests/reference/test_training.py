@@ -89,7 +89,7 @@ def test_smoke_training_learns_resumes_and_writes_a_checkpoint(tmp_path: Path) -
     train(SMOKE, output, work)
     with (output / "training_log.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["name"] == "loss"]
-    for stage in ("pretrain", "instruct"):
+    for stage in ("crowded", "instruct"):
         losses = [float(row["value"]) for row in rows if row["stage"] == stage]
         assert losses[-1] < losses[0]
     AutoModelForImageTextToText.from_pretrained(output)

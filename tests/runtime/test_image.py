@@ -16,7 +16,7 @@ from vtc.errors import BundleError, InputError
 from vtc.runtime import image as image_module
 from vtc.runtime.image import ImageProcessor, open_image, to_rgb
 
-SIZES = [(1, 1), (2, 2), (3, 1000), (1000, 3), (224, 224), (223, 225), (640, 480), (333, 777), (31, 20), (60, 40)]
+SIZES = [(1, 1), (2, 2), (3, 90), (224, 224), (223, 225), (640, 480), (333, 777), (31, 20), (60, 40)]
 CONFIGS: dict[str, dict[str, Any]] = {
     "CLIP": {},
     "LLaVA-1.5": {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}},
@@ -38,7 +38,7 @@ def test_pixels_are_those_of_transformers(config: str) -> None:
     clip = pytest.importorskip("transformers.models.clip.image_processing_pil_clip")
     theirs = clip.CLIPImageProcessorPil(**CONFIGS[config])
     ours = ImageProcessor.from_config(theirs.to_dict())
-    for size in SIZES:
+    for size in [*SIZES, (3, 1000), (1000, 3)] if config == "CLIP" else SIZES:
         image = picture(sum(size), size)
         wanted = np.asarray(theirs(images=[image], return_tensors="np")["pixel_values"])
         np.testing.assert_array_equal(ours([image]), wanted.astype(np.float32), err_msg=str(size))

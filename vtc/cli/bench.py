@@ -24,7 +24,7 @@ PARITY_SAMPLES = 4
 @click.option("--image", "images", multiple=True, type=click.Path(path_type=Path), help="Image to ask about.")
 @click.option("--prompt", help="Question to ask.  [default: questions about reference scenes]")
 @click.option("--new-tokens", type=click.IntRange(min=1), default=32, show_default=True, help="Answer length.")
-@click.option("--repeats", type=click.IntRange(min=1), default=30, show_default=True, help="Rounds measured.")
+@click.option("--repeats", type=click.IntRange(min=1), default=50, show_default=True, help="Rounds measured.")
 @click.option("--warmup", type=click.IntRange(min=0), default=3, show_default=True, help="Rounds before those.")
 @click.option("--provider", help="ONNX Runtime provider.")
 @click.option("--precision", help="Which graphs to run: fp32 or fp16.")

@@ -38,7 +38,7 @@ def _baselines(_context: click.Context, _option: click.Parameter, value: str) ->
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
-    help="Number of questions.  [default: 300 of 'reference', all of a DIR]",
+    help="Number of questions.  [default: 600 of 'reference', all of a DIR]",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws questions and resamples.")
 @click.option(

@@ -24,8 +24,8 @@ Split = Literal["train", "test"]
 
 FILE_NAME = "data.jsonl"
 REFERENCE = "reference"
-REFERENCE_LIMIT = 300
-"""Reference questions asked by default: each about an image of its own, a minute or two on two cores."""
+REFERENCE_LIMIT = 600
+"""Reference questions asked by default, each about an image of its own: a minute or two on two cores."""
 
 
 @dataclass(frozen=True)

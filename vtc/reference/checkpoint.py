@@ -80,9 +80,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     )
 
 
-def save_checkpoint(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, directory: Path
-) -> None:
+def save_checkpoint(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
     """Write the model where readers never see half of it.
 
     Parameters
@@ -112,9 +110,7 @@ def save_checkpoint(
     # The class's name before transformers 5; every version and transformers.js know it.
     tokenizer_config = staging / "tokenizer_config.json"
     content = json.loads(tokenizer_config.read_text())
-    tokenizer_config.write_text(
-        json.dumps(content | {"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n"
-    )
+    tokenizer_config.write_text(json.dumps(content | {"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n")
     for file in sorted(staging.iterdir()):
         file.chmod(0o644)
         file.replace(directory / file.name)

@@ -84,9 +84,7 @@ def label_patches(objects: Sequence[SceneObject]) -> PatchLabels:
     count = GRID * GRID
     best = np.zeros(count, dtype=np.float32)
     kind = np.zeros(count, dtype=np.int64)
-    color, role, owner, corner, shape_rank, color_rank = (
-        np.full(count, -1, dtype=np.int64) for _ in range(6)
-    )
+    color, role, owner, corner, shape_rank, color_rank = (np.full(count, -1, dtype=np.int64) for _ in range(6))
     center = np.zeros((count, 2), dtype=np.float32)
     glyph = 0
     for thing in objects:
@@ -140,9 +138,7 @@ def dense_scene(seed: int, index: int, split: str = "train", crowded: float = 2 
     if rng.random() >= crowded:
         plan = plan_scene(rng)
     else:
-        kinds = rng.choice(
-            ["shape", "digit", "number", "ring", "disc"], 15, p=[0.26, 0.26, 0.22, 0.13, 0.13]
-        ).tolist()
+        kinds = rng.choice(["shape", "digit", "number", "ring", "disc"], 15, p=[0.26, 0.26, 0.22, 0.13, 0.13]).tolist()
         plan = Plan(
             tuple(kinds),
             tuple(_value(kind, rng) for kind in kinds),

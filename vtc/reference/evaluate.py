@@ -94,9 +94,7 @@ def _answer(
     return found
 
 
-def _batches(
-    items: list[tuple[Scene, list[Question]]], size: int
-) -> list[list[tuple[Scene, list[Question]]]]:
+def _batches(items: list[tuple[Scene, list[Question]]], size: int) -> list[list[tuple[Scene, list[Question]]]]:
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
@@ -132,9 +130,7 @@ def majority_answers(images: Images, train_scenes: int, seed: int = 500) -> dict
     return _summary(hits)
 
 
-def report(
-    directory: Path, split: str, seed: int, count: int, train_scenes: int = 20_000
-) -> dict[str, object]:
+def report(directory: Path, split: str, seed: int, count: int, train_scenes: int = 20_000) -> dict[str, object]:
     """Everything that ``scores.json`` holds."""
     model = LlavaForConditionalGeneration.from_pretrained(directory)
     images = load_set(split, seed, count)

@@ -35,10 +35,7 @@ def _polygon(shape: str) -> list[tuple[float, float]]:
     if shape == "triangle":
         return [(0.0, -0.46), (0.46, 0.40), (-0.46, 0.40)]
     if shape == "star":
-        return [
-            (r * math.sin(math.pi * k / 5), -r * math.cos(math.pi * k / 5))
-            for k, r in enumerate([0.5, 0.2] * 5)
-        ]
+        return [(r * math.sin(math.pi * k / 5), -r * math.cos(math.pi * k / 5)) for k, r in enumerate([0.5, 0.2] * 5)]
     a, b = 0.15, 0.47
     return [
         (-a, -b),
@@ -133,9 +130,7 @@ def digit_mask(digit: int, size: int, split: str, rng: np.random.Generator) -> M
     # The affine map takes output pixels to glyph pixels; its constants keep the two centres together.
     c = 4.0 - a * width / 2 - b * height / 2
     f = 4.0 - d * width / 2 - e * height / 2
-    turned = glyph.transform(
-        (width, height), Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BICUBIC
-    )
+    turned = glyph.transform((width, height), Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BICUBIC)
     return np.asarray(np.clip(np.asarray(turned, dtype=np.float32) / 200.0, 0, 1), dtype=np.float32)
 
 

@@ -37,8 +37,8 @@ FEATURE_SCALE = 0.5
 class InstructConfig:
     """Size of stage 2."""
 
-    scenes: int = 40_000
-    steps: int = 4000
+    scenes: int = 18_000
+    steps: int = 1500
     batch: int = 32
     muon_lr: float = 0.003
     adam_lr: float = 1e-3
@@ -158,9 +158,7 @@ def measure(
         chosen = torch.from_numpy(np.stack([choose(mode, data.owner[i], data.share[i], keep) for i in rows]))
         packed = pack([data.tokens[i] for i in rows], chosen, mode == "oracle_renumbered", tokenizer)
         with torch.autocast("cpu", torch.bfloat16):
-            visual = model.model.multi_modal_projector(
-                take(data.states[rows.start : rows.stop], chosen).float()
-            )
+            visual = model.model.multi_modal_projector(take(data.states[rows.start : rows.stop], chosen).float())
             right = correct(answer_logits(model, packed, visual), packed).tolist()
         for category, hit in zip((c for i in rows for c in data.category[i]), right, strict=True):
             hits[category].append(hit)
@@ -207,7 +205,7 @@ def tally_loss(
     on_object = torch.from_numpy(kept >= 0)
     goals = np.concatenate([np.take_along_axis(ranks, keep[:, :, None], axis=1), first[:, :, None]], axis=2)
     wanted = torch.from_numpy(goals)[on_object]
-    parts = predicted[on_object].split((RANKS, RANKS, 2), dim=-1)
+    parts = torch.split(predicted[on_object], [RANKS, RANKS, 2], dim=-1)
     return torch.stack([F.cross_entropy(part, wanted[:, i]) for i, part in enumerate(parts)]).sum()
 
 
@@ -224,10 +222,10 @@ def instruct(
     torch.manual_seed(config.seed)
     model.requires_grad_(True)
     model.model.vision_tower.requires_grad_(False)
-    tally = nn.ModuleDict({"patch": nn.Linear(model.config.text_config.hidden_size, 2 * RANKS + 2)})
+    tally = nn.ModuleDict({"patch": nn.Linear(model.lm_head.in_features, 2 * RANKS + 2)})
     optimizers = make_optimizers([model, tally], config.muon_lr, config.adam_lr)
     trained = [p for p in model.parameters() if p.requires_grad]
-    probe = model.config.text_config.num_hidden_layers // 2 + 1
+    probe = len(model.model.language_model.layers) // 2 + 1
     checkpoint, start = work / "instruct.pt", 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
@@ -246,9 +244,7 @@ def instruct(
         # Early on, short sequences: binding words to objects is learnt there soonest, and cheaply.
         early = step < config.steps // 4
         budget = (
-            256
-            if rng.random() < config.full_share and not early
-            else int(rng.choice(BUDGETS[: 7 if early else None]))
+            256 if rng.random() < config.full_share and not early else int(rng.choice(BUDGETS[: 7 if early else None]))
         )
         if budget == 256:
             keep = torch.arange(256).expand(config.batch, -1)
@@ -260,7 +256,12 @@ def instruct(
             visual = model.model.multi_modal_projector(states.float())
             logits, seen = run_decoder(model, packed, visual, layer=probe)
             answers = F.cross_entropy(logits.float(), packed.targets)
-        counted = tally_loss(tally["patch"](F.layer_norm(seen.float(), seen.shape[-1:])), train.owner[rows], train.ranks[rows], keep.numpy())
+        counted = tally_loss(
+            tally["patch"](F.layer_norm(seen.float(), seen.shape[-1:])),
+            train.owner[rows],
+            train.ranks[rows],
+            keep.numpy(),
+        )
         loss = answers + config.tally_weight * counted
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(trained, 1.0)

@@ -38,8 +38,8 @@ def make_optimizers(
             if not parameter.requires_grad:
                 continue
             is_hidden = parameter.ndim == 2 and not any(part in name for part in _NOT_HIDDEN)
-            group = (slow if _SLOW in name else hidden) if is_hidden else rest
-            group.append(parameter)
+            matrices = slow if _SLOW in name else hidden
+            (matrices if is_hidden else rest).append(parameter)
     groups = [{"params": hidden}, {"params": slow, "lr": 0.1 * muon_lr}] if slow else [{"params": hidden}]
     muon = torch.optim.Muon(groups, lr=muon_lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     adam = torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0)

@@ -123,13 +123,13 @@ def pack(
 
 def answer_logits(model: LlavaForConditionalGeneration, packed: Packed, visual: Tensor) -> Tensor:
     """Logits where answers are predicted, shape (T, vocabulary); see ``run_decoder``."""
-    return run_decoder(model, packed, visual)[0]
+    return run_decoder(model, packed, visual, layer=0)[0]
 
 
 def run_decoder(
-    model: LlavaForConditionalGeneration, packed: Packed, visual: Tensor, layer: int | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """Answers' logits and, on request, what a decoder layer made of the visual tokens.
+    model: LlavaForConditionalGeneration, packed: Packed, visual: Tensor, layer: int
+) -> tuple[Tensor, Tensor]:
+    """Answers' logits, and what a decoder layer made of the visual tokens.
 
     Parameters
     ----------
@@ -137,13 +137,13 @@ def run_decoder(
     packed : Packed
     visual : Tensor of shape (B, K, D)
         Projected visual tokens, those of ``keep`` only.
-    layer : int or None
-        Number of decoder layers after which to look.
+    layer : int
+        Number of decoder layers after which to look at the visual tokens.
 
     Returns
     -------
     logits : Tensor of shape (T, vocabulary)
-    states : Tensor of shape (B, K, D) or None
+    states : Tensor of shape (B, K, D)
     """
     embeds = model.get_input_embeddings()(packed.input_ids)
     embeds = torch.cat([embeds[:, :2], visual.to(embeds.dtype), embeds[:, 2 + visual.shape[1] :]], dim=1)
@@ -152,10 +152,10 @@ def run_decoder(
         attention_mask=packed.mask.to(embeds.dtype),
         position_ids=packed.position_ids,
         use_cache=False,
-        output_hidden_states=layer is not None,
+        output_hidden_states=True,
     )
     logits: Tensor = model.lm_head(output.last_hidden_state[packed.rows, packed.columns])
-    return logits, None if layer is None else output.hidden_states[layer][:, 2 : 2 + visual.shape[1]]
+    return logits, output.hidden_states[layer][:, 2 : 2 + visual.shape[1]]
 
 
 def correct(logits: Tensor, packed: Packed) -> Tensor:

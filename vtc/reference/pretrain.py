@@ -33,7 +33,7 @@ Log = Callable[[dict[str, float | int | str]], None]
 class PretrainConfig:
     """Size of stage 1."""
 
-    steps: int = 4000
+    steps: int = 3000
     batch: int = 16
     muon_lr: float = 0.01
     adam_lr: float = 1.5e-3
@@ -80,7 +80,9 @@ def pretrain_loss(
     """Sum of the patch and scene losses, and accuracies on object patches."""
     hidden = tower(pixels).last_hidden_state
     states = heads.norm(hidden.float())
-    kind, color, role, center, row, column, corner, shape_rank, color_rank = heads.patch(states[:, 1:]).split(heads.sizes, dim=-1)
+    kind, color, role, center, row, column, corner, shape_rank, color_rank = heads.patch(states[:, 1:]).split(
+        heads.sizes, dim=-1
+    )
     where = torch.arange(GRID * GRID).expand(len(pixels), -1)
     on_object = labels["color"] >= 0
     on_digit = on_object & (labels["kind"] >= 6) & (labels["kind"] <= 15)
@@ -97,10 +99,8 @@ def pretrain_loss(
             + F.cross_entropy(column.flatten(0, 1), (where % GRID).flatten())
         ),
         "corner": 0.5 * F.cross_entropy(corner.flatten(0, 1), labels["corner"].flatten(), ignore_index=-1),
-        "shape_rank": 1.0
-        * F.cross_entropy(shape_rank.flatten(0, 1), labels["shape_rank"].flatten(), ignore_index=-1),
-        "color_rank": 1.0
-        * F.cross_entropy(color_rank.flatten(0, 1), labels["color_rank"].flatten(), ignore_index=-1),
+        "shape_rank": 1.0 * F.cross_entropy(shape_rank.flatten(0, 1), labels["shape_rank"].flatten(), ignore_index=-1),
+        "color_rank": 1.0 * F.cross_entropy(color_rank.flatten(0, 1), labels["color_rank"].flatten(), ignore_index=-1),
         "scene": F.binary_cross_entropy_with_logits(heads.scene(states[:, 0]), labels["scene"]),
     }
     with torch.no_grad():
@@ -121,23 +121,22 @@ def pretrain_loss(
     return torch.stack(list(losses.values())).sum(), marks
 
 
-def pretrain(tower: CLIPVisionModel, config: PretrainConfig, work: Path, log: Log) -> None:
-    """Train ``tower`` in place; resumes from ``work/pretrain.pt`` where there is one.
+def pretrain(tower: CLIPVisionModel, heads: PatchHeads, config: PretrainConfig, checkpoint: Path, log: Log) -> None:
+    """Train tower and read-outs in place; resumes from ``checkpoint`` where it exists.
 
     Parameters
     ----------
     tower : CLIPVisionModel
-        Trained in place.
+    heads : PatchHeads
     config : PretrainConfig
-    work : Path
-        Directory of the checkpoints.
+    checkpoint : Path
+        Its stem names the stage in the log.
     log : callable
         Takes one row of measurements.
     """
     torch.manual_seed(config.seed)
-    heads = PatchHeads(tower.config.hidden_size)
     optimizers = make_optimizers([tower, heads], config.muon_lr, config.adam_lr)
-    checkpoint, start = work / "pretrain.pt", 0
+    start = 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
         tower.load_state_dict(saved["tower"])
@@ -150,9 +149,7 @@ def pretrain(tower: CLIPVisionModel, config: PretrainConfig, work: Path, log: Lo
     tower.train()
     for step in range(start, config.steps):
         schedule(optimizers, step, config.steps, config.warmup)
-        pixels, labels = dense_batch(
-            config.seed, step * config.batch, config.batch, crowded=config.crowded
-        )
+        pixels, labels = dense_batch(config.seed, step * config.batch, config.batch, crowded=config.crowded)
         with torch.autocast("cpu", torch.bfloat16):
             loss, marks = pretrain_loss(tower, heads, pixels, labels)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -163,7 +160,7 @@ def pretrain(tower: CLIPVisionModel, config: PretrainConfig, work: Path, log: Lo
         total += loss.item()
         if (step + 1) % every == 0 or step + 1 == config.steps:
             row: dict[str, float | int | str] = {
-                "stage": "pretrain",
+                "stage": checkpoint.stem,
                 "step": step + 1,
                 "loss": total / every,
                 "seconds": time.monotonic() - began,

@@ -211,9 +211,7 @@ def lexicon() -> list[str]:
         for color in COLORS:
             for shape in SHAPES:
                 for noun in nouns:
-                    lines.append(
-                        wording.format(color=color, shape=shape, shapes=PLURALS[shape], noun=noun, other=noun)
-                    )
+                    lines.append(wording.format(color=color, shape=shape, shapes=PLURALS[shape], noun=noun, other=noun))
     answers = ["yes", "no", "left", "right", "top", "bottom", "above", "below", *COLORS, *nouns]
     answers += ["top left", "top right", "bottom left", "bottom right", "horizontal", "vertical", "diagonal"]
     return sorted(set(lines)) + answers

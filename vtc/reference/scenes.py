@@ -164,15 +164,13 @@ def background(rng: np.random.Generator) -> NDArray[np.float32]:
     level = float(rng.uniform(45, 125))
     coarse = rng.normal(0, 1, (6, 6, 3)) * 9 + rng.normal(0, 1, (6, 6, 1)) * 12
     field_image = Image.fromarray(np.clip(coarse + level, 0, 255).astype(np.uint8))
-    field_ = np.asarray(
-        field_image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC), dtype=np.float32
-    )
+    field_ = np.asarray(field_image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC), dtype=np.float32)
     if rng.random() < 0.5:
         fx, fy = rng.uniform(-0.6, 0.6, 2)
         axis = np.arange(IMAGE_SIZE, dtype=np.float32)
-        field_ = field_ + (
-            5 * np.sin(axis * fx)[None, :, None] + 5 * np.sin(axis * fy)[:, None, None]
-        ).astype(np.float32)
+        field_ = field_ + (5 * np.sin(axis * fx)[None, :, None] + 5 * np.sin(axis * fy)[:, None, None]).astype(
+            np.float32
+        )
     dy, dx = rng.integers(0, 512 - IMAGE_SIZE, 2)
     grain = _NOISE[dy : dy + IMAGE_SIZE, dx : dx + IMAGE_SIZE]
     return np.asarray(field_ + grain * float(rng.uniform(2, 10)), dtype=np.float32)
@@ -203,10 +201,7 @@ def _place(sizes: list[tuple[int, int]], rng: np.random.Generator, tries: int) -
         ys = (spots[:, 1] * (IMAGE_SIZE - height + 1)).astype(int).tolist()
         found: Box | None = None
         for x, y in zip(xs, ys, strict=True):
-            if all(
-                x >= t[2] + 4 or x + width + 4 <= t[0] or y >= t[3] + 4 or y + height + 4 <= t[1]
-                for t in taken
-            ):
+            if all(x >= t[2] + 4 or x + width + 4 <= t[0] or y >= t[3] + 4 or y + height + 4 <= t[1] for t in taken):
                 found = (x, y, x + width, y + height)
                 taken.append(found)
                 break
@@ -250,9 +245,7 @@ def render(
         if box is not None:
             _distractor(canvas, box, rng)
     objects = []
-    for (mask, seam), box, kind, value, color in zip(
-        drawn, boxes, plan.kinds, plan.values, plan.colors, strict=False
-    ):
+    for (mask, seam), box, kind, value, color in zip(drawn, boxes, plan.kinds, plan.values, plan.colors, strict=False):
         if box is None:
             continue
         x0, y0, x1, y1 = box

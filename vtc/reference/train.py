@@ -30,7 +30,7 @@ from vtc.reference.instruct import (
     start_language_side,
     whitening,
 )
-from vtc.reference.pretrain import PretrainConfig, pretrain
+from vtc.reference.pretrain import PatchHeads, PretrainConfig, pretrain
 from vtc.reference.tokenizer import build_tokenizer
 
 #: Seeds of the cached training scenes and of the validation writers' ones; the test split is never looked at.
@@ -45,7 +45,10 @@ class TrainConfig:
     text_layers: int = 8
     width: int = 128
     seed: int = 7
-    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    crowded: PretrainConfig = field(default_factory=PretrainConfig)
+    sparse: PretrainConfig = field(
+        default_factory=lambda: PretrainConfig(steps=1300, muon_lr=0.005, adam_lr=1e-3, crowded=0.15, seed=8)
+    )
     instruct: InstructConfig = field(default_factory=InstructConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     test_questions: int = 2400
@@ -55,7 +58,8 @@ SMOKE = TrainConfig(
     vision_layers=2,
     text_layers=2,
     width=64,
-    pretrain=PretrainConfig(steps=24, batch=4, warmup=2),
+    crowded=PretrainConfig(steps=24, batch=4, warmup=2),
+    sparse=PretrainConfig(steps=4, batch=4, warmup=1, crowded=0.15),
     instruct=InstructConfig(scenes=48, steps=20, batch=4, warmup=2, held_out=8, every=20),
     finetune=FinetuneConfig(steps=4, batch=4, warmup=1),
     test_questions=24,
@@ -77,9 +81,7 @@ class CsvLog:
         keys = ("stage", "step", "seconds")
         with self.path.open("a", newline="") as file:
             csv.writer(file).writerows(
-                [*(shown.get(k, "") for k in keys), name, value]
-                for name, value in shown.items()
-                if name not in keys
+                [*(shown.get(k, "") for k in keys), name, value] for name, value in shown.items() if name not in keys
             )
 
 
@@ -117,7 +119,9 @@ def train(config: TrainConfig, output: Path, work: Path) -> dict[str, object]:
     tower = model.model.vision_tower
     start_language_side(model)
 
-    pretrain(tower, config.pretrain, work, log)
+    heads = PatchHeads(config.width)
+    pretrain(tower, heads, config.crowded, work / "crowded.pt", log)
+    pretrain(tower, heads, config.sparse, work / "sparse.pt", log)
     if not (work / "finetune.pt").exists():
         _language_side(model, tokenizer, config, work, log)
         save_checkpoint(model, tokenizer, output)

@@ -1,0 +1,168 @@
+"""Answers on their way: a batch that is prefilled once and then goes on token by token."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtc.runtime.decoder import Cache, Logits
+from vtc.runtime.sampling import Sampler
+from vtc.runtime.session import Array
+from vtc.runtime.text import Text
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Timings:
+    """What a batch took. The rows of a batch share it.
+
+    Attributes
+    ----------
+    preprocess_ms : float
+        Resizing, cropping and normalising images; tokenising prompts.
+    ttft_ms : float
+        From pixels and token ids to the first token: vision graph with its selection, embedding, prefill of
+        every segment. Preprocessing is not in it.
+    vision_ms : float
+        The vision graph's share of `ttft_ms`.
+    step_ms : tuple of float
+        Each further token.
+    segment_lengths : tuple of int
+        Tokens that each decoder segment saw in prefill, padding included, from its tensors' shapes.
+    kv_bytes : int
+        Keys and values of the whole batch after prefill, from their tensors.
+    """
+
+    preprocess_ms: float
+    ttft_ms: float
+    vision_ms: float
+    step_ms: tuple[float, ...]
+    segment_lengths: tuple[int, ...]
+    kv_bytes: int
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer: token ids without the end token, their text, and what the batch took."""
+
+    token_ids: list[int]
+    text: str
+    timings: Timings
+
+
+class Steps(Protocol):
+    """What a running generation needs of a model."""
+
+    text: Text
+
+    def prefill(self, pixels: Array | None, input_ids: IntArray, mask: IntArray) -> tuple[float, Logits, Cache]:
+        """Run prompts; milliseconds of the vision graph, logits (B, V), and the cache."""
+
+    def step(self, tokens: IntArray, cache: Cache) -> Logits:
+        """Run one more token of each row, (B,); the cache moves on. Returns logits (B, V)."""
+
+    def release(self) -> None:
+        """Let go of the last generation's tensors."""
+
+
+class RunningGeneration:
+    """A batch on its way: prefilled when made, one token a row with each turn of the iteration.
+
+    Parameters
+    ----------
+    model : Steps
+    preprocess_ms : float
+    pixels : array of shape (images, 3, H, W), or None
+    input_ids, mask : arrays of shape (B, S)
+    max_new_tokens : int
+    sampler : Sampler
+
+    Attributes
+    ----------
+    token_ids : list of list of int
+        So far, without end tokens.
+    """
+
+    def __init__(
+        self,
+        model: Steps,
+        preprocess_ms: float,
+        pixels: Array | None,
+        input_ids: IntArray,
+        mask: IntArray,
+        max_new_tokens: int,
+        sampler: Sampler,
+    ) -> None:
+        self._model = model
+        self._sampler = sampler
+        self._left = max_new_tokens
+        self._preprocess_ms = preprocess_ms
+        begin = time.perf_counter()
+        self._vision_ms, logits, self._cache = model.prefill(pixels, input_ids, mask)
+        self._next = sampler(logits)
+        self._ttft_ms = milliseconds_since(begin)
+        self._step_ms: list[float] = []
+        self._lengths, self._kv_bytes = self._cache.lengths, self._cache.bytes
+        self._ends = frozenset(model.text.facts.eos_token_ids)
+        self._open = [True] * len(input_ids)
+        self.token_ids: list[list[int]] = [[] for _ in input_ids]
+
+    def __iter__(self) -> Iterator[list[int | None]]:
+        """Yield B tokens a turn, None for a row that has ended, until all have or the limit is reached."""
+        while True:
+            turn: list[int | None] = [None] * len(self.token_ids)
+            for number, token in enumerate(self._next.tolist()):
+                self._open[number] = self._open[number] and token not in self._ends
+                if self._open[number]:
+                    self.token_ids[number].append(token)
+                    turn[number] = token
+            if any(self._open):
+                yield turn
+            self._left -= 1
+            full = int(self._cache.following.max()) >= self._model.text.facts.context
+            if not any(self._open) or self._left == 0 or full:
+                self._model.release()
+                return
+            begin = time.perf_counter()
+            self._next = self._sampler(self._model.step(self._next, self._cache))
+            self._step_ms.append(milliseconds_since(begin))
+
+    def finish(self) -> list[Generation]:
+        """Run to the end."""
+        for _ in self:
+            pass
+        timings = self.timings
+        return [Generation(ids, self._model.text.decode(ids), timings) for ids in self.token_ids]
+
+    def stream(self, row: int = 0) -> Iterator[str]:
+        """Text of one row, piece by piece; joined, it is the answer that :meth:`finish` gives."""
+        text = self._model.text.stream()
+        for turn in self:
+            token = turn[row]
+            if token is not None and (piece := text.step(token)):
+                yield piece
+        if rest := text.end():
+            yield rest
+
+    @property
+    def timings(self) -> Timings:
+        """What it took so far."""
+        return Timings(
+            preprocess_ms=self._preprocess_ms,
+            ttft_ms=self._ttft_ms,
+            vision_ms=self._vision_ms,
+            step_ms=tuple(self._step_ms),
+            segment_lengths=self._lengths,
+            kv_bytes=self._kv_bytes,
+        )
+
+
+def milliseconds_since(begin: float) -> float:
+    """Time since a reading of the performance counter."""
+    return (time.perf_counter() - begin) * 1000
