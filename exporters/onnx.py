@@ -29,14 +29,7 @@ from vtc.runtime.vlm import VLM
 SUFFIX: dict[Precision, str] = {"fp32": "", "fp16": "_fp16"}
 """What transformers.js appends to a graph's name for each precision."""
 
-PROCESSOR_FILES = (
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-)
+COPIED_FILES = ("tokenizer.json", "special_tokens_map.json")
 NOTES = ".export.json"
 
 
@@ -164,20 +157,25 @@ def _export_one(spec: GraphSpec, path: Path, opset: int) -> None:
 
 
 def _write_processor(request: Request, work: Path) -> None:
-    """The base model's own files, told about the smaller number of tokens and layers."""
+    """The base model's own files, told of the smaller number of tokens and layers, where transformers.js looks for it."""
     adapter, token_plan = request.model.adapter, request.model.plan
-    for name in PROCESSOR_FILES:
+    for name in COPIED_FILES:
         if (adapter.path / name).is_file():
             shutil.copyfile(adapter.path / name, work / name)
     (work / "chat_template.jinja").write_text(adapter.chat_template, encoding="utf-8")
-    processor = _read_json(work / "processor_config.json")
+    tokenizer = _read_json(adapter.path / "tokenizer_config.json")
+    _write_json(work / "tokenizer_config.json", {**tokenizer, "chat_template": adapter.chat_template})
+    generation = _read_json(adapter.path / "generation_config.json")
+    _write_json(work / "generation_config.json", {**generation, "eos_token_id": adapter.eos_token_ids})
+    processor = {"image_token": adapter.image_token, **_read_json(adapter.path / "processor_config.json")}
     processor |= placeholder_config(adapter.facts.image_size, token_plan.keep, adapter.facts.encoder.patch_size)
     _write_json(work / "processor_config.json", processor)
+    image_processor = adapter.processor.image_processor.to_dict()
+    image_processor["processor_class"] = type(adapter.processor).__name__
+    _write_json(work / "preprocessor_config.json", image_processor)
     config = _read_json(adapter.path / "config.json")
     config["image_seq_length"] = token_plan.keep
     config["text_config"] = {**config["text_config"], "num_hidden_layers": len(token_plan.decoder_layers)}
-    if "fp16" in request.precisions:
-        config["transformers.js_config"] = {"kv_cache_dtype": {"fp16": "float16"}}
     _write_json(work / "config.json", config)
 
 

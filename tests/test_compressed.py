@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from tests.tiny import RECIPES, compressed, image, write_checkpoint
-from vtc.compressed import BASELINES, CompressedModel, baseline, downsampled_grid
+from vtc.baselines import baseline, downsampled_grid
+from vtc.compressed import CompressedModel
 from vtc.errors import InputError
+from vtc.evaluate.contestants import BASELINES
 from vtc.models import load_adapter
 from vtc.models.base import VLMAdapter
 

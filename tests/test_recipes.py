@@ -48,7 +48,5 @@ def test_bundle_answers_as_pytorch_does(
     expected = [answer.token_ids for answer in model.generate(images, prompts, 16)]
     assert [answer.token_ids for answer in bundle.generate(images, prompts, 16)] == expected
     forced = [[*ids, reference.eos_token_ids[0]] for ids in expected]
-    for ours, theirs in zip(
-        bundle.score(images, prompts, forced), model.score(images, prompts, forced), strict=True
-    ):
+    for ours, theirs in zip(bundle.score(images, prompts, forced), model.score(images, prompts, forced), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-3)

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.tiny import image, recipe
 
 from exporters.onnx import Request, export
+from tests.tiny import image, recipe
 from vtc.calibrate import Sample
 from vtc.checkpoint import Origin
 from vtc.compressed import compress
@@ -42,9 +42,7 @@ def test_bundle_runs_without_torch(light: Path, adapter: VLMAdapter, tmp_path: P
     samples = [Sample([image(0)], adapter.chat("what is it ?"))]
     export(Request(model, resolved, Origin("tiny", "0" * 64), samples), tmp_path / "bundle")
     image(0).save(tmp_path / "image.png")
-    answer = shell(
-        light / "vtc", "run", "bundle", "--image", "image.png", "--prompt", "what is it ?", cwd=tmp_path
-    )
+    answer = shell(light / "vtc", "run", "bundle", "--image", "image.png", "--prompt", "what is it ?", cwd=tmp_path)
     expected = model.generate([[image(0)]], [adapter.chat("what is it ?")], 64)[0]
     assert answer.strip() == expected.text.strip()
     script = "import importlib.util as u; print(u.find_spec('torch'), u.find_spec('transformers'))"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,12 +17,12 @@ from vtc.models.base import VLMAdapter
 from vtc.plan import TokenPlan, plan
 from vtc.recipe import FrequencyFilter as FrequencyFilterEntry
 from vtc.recipe import Prune as PruneEntry
-from vtc.recipe import RandomSelector, Recipe, UniformSelector
+from vtc.recipe import Recipe
 from vtc.selectors import BuildContext, build_selector
 from vtc.sequence import TextTokens, positions, text_tokens
 from vtc.stages.frequency_filter import FrequencyFilter
 from vtc.stages.prune import Prune
-from vtc.vision_encoder import DownsampledImage, NoImage, VisionEncoder
+from vtc.vision_encoder import VisionEncoder
 
 
 @dataclass(frozen=True)
@@ -294,34 +293,3 @@ def compress(
             stages.append(Prune(selector, stage.tokens_out))
     vision = VisionEncoder(adapter, token_plan.encoder_layers, stages, cls_layers)
     return CompressedModel(adapter, token_plan, vision).eval().requires_grad_(False)
-
-
-BASELINES = ("random", "uniform", "downsample", "blind")
-"""Ways to spend a budget without looking, beside which every accuracy is reported."""
-
-
-def baseline(
-    adapter: VLMAdapter, name: Literal["random", "uniform", "downsample", "blind"], keep: int, seed: int = 0
-) -> CompressedModel:
-    """A baseline at a budget of `keep` visual tokens.
-
-    ``downsample`` shrinks the image to the largest grid of at most `keep` tokens that is as square as the model's own;
-    ``blind`` shows the decoder no image at all.
-    """
-    whole = plan(Recipe(version=1, name="none", stages=()), adapter.facts)
-    if name in ("random", "uniform"):
-        selector = RandomSelector(seed=seed) if name == "random" else UniformSelector()
-        entry = PruneEntry(keep=keep, selector=selector)
-        return compress(adapter, Recipe(version=1, name=name, stages=(entry,)))
-    if name == "blind":
-        return CompressedModel(adapter, whole, NoImage(adapter.facts.decoder.width), 0).eval()
-    grid = downsampled_grid(adapter.facts.grid, keep)
-    encoder = VisionEncoder(adapter, whole.encoder_layers)
-    return CompressedModel(adapter, whole, DownsampledImage(encoder, grid), grid[0] * grid[1]).eval()
-
-
-def downsampled_grid(grid: tuple[int, int], keep: int) -> tuple[int, int]:
-    """The largest grid (h, w) of at most `keep` tokens among those nearest to the aspect of `grid`."""
-    height = max(1, min(grid[0], round((keep * grid[0] / grid[1]) ** 0.5)))
-    candidates = [(h, min(grid[1], keep // h)) for h in (height, max(1, height - 1)) if keep // h > 0]
-    return max(candidates, key=lambda shape: (shape[0] * shape[1], -abs(shape[0] / shape[1] - grid[0] / grid[1])))

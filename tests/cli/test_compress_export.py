@@ -53,16 +53,12 @@ def test_compress_then_export(compressed: Path, tmp_path: Path) -> None:
 
 
 def test_set_overrides_the_recipe(checkpoint: Path, recipe_file: Path, tmp_path: Path) -> None:
-    result = invoke(
-        "compress", checkpoint, "--recipe", recipe_file, "--set", "stages.0.keep=3", "-o", tmp_path / "c"
-    )
+    result = invoke("compress", checkpoint, "--recipe", recipe_file, "--set", "stages.0.keep=3", "-o", tmp_path / "c")
     assert "16 -> 3 visual tokens" in result.stdout
 
 
 def test_keep_beyond_the_models_tokens(checkpoint: Path, recipe_file: Path, tmp_path: Path) -> None:
-    result = invoke(
-        "compress", checkpoint, "--recipe", recipe_file, "--set", "stages.0.keep=17", "-o", tmp_path / "c"
-    )
+    result = invoke("compress", checkpoint, "--recipe", recipe_file, "--set", "stages.0.keep=17", "-o", tmp_path / "c")
     assert result.exit_code == 2
     assert "17" in result.stderr
     assert not (tmp_path / "c").exists()

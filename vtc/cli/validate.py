@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-BASELINES = ("random", "uniform", "downsample", "blind")
+from vtc.evaluate.contestants import BASELINES
 
 
 def _baselines(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:

@@ -233,7 +233,7 @@ def baseline_keep(plan: Mapping[str, Any]) -> int | None:
 
 def open_baselines(adapter: VLMAdapter, names: Sequence[str], keep: int | None, seed: int) -> list[Contestant]:
     """The baselines at a budget; those that need one are left out where there is none."""
-    from vtc.compressed import baseline
+    from vtc.baselines import baseline
 
     def predictor(name: Baseline, seed: int = 0) -> Predictor:
         return baseline(adapter, name, keep or adapter.facts.visual_tokens, seed)

@@ -185,8 +185,7 @@ class VLMAdapter(ABC):
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """Pixels (B, 3, H, W), float32, as the checkpoint's own processor makes them."""
-        rgb = [image.convert("RGB") for image in images]
-        pixels = self.processor.image_processor(images=rgb, return_tensors="pt")["pixel_values"]
+        pixels = self.processor.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
         return cast(Tensor, pixels).float()
 
     @property

@@ -23,11 +23,12 @@ from transformers import CLIPVisionModel, LlavaForConditionalGeneration, PreTrai
 
 from vtc.reference.dense import RANKS, label_patches
 from vtc.reference.optim import make_optimizers, schedule
-from vtc.reference.packing import Tokens, answer_logits, correct, pack, run_decoder, tokenize
+from vtc.reference.packing import Packed, Tokens, answer_logits, correct, pack, run_decoder, tokenize
 from vtc.reference.pretrain import Log, to_pixels
 from vtc.reference.questions import CATEGORIES
 from vtc.reference.scenes import scene
 from vtc.reference.subsets import BUDGETS, covering_subset, oracle_subset, uniform_subset
+from vtc.reference.tokenizer import token_ids
 
 #: Standard deviation of the visual tokens that enter the decoder at the start, in every direction.
 FEATURE_SCALE = 0.5
@@ -45,6 +46,7 @@ class InstructConfig:
     warmup: int = 50
     full_share: float = 0.2
     tally_weight: float = 0.3
+    place_weight: float = 0.5
     held_out: int = 160
     every: int = 200
     seed: int = 11
@@ -178,6 +180,33 @@ def choose(mode: str, owner: NDArray[np.int64], share: NDArray[np.float32], keep
     return oracle_subset(owner, share, keep)
 
 
+def place_loss(head: nn.Module, states: Tensor, packed: Packed, tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """Whether the corner that "where" asks for is known, half-way through the decoder, where the answer begins.
+
+    The horizontal half is the answer's second word. Without this its retrieval is learnt late or never.
+
+    Parameters
+    ----------
+    head : Module
+        D to 4 corners.
+    states : Tensor of shape (B, L, D)
+    packed : Packed
+    tokenizer : PreTrainedTokenizerFast
+
+    Returns
+    -------
+    Tensor
+        Mean cross-entropy over the batch's "where" questions.
+    """
+    top, bottom = token_ids(tokenizer, "top", "bottom")
+    left, right = token_ids(tokenizer, "\u0120left", "\u0120right")
+    word, following = packed.targets[:-1], packed.targets[1:]
+    begins = ((word == top) | (word == bottom)) & ((following == left) | (following == right))
+    corner = 2 * (word == bottom).long() + (following == right).long()
+    found = states[packed.rows[:-1][begins], packed.columns[:-1][begins]]
+    return F.cross_entropy(head(found), corner[begins]) if len(found) else states.sum() * 0
+
+
 def tally_loss(
     predicted: Tensor, owner: NDArray[np.int64], ranks: NDArray[np.int64], keep: NDArray[np.int64]
 ) -> Tensor:
@@ -222,7 +251,8 @@ def instruct(
     torch.manual_seed(config.seed)
     model.requires_grad_(True)
     model.model.vision_tower.requires_grad_(False)
-    tally = nn.ModuleDict({"patch": nn.Linear(model.lm_head.in_features, 2 * RANKS + 2)})
+    width = model.lm_head.in_features
+    tally = nn.ModuleDict({"patch": nn.Linear(width, 2 * RANKS + 2), "scene": nn.Linear(width, 4)})
     optimizers = make_optimizers([model, tally], config.muon_lr, config.adam_lr)
     trained = [p for p in model.parameters() if p.requires_grad]
     probe = len(model.model.language_model.layers) // 2 + 1
@@ -234,7 +264,7 @@ def instruct(
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         start = saved["step"]
-    began, total, counts = time.monotonic(), 0.0, 0.0
+    began, total, counts, places = time.monotonic(), 0.0, 0.0, 0.0
     log_every = min(50, max(1, config.steps // 4))
     model.train()
     for step in range(start, config.steps):
@@ -256,13 +286,11 @@ def instruct(
             visual = model.model.multi_modal_projector(states.float())
             logits, seen = run_decoder(model, packed, visual, layer=probe)
             answers = F.cross_entropy(logits.float(), packed.targets)
-        counted = tally_loss(
-            tally["patch"](F.layer_norm(seen.float(), seen.shape[-1:])),
-            train.owner[rows],
-            train.ranks[rows],
-            keep.numpy(),
-        )
-        loss = answers + config.tally_weight * counted
+        seen = F.layer_norm(seen.float(), seen.shape[-1:])
+        told = tally["patch"](seen[:, 2 : 2 + budget])
+        counted = tally_loss(told, train.owner[rows], train.ranks[rows], keep.numpy())
+        placed = place_loss(tally["scene"], seen, packed, tokenizer)
+        loss = answers + config.tally_weight * counted + config.place_weight * placed
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(trained, 1.0)
         for optimizer in optimizers:
@@ -270,15 +298,17 @@ def instruct(
             optimizer.zero_grad(set_to_none=True)
         total += answers.item()
         counts += counted.item()
+        places += placed.item()
         if (step + 1) % log_every == 0 or step + 1 == config.steps:
             row: dict[str, float | int | str] = {
                 "stage": "instruct",
                 "step": step + 1,
                 "loss": total / log_every,
                 "tally": counts / log_every,
+                "place": places / log_every,
             }
             row["seconds"] = time.monotonic() - began
-            total = counts = 0.0
+            total = counts = places = 0.0
             if (step + 1) % config.every == 0 or step + 1 == config.steps:
                 for mode in ("full", "oracle", "oracle_renumbered", "uniform"):
                     marks = measure(model, held_out, tokenizer, mode)

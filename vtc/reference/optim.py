@@ -40,7 +40,9 @@ def make_optimizers(
             is_hidden = parameter.ndim == 2 and not any(part in name for part in _NOT_HIDDEN)
             matrices = slow if _SLOW in name else hidden
             (matrices if is_hidden else rest).append(parameter)
-    groups = [{"params": hidden}, {"params": slow, "lr": 0.1 * muon_lr}] if slow else [{"params": hidden}]
+    groups: list[dict[str, object]] = (
+        [{"params": hidden}, {"params": slow, "lr": 0.1 * muon_lr}] if slow else [{"params": hidden}]
+    )
     muon = torch.optim.Muon(groups, lr=muon_lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     adam = torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
     for optimizer in (muon, adam):

@@ -129,7 +129,7 @@ def answer_logits(model: LlavaForConditionalGeneration, packed: Packed, visual: 
 def run_decoder(
     model: LlavaForConditionalGeneration, packed: Packed, visual: Tensor, layer: int
 ) -> tuple[Tensor, Tensor]:
-    """Answers' logits, and what a decoder layer made of the visual tokens.
+    """Answers' logits, and the states after an earlier decoder layer.
 
     Parameters
     ----------
@@ -138,12 +138,12 @@ def run_decoder(
     visual : Tensor of shape (B, K, D)
         Projected visual tokens, those of ``keep`` only.
     layer : int
-        Number of decoder layers after which to look at the visual tokens.
+        Number of decoder layers after which to look.
 
     Returns
     -------
     logits : Tensor of shape (T, vocabulary)
-    states : Tensor of shape (B, K, D)
+    states : Tensor of shape (B, L, D)
     """
     embeds = model.get_input_embeddings()(packed.input_ids)
     embeds = torch.cat([embeds[:, :2], visual.to(embeds.dtype), embeds[:, 2 + visual.shape[1] :]], dim=1)
@@ -155,7 +155,7 @@ def run_decoder(
         output_hidden_states=True,
     )
     logits: Tensor = model.lm_head(output.last_hidden_state[packed.rows, packed.columns])
-    return logits, output.hidden_states[layer][:, 2 : 2 + visual.shape[1]]
+    return logits, output.hidden_states[layer]
 
 
 def correct(logits: Tensor, packed: Packed) -> Tensor:

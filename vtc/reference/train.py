@@ -1,4 +1,4 @@
-"""Train the reference VLM from nothing: tower, then projector and decoder, then everything together.
+"""Train the reference VLM from nothing: first the vision tower, then projector and decoder.
 
 Usage: ``python -m vtc.reference.train -o DIR [--work DIR] [--threads 2] [--smoke]``
 
@@ -20,7 +20,6 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from vtc.reference.checkpoint import model_config, save_checkpoint
 from vtc.reference.evaluate import report
-from vtc.reference.finetune import FinetuneConfig, finetune
 from vtc.reference.instruct import (
     Features,
     InstructConfig,
@@ -50,7 +49,6 @@ class TrainConfig:
         default_factory=lambda: PretrainConfig(steps=1300, muon_lr=0.005, adam_lr=1e-3, crowded=0.15, seed=8)
     )
     instruct: InstructConfig = field(default_factory=InstructConfig)
-    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     test_questions: int = 2400
 
 
@@ -61,7 +59,6 @@ SMOKE = TrainConfig(
     crowded=PretrainConfig(steps=24, batch=4, warmup=2),
     sparse=PretrainConfig(steps=4, batch=4, warmup=1, crowded=0.15),
     instruct=InstructConfig(scenes=48, steps=20, batch=4, warmup=2, held_out=8, every=20),
-    finetune=FinetuneConfig(steps=4, batch=4, warmup=1),
     test_questions=24,
 )
 
@@ -122,10 +119,7 @@ def train(config: TrainConfig, output: Path, work: Path) -> dict[str, object]:
     heads = PatchHeads(config.width)
     pretrain(tower, heads, config.crowded, work / "crowded.pt", log)
     pretrain(tower, heads, config.sparse, work / "sparse.pt", log)
-    if not (work / "finetune.pt").exists():
-        _language_side(model, tokenizer, config, work, log)
-        save_checkpoint(model, tokenizer, output)
-    finetune(model, tokenizer, config.finetune, work, log)
+    _language_side(model, tokenizer, config, work, log)
     save_checkpoint(model, tokenizer, output)
 
     scores = report(output, "test", 1, config.test_questions, train_scenes=10 * config.test_questions)

@@ -1,0 +1,38 @@
+"""Models that spend a budget of visual tokens without looking: what every accuracy is reported beside."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from vtc.compressed import CompressedModel, compress
+from vtc.models.base import VLMAdapter
+from vtc.plan import plan
+from vtc.recipe import Prune, RandomSelector, Recipe, UniformSelector
+from vtc.vision_encoder import DownsampledImage, NoImage, VisionEncoder
+
+
+def baseline(
+    adapter: VLMAdapter, name: Literal["random", "uniform", "downsample", "blind"], keep: int, seed: int = 0
+) -> CompressedModel:
+    """A baseline at a budget of `keep` visual tokens.
+
+    ``downsample`` shrinks the image to the largest grid of at most `keep` tokens that is as square as the model's own;
+    ``blind`` shows the decoder no image at all.
+    """
+    whole = plan(Recipe(version=1, name="none", stages=()), adapter.facts)
+    if name in ("random", "uniform"):
+        selector = RandomSelector(seed=seed) if name == "random" else UniformSelector()
+        entry = Prune(keep=keep, selector=selector)
+        return compress(adapter, Recipe(version=1, name=name, stages=(entry,)))
+    if name == "blind":
+        return CompressedModel(adapter, whole, NoImage(adapter.facts.decoder.width), 0).eval()
+    grid = downsampled_grid(adapter.facts.grid, keep)
+    encoder = VisionEncoder(adapter, whole.encoder_layers)
+    return CompressedModel(adapter, whole, DownsampledImage(encoder, grid), grid[0] * grid[1]).eval()
+
+
+def downsampled_grid(grid: tuple[int, int], keep: int) -> tuple[int, int]:
+    """The largest grid (h, w) of at most `keep` tokens among those nearest to the aspect of `grid`."""
+    height = max(1, min(grid[0], round((keep * grid[0] / grid[1]) ** 0.5)))
+    candidates = [(h, min(grid[1], keep // h)) for h in (height, max(1, height - 1)) if keep // h > 0]
+    return max(candidates, key=lambda shape: (shape[0] * shape[1], -abs(shape[0] / shape[1] - grid[0] / grid[1])))
