@@ -157,7 +157,7 @@ def _export_one(spec: GraphSpec, path: Path, opset: int) -> None:
 
 
 def _write_processor(request: Request, work: Path) -> None:
-    """The base model's own files, told of the smaller number of tokens and layers, where transformers.js looks for it."""
+    """The base model's own files, told of the smaller number of tokens and layers."""
     adapter, token_plan = request.model.adapter, request.model.plan
     for name in COPIED_FILES:
         if (adapter.path / name).is_file():

@@ -434,3 +434,11 @@ def test_check_finds_what_no_model_can_do() -> None:
 def test_negative_text_is_refused() -> None:
     with pytest.raises(InputError, match="text_tokens"):
         plan(recipe(), SMALL, text_tokens=-1)
+
+
+def test_last_layers_end_at_the_feature_layer() -> None:
+    spec = {"kind": "prune", "keep": 4, "selector": {"name": "cls_attention", "last": 2}}
+    feature = SMALL.encoder.feature_layer
+    assert plan(recipe(spec), SMALL).stages[0].layers == (feature - 1, feature)
+    with pytest.raises(RecipeError, match=r"selector\.last: 99 layers, but only"):
+        plan(recipe({**spec, "selector": {"name": "cls_attention", "last": 99}}), SMALL)

@@ -106,7 +106,7 @@ def test_autos_are_named_and_resolved() -> None:
         {
             "kind": "prune",
             "keep": 4,
-            "selector": {"name": "cls_attention", "layers": [2]},
+            "selector": {"name": "cls_attention", "layers": [2], "last": 1},
             "positions": "renumber",
         },
         {"kind": "visual_exit", "layer": 5},

@@ -41,7 +41,7 @@ def image(seed: int, size: tuple[int, int] = (IMAGE, IMAGE)) -> Image.Image:
 RECIPES: dict[str, list[dict[str, Any]]] = {
     "none": [],
     "cls": [{"kind": "prune", "keep": 5, "selector": "cls_attention"}],
-    "cls_layers": [{"kind": "prune", "keep": 4, "selector": {"name": "cls_attention", "layers": [0, 1]}}],
+    "cls_layers": [{"kind": "prune", "keep": 4, "selector": {"name": "cls_attention", "last": 2}}],
     "original": [{"kind": "prune", "keep": 5, "selector": "uniform", "positions": "original"}],
     "random": [{"kind": "prune", "keep": 0.25, "selector": {"name": "random", "seed": 3}}],
     "fourier": [{"kind": "frequency_filter", "keep": 4}],

@@ -15,7 +15,7 @@ from typing import Any
 
 from vtc.errors import GateFailed, GateInconclusive
 
-RECIPE = "fastervlm-25"
+RECIPE = "vtc-cls"
 QUESTIONS = 300
 PARITY_PROMPTS = 64
 ASKED = 3

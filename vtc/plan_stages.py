@@ -218,7 +218,9 @@ def _attention_layers(
     if not isinstance(selector, ClsAttentionSelector):
         return ()
     if isinstance(selector.layers, str):
-        return encoder_layers[-1:]
+        if selector.last > len(encoder_layers):
+            faults.add(number, "selector.last", f"{selector.last} layers, but only {len(encoder_layers)} run")
+        return encoder_layers[-selector.last :]
     key = "selector.layers"
     layers = listed_layers(selector.layers, facts.encoder.layers, "encoder", number, key, faults)
     for layer in layers:

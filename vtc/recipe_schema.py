@@ -124,6 +124,7 @@ class ClsAttentionSelector(_SelectorEntry):
 
     ``layers`` says in which encoder layer the attention is read: ``feature`` is the layer whose output feeds
     the projector, a list is averaged, negative numbers count from the encoder's end, ``auto`` is calibrated.
+    With ``feature``, ``last`` averages that many layers up to and including it.
 
     Based on FasterVLM (arXiv 2412.01818) and, for several layers, VTC-CLS (arXiv 2412.05819).
     """
@@ -135,6 +136,13 @@ class ClsAttentionSelector(_SelectorEntry):
     needs_cls = True
     name: Literal["cls_attention"] = "cls_attention"
     layers: AttentionLayers = "feature"
+    last: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _last_goes_with_feature(self) -> ClsAttentionSelector:
+        if self.last > 1 and self.layers != "feature":
+            raise ValueError("last is only for layers: feature, a list already says which layers to average")
+        return self
 
 
 class LearnedSelector(_SelectorEntry):

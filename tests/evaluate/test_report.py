@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,14 @@ def test_validation_is_shown_with_its_gate_and_what_it_means() -> None:
         "KL divergence",
     ):
         assert words in text, words
+
+
+def test_tokens_that_leave_the_decoder_early_are_told_by_their_average() -> None:
+    data = dataset(10)
+    exits = replace(contestant("exit", data, visual_tokens=16), layer_average=6.5)
+    text = shown(validate_tables(validate(contestant("original", data), exits, [], data)))
+    assert "layer average" in text
+    assert "6.5" in text
 
 
 def test_the_original_alone_is_shown_without_a_gate() -> None:

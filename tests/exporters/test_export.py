@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +35,29 @@ def request(adapter: VLMAdapter, *stages: dict[str, Any], **options: Any) -> Req
     return Request(compress(adapter, resolved), resolved, ORIGIN, samples, **options)
 
 
+Exported = Callable[[str], tuple[Request, Path]]
+
+
+@pytest.fixture(scope="module")
+def exported(adapter: VLMAdapter, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A recipe of `RECIPES` as a bundle, exported once for all tests."""
+    work = tmp_path_factory.mktemp("bundles")
+
+    @cache
+    def bundle(name: str) -> tuple[Request, Path]:
+        asked = request(adapter, *RECIPES[name])
+        parity = export(asked, work / name)["fp32"]
+        assert parity.indices_equal == 1.0
+        assert parity.greedy_match == 1.0
+        return asked, work / name
+
+    return bundle
+
+
 @pytest.mark.parametrize("name", RECIPES)
-def test_bundle_answers_as_the_model(adapter: VLMAdapter, prompts: Prompts, tmp_path: Path, name: str) -> None:
-    asked = request(adapter, *RECIPES[name])
-    parity = export(asked, tmp_path / "bundle")["fp32"]
-    assert parity.indices_equal == 1.0
-    assert parity.greedy_match == 1.0
-    bundle = VLM.load(tmp_path / "bundle")
+def test_bundle_answers_as_the_model(exported: Exported, prompts: Prompts, name: str) -> None:
+    asked, path = exported(name)
+    bundle = VLM.load(path)
     answers = asked.model.generate(*prompts, 8)
     # Together, with left padding, and alone.
     assert [g.token_ids for g in bundle.generate(*prompts, 8)] == [g.token_ids for g in answers]
@@ -51,13 +69,12 @@ def test_bundle_answers_as_the_model(adapter: VLMAdapter, prompts: Prompts, tmp_
 
 
 @pytest.mark.parametrize("name", ["cls", "exit", "visual_only"])
-def test_segments_see_as_many_tokens_as_the_plan_says(adapter: VLMAdapter, tmp_path: Path, name: str) -> None:
-    asked = request(adapter, *RECIPES[name])
-    export(asked, tmp_path / "bundle")
+def test_segments_see_as_many_tokens_as_the_plan_says(exported: Exported, name: str) -> None:
+    asked, path = exported(name)
     sample = asked.samples[0]
     ids, _, _ = asked.model.inputs([sample.images], [sample.prompt])
-    text = int((ids != adapter.image_token_id).sum())
-    timings = VLM.load(tmp_path / "bundle").generate([sample.images], [sample.prompt], 2)[0].timings
+    text = int((ids != asked.model.adapter.image_token_id).sum())
+    timings = VLM.load(path).generate([sample.images], [sample.prompt], 2)[0].timings
     assert list(timings.segment_lengths) == [text + s.visual_tokens for s in asked.model.plan.segments]
 
 
@@ -71,11 +88,11 @@ def test_half_precision_is_close(adapter: VLMAdapter, tmp_path: Path) -> None:
     assert (tmp_path / "bundle/onnx/decoder_model_merged_fp16.onnx").stat().st_size < 0.75 * single
 
 
-def test_graphs_have_the_names_and_axes_that_runtimes_look_for(adapter: VLMAdapter, tmp_path: Path) -> None:
-    export(request(adapter, *RECIPES["cls"]), tmp_path / "bundle")
+def test_graphs_have_the_names_and_axes_that_runtimes_look_for(exported: Exported) -> None:
+    _, path = exported("cls")
     shapes = {}
     for name in ("vision_encoder", "embed_tokens", "decoder_model_merged"):
-        graph = onnx.load(tmp_path / f"bundle/onnx/{name}.onnx").graph
+        graph = onnx.load(path / f"onnx/{name}.onnx").graph
         for value in (*graph.input, *graph.output):
             dims = value.type.tensor_type.shape.dim
             shapes[value.name] = [d.dim_param or d.dim_value for d in dims]
@@ -90,10 +107,10 @@ def test_graphs_have_the_names_and_axes_that_runtimes_look_for(adapter: VLMAdapt
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_graphs_pass_the_linter(adapter: VLMAdapter, tmp_path: Path, name: str) -> None:
-    export(request(adapter, *RECIPES[name]), tmp_path / "bundle")
-    for path in (tmp_path / "bundle/onnx").iterdir():
-        assert lint(path, constant_tokens=path.stem == "vision_encoder") == []
+def test_graphs_pass_the_linter(exported: Exported, name: str) -> None:
+    _, path = exported(name)
+    for graph in (path / "onnx").iterdir():
+        assert lint(graph, constant_tokens=graph.stem == "vision_encoder") == []
 
 
 def test_config_and_processor_know_the_smaller_model(adapter: VLMAdapter, tmp_path: Path) -> None:
@@ -161,10 +178,9 @@ def test_wrong_graph_is_never_published(adapter: VLMAdapter, tmp_path: Path, mon
     assert not (tmp_path / "bundle").exists()
 
 
-def test_parity_tells_a_different_choice_of_tokens(adapter: VLMAdapter, tmp_path: Path) -> None:
-    export(request(adapter, *RECIPES["random"]), tmp_path / "bundle")
+def test_parity_tells_a_different_choice_of_tokens(adapter: VLMAdapter, exported: Exported) -> None:
     other = request(adapter, {"kind": "prune", "keep": 0.25, "selector": {"name": "random", "seed": 4}})
-    result = check_parity(other.model, VLM.load(tmp_path / "bundle"), "fp32", other.samples)
+    result = check_parity(other.model, VLM.load(exported("random")[1]), "fp32", other.samples)
     assert result.indices_equal == 0.0
 
 

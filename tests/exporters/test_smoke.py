@@ -1,13 +1,25 @@
-"""Every shipped recipe goes through the whole pipeline on a tiny random model."""
+"""`vtc check --smoke`: a recipe goes through the whole pipeline on a tiny random model."""
 
 from __future__ import annotations
 
 import pytest
 
 from exporters import smoke
-from vtc.recipe import builtin_recipes, load_recipe
+from tests.tiny import recipe
+from vtc.recipe import load_recipe
 
 
-@pytest.mark.parametrize("name", sorted(builtin_recipes()))
-def test_shipped_recipe_makes_a_running_bundle(name: str) -> None:
-    smoke.run(load_recipe(name))
+def test_calibrated_recipe_makes_a_running_bundle() -> None:
+    smoke.run(load_recipe("visual-layer-drop"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "needed"),
+    [
+        ({"kind": "visual_exit", "layer": 20}, ("decoder", 20)),
+        ({"kind": "drop_layers", "layers": [3, 30]}, ("decoder", 30)),
+        ({"kind": "prune", "keep": 4, "selector": {"name": "cls_attention", "layers": [-7]}}, ("encoder", 7)),
+    ],
+)
+def test_the_model_is_as_deep_as_the_recipe_asks(stage: dict[str, object], needed: tuple[str, int]) -> None:
+    assert needed in set(smoke._layer_numbers(recipe(stage)))

@@ -178,8 +178,9 @@ def open_bundle(path: Path, session: Session = Session()) -> Opened:
         return vlm.encode(vlm.image_processor(images))[1]
 
     locator = _locator(keep_indices, vlm.manifest.plan, image.grid, image.size)
-    contestant = Contestant(path.resolve().name, vlm, vlm.chat, locator)
-    return Opened(contestant, str(vlm.manifest.model["sha256"]), vlm.manifest.plan)
+    plan = vlm.manifest.plan
+    contestant = Contestant(path.resolve().name, vlm, vlm.chat, locator, plan["layer_average"])
+    return Opened(contestant, str(vlm.manifest.model["sha256"]), plan)
 
 
 def open_compressed(path: Path, base: str | None = None) -> Opened:
@@ -202,7 +203,8 @@ def compressed_contestant(name: str, model: CompressedModel, model_sha256: str) 
 
     plan = model.plan.to_dict()
     locator = _locator(keep_indices, plan, adapter.facts.grid, adapter.facts.image_size)
-    return Opened(Contestant(name, model, adapter.chat, locator), model_sha256, plan, adapter)
+    contestant = Contestant(name, model, adapter.chat, locator, model.plan.layer_average)
+    return Opened(contestant, model_sha256, plan, adapter)
 
 
 def _locator(

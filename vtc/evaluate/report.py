@@ -96,6 +96,10 @@ def _accuracy_table(report: Mapping[str, Any], name: str, result: Mapping[str, A
     ]
     table.add_row("retention", "", *retention)
     table.add_row("visual tokens", "", *(str(entry["visual_tokens"]) for _, entry in columns))
+    average = result["layer_average"]
+    if not alone and average is not None and average != result["visual_tokens"]:
+        averages = [f"{entry.get('layer_average') or entry['visual_tokens']:g}" for _, entry in columns]
+        table.add_row("layer average", "", *averages)
     return table
 
 

@@ -43,12 +43,15 @@ class Contestant:
         Turns a question into a whole prompt with one image placeholder.
     locator : Locator or None
         Where its kept tokens lie; None where they are not places on the original's grid.
+    layer_average : float or None
+        Visual tokens of an image, mean over the original's decoder layers; None: `visual_tokens` in every layer.
     """
 
     name: str
     predictor: Predictor
     chat: Callable[[str], str]
     locator: Locator | None = None
+    layer_average: float | None = None
 
 
 @dataclass(frozen=True)
@@ -307,7 +310,11 @@ def validate(
         "kind": "validate",
         "results": {
             judged.name: result
-            | {"visual_tokens": judged.predictor.visual_tokens, "evidence": _evidence(compressed, items, answers, base)}
+            | {
+                "visual_tokens": judged.predictor.visual_tokens,
+                "layer_average": judged.layer_average,
+                "evidence": _evidence(compressed, items, answers, base),
+            }
         },
         "fidelity": fidelity,
         "baselines": {

@@ -137,7 +137,8 @@ def report(directory: Path, split: str, seed: int, count: int, train_scenes: int
     scores = score(model, images)
     scores["majority"] = majority_answers(images, train_scenes)
     chance = chance_level(images)
-    full = scores["full"]["all"]
+    # A model that knows nothing has nothing to retain.
+    full = max(scores["full"]["all"], 1 / count)
     return {
         "split": split,
         "seed": seed,

@@ -39,7 +39,7 @@ class InstructConfig:
     """Size of stage 2."""
 
     scenes: int = 18_000
-    steps: int = 1500
+    steps: int = 2000
     batch: int = 32
     muon_lr: float = 0.003
     adam_lr: float = 1e-3

@@ -38,7 +38,7 @@ TRAIN_SEED, HELD_OUT_SEED = 100, 90_001
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Sizes and lengths of the whole training; the defaults made the shipped weights."""
+    """Sizes and lengths of the whole training; weights/TRAINING.md tells how the shipped weights came about."""
 
     vision_layers: int = 5
     text_layers: int = 8
@@ -140,7 +140,11 @@ def _language_side(
     size = config.instruct
     held_out = cache_features(tower, tokenizer, "validation", HELD_OUT_SEED, range(size.held_out))
     data = cache_features(tower, tokenizer, "train", TRAIN_SEED, range(size.scenes))
-    mean, matrix = whitening(data.states[:400])
+    # Kept beside the decoder that learns on it: a resumed run must not whiten ever so slightly differently.
+    fixed = work / "whitening.pt"
+    if not fixed.exists():
+        torch.save(whitening(data.states[:400]), fixed)
+    mean, matrix = torch.load(fixed, weights_only=True)
     instruct(model, tokenizer, prepare(data, mean, matrix), prepare(held_out, mean, matrix), size, work, log)
     fold_whitening(model.model.multi_modal_projector.linear_1, mean, matrix)
 
