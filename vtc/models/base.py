@@ -72,7 +72,8 @@ class VLMAdapter(ABC):
             If weights or processor are missing or truncated.
         """
         facts = cls.read_facts(path)
-        hf_logging.disable_progress_bar()  # reading local weights takes a moment, and errors are to be one line
+        quiet: Any = hf_logging.disable_progress_bar
+        quiet()  # reading local weights takes a moment, and errors are to be one line
         try:
             model = cls.load_model(path)
             load_processor: Any = AutoProcessor.from_pretrained
