@@ -16,7 +16,6 @@ from typing import Any
 from vtc.errors import GateFailed, GateInconclusive
 
 RECIPE = "vtc-cls"
-QUESTIONS = 300
 PARITY_PROMPTS = 64
 ASKED = 3
 JUDGED = (0, GateFailed.exit_code, GateInconclusive.exit_code)
@@ -107,18 +106,16 @@ def main() -> None:
     run("inspect", "reference", "--recipe", options.recipe)
     run("compress", "reference", "--recipe", options.recipe, "-o", out / "compressed")
     run("export", out / "compressed", "-o", bundle, "--samples", str(PARITY_PROMPTS))
-    questions = draw(QUESTIONS, out / "data")
-    for question in questions[:: len(questions) // ASKED][:ASKED]:
-        run("run", bundle, "--image", out / "data" / question["image"], "--prompt", question["question"])
+    for question in draw(ASKED, out / "scenes"):
+        run("run", bundle, "--image", out / "scenes" / question["image"], "--prompt", question["question"])
         print(f"(the right answer: {question['answers'][0]})", flush=True)
-    report = out / "validate.json"
-    run("validate", bundle, "--against", "reference", "--data", out / "data", "-o", report, allowed=JUDGED)
+    run("validate", bundle, "--against", "reference", "-o", out / "validate.json", allowed=JUDGED)
     run("bench", bundle, "--against", "reference", "-o", out / "bench.json")
     summary = summarise(out, options.recipe, began)
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     print()
     show(summary)
-    print(f"Everything is in {out}: compressed/, bundle/, data/, validate.json, bench.json, summary.json")
+    print(f"Everything is in {out}: compressed/, bundle/, scenes/, validate.json, bench.json, summary.json")
 
 
 if __name__ == "__main__":

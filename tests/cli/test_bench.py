@@ -81,6 +81,18 @@ def test_bad_input_is_one_line(bundles: tuple[Path, Path], args: list[str], word
     assert result.stdout == ""
 
 
+def test_a_bundle_made_from_another_checkpoint_is_refused(bundles: tuple[Path, Path], checkpoint: Path) -> None:
+    result = vtc("bench", bundles[1], "--against", checkpoint, *QUICK)
+    assert result.exit_code == 2
+    assert "another checkpoint" in result.stderr
+
+
+def test_only_an_uncompressed_bundle_is_called_the_original(bundles: tuple[Path, Path], picture: Path) -> None:
+    whole, pruned = bundles
+    result = vtc("bench", whole, "--against", pruned, "--image", picture, *QUICK, "--no-memory", "--json")
+    assert [run["name"] for run in json.loads(result.stdout)["runs"]] == ["pruned", "whole"]
+
+
 @pytest.mark.slow
 def test_a_checkpoint_is_exported_once_and_kept(
     checkpoint: Path, tmp_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch

@@ -32,4 +32,8 @@ def bundle_with_plan(toy: Toy, out: Path, **parts: Any) -> Path:
     manifest = json.loads((work / MANIFEST).read_text())
     (work / MANIFEST).unlink()
     stages = 0 if toy.keep == toy.tokens else 1
-    return write_bundle(work, out, manifest | {"plan": plan(toy.keep, toy.tokens, stages)} | parts)
+    own = {
+        "plan": plan(toy.keep, toy.tokens, stages),
+        "recipe": {"version": 1, "stages": [{"kind": "prune"}] * stages},
+    }
+    return write_bundle(work, out, manifest | own | parts)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from exporters.graphs import Precision
     from vtc.evaluate.timing import Question
     from vtc.progress import Report
+    from vtc.runtime.vlm import VLM
 
 REFERENCE_QUESTIONS = 8
 PARITY_SAMPLES = 4
@@ -70,7 +71,7 @@ def command(
         paths = [bundle]
         original = None
         if against is not None:
-            paths.insert(0, _original(against, cast("Precision", model.precision), show))
+            paths.insert(0, _original(against, model, show))
             original = VLM.load(paths[0], **options)
         memories = []
         for number, path in enumerate(paths):
@@ -80,7 +81,7 @@ def command(
             memories.append(measured)
         show("peak memory", len(paths), len(paths))
         report = bench(
-            None if original is None else runner("original", original, questions, new_tokens),
+            None if original is None else runner(_name(original, model), original, questions, new_tokens),
             runner(bundle.resolve().name, model, questions, new_tokens),
             questions=len(questions),
             repeats=repeats,
@@ -111,28 +112,37 @@ def _questions(images: tuple[Path, ...], prompt: str | None) -> list[Question]:
     return [Question((item.load(),), item.question) for item in items]
 
 
-def _original(against: str, precision: Precision, show: Report) -> Path:
+def _original(against: str, model: VLM, show: Report) -> Path:
     """The bundle to compare with: the one that was given, or the checkpoint exported without compression."""
     from vtc.errors import InputError
     from vtc.evaluate.contestants import manifest_of
 
     manifest = manifest_of(Path(against))
     if manifest is None:
-        return _exported(against, precision, show)
+        return _exported(against, model, show)
     if manifest["kind"] != "bundle":
         raise InputError(f"{against}: is a compressed model; give its checkpoint, or a bundle that vtc export made")
     return Path(against)
 
 
-def _exported(name: str, precision: Precision, show: Report) -> Path:
+def _name(original: VLM, model: VLM) -> str:
+    """``original`` for the very checkpoint that the model was made from, uncompressed; else the bundle's own name."""
+    manifest = original.manifest
+    same = manifest.model["sha256"] == model.manifest.model["sha256"] and not manifest.recipe["stages"]
+    return "original" if same else manifest.root.resolve().name
+
+
+def _exported(name: str, bundle: VLM, show: Report) -> Path:
     from vtc import __version__
     from vtc.bundle import load_manifest
-    from vtc.errors import BundleError
+    from vtc.errors import BundleError, InputError
     from vtc.models import model_digest, resolve_model
 
     path = resolve_model(name)
     digest = model_digest(path)
-    out = _cache() / f"{digest[:16]}-{precision}-{__version__}"
+    if digest != bundle.manifest.model["sha256"]:
+        raise InputError(f"{bundle.manifest.root}: was made from another checkpoint than {name}; give that one")
+    out = _cache() / f"{digest[:16]}-{bundle.precision}-{__version__}"
     try:
         if load_manifest(out).model["sha256"] == digest:
             return out
@@ -152,6 +162,7 @@ def _exported(name: str, precision: Precision, show: Report) -> Path:
     own = Origin(name if name == "reference" else str(path.resolve()), digest)
     samples = samples_from(adapter, "reference" if name == "reference" else None, PARITY_SAMPLES, seed=0)
     model = compress(adapter, recipe)
+    precision = cast("Precision", bundle.precision)
     export(Request(model, recipe, own, samples, (precision,), progress=show), out)
     return out
 
