@@ -49,7 +49,7 @@ def check_output(out: Path, kind: str) -> None:
     except (OSError, ValueError, AttributeError):
         found = None
     if found != kind:
-        raise BundleError(f"{out}: exists and is not a {kind} of vtc's; give another output directory or remove it")
+        raise BundleError(f"{out}: exists and is not a {_noun(kind)} of vtc's; give another directory or remove it")
 
 
 def publish(work: Path, out: Path, manifest: Mapping[str, Any]) -> Path:
@@ -115,7 +115,7 @@ def read_manifest(path: Path, kind: str, schema: int) -> dict[str, Any]:
         If there is none, it is of another kind or a newer schema, or it has changed since it was written.
     """
     if not path.is_dir():
-        raise BundleError(f"{path}: no such {kind} directory")
+        raise BundleError(f"{path}: no such {_noun(kind)} directory")
     file = path / MANIFEST
     try:
         if file.stat().st_size > MAX_MANIFEST_BYTES:
@@ -123,14 +123,14 @@ def read_manifest(path: Path, kind: str, schema: int) -> dict[str, Any]:
         data = file.read_bytes()
         manifest = json.loads(data)
     except FileNotFoundError:
-        raise BundleError(f"{path}: is not a {kind}: it holds no {MANIFEST}") from None
+        raise BundleError(f"{path}: is not a {_noun(kind)}: it holds no {MANIFEST}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{file}: cannot be read ({error}); write the {kind} again") from None
+        raise BundleError(f"{file}: cannot be read ({error}); write the {_noun(kind)} again") from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("schema"), int):
         raise BundleError(f"{file}: is not a manifest of vtc's")
     if manifest.get("kind") != kind:
         hint = "; `vtc export` makes a bundle of it" if manifest.get("kind") == "compressed" else ""
-        raise BundleError(f"{path}: is a '{manifest.get('kind')}', not a {kind}{hint}")
+        raise BundleError(f"{path}: is a '{manifest.get('kind')}', not a {_noun(kind)}{hint}")
     if manifest["schema"] > schema:
         raise BundleError(
             f"{path}: was written by a newer vtc (schema {manifest['schema']}, "
@@ -138,7 +138,7 @@ def read_manifest(path: Path, kind: str, schema: int) -> dict[str, Any]:
         )
     seals = _SEAL.findall(data)
     if len(seals) != 1 or _seal(data) != seals[0]:
-        raise BundleError(f"{file}: has changed since it was written; write the {kind} again")
+        raise BundleError(f"{file}: has changed since it was written; write the {_noun(kind)} again")
     return manifest
 
 
@@ -186,6 +186,10 @@ def sha256(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _noun(kind: str) -> str:
+    return "compressed model" if kind == "compressed" else kind
 
 
 def _sealed(manifest: dict[str, Any]) -> bytes:

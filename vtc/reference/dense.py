@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtc.reference.glyphs import COLORS, GAPS, SHAPES, STRIPES
-from vtc.reference.scenes import IMAGE_SIZE, Plan, Scene, SceneObject, plan_scene, render
+from vtc.reference.objects import SceneObject
+from vtc.reference.scenes import IMAGE_SIZE, Plan, Scene, plan_scene, render
 
 PATCH = 14
 GRID = IMAGE_SIZE // PATCH

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vtc.reference.glyphs import COLORS, SHAPES
-
-if TYPE_CHECKING:
-    from vtc.reference.scenes import Box, SceneObject
+from vtc.reference.objects import Box, SceneObject
 
 CATEGORIES = ("presence", "counting", "spatial", "attribute", "digit", "detail")
 

@@ -31,48 +31,12 @@ from vtc.reference.glyphs import (
     ring_mask,
     shape_mask,
 )
+from vtc.reference.objects import Box, SceneObject
 from vtc.reference.questions import CATEGORIES, Question, ask
 
 IMAGE_SIZE = 224
 _SPLIT_CODE = {"train": 0, "test": 1, "validation": 2}
 _COLOR_NAMES = tuple(COLORS)
-
-Box = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True)
-class SceneObject:
-    """One object of a scene.
-
-    Attributes
-    ----------
-    kind : str
-        "shape", "digit", "number", "ring" or "disc".
-    value : str
-        The shape's name, the digit(s), the side of the gap, or the direction of the stripes.
-    color : str
-        One of ``COLORS``.
-    box : tuple of int
-        x0, y0, x1, y1 in pixels, the end excluded.
-    seam : int
-        For a number, the x coordinate where its second digit begins; otherwise -1.
-    """
-
-    kind: str
-    value: str
-    color: str
-    box: Box
-    seam: int = -1
-
-    @property
-    def noun(self) -> str:
-        """The word that questions use for the object."""
-        return self.value if self.kind == "shape" else self.kind
-
-    @property
-    def center(self) -> tuple[float, float]:
-        """Centre of the box in pixels, x then y."""
-        return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
 
 
 @dataclass(frozen=True)
