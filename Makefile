@@ -37,8 +37,9 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## Speed of every shipped recipe on this machine
-	$(BIN)/python -m vtc.demo --bench -o out/bench
+bench: $(STAMP) ## Time the demo's bundle against the original, with many repeats
+	@test -f $(OUT)/bundle/manifest.json || $(MAKE) demo
+	$(BIN)/vtc bench $(OUT)/bundle --against reference --repeats 200 -o out/bench.json
 
 test-js: $(STAMP) ## Run a bundle in transformers.js and compare the tokens (needs Node 20)
 	npm ci --prefix tests/js --silent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.tiny import image
 from vtc.artifact import staging_dir
 from vtc.cli import main
 
@@ -118,6 +120,46 @@ def test_killed_export_leaves_no_bundle_and_goes_on(compressed: Path, tmp_path: 
     assert not out.exists()
     result = invoke("export", compressed, "-o", out, "--samples", "2")
     assert result.exit_code == 0, result.output
+    assert not staging_dir(out).exists()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A dozen questions about a dozen images."""
+    directory = tmp_path / "data"
+    directory.mkdir()
+    lines = []
+    for number in range(12):
+        image(number).save(directory / f"{number}.png")
+        entry = {
+            "id": str(number),
+            "image": f"{number}.png",
+            "question": "what is it ?",
+            "answers": ["a"],
+            "category": "c",
+        }
+        lines.append(json.dumps(entry))
+    (directory / "data.jsonl").write_text("\n".join(lines) + "\n")
+    return directory
+
+
+def test_killed_calibration_leaves_nothing_half_done_and_goes_on(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "compressed"
+    command = ["compress", checkpoint, "--recipe", "visual-layer-drop", "--data", data, "-o", out]
+    process = spawn(*command)
+    deadline = time.monotonic() + 300
+    while not (notes := list(staging_dir(out).glob(".measurements-*.json"))) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not out.exists()
+    measured = json.loads(notes[0].read_text())
+    assert measured
+    result = invoke(*command)
+    assert result.exit_code == 0, result.output
+    kept = json.loads((out / "manifest.json").read_text())["calibration"]
+    assert measured.items() <= kept.items()
     assert not staging_dir(out).exists()
 
 
