@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 
 from exporters.graphs import DEFAULT_OPSET, GraphSpec, Precision, as_half, export_graph, graph_specs, segment_name
@@ -66,6 +68,7 @@ class Request:
         return {
             "recipe": self.recipe.digest,
             "model": self.origin.digest,
+            "trained": hashlib.sha256(safetensors.torch.save(self.model.stages.state_dict())).hexdigest(),
             "opset": self.opset,
             "vtc": version("vtc"),
             "torch": torch.__version__,
