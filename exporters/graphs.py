@@ -18,6 +18,7 @@ from torch.export import Dim
 
 from vtc.compressed import CompressedModel
 from vtc.decoder import DecoderSegment
+from vtc.stages.prune_in_decoder import PruneInDecoder
 
 Precision = Literal["fp32", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
@@ -95,7 +96,6 @@ def graph_specs(model: CompressedModel, dtype: torch.dtype) -> list[GraphSpec]:
     """The graphs that make up a compressed model, in the order data meets them."""
     facts, plan = model.adapter.facts, model.plan
     height, width = facts.image_size
-    embedding = facts.decoder.width
     specs = [
         GraphSpec(
             "vision_encoder",
@@ -114,11 +114,9 @@ def graph_specs(model: CompressedModel, dtype: torch.dtype) -> list[GraphSpec]:
             ({0: "batch_size", 1: "sequence_length"},),
         ),
     ]
-    sees = "all"
     for number, (segment, spec) in enumerate(zip(model.segments, plan.segments, strict=True)):
-        if spec.sees != sees:
-            specs.append(_selector_spec(model, number, spec.sees, embedding, dtype))
-            sees = spec.sees
+        if spec.enters != "same":
+            specs.append(_selector_spec(model, number, spec.enters, dtype))
         specs.append(_segment_spec(model, number, segment, spec.layers, dtype))
     return specs
 
@@ -128,24 +126,57 @@ def segment_name(model: CompressedModel, number: int) -> str:
     return "decoder_model_merged" if len(model.segments) == 1 else f"decoder_segment_{number}"
 
 
-def _selector_spec(model: CompressedModel, number: int, sees: str, width: int, dtype: torch.dtype) -> GraphSpec:
+def selector_name(number: int) -> str:
+    """File stem of the graph in front of decoder segment `number`."""
+    return f"token_selector_{number}"
+
+
+def _selector_spec(model: CompressedModel, number: int, enters: str, dtype: torch.dtype) -> GraphSpec:
     hidden = {0: "batch_size", 1: "sequence_length"}
     kept = {0: "batch_size", 1: "kept_length"}
+    name, module, width = selector_name(number), model.entrances[number], model.adapter.facts.decoder.width
     full = torch.zeros(2, 9, width, dtype=dtype)
     part = torch.zeros(2, 4, width, dtype=dtype)
-    if sees == "text":
-        args: tuple[Any, ...] = (full, torch.zeros(2, 4, dtype=torch.long))
-        return GraphSpec(
-            f"token_selector_{number}",
-            model.gather,
-            args,
-            ["full_hidden_states", "indices"],
-            ["hidden_states"],
-            (hidden, kept),
-        )
-    args = (full, part, torch.zeros(2, 9, dtype=torch.long))
-    names = ["full_hidden_states", "part_hidden_states", "indices"]
-    return GraphSpec(f"token_selector_{number}", model.merge, args, names, ["hidden_states"], (hidden, kept, hidden))
+    if isinstance(module, PruneInDecoder):
+        return _prune_spec(name, module, width, dtype)
+    args: tuple[Any, ...]
+    axes: tuple[Any, ...]
+    if enters == "gather":
+        args, names, axes = (full, torch.zeros(2, 4, dtype=torch.long)), ["full_hidden_states"], (hidden, kept)
+    else:
+        args, axes = (full, part, torch.zeros(2, 9, dtype=torch.long)), (hidden, kept, hidden)
+        names = ["full_hidden_states", "part_hidden_states"]
+    return GraphSpec(name, module, args, [*names, "indices"], ["hidden_states"], axes)
+
+
+def _prune_spec(name: str, module: PruneInDecoder, width: int, dtype: torch.dtype) -> GraphSpec:
+    rows, images, asking, text, behind = 2, 3, 4, 7, 11
+    length = module.tokens + text
+
+    def whole(*shape: int) -> Tensor:
+        return torch.ones(*shape, dtype=torch.long)
+
+    columns = torch.arange(module.tokens).expand(images, -1).contiguous()
+    sequence, kept = {0: "batch_size", 1: "sequence_length"}, {0: "batch_size", 1: "kept_length"}
+    cut_arrays = ("image_rows", "image_columns", "query_columns", "query_mask", "layout")
+    image, query = {0: "image_count"}, {0: "image_count", 1: "query_length"}
+    return GraphSpec(
+        name,
+        module,
+        (
+            torch.zeros(rows, length, width, dtype=dtype),
+            whole(rows, length),
+            whole(rows, length),
+            torch.zeros(images, dtype=torch.long),
+            columns,
+            whole(images, asking) * (length - 1),
+            whole(images, asking),
+            torch.zeros(rows, behind, dtype=torch.long),
+        ),
+        ["full_hidden_states", "attention_mask", "position_ids", *cut_arrays],
+        ["hidden_states", "kept_position_ids", "keep_indices"],
+        (sequence, sequence, sequence, image, image, query, query, kept),
+    )
 
 
 def _segment_spec(

@@ -14,7 +14,16 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from exporters.graphs import DEFAULT_OPSET, GraphSpec, Precision, as_half, export_graph, graph_specs, segment_name
+from exporters.graphs import (
+    DEFAULT_OPSET,
+    GraphSpec,
+    Precision,
+    as_half,
+    export_graph,
+    graph_specs,
+    segment_name,
+    selector_name,
+)
 from exporters.lint import lint
 from exporters.parity import Parity, check_parity
 from vtc.artifact import check_output, sha256, staging_dir
@@ -194,15 +203,22 @@ def _manifest(request: Request, graphs: dict[str, dict[str, str]]) -> dict[str, 
     model, adapter = request.model, request.model.adapter
     facts, token_plan = adapter.facts, model.plan
     bos = adapter.tokenizer.bos_token_id
-    segments = []
-    sees = "all"
-    for number, segment in enumerate(token_plan.segments):
-        selector = None
-        if segment.sees != sees:
-            selector = {"graph": f"token_selector_{number}", "kind": "gather" if segment.sees == "text" else "merge"}
-            sees = segment.sees
-        graph = segment_name(model, number)
-        segments.append({"graph": graph, "layers": list(segment.layers), "sees": segment.sees, "selector": selector})
+    segments = [
+        {
+            "graph": segment_name(model, number),
+            "layers": list(segment.layers),
+            "sees": segment.sees,
+            "visual_tokens": segment.visual_tokens,
+            "selector": None
+            if segment.enters == "same"
+            else {
+                "graph": selector_name(number),
+                "kind": segment.enters,
+                "queries": model.queries.get(number),
+            },
+        }
+        for number, segment in enumerate(token_plan.segments)
+    ]
     return {
         "vtc_version": version("vtc"),
         "model": {"name": request.origin.name, "family": adapter.family, "sha256": request.origin.digest},

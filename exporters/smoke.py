@@ -13,7 +13,7 @@ from vtc.compressed import compress
 from vtc.models import load_adapter, model_digest
 from vtc.models.tiny import write_tiny_llava
 from vtc.progress import Report, silent
-from vtc.recipe import DropLayers, Prune, Recipe, VisualExit
+from vtc.recipe import DropLayers, Prune, PruneInDecoder, Recipe, VisualExit
 from vtc.runtime.vlm import VLM
 
 SAMPLES = 4
@@ -52,7 +52,7 @@ def _layer_numbers(recipe: Recipe) -> Iterator[tuple[str, int]]:
     for stage in recipe.stages:
         named: object = ()
         component = "decoder"
-        if isinstance(stage, VisualExit):
+        if isinstance(stage, VisualExit | PruneInDecoder):
             named = (stage.layer,)
         elif isinstance(stage, DropLayers):
             named, component = stage.layers, stage.component

@@ -29,14 +29,28 @@ selectors = st.one_of(
 )
 
 prunes = st.fixed_dictionaries(
-    {"kind": st.just("prune"), "keep": keeps, "selector": selectors},
-    optional={"positions": st.sampled_from(["renumber", "original"])},
+    {"kind": st.just("prune"), "selector": selectors},
+    optional={"keep": keeps, "positions": st.sampled_from(["renumber", "original"])},
 )
 filters = st.fixed_dictionaries(
     {"kind": st.just("frequency_filter"), "keep": keeps}, optional={"preserve_mean": st.booleans()}
 ) | st.fixed_dictionaries(
     {"kind": st.just("frequency_filter"), "keep": st.just("auto")},
     optional={"energy": st.floats(0, 1, exclude_min=True)},
+)
+decoder_selectors = st.one_of(
+    st.just("text_attention"),
+    st.fixed_dictionaries(
+        {"name": st.just("text_attention")},
+        optional={
+            "queries": st.sampled_from(["text_after_image", "all_text", "last_token", "raters"]),
+            "rope": st.booleans(),
+        },
+    ),
+)
+cuts = st.fixed_dictionaries(
+    {"kind": st.just("prune_in_decoder"), "layer": layer_numbers | st.floats(0, 1, exclude_min=True, exclude_max=True)},
+    optional={"keep": keeps, "selector": decoder_selectors},
 )
 exits = st.fixed_dictionaries({"kind": st.just("visual_exit"), "layer": layer_numbers | st.just("auto")})
 
@@ -50,15 +64,17 @@ def drops(component: str) -> st.SearchStrategy[dict[str, Any]]:
     return listed | auto
 
 
-in_any_order = st.lists(prunes | filters | exits | drops("decoder") | drops("encoder"), max_size=5)
+in_any_order = st.lists(prunes | filters | cuts | exits | drops("decoder") | drops("encoder"), max_size=5)
 in_data_order = st.tuples(
     st.lists(drops("encoder"), max_size=1),
     st.lists(filters, max_size=1),
     st.lists(prunes, max_size=2),
+    st.lists(cuts, max_size=2),
     st.lists(exits, max_size=1),
     st.lists(drops("decoder"), max_size=2),
 ).map(lambda groups: [stage for group in groups for stage in group])
 
+budgets = st.fixed_dictionaries({"keep_average": keeps}, optional={"ratio": st.floats(1, 9, exclude_min=True)})
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=40)
 
 
@@ -67,5 +83,5 @@ def recipes(stages: st.SearchStrategy[list[dict[str, Any]]]) -> st.SearchStrateg
     return st.fixed_dictionaries(
         {"version": st.just(1), "name": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)}
         | {"stages": stages},
-        optional={"description": words, "paper": words},
+        optional={"description": words, "paper": words, "budget": budgets},
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.runtime.toy import Segment, make_toy, write_toy_bundle
 from vtc.artifact import publish, staging_dir
-from vtc.bundle import load_manifest, placeholder_config, write_bundle
+from vtc.bundle import SCHEMA, load_manifest, placeholder_config, write_bundle
 from vtc.errors import BundleError
 
 
@@ -75,7 +75,7 @@ def test_sizes_are_compared_even_where_hashes_are_not(bundle: Path) -> None:
         (lambda m: m["segments"][1].update(selector=None), "wrong selector"),
         (lambda m: m["segments"][1]["selector"].update(kind="merge"), "wrong selector"),
         (lambda m: m["segments"][0].update(sees="text"), "wrong selector"),
-        (lambda m: m.update(schema=2), "newer vtc"),
+        (lambda m: m.update(schema=3), "newer vtc"),
         (lambda m: m.update(kind="compressed"), "is a 'compressed', not a bundle; `vtc export` makes a bundle of it"),
     ],
 )
@@ -106,7 +106,7 @@ def test_write_bundle_fills_in_kind_and_schema(bundle: Path, tmp_path: Path) -> 
     work = staging_dir(tmp_path / "copy")
     bundle.rename(work)
     fields = {name: data[name] for name in data if name not in ("files", "digest", "kind", "schema")}
-    assert load_manifest(write_bundle(work, tmp_path / "copy", fields)).schema == 1
+    assert load_manifest(write_bundle(work, tmp_path / "copy", fields)).schema == SCHEMA
 
 
 @given(rows=st.integers(1, 40), columns=st.integers(1, 40), patch=st.integers(2, 32), keep=st.integers(1, 1600))

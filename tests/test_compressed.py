@@ -73,22 +73,31 @@ def masked_reference(model: CompressedModel, adapter: VLMAdapter, sample: tuple[
     ids, _, pixels = full.inputs([images], [prompt])
     visual = ids == adapter.image_token_id
     features, _ = full.vision(pixels)
+    _, state = model.prefill(*model.inputs([images], [prompt]))
+    present = visual.clone()
+    kept = iter(state.kept[1:])
+    cuts = model.plan.cut_layers
     hidden = adapter.embed_tokens(ids).masked_scatter(visual.unsqueeze(-1), features)
     length = ids.shape[1]
     rotation = adapter.rotary(hidden, torch.arange(length)[None])
     causal = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)[None, None]
     for place, layer in enumerate(model.plan.decoder_layers):
-        hide = model.plan.decoder_visual_tokens[place] == 0
-        columns = torch.where(visual[:, None, None] & hide, torch.finfo(torch.float32).min, 0.0)
+        if layer in cuts:
+            places = visual.nonzero()[:, 1].reshape(len(images), -1).gather(1, next(kept)).flatten()
+            present = torch.zeros_like(visual).index_fill(1, places, True)
+        gone = visual & ~present if model.plan.decoder_visual_tokens[place] else visual
+        columns = torch.where(gone[:, None, None], torch.finfo(torch.float32).min, 0.0)
         mask = torch.clamp(causal + columns, min=torch.finfo(torch.float32).min)
         after = adapter.decoder_layers[layer](
             hidden, attention_mask=mask, position_embeddings=rotation, past_key_values=None
         )
-        hidden = torch.where((visual & hide).unsqueeze(-1), hidden, after)
+        hidden = torch.where(gone.unsqueeze(-1), hidden, after)
     return adapter.head(adapter.final_norm(hidden[:, -1]))[0]
 
 
-@pytest.mark.parametrize("name", ["none", "exit", "visual_only", "visual_only_first", "depth"])
+@pytest.mark.parametrize(
+    "name", ["none", "exit", "visual_only", "visual_only_first", "depth", "cut", "cuts", "skip_behind_cut"]
+)
 def test_leaving_tokens_out_equals_masking_them(adapter: VLMAdapter, prompts: Prompts, name: str) -> None:
     model = compressed(adapter, *RECIPES[name])
     for images, prompt in list(zip(*prompts, strict=True))[:3]:
@@ -124,6 +133,49 @@ def test_cache_lengths_are_those_of_the_plan(adapter: VLMAdapter, name: str) -> 
         _, state = model.prefill(ids, mask, pixels)
     lengths = [key.shape[2] for segment in state.past for key, _ in segment]
     assert lengths == [text + visual for visual in model.plan.decoder_visual_tokens]
+
+
+def attention_maps(
+    adapter: VLMAdapter, images: list[Any], prompt: str
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    inputs = adapter.processor(
+        images=images, text=prompt, return_tensors="pt", add_special_tokens=not prompt.startswith("<s>")
+    )
+    adapter.model.set_attn_implementation({"text_config": "eager"})
+    try:
+        with torch.inference_mode():
+            return inputs["input_ids"][0], adapter.model(**inputs, output_attentions=True).attentions
+    finally:
+        adapter.set_decoder_attention("sdpa")
+
+
+@pytest.mark.parametrize("queries", ["text_after_image", "all_text", "last_token"])
+def test_a_cut_keeps_what_the_models_own_attention_ranks_highest(
+    adapter: VLMAdapter, prompts: Prompts, queries: str
+) -> None:
+    model = compressed(adapter, {"kind": "prune_in_decoder", "layer": 2, "keep": 5, "selector": {"queries": queries}})
+    for images, prompt in list(zip(*prompts, strict=True))[:3]:
+        ids, attentions = attention_maps(adapter, images, prompt)
+        visual = (ids == adapter.image_token_id).nonzero()[:, 0].reshape(len(images), -1)
+        _, state = model.prefill(*model.inputs([images], [prompt]))
+        for places, kept in zip(visual, state.kept[1], strict=True):
+            asking = [place for place in range(len(ids)) if ids[place] != adapter.image_token_id]
+            if queries == "text_after_image":
+                asking = [place for place in asking if place > places[-1]]
+            elif queries == "last_token":
+                asking = asking[-1:]
+            score = attentions[2][0, :, asking][:, :, places].mean(dim=(0, 1))
+            assert kept.tolist() == sorted(score.topk(5).indices.tolist())
+
+
+def test_a_batch_is_cut_as_its_rows_alone(adapter: VLMAdapter, prompts: Prompts) -> None:
+    model = compressed(adapter, *RECIPES["cuts"])
+    images, texts = prompts
+    _, together = model.prefill(*model.inputs(images, texts))
+    alone = [model.prefill(*model.inputs([group], [text]))[1] for group, text in zip(images, texts, strict=True)]
+    for number, kept in enumerate(together.kept):
+        rows = [row for state in alone if len(state.kept) > 1 for row in state.kept[number].tolist()]
+        assert kept.tolist() == rows
 
 
 def test_exported_attention_equals_the_fused_one(adapter: VLMAdapter, prompts: Prompts) -> None:

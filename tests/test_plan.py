@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from tests.sizes import LLAVA_15, SMALL, WITHOUT_CLS
 from tests.strategies import in_any_order, in_data_order, recipes
 from tests.tiny import recipe
 from vtc.errors import InputError, RecipeError
-from vtc.plan import ModelFacts, TokenPlan, check, plan
+from vtc.plan import ModelFacts, SegmentPlan, TokenPlan, check, plan
 from vtc.plan_stages import smaller_grid
 from vtc.recipe import Recipe, builtin_recipes, load_recipe, parse_recipe
 
@@ -72,15 +73,17 @@ def test_json_round_trip_is_exact(data: dict[str, Any], facts: ModelFacts) -> No
 def test_stages_hand_their_tokens_on(data: dict[str, Any], facts: ModelFacts) -> None:
     found, made = planned(data, facts)
     assert [stage.kind for stage in made.stages] == [stage.kind for stage in found.stages]
-    tokens = facts.visual_tokens
+    keep = tokens = facts.visual_tokens
     for stage in made.stages:
         assert stage.tokens_in == tokens
         assert 0 <= stage.tokens_out <= stage.tokens_in
         if stage.grid_out is not None and stage.kind != "visual_exit":
             assert stage.grid_out[0] * stage.grid_out[1] == stage.tokens_out
-        if stage.kind in ("frequency_filter", "prune"):
+        if stage.kind in ("frequency_filter", "prune", "prune_in_decoder"):
             tokens = stage.tokens_out
-    assert made.keep == tokens >= 1
+        if stage.kind in ("frequency_filter", "prune"):
+            keep = tokens
+    assert made.keep == keep >= tokens >= 1
 
 
 @given(recipes(in_data_order), facts_of_any_size)
@@ -88,10 +91,16 @@ def test_segments_cover_the_layers_that_run(data: dict[str, Any], facts: ModelFa
     _, made = planned(data, facts)
     places = [place for segment in made.segments for place in segment.layers]
     assert places == list(range(len(made.decoder_layers)))
-    for before, after in zip(made.segments, made.segments[1:], strict=False):
-        assert before.sees != after.sees
-    for segment in made.segments:
-        assert segment.visual_tokens == (made.keep if segment.sees == "all" else 0)
+    tokens = made.keep
+    for before, segment in pairwise([SegmentPlan((), "all", made.keep), *made.segments]):
+        changes = {("all", "text"): "gather", ("text", "all"): "merge"}.get((before.sees, segment.sees), "same")
+        assert segment.enters == ("prune" if segment.stage is not None else changes)
+        assert before.sees != segment.sees or segment.stage is not None or not before.layers
+        if segment.stage is not None:
+            assert before.sees == segment.sees == "all"
+            assert segment.visual_tokens == made.stages[segment.stage].tokens_out
+            tokens = segment.visual_tokens
+        assert segment.visual_tokens == (tokens if segment.sees == "all" else 0)
         assert {made.decoder_visual_tokens[place] for place in segment.layers} == {segment.visual_tokens}
     assert any(segment.sees == "all" for segment in made.segments)
     assert sorted(set(made.decoder_layers)) == list(made.decoder_layers)
@@ -442,3 +451,94 @@ def test_last_layers_end_at_the_feature_layer() -> None:
     assert plan(recipe(spec), SMALL).stages[0].layers == (feature - 1, feature)
     with pytest.raises(RecipeError, match=r"selector\.last: 99 layers, but only"):
         plan(recipe({**spec, "selector": {"name": "cls_attention", "last": 99}}), SMALL)
+
+
+# Cuts and budgets -------------------------------------------------------------------------------------------
+
+
+def cut_at(layer: Any, **fields: Any) -> dict[str, Any]:
+    return {"kind": "prune_in_decoder", "layer": layer, **fields}
+
+
+def with_budget(budget: dict[str, Any], *stages: dict[str, Any]) -> Recipe:
+    return Recipe.model_validate({"version": 1, "name": "test", "budget": budget, "stages": list(stages)})
+
+
+PRUNE: dict[str, Any] = {"kind": "prune", "selector": "uniform"}
+
+
+def test_a_cut_splits_the_decoder() -> None:
+    made = plan(recipe({**PRUNE, "keep": 100}, cut_at(12, keep=30), cut_at(0.75, keep=0.5)), LLAVA_15)
+    assert [(s.layers[0], s.visual_tokens, s.enters, s.stage) for s in made.segments] == [
+        (0, 100, "same", None),
+        (12, 30, "prune", 1),
+        (24, 15, "prune", 2),
+    ]
+    assert made.cut_layers == (12, 24)
+    assert made.layer_average == (12 * 100 + 12 * 30 + 8 * 15) / 32
+
+
+@pytest.mark.parametrize(
+    ("average", "keeps"),
+    # The paper's budgets: T = (12 * 3 + 20) / 32 * R2 = 1.75 R2.
+    [(128, [219, 73]), (64, [110, 37]), (32, [55, 18]), (32 / 576, [55, 18]), (1.75, [3, 1])],
+)
+def test_a_budget_is_a_layer_average_and_a_ratio(average: float, keeps: list[int]) -> None:
+    share = average / 576 if average == 1.75 else average
+    made = plan(with_budget({"keep_average": share, "ratio": 3}, PRUNE, cut_at(0.375)), LLAVA_15)
+    found = [stage.tokens_out for stage in made.stages]
+    allowed = share * 576 if share < 1 else share
+    assert made.layer_average <= allowed + 1e-9
+    assert all(abs(a - b) <= 1 for a, b in zip(found, keeps, strict=True))
+    assert made.layer_average > allowed - 1
+
+
+@given(
+    average=st.integers(4, 500),
+    ratio=st.floats(1, 8, exclude_min=True),
+    layers=st.lists(st.integers(1, 31), min_size=1, max_size=4, unique=True).map(sorted),
+)
+def test_no_budget_is_exceeded(average: int, ratio: float, layers: list[int]) -> None:
+    made = plan(with_budget({"keep_average": average, "ratio": ratio}, PRUNE, *map(cut_at, layers)), LLAVA_15)
+    assert made.layer_average <= average
+    tokens = [stage.tokens_out for stage in made.stages]
+    assert tokens == sorted(tokens, reverse=True)
+
+
+def test_a_budget_counts_the_layers_in_front_of_the_first_cut() -> None:
+    made = plan(with_budget({"keep_average": 64, "ratio": 2}, cut_at(2), cut_at(16)), LLAVA_15)
+    # 2 * 576 of 32 * 64 tokens are spent before the first cut; 14 layers of 2R and 16 of R share the rest.
+    assert [stage.tokens_out for stage in made.stages] == [41, 20]
+    with pytest.raises(RecipeError, match=r"32 tokens cannot be reached; this recipe needs at least 36\.9375"):
+        plan(with_budget({"keep_average": 32, "ratio": 2}, cut_at(2), cut_at(16)), LLAVA_15)
+
+
+BAD_CUTS: list[tuple[Recipe, str]] = [
+    (recipe(cut_at(32, keep=4)), "no cut before layer 32 of 32; give one from 1 to 31"),
+    (recipe(cut_at(0, keep=4)), "no cut before layer 0 of 32"),
+    (recipe(cut_at(4, keep=64), cut_at(4, keep=32)), "layer 4 is not behind layer 4 of stages.0"),
+    (recipe(cut_at(9, keep=64), cut_at(4, keep=32)), "layer 4 is not behind layer 9 of stages.0"),
+    (recipe(cut_at(9, keep=64), cut_at(12, keep=65)), "cannot keep 65 of 64 visual tokens"),
+    (recipe(cut_at(9, keep=64), {"kind": "visual_exit", "layer": 9}), "they leave before layer 9"),
+    (recipe(cut_at(9, keep=64), {"kind": "drop_layers", "layers": [9]}), "layer 9 is removed by this recipe"),
+    (recipe(cut_at(1, keep=64), {"kind": "drop_layers", "layers": [0]}), "no layer is left before layer 1"),
+    (
+        recipe(cut_at(9, keep=64), {"kind": "drop_layers", "layers": [8], "visual_only": True}),
+        "visual tokens skip layer 8",
+    ),
+    (recipe(cut_at(9)), "keep is missing; give a number of tokens, a fraction, or the recipe a budget"),
+    (with_budget({"keep_average": 8}, cut_at(9, keep=8)), "is the recipe's budget to decide"),
+    (with_budget({"keep_average": 8}), "nothing to spend it"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), BAD_CUTS, ids=[message for _, message in BAD_CUTS])
+def test_impossible_cuts_are_refused(wrong: Recipe, message: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        plan(wrong, LLAVA_15)
+    assert message in str(refused.value)
+
+
+def test_a_calibrated_exit_lies_behind_every_cut() -> None:
+    made = plan(recipe(cut_at(20, keep=8), {"kind": "visual_exit", "layer": "auto"}), LLAVA_15)
+    assert made.stages[1].layer == 21

@@ -137,7 +137,29 @@ BAD_STAGES = {
         "stages.0.budget: unknown key, valid here: kind, keep, selector, positions"
     ),
     "kind: prun, keep: 8": "stages.0.kind: unknown stage kind 'prun', did you mean 'prune'?",
-    "keep: 8": ("stages.0: names no stage kind, give kind: one of frequency_filter, prune, visual_exit, drop_layers"),
+    "keep: 8": (
+        "stages.0: names no stage kind, give kind: one of "
+        "frequency_filter, prune, prune_in_decoder, visual_exit, drop_layers"
+    ),
+    "kind: prune_in_decoder, keep: 8": "stages.0.layer: required, and not given",
+    "kind: prune_in_decoder, keep: 8, layer: 1.5": (
+        "stages.0.layer: is the number of a layer or a depth between 0 and 1, not 1.5"
+    ),
+    "kind: prune_in_decoder, keep: 8, layer: auto": (
+        "stages.0.layer: is the number of a layer or a depth between 0 and 1, not 'auto'"
+    ),
+    "kind: prune_in_decoder, keep: 8, layer: 2, selector: text_atention": (
+        "stages.0.selector: unknown selector 'text_atention', did you mean 'text_attention'?"
+    ),
+    "kind: prune_in_decoder, keep: 8, layer: 2, selector: {name: uniform}": (
+        "stages.0.selector.name: unknown selector 'uniform', one of text_attention"
+    ),
+    "kind: prune_in_decoder, keep: 8, layer: 2, selector: {query: last_token}": (
+        "stages.0.selector.query: unknown key, did you mean 'queries'?"
+    ),
+    "kind: prune_in_decoder, keep: 8, layer: 2, selector: {queries: last}": (
+        "stages.0.selector.queries: is text_after_image, all_text, last_token or raters, not 'last'"
+    ),
     "kind: prune, keep: 8": "stages.0.selector: required, and not given",
     "kind: prune, keep: 8, selector: clsattention": (
         "stages.0.selector: unknown selector 'clsattention', did you mean 'cls_attention'?"

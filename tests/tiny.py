@@ -53,6 +53,20 @@ RECIPES: dict[str, list[dict[str, Any]]] = {
     "visual_only": [{"kind": "drop_layers", "layers": [1, 2], "visual_only": True}],
     "visual_only_first": [{"kind": "drop_layers", "layers": [0], "visual_only": True}],
     "depth": [{"kind": "drop_layers", "layers": [2]}],
+    "cut": [{"kind": "prune_in_decoder", "layer": 2, "keep": 5}],
+    "learnpruner": [
+        {"kind": "prune", "keep": 7, "selector": "cls_attention", "positions": "original"},
+        {"kind": "prune_in_decoder", "layer": 0.375, "keep": 3},
+    ],
+    "cuts": [
+        {"kind": "prune_in_decoder", "layer": 1, "keep": 0.5, "selector": {"queries": "last_token"}},
+        {"kind": "prune_in_decoder", "layer": 2, "keep": 0.5, "selector": {"queries": "raters", "rope": False}},
+        {"kind": "visual_exit", "layer": 3},
+    ],
+    "skip_behind_cut": [
+        {"kind": "prune_in_decoder", "layer": 1, "keep": 6, "selector": {"queries": "all_text"}},
+        {"kind": "drop_layers", "layers": [2], "visual_only": True},
+    ],
     "everything": [
         {"kind": "drop_layers", "component": "encoder", "layers": [0]},
         {"kind": "frequency_filter", "keep": 9},

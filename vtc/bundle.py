@@ -34,7 +34,7 @@ __all__ = [
     "write_bundle",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
 KIND = "bundle"
 
 
@@ -96,11 +96,15 @@ class SelectorFacts:
     ----------
     kind : str
         ``gather`` takes (hidden states, indices), ``merge`` (hidden states of all tokens, of some tokens,
-        indices into both laid end to end).
+        indices into both laid end to end), ``prune`` (hidden states, mask, positions, the arrays of
+        :class:`vtc.sequence.Cut`).
+    queries : str or None
+        For ``prune``, which text tokens rank the visual ones; see :func:`vtc.sequence.cut`.
     """
 
     graph: str
-    kind: Literal["gather", "merge"]
+    kind: Literal["gather", "merge", "prune"]
+    queries: str | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,9 @@ class SegmentFacts:
     layers : tuple of int
         Numbers among the kept layers; those of the KV tensors' names.
     sees : str
-        ``all`` tokens, or ``text`` tokens only.
+        ``all`` tokens that there still are, or ``text`` tokens only.
+    visual_tokens : int
+        Visual tokens of an image in these layers.
     selector : SelectorFacts or None
         Applied to hidden states before this segment, in prefill only.
     """
@@ -120,6 +126,7 @@ class SegmentFacts:
     graph: str
     layers: tuple[int, ...]
     sees: Literal["all", "text"]
+    visual_tokens: int
     selector: SelectorFacts | None
 
 
@@ -311,9 +318,12 @@ def _check(manifest: Manifest) -> None:
             require(path in manifest.files, f"lists no hash of {path}")
     layers = [layer for segment in manifest.segments for layer in segment.layers]
     require(layers == list(range(manifest.generation.layers)), "has segments that do not make up the decoder")
-    sees = "all"
+    sees, tokens = "all", manifest.image.keep
     for segment in manifest.segments:
-        kind = None if segment.sees == sees else "gather" if segment.sees == "text" else "merge"
         found = segment.selector.kind if segment.selector else None
-        require(found == kind, f"has segment '{segment.graph}' with the wrong selector in front")
+        kind = None if segment.sees == sees else "gather" if segment.sees == "text" else "merge"
+        if found == "prune" and segment.sees == sees == "all":
+            kind, tokens = found, segment.visual_tokens
+        right = found == kind and segment.visual_tokens == (tokens if segment.sees == "all" else 0)
+        require(right, f"has segment '{segment.graph}' with the wrong selector in front")
         sees = segment.sees

@@ -183,19 +183,23 @@ class Calibrator:
         The criterion of Visual Tokens Withdrawal (Lin et al. 2024, arXiv 2405.05803), with agreement in place of a KL
         threshold, which has no natural size.
         """
-        layers = self._model(before).plan.decoder_layers
+        plan = self._model(before).plan
+        layers = plan.decoder_layers
         earliest = layers[-1]
-        for done, layer in enumerate(reversed(layers[1:])):
-            self.progress("calibrating the exit layer", done, len(layers) - 1)
+        # Tokens that have left choose nothing any more, so an exit lies behind every cut.
+        candidates = [layer for layer in layers[1:] if layer > max(plan.cut_layers, default=0)]
+        for done, layer in enumerate(reversed(candidates)):
+            self.progress("calibrating the exit layer", done, len(candidates))
             if self._divergence(before, stage.model_copy(update={"layer": layer}))[1] < EXIT_AGREEMENT:
                 break
             earliest = layer
-        self.progress("calibrating the exit layer", len(layers) - 1, len(layers) - 1)
+        self.progress("calibrating the exit layer", len(candidates), len(candidates))
         return earliest
 
     def _visual_layers(self, before: Recipe, stage: DropLayers) -> list[int]:
         """The `count` layers that visual tokens can skip, one at a time, at the least mean KL divergence."""
-        layers = self._model(before).plan.decoder_layers
+        plan = self._model(before).plan
+        layers = [layer for layer in plan.decoder_layers if not {layer, layer + 1} & set(plan.cut_layers)]
         divergences = {}
         for done, layer in enumerate(layers):
             self.progress("calibrating the layers to skip", done, len(layers))
@@ -214,7 +218,8 @@ class Calibrator:
         if stage.component == "encoder":
             modules = {layer: self.adapter.encoder_layers[layer] for layer in model.plan.encoder_layers}
         else:
-            modules = {layer: self.adapter.decoder_layers[layer] for layer in model.plan.decoder_layers}
+            layers = [layer for layer in model.plan.decoder_layers if layer not in model.plan.cut_layers]
+            modules = {layer: self.adapter.decoder_layers[layer] for layer in layers}
 
         def measure() -> dict[str, float]:
             with recording_influence(modules) as influence:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,14 +14,17 @@ from torch import Tensor, nn
 from vtc.decoder import DecoderSegment, GatherTokens, KeyValue, MergeTokens
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
-from vtc.plan import TokenPlan, plan
+from vtc.plan import SegmentPlan, TokenPlan, plan
 from vtc.recipe import FrequencyFilter as FrequencyFilterEntry
 from vtc.recipe import Prune as PruneEntry
+from vtc.recipe import PruneInDecoder as PruneInDecoderEntry
 from vtc.recipe import Recipe
 from vtc.selectors import BuildContext, build_selector
-from vtc.sequence import TextTokens, positions, text_tokens
+from vtc.selectors.text_attention import TextAttention
+from vtc.sequence import cut, positions, text_tokens
 from vtc.stages.frequency_filter import FrequencyFilter
 from vtc.stages.prune import Prune
+from vtc.stages.prune_in_decoder import PruneInDecoder
 from vtc.vision_encoder import VisionEncoder
 
 
@@ -44,11 +47,14 @@ class DecoderState:
         1 for tokens in that segment's cache, 0 for padding.
     following : Tensor of shape (B,), int64
         Position of the next token.
+    kept : list of Tensor of shape (images, K), int64
+        Places on the grid of the visual tokens that entered the decoder, and of those behind each cut inside it.
     """
 
     past: list[list[KeyValue]]
     masks: list[Tensor]
     following: Tensor
+    kept: list[Tensor]
 
 
 class CompressedModel(nn.Module):
@@ -62,10 +68,17 @@ class CompressedModel(nn.Module):
         Pixels (B, 3, H, W) to features (B, K, E) and keep indices (B, K).
     tokens_per_image : int or None
         K; None takes it from the plan.
+    cuts : mapping of segment number to PruneInDecoderEntry
+        The recipe's entries for segments that are entered by ``prune``.
     """
 
     def __init__(
-        self, adapter: VLMAdapter, plan: TokenPlan, vision: nn.Module, tokens_per_image: int | None = None
+        self,
+        adapter: VLMAdapter,
+        plan: TokenPlan,
+        vision: nn.Module,
+        tokens_per_image: int | None = None,
+        cuts: Mapping[int, PruneInDecoderEntry] | None = None,
     ) -> None:
         super().__init__()
         self.adapter = adapter
@@ -78,13 +91,25 @@ class CompressedModel(nn.Module):
             DecoderSegment(adapter, [plan.decoder_layers[layer] for layer in segment.layers], last=number == last)
             for number, segment in enumerate(plan.segments)
         )
-        self.gather = GatherTokens()
-        self.merge = MergeTokens()
+        self.queries = {number: entry.selector.queries for number, entry in (cuts or {}).items()}
+        self.entrances = nn.ModuleList(
+            self._entrance(number, segment, (cuts or {}).get(number)) for number, segment in enumerate(plan.segments)
+        )
 
     @property
     def stages(self) -> nn.Module:
         """The encoder stages, which hold whatever a recipe trained."""
         return self.vision.stages if isinstance(self.vision, VisionEncoder) else nn.ModuleList()
+
+    def _entrance(self, number: int, segment: SegmentPlan, entry: PruneInDecoderEntry | None) -> nn.Module:
+        """What hands tokens over to a segment."""
+        if entry is None:
+            return {"same": nn.Identity, "gather": GatherTokens, "merge": MergeTokens}[segment.enters]()
+        layer = self.plan.decoder_layers[segment.layers[0]]
+        selector = TextAttention(
+            self.adapter, layer, raters=entry.selector.queries == "raters", rope=entry.selector.rope
+        )
+        return PruneInDecoder(selector, self.plan.segments[number - 1].visual_tokens, segment.visual_tokens)
 
     # Prefill and decode ---------------------------------------------------------------------------------------------
 
@@ -106,38 +131,43 @@ class CompressedModel(nn.Module):
         """
         embeds, keep_indices = self._embed(input_ids, pixel_values)
         ids, mask = input_ids.numpy(), attention_mask.numpy()
+        image = self.adapter.image_token_id
         original = self.plan.position_span if self.plan.positions == "original" else None
-        places = positions(ids, mask, self.adapter.image_token_id, keep_indices.numpy(), original)
-        everything = _Tokens(embeds, attention_mask, torch.from_numpy(places.ids))
-        text = text_tokens(ids, mask, self.adapter.image_token_id)
-        if any(segment.sees == "text" for segment in self.plan.segments) and bool(
-            (text.indices[:, -1] != ids.shape[1] - 1).any()
-        ):
+        places = positions(ids, mask, image, keep_indices.numpy(), original)
+        if len(self.segments) > 1 and bool((ids[:, -1] == image).any()):
             raise InputError(
                 "a prompt must end in text when visual tokens leave the decoder; put the image before the question"
             )
-        hidden = embeds
-        sees = "all"
-        state = DecoderState([], [], torch.from_numpy(places.following))
-        for segment, spec in zip(self.segments, self.plan.segments, strict=True):
-            hidden, everything = self._cross(hidden, everything, text, sees, spec.sees)
-            sees = spec.sees
-            tokens = everything if sees == "all" else everything.text(text)
-            hidden, past = segment(hidden, tokens.mask, tokens.positions, self._no_past(len(spec.layers), hidden))
+        everything = _Tokens(embeds, attention_mask, torch.from_numpy(places.ids))
+        text = text_tokens(ids, mask, image)
+        state = DecoderState([], [], torch.from_numpy(places.following), [keep_indices])
+        tokens = everything
+        for number, (segment, spec) in enumerate(zip(self.segments, self.plan.segments, strict=True)):
+            entrance = self.entrances[number]
+            if spec.enters == "gather":
+                everything = tokens
+                indices = torch.from_numpy(text.indices)
+                hidden, ids_of_text = entrance(tokens.hidden, indices), tokens.positions.gather(1, indices)
+                tokens = _Tokens(hidden, torch.from_numpy(text.mask), ids_of_text)
+            elif spec.enters == "merge":
+                hidden = entrance(everything.hidden, tokens.hidden, torch.from_numpy(text.back))
+                tokens = _Tokens(hidden, everything.mask, everything.positions)
+            elif isinstance(entrance, PruneInDecoder) and len(keep_indices):
+                batch = cut(ids, mask, image, entrance.tokens, entrance.keep, self.queries[number])
+                ids, mask = batch.input_ids, batch.attention_mask
+                text = text_tokens(ids, mask, image)
+                hidden, kept_positions, kept = entrance(
+                    tokens.hidden, tokens.mask, tokens.positions, *map(torch.from_numpy, batch.graph_inputs)
+                )
+                tokens = _Tokens(hidden, torch.from_numpy(mask), kept_positions)
+                state.kept.append(state.kept[-1].gather(1, kept))
+            hidden, past = segment(
+                tokens.hidden, tokens.mask, tokens.positions, self._no_past(len(spec.layers), tokens.hidden)
+            )
+            tokens = _Tokens(hidden, tokens.mask, tokens.positions)
             state.past.append(past)
             state.masks.append(tokens.mask)
-        return hidden, state
-
-    def _cross(
-        self, hidden: Tensor, everything: _Tokens, text: TextTokens, before: str, after: str
-    ) -> tuple[Tensor, _Tokens]:
-        """Hand hidden states from a segment that sees `before` to one that sees `after`."""
-        if before == after:
-            return hidden, everything
-        if after == "text":
-            everything = _Tokens(hidden, everything.mask, everything.positions)
-            return self.gather(hidden, torch.from_numpy(text.indices)), everything
-        return self.merge(everything.hidden, hidden, torch.from_numpy(text.back)), everything
+        return tokens.hidden, state
 
     def decode(self, token_ids: Tensor, state: DecoderState) -> Tensor:
         """One more token (B, 1) for each row; the state moves on. Returns logits (B, 1, vocabulary)."""
@@ -208,6 +238,22 @@ class CompressedModel(nn.Module):
         return row[: ends[0]] if ends else row
 
     @torch.inference_mode()
+    def kept(self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Which visual tokens a batch of prompts keeps: entering the decoder, and behind each cut inside it.
+
+        Parameters
+        ----------
+        images, prompts : as in :meth:`generate`
+
+        Returns
+        -------
+        list of arrays of shape (images, K)
+            Places on the encoder's grid, ascending.
+        """
+        _, state = self.prefill(*self.inputs(images, prompts))
+        return [indices.numpy() for indices in state.kept]
+
+    @torch.inference_mode()
     def score(
         self,
         images: Sequence[Sequence[Image.Image]],
@@ -244,12 +290,6 @@ class _Tokens:
     mask: Tensor
     positions: Tensor
 
-    def text(self, text: TextTokens) -> _Tokens:
-        """Mask and positions of the text tokens alone."""
-        return _Tokens(
-            self.hidden, torch.from_numpy(text.mask), self.positions.gather(1, torch.from_numpy(text.indices))
-        )
-
 
 def compress(
     adapter: VLMAdapter, recipe: Recipe, *, model_digest: str = "", from_state: bool = False
@@ -277,6 +317,11 @@ def compress(
         If the recipe does not fit the model.
     """
     token_plan = plan(recipe, adapter.facts)
+    cuts = {
+        number: entry
+        for number, segment in enumerate(token_plan.segments)
+        if segment.stage is not None and isinstance(entry := recipe.stages[segment.stage], PruneInDecoderEntry)
+    }
     stages: list[nn.Module] = []
     cls_layers: frozenset[int] = frozenset()
     for number, (entry, stage) in enumerate(zip(recipe.stages, token_plan.stages, strict=True)):
@@ -292,4 +337,4 @@ def compress(
             cls_layers |= selector.needs.cls_attention
             stages.append(Prune(selector, stage.tokens_out))
     vision = VisionEncoder(adapter, token_plan.encoder_layers, stages, cls_layers)
-    return CompressedModel(adapter, token_plan, vision).eval().requires_grad_(False)
+    return CompressedModel(adapter, token_plan, vision, cuts=cuts).eval().requires_grad_(False)

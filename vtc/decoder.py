@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -118,17 +117,3 @@ class MergeTokens(nn.Module):
         """
         both = torch.cat([full_hidden, hidden], dim=1)
         return gather_tokens(both, indices)
-
-
-@dataclass
-class SegmentState:
-    """A segment's part of a running generation: its cache and which of its slots are padding.
-
-    Attributes
-    ----------
-    past : list of (key, value), each of shape (B, Hkv, P, Dh)
-    mask : Tensor of shape (B, P), int64
-    """
-
-    past: list[KeyValue]
-    mask: Tensor

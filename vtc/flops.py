@@ -68,6 +68,12 @@ def decoder_flops(decoder: DecoderFacts, lengths: Sequence[int]) -> int:
     return 2 * sum(n * (projections + feed_forward) + 2 * n * n * query for n in lengths)
 
 
+def text_attention_flops(decoder: DecoderFacts, asking: int, tokens: int) -> int:
+    """Count what ranking visual tokens by text costs: queries of `asking` tokens, keys and scores of `tokens`."""
+    query, key = decoder.heads * decoder.head_dim, decoder.kv_heads * decoder.head_dim
+    return 2 * (asking * decoder.width * query + tokens * decoder.width * key + asking * tokens * query)
+
+
 def head_flops(decoder: DecoderFacts) -> int:
     """Count the output head for one position, the only one that a prefill needs."""
     return 2 * decoder.width * decoder.vocab

@@ -16,7 +16,7 @@ from vtc.errors import InputError, RecipeError
 from vtc.facts import DecoderFacts, EncoderFacts, ModelFacts
 from vtc.plan_depth import DecoderDepth, Faults, decoder_depth, encoder_depth
 from vtc.plan_stages import StagePlan, check_combination, plan_stages
-from vtc.recipe import Prune, Recipe
+from vtc.recipe import Prune, PruneInDecoder, Recipe
 from vtc.recipe_schema import Positions
 
 __all__ = [
@@ -40,14 +40,21 @@ class SegmentPlan:
     layers
         Places in `TokenPlan.decoder_layers`, one after the other: 0 is the first layer that runs.
     sees
-        ``all`` tokens or ``text`` only.
+        ``all`` tokens that there still are, or ``text`` only.
     visual_tokens
         Visual tokens of one image in these layers.
+    enters
+        How its tokens come of those of the segment before: the ``same``; ``gather``, the text alone; ``merge``, the
+        visual tokens that sat out come back; ``prune``, a selector keeps some of the visual ones.
+    stage
+        Number of the `prune_in_decoder` stage behind ``prune``, else None.
     """
 
     layers: tuple[int, ...]
     sees: Literal["all", "text"]
     visual_tokens: int
+    enters: Literal["same", "gather", "merge", "prune"] = "same"
+    stage: int | None = None
 
 
 @dataclass(frozen=True)
@@ -78,8 +85,9 @@ class TokenPlan:
     flops
         Of a prefill, by the ``exact`` count and the ``fastv`` and ``pyramiddrop`` formulas, see `vtc.flops`.
     flops_parts
-        The exact count by ``encoder``, ``projector`` (with frequency filters), ``decoder`` and ``head``. A
-        learned selector's own product is not in it: its size is known only to its checkpoint.
+        The exact count by ``encoder``, ``projector`` (with frequency filters), ``decoder``, ``selection`` (queries,
+        keys and scores of `prune_in_decoder`, as if all text stood behind the image) and ``head``. A learned
+        selector's own product is not in it.
     kv_bytes
         Keys and values after prefill.
     provisional
@@ -101,6 +109,11 @@ class TokenPlan:
     flops_parts: Mapping[str, int]
     kv_bytes: int
     provisional: tuple[str, ...]
+
+    @property
+    def cut_layers(self) -> tuple[int, ...]:
+        """Decoder layers, as the model numbers them, before which a selector prunes."""
+        return tuple(self.decoder_layers[segment.layers[0]] for segment in self.segments if segment.enters == "prune")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data; `from_dict` makes an equal plan of it."""
@@ -179,12 +192,18 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
     keep = before_decoder[-1] if before_decoder else facts.visual_tokens
     prunes = [(stage, entry) for stage, entry in zip(stages, recipe.stages, strict=True) if isinstance(entry, Prune)]
     positions: Positions = prunes[0][1].positions if prunes else "renumber"
-    visual = tuple(keep if depth.sees_image(layer) else 0 for layer in depth.kept)
+    kept_at = {layer: stages[number].tokens_out for layer, number in depth.cuts.items()}
+    visual = tuple(_visual_tokens(layer, keep, kept_at) if depth.sees_image(layer) else 0 for layer in depth.kept)
     lengths = [text_tokens + count for count in visual]
     parts = {
         "encoder": flops.encoder_flops(facts.encoder, facts.visual_tokens, len(encoder_layers), _cls_rows(stages)),
         "projector": 2 * keep * facts.projector_params + _filter_flops(stages, facts.encoder.width),
         "decoder": flops.decoder_flops(facts.decoder, lengths),
+        "selection": sum(
+            _selection_flops(entry, stage.tokens_in, text_tokens, facts.decoder)
+            for stage, entry in zip(stages, recipe.stages, strict=True)
+            if isinstance(entry, PruneInDecoder)
+        ),
         "head": flops.head_flops(facts.decoder),
     }
     return TokenPlan(
@@ -196,7 +215,7 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
         encoder_layers=encoder_layers,
         decoder_layers=depth.kept,
         decoder_visual_tokens=visual,
-        segments=_segments(depth, keep),
+        segments=_segments(depth, visual),
         layer_average=sum(visual) / facts.decoder.layers,
         text_tokens=text_tokens,
         flops={
@@ -210,11 +229,34 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
     )
 
 
-def _segments(depth: DecoderDepth, keep: int) -> tuple[SegmentPlan, ...]:
-    segments = []
-    for sees_image, run in groupby(enumerate(depth.kept), key=lambda item: depth.sees_image(item[1])):
-        places = tuple(place for place, _ in run)
-        segments.append(SegmentPlan(places, "all" if sees_image else "text", keep if sees_image else 0))
+def _selection_flops(entry: PruneInDecoder, tokens: int, text: int, decoder: DecoderFacts) -> int:
+    asking = 1 if entry.selector.queries == "last_token" else text
+    resemblance = 2 * tokens * asking * decoder.width if entry.selector.queries == "raters" else 0
+    return flops.text_attention_flops(decoder, asking, text + tokens) + resemblance
+
+
+def _visual_tokens(layer: int, keep: int, kept_at: Mapping[int, int]) -> int:
+    """Visual tokens of a layer that sees them: what the last cut at or before it kept."""
+    return next((tokens for cut, tokens in sorted(kept_at.items(), reverse=True) if cut <= layer), keep)
+
+
+def _segments(depth: DecoderDepth, visual: Sequence[int]) -> tuple[SegmentPlan, ...]:
+    def run_of(place: int) -> tuple[bool, int]:
+        layer = depth.kept[place]
+        sees_image = depth.sees_image(layer)
+        return sees_image, sum(cut <= layer for cut in depth.cuts) if sees_image else 0
+
+    segments: list[SegmentPlan] = []
+    for (sees_image, _), run in groupby(range(len(depth.kept)), key=run_of):
+        places = tuple(run)
+        stage = depth.cuts.get(depth.kept[places[0]])
+        saw_image = not segments or segments[-1].sees == "all"
+        enters: Literal["same", "gather", "merge", "prune"] = "same"
+        if stage is not None:
+            enters = "prune"
+        elif sees_image != saw_image:
+            enters = "merge" if sees_image else "gather"
+        segments.append(SegmentPlan(places, "all" if sees_image else "text", visual[places[0]], enters, stage))
     return tuple(segments)
 
 

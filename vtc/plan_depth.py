@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from vtc.facts import ModelFacts
 from vtc.recipe import Origin, Recipe
-from vtc.recipe_schema import ClsAttentionSelector, DropLayers, Prune, VisualExit
+from vtc.recipe_schema import ClsAttentionSelector, DropLayers, Prune, PruneInDecoder, VisualExit
 from vtc.yaml_lines import KeyPath
 
 
@@ -25,7 +25,10 @@ class Faults:
 
     def add(self, stage: int, key: str, problem: str) -> None:
         """Note a problem with a key of stage number `stage`, or with all of it when `key` is empty."""
-        path: KeyPath = ("stages", stage, *(key.split(".") if key else ()))
+        self.add_at(("stages", stage, *(key.split(".") if key else ())), problem)
+
+    def add_at(self, path: KeyPath, problem: str) -> None:
+        """Note a problem with the value at `path`."""
         self.found.append((path, problem))
 
     def messages(self) -> list[str]:
@@ -48,12 +51,15 @@ class DecoderDepth:
         Layer before which all visual tokens leave, or None.
     dropped
         For each `drop_layers` stage of the decoder, by its number, its layers.
+    cuts
+        Layer before which a `prune_in_decoder` stage acts, to the number of that stage; ascending.
     """
 
     kept: tuple[int, ...]
     skipped: frozenset[int]
     exit: int | None
     dropped: dict[int, tuple[int, ...]]
+    cuts: dict[int, int]
 
     def sees_image(self, layer: int) -> bool:
         """Whether visual tokens are computed and attended in a layer."""
@@ -153,6 +159,7 @@ def decoder_depth(recipe: Recipe, facts: ModelFacts, faults: Faults) -> DecoderD
 
 def _decoder_depth(recipe: Recipe, total: int, exit_layer: int | None, faults: Faults) -> DecoderDepth:
     drops = [(n, s) for n, s in enumerate(recipe.stages) if isinstance(s, DropLayers) and s.component == "decoder"]
+    cuts = _cuts(recipe, total, exit_layer, faults)
     owner: dict[int, int] = {}
     dropped: dict[int, tuple[int, ...]] = {}
     for number, stage in drops:
@@ -173,13 +180,16 @@ def _decoder_depth(recipe: Recipe, total: int, exit_layer: int | None, faults: F
         free = [layer for layer in reversed(range(total)) if layer not in owner]
         if stage.visual_only:
             free = [layer for layer in free if exit_layer is None or layer < exit_layer]
+            free = [layer for layer in free if layer not in cuts and layer + 1 not in cuts]
         else:
-            free = free[1:] + free[:1]
+            free = [layer for layer in free[1:] + free[:1] if layer not in cuts]
         dropped[number] = _choose(free, stage.count or 0, owner, number, faults)
     skipped = frozenset(layer for number, stage in drops if stage.visual_only for layer in dropped[number])
     removed = {layer for number, stage in drops if not stage.visual_only for layer in dropped[number]}
     kept = tuple(layer for layer in range(total) if layer not in removed)
-    depth = DecoderDepth(kept, skipped, exit_layer, dropped)
+    depth = DecoderDepth(kept, skipped, exit_layer, dropped, cuts)
+    for layer, number in cuts.items():
+        _check_cut(layer, number, depth, faults)
     last_stage = max((n for n, s in enumerate(recipe.stages) if isinstance(s, DropLayers | VisualExit)), default=0)
     if not kept:
         faults.add(last_stage, "", "no decoder layer is left")
@@ -192,6 +202,43 @@ def _decoder_depth(recipe: Recipe, total: int, exit_layer: int | None, faults: F
             f"no decoder layer is left from {exit_layer} on, so the visual exit there does nothing",
         )
     return depth
+
+
+def cut_layer(stage: PruneInDecoder, total: int) -> int:
+    """Resolve where a `prune_in_decoder` stage acts in a decoder of `total` layers; it may lie outside of it."""
+    if isinstance(stage.layer, float):
+        return min(max(1, round(stage.layer * total)), total - 1)
+    return stage.layer + total if stage.layer < 0 else stage.layer
+
+
+def _cuts(recipe: Recipe, total: int, exit_layer: int | None, faults: Faults) -> dict[int, int]:
+    cuts: dict[int, int] = {}
+    for number, stage in enumerate(recipe.stages):
+        if not isinstance(stage, PruneInDecoder):
+            continue
+        layer = cut_layer(stage, total)
+        before = max(cuts, default=0)
+        if not 1 <= layer < total:
+            faults.add(number, "layer", f"no cut before layer {stage.layer} of {total}; give one from 1 to {total - 1}")
+        elif layer <= before:
+            faults.add(number, "layer", f"layer {layer} is not behind layer {before} of stages.{cuts[before]}")
+        elif exit_layer is not None and layer >= exit_layer:
+            faults.add(number, "layer", f"layer {layer} sees no visual tokens, they leave before layer {exit_layer}")
+        else:
+            cuts[layer] = number
+    return cuts
+
+
+def _check_cut(layer: int, number: int, depth: DecoderDepth, faults: Faults) -> None:
+    """Report a cut whose layer cannot rank the tokens: it must run, and they must come to it from the one before."""
+    before = max((place for place in depth.kept if place < layer), default=None)
+    if layer not in depth.kept:
+        faults.add(number, "layer", f"layer {layer} is removed by this recipe")
+    elif before is None:
+        faults.add(number, "layer", f"no layer is left before layer {layer}; use a prune stage instead")
+    elif layer in depth.skipped or before in depth.skipped:
+        gone = layer if layer in depth.skipped else before
+        faults.add(number, "layer", f"visual tokens skip layer {gone}; cut where they come from the layer before")
 
 
 # Layer lists ------------------------------------------------------------------------------------------------

@@ -11,16 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vtc.facts import ModelFacts
+from vtc.plan_budget import budget_keeps
 from vtc.plan_depth import DecoderDepth, Faults, listed_layers
 from vtc.recipe import Recipe
 from vtc.recipe_schema import (
-    SELECTORS,
+    ENCODER_SELECTORS,
     AnyStage,
     ClsAttentionSelector,
     DropLayers,
     FrequencyFilter,
     LearnedSelector,
     Prune,
+    PruneInDecoder,
     RandomSelector,
     VisualExit,
 )
@@ -42,7 +44,7 @@ class StagePlan:
         Visual tokens of one image, before and after the stage; for stages of the decoder those that enter it,
         and 0 after an exit.
     layer
-        The decoder layer of a `visual_exit`, else None.
+        The decoder layer of a `prune_in_decoder` or a `visual_exit`, else None.
     layers
         Layers that the stage is about, ascending, as the model numbers them: those dropped, or the encoder
         layers whose CLS attention is read.
@@ -92,11 +94,23 @@ def check_combination(recipe: Recipe, faults: Faults) -> None:
             )
     for number in exits[1:]:
         faults.add(number, "", f"all visual tokens have left at stages.{exits[0]} already")
+    _check_budget(recipe, faults)
+
+
+def _check_budget(recipe: Recipe, faults: Faults) -> None:
+    pruning = [(number, s) for number, s in enumerate(recipe.stages) if isinstance(s, Prune | PruneInDecoder)]
+    if recipe.budget is not None and not pruning:
+        faults.add_at(("budget",), "nothing to spend it: the recipe has neither a prune nor a prune_in_decoder stage")
+    for number, stage in pruning:
+        if stage.keep is None and recipe.budget is None:
+            faults.add(number, "", "keep is missing; give a number of tokens, a fraction, or the recipe a budget")
+        elif stage.keep is not None and recipe.budget is not None:
+            faults.add(number, "keep", "is the recipe's budget to decide; leave one of the two out")
 
 
 def _others(flag: str) -> str:
     """Name the selectors that do not have a property."""
-    return ", ".join(name for name, entry in SELECTORS.items() if not getattr(entry, flag))
+    return ", ".join(name for name, entry in ENCODER_SELECTORS.items() if not getattr(entry, flag))
 
 
 def _check_order(recipe: Recipe, faults: Faults) -> None:
@@ -126,6 +140,8 @@ def plan_stages(
     """Follow one image's visual tokens through the stages."""
     tokens = facts.visual_tokens
     grid: Grid | None = facts.grid
+    keeps = budget_keeps(recipe, facts, depth, faults)
+    cut_at = {number: layer for layer, number in depth.cuts.items()}
     plans = []
     for number, stage in enumerate(recipe.stages):
         tokens_in, grid_in = tokens, grid
@@ -138,13 +154,18 @@ def plan_stages(
                     tokens = grid[0] * grid[1]
                 detail = f"{_sides(grid_in)} tokens to {_sides(grid)}"
             case Prune():
-                tokens = _kept_tokens(stage, tokens, number, faults)
+                tokens = _kept_tokens(keeps.get(number, stage.keep), tokens, number, faults)
                 grid = None
                 layers = _attention_layers(stage, facts, encoder_layers, number, faults)
                 if stage.selector.needs_cls and not facts.encoder.has_cls:
                     problem = f"needs a CLS token, and this encoder has none; these work: {_others('needs_cls')}"
                     faults.add(number, "selector", f"{stage.selector.name} {problem}")
                 detail = _selector_detail(stage, layers)
+            case PruneInDecoder():
+                tokens = _kept_tokens(keeps.get(number, stage.keep), tokens, number, faults)
+                grid = None
+                layer = cut_at.get(number)
+                detail = f"before decoder layer {layer}, {stage.selector.name} of {_asking(stage)}"
             case VisualExit():
                 layer = depth.exit
                 detail = f"before decoder layer {layer}"
@@ -157,17 +178,16 @@ def plan_stages(
     return tuple(plans)
 
 
-def _kept_tokens(stage: Prune, tokens: int, number: int, faults: Faults) -> int:
-    if isinstance(stage.keep, float):
-        return max(1, round(stage.keep * tokens))
-    if stage.keep > tokens:
-        faults.add(
-            number,
-            "keep",
-            f"cannot keep {stage.keep} of {tokens} visual tokens; give at most {tokens} or a fraction",
-        )
+def _kept_tokens(keep: int | float | None, tokens: int, number: int, faults: Faults) -> int:
+    if isinstance(keep, float):
+        return max(1, round(keep * tokens))
+    if keep is None:  # check_combination has refused a stage without a budget
         return tokens
-    return stage.keep
+    if keep > tokens:
+        problem = f"cannot keep {keep} of {tokens} visual tokens; give at most {tokens} or a fraction"
+        faults.add(number, "keep", problem)
+        return tokens
+    return keep
 
 
 def _filter_grid(stage: FrequencyFilter, grid: Grid, number: int, faults: Faults) -> Grid:
@@ -244,6 +264,10 @@ def _sides(grid: Grid | None) -> str:
 
 def _listing(layers: Sequence[int]) -> str:
     return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers)) or 'none'}"
+
+
+def _asking(stage: PruneInDecoder) -> str:
+    return stage.selector.queries.replace("_", " ") + ("" if stage.selector.rope else ", without rotary positions")
 
 
 def _selector_detail(stage: Prune, layers: tuple[int, ...]) -> str:

@@ -25,13 +25,16 @@ from vtc.recipe_schema import (
     STAGES,
     AnySelector,
     AnyStage,
+    Budget,
     ClsAttentionSelector,
     DropLayers,
     FrequencyFilter,
     LearnedSelector,
     Prune,
+    PruneInDecoder,
     RandomSelector,
     Stage,
+    TextAttentionSelector,
     UniformSelector,
     VisualExit,
     Written,
@@ -43,14 +46,17 @@ __all__ = [
     "STAGES",
     "AnySelector",
     "AnyStage",
+    "Budget",
     "ClsAttentionSelector",
     "DropLayers",
     "FrequencyFilter",
     "LearnedSelector",
     "Origin",
     "Prune",
+    "PruneInDecoder",
     "RandomSelector",
     "Recipe",
+    "TextAttentionSelector",
     "UniformSelector",
     "VisualExit",
     "builtin_recipes",
@@ -97,7 +103,8 @@ def _version(value: object) -> int:
 class Recipe(Written):
     """What to do to a model, for any model.
 
-    ``stages`` stand in the order data meets them; none at all is the null recipe, the model as it is.
+    ``stages`` stand in the order data meets them; none at all is the null recipe, the model as it is. A ``budget``
+    takes the place of a ``keep`` in each pruning stage.
     `vtc.plan.plan` says what a recipe comes to for one model.
     """
 
@@ -105,6 +112,7 @@ class Recipe(Written):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     description: str = ""
     paper: str | None = None
+    budget: Budget | None = None
     stages: Annotated[tuple[Stage, ...], Field(strict=False)]
     _origin: Origin = PrivateAttr(default_factory=Origin)
 
@@ -125,9 +133,9 @@ class Recipe(Written):
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of what the recipe does: version and stages; its name and prose do not count."""
+        """sha256 (hex) of what the recipe does: version, budget and stages; its name and prose do not count."""
         canonical = self.canonical()
-        body = {"version": canonical["version"], "stages": canonical["stages"]}
+        body = {key: canonical[key] for key in ("version", "budget", "stages") if key in canonical}
         return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def to_yaml(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from vtc.recipe_schema import SELECTORS, STAGES
+from vtc.recipe_schema import DECODER_SELECTORS, ENCODER_SELECTORS, SELECTORS, STAGES, Budget
 from vtc.yaml_lines import KeyPath
 
 
@@ -46,7 +46,10 @@ def faults(
             valid = _valid_keys(path[:-1], data, top_keys)
             yield path, f"unknown key, {_suggest(str(path[-1]), valid, 'valid here: ')}"
         elif error["type"] in ("union_tag_invalid", "union_tag_not_found"):
-            yield _tag_path(path, data), _describe_tag(path, error)
+            yield _tag_path(path, data), _describe_tag(path, error, data)
+        elif error["type"] == "literal_error" and path[-2:] == ("selector", "name"):
+            bare = not isinstance(_value_at(path[:-1], data), dict)
+            yield path[:-1] if bare else path, _unknown("selector", str(error["input"]), _selectors(path, data))
         else:
             yield path, _describe(error)
 
@@ -100,19 +103,32 @@ def _valid_keys(path: KeyPath, data: Any, top_keys: Sequence[str]) -> Sequence[s
     if not path:
         return top_keys
     value = _value_at(path, data)
+    if path[-1] == "budget":
+        return list(Budget.model_fields)
     if path[-1] == "selector":
-        return list(SELECTORS[value if isinstance(value, str) else value["name"]].model_fields)
+        table = _selectors(path, data)
+        name = value if isinstance(value, str) else value.get("name", next(iter(table)))
+        return list(SELECTORS[name].model_fields)
     return list(STAGES[value["kind"]].model_fields)
 
 
-def _describe_tag(path: KeyPath, error: ErrorDetails) -> str:
+def _selectors(path: KeyPath, data: Any) -> list[str]:
+    """Name the selectors that the stage around a key may have."""
+    kind = _value_at(path[:2], data).get("kind")
+    return list(DECODER_SELECTORS if kind == "prune_in_decoder" else ENCODER_SELECTORS)
+
+
+def _describe_tag(path: KeyPath, error: ErrorDetails, data: Any) -> str:
     noun, key, table = (
-        ("selector", "name", list(SELECTORS)) if "selector" in path else ("stage kind", "kind", list(STAGES))
+        ("selector", "name", _selectors(path, data)) if "selector" in path else ("stage kind", "kind", list(STAGES))
     )
     if error["type"] == "union_tag_not_found":
         return f"names no {noun}, give {key}: one of {', '.join(table)}"
-    tag = str(error.get("ctx", {}).get("tag", ""))
-    return f"unknown {noun} {reprlib.repr(tag)}, {_suggest(tag, table, 'one of ')}"
+    return _unknown(noun, str(error.get("ctx", {}).get("tag", "")), table)
+
+
+def _unknown(noun: str, name: str, table: Sequence[str]) -> str:
+    return f"unknown {noun} {reprlib.repr(name)}, {_suggest(name, table, 'one of ')}"
 
 
 _TYPES = {

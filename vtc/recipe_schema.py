@@ -45,6 +45,18 @@ def _keep_or_auto(value: object) -> int | float | Literal["auto"]:
     return "auto" if value == "auto" else _keep(value)
 
 
+def _layer_or_depth(value: object) -> int | float:
+    if type(value) is int or (type(value) is float and 0.0 < value < 1.0):
+        return value
+    raise ValueError(f"is the number of a layer or a depth between 0 and 1, not {reprlib.repr(value)}")
+
+
+def _ratio(value: object) -> float:
+    if type(value) in (int, float) and 1 < value < float("inf"):  # type: ignore[operator]
+        return float(value)  # type: ignore[arg-type]
+    raise ValueError(f"is a number above 1, how many times more tokens come before a cut, not {reprlib.repr(value)}")
+
+
 def _layer_or_auto(value: object) -> int | Literal["auto"]:
     if value == "auto":
         return "auto"
@@ -74,6 +86,8 @@ def _attention_layers(value: object) -> tuple[int, ...] | str:
 
 Keep = Annotated[int | float, BeforeValidator(_keep)]
 KeepOrAuto = Annotated[int | float | Literal["auto"], BeforeValidator(_keep_or_auto)]
+LayerOrDepth = Annotated[int | float, BeforeValidator(_layer_or_depth)]
+Ratio = Annotated[float, BeforeValidator(_ratio)]
 LayerOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_layer_or_auto)]
 LayersOrAuto = Annotated[tuple[int, ...] | Literal["auto"], BeforeValidator(_layers_or_auto)]
 AttentionLayers = Annotated[tuple[int, ...] | Literal["feature", "auto"], BeforeValidator(_attention_layers)]
@@ -173,10 +187,34 @@ class LearnedSelector(_SelectorEntry):
         return value
 
 
+class TextAttentionSelector(_SelectorEntry):
+    """The visual tokens that the prompt's text attends to in the decoder layer behind the cut.
+
+    ``queries`` says which text tokens ask: all of those behind the image, all text, the last token (FastV,
+    PyramidDrop), or SparseVLM's ``raters``, those behind the image that resemble it more than the average one. Without
+    ``rope`` queries and keys are compared without their rotary positions (FEATHER), which takes out the preference for
+    near tokens.
+
+    Based on LearnPruner (arXiv 2604.23950); FastV (2403.06764), PyramidDrop (2410.17247), SparseVLM (2410.04417) and
+    FEATHER (2412.13180) for the variants.
+    """
+
+    summary = "highest attention from the prompt's text"
+    paper = "LearnPruner (arXiv 2604.23950); FastV, PyramidDrop, SparseVLM, FEATHER for its variants"
+    needs = "queries and keys of one decoder layer"
+    where = "before a decoder layer"
+    text_aware = True
+    name: Literal["text_attention"] = "text_attention"
+    queries: Literal["text_after_image", "all_text", "last_token", "raters"] = "text_after_image"
+    rope: bool = True
+
+
 AnySelector = RandomSelector | UniformSelector | ClsAttentionSelector | LearnedSelector
-SELECTORS: dict[str, type[_SelectorEntry]] = {
+ENCODER_SELECTORS: dict[str, type[_SelectorEntry]] = {
     model.model_fields["name"].default: model for model in get_args(AnySelector)
 }
+DECODER_SELECTORS: dict[str, type[_SelectorEntry]] = {"text_attention": TextAttentionSelector}
+SELECTORS = ENCODER_SELECTORS | DECODER_SELECTORS
 
 
 def _expand_shorthand(value: object) -> object:
@@ -184,6 +222,7 @@ def _expand_shorthand(value: object) -> object:
 
 
 Selector = Annotated[AnySelector, Field(discriminator="name"), BeforeValidator(_expand_shorthand)]
+DecoderSelector = Annotated[TextAttentionSelector, BeforeValidator(_expand_shorthand)]
 
 
 # Stages -----------------------------------------------------------------------------------------------------
@@ -226,15 +265,32 @@ class FrequencyFilter(_StageEntry):
 class Prune(_StageEntry):
     """Keep the tokens that a selector chooses, between the vision encoder and the decoder.
 
-    ``positions`` is what the decoder is told of them: ``renumber`` counts the kept tokens through,
-    ``original`` gives each the position it had among all.
+    ``keep`` may be left to the recipe's budget. ``positions`` is what the decoder is told of them: ``renumber`` counts
+    the kept tokens through, ``original`` gives each the position it had among all.
     """
 
     summary = "keep the tokens that a selector chooses"
     kind: Literal["prune"] = "prune"
-    keep: Keep
+    keep: Keep | None = None
     selector: Selector
     positions: Positions = "renumber"
+
+
+class PruneInDecoder(_StageEntry):
+    """Keep, before decoder layer ``layer``, the visual tokens that a selector chooses by the prompt.
+
+    Layers 0 to ``layer`` - 1 see all that entered, the others what is kept, each at the position it had; a number
+    between 0 and 1 is a share of the decoder's depth. Several cuts may follow one another. ``keep`` may be left to the
+    recipe's budget.
+
+    Based on LearnPruner (arXiv 2604.23950), section 4, and PyramidDrop (arXiv 2410.17247) for several cuts.
+    """
+
+    summary = "keep, before a decoder layer, the tokens that the text attends to"
+    kind: Literal["prune_in_decoder"] = "prune_in_decoder"
+    layer: LayerOrDepth
+    keep: Keep | None = None
+    selector: DecoderSelector = TextAttentionSelector()
 
 
 class VisualExit(_StageEntry):
@@ -276,6 +332,22 @@ class DropLayers(_StageEntry):
         return self
 
 
-AnyStage = FrequencyFilter | Prune | VisualExit | DropLayers
+AnyStage = FrequencyFilter | Prune | PruneInDecoder | VisualExit | DropLayers
 STAGES: dict[str, type[_StageEntry]] = {model.model_fields["kind"].default: model for model in get_args(AnyStage)}
 Stage = Annotated[AnyStage, Field(discriminator="kind")]
+
+
+# Budget -----------------------------------------------------------------------------------------------------
+
+
+class Budget(Written):
+    """What a recipe may spend, in place of a ``keep`` in each of its pruning stages.
+
+    ``keep_average`` is the mean number of visual tokens over the decoder's layers (what papers call retained tokens),
+    or that as a share of the tokens of an image; each pruning stage lets ``ratio`` times as many through as the next.
+
+    Based on LearnPruner (arXiv 2604.23950), which fixes the ratio at 3.
+    """
+
+    keep_average: Keep
+    ratio: Ratio = 3.0

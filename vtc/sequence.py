@@ -97,12 +97,87 @@ def text_tokens(input_ids: IntArray, attention_mask: IntArray, image_token_id: i
     image_token_id : int
     """
     text = (input_ids != image_token_id) & attention_mask.astype(bool)
-    counts = text.sum(axis=1)
-    longest = int(counts.max(initial=0))
-    mask = (np.arange(longest)[None, :] >= longest - counts[:, None]).astype(np.int64)
-    indices = np.zeros((input_ids.shape[0], longest), dtype=np.int64)
-    indices[mask.astype(bool)] = np.nonzero(text)[1]
+    indices, mask = _left_padded(text)
     length = input_ids.shape[1]
-    rank = np.cumsum(text, axis=1) - 1 + (longest - counts)[:, None]
+    rank = np.cumsum(text, axis=1) - 1 + (mask == 0).sum(axis=1)[:, None]
     back = np.where(text, length + rank, np.arange(length)[None, :])
     return TextTokens(indices, mask, back.astype(np.int64))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What pruning visual tokens inside the decoder needs to know of a batch, and what the batch is afterwards.
+
+    I images, K tokens of each before the cut and k behind it; S and S' tokens a row.
+
+    Attributes
+    ----------
+    image_rows : array of shape (I,)
+        Row of the batch that an image stands in.
+    image_columns : array of shape (I, K)
+        Where its tokens stand in that row, ascending.
+    query_columns, query_mask : arrays of shape (I, Q)
+        Text tokens of that row that rank its tokens; 0 in the mask is padding.
+    layout : array of shape (B, S')
+        Where each token behind the cut comes from: below S the place of a token that stays in any case, from S on an
+        index into the I * k kept tokens. 0 on padding.
+    input_ids, attention_mask : arrays of shape (B, S')
+        The shorter, left-padded rows.
+    """
+
+    image_rows: IntArray
+    image_columns: IntArray
+    query_columns: IntArray
+    query_mask: IntArray
+    layout: IntArray
+    input_ids: IntArray
+    attention_mask: IntArray
+
+    @property
+    def graph_inputs(self) -> tuple[IntArray, ...]:
+        """What the graph that cuts takes behind hidden states, mask and positions, in that order."""
+        return self.image_rows, self.image_columns, self.query_columns, self.query_mask, self.layout
+
+
+def cut(
+    input_ids: IntArray, attention_mask: IntArray, image_token_id: int, tokens: int, keep: int, queries: str
+) -> Cut:
+    """Lay out a batch in which each image goes from `tokens` visual tokens to `keep`.
+
+    Parameters
+    ----------
+    input_ids, attention_mask : arrays of shape (B, S)
+        Left-padded, with at least one image, each followed by text.
+    image_token_id, tokens, keep : int
+    queries : {"text_after_image", "raters", "all_text", "last_token"}
+        Which text tokens ask; the first two name the same tokens, of which raters are a choice made later.
+    """
+    real = attention_mask.astype(bool)
+    visual = (input_ids == image_token_id) & real
+    rows, columns = (places.reshape(-1, tokens) for places in np.nonzero(visual))
+    image_rows = rows[:, 0]
+    place = np.arange(input_ids.shape[1])[None, :]
+    asks = (real & ~visual)[image_rows]
+    if queries == "last_token":
+        asks = asks & (place == input_ids.shape[1] - 1)
+    elif queries != "all_text":
+        asks &= place > columns[:, -1:]
+    query_columns, query_mask = _left_padded(asks)
+
+    before = np.cumsum(visual).reshape(visual.shape) - visual  # over the whole batch, row after row
+    stays = real & ~(visual & (before % tokens >= keep))
+    source = np.where(visual, input_ids.shape[1] + before // tokens * keep + before % tokens, place)
+    kept, mask = _left_padded(stays)
+    layout = np.where(mask == 1, np.take_along_axis(source, kept, axis=1), 0)
+    ids = np.take_along_axis(input_ids, kept, axis=1)
+    return Cut(image_rows, columns, query_columns, query_mask, layout, ids, mask)
+
+
+def _left_padded(chosen: NDArray[np.bool_]) -> tuple[IntArray, IntArray]:
+    """Columns of the chosen places of each row, ascending, left-padded with 0; and a mask, 0 where that is padding."""
+    counts = chosen.sum(axis=1)
+    longest = int(counts.max(initial=0))
+    mask = (np.arange(longest)[None, :] >= longest - counts[:, None]).astype(np.int64)
+    columns = np.zeros((len(chosen), longest), dtype=np.int64)
+    columns[mask.astype(bool)] = np.nonzero(chosen)[1]
+    return columns, mask

@@ -68,7 +68,14 @@ def test_bundle_answers_as_the_model(exported: Exported, prompts: Prompts, name:
         np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["cls", "exit", "visual_only"])
+@pytest.mark.parametrize("name", ["cut", "cuts", "learnpruner", "skip_behind_cut"])
+def test_bundle_keeps_the_tokens_that_the_model_keeps(exported: Exported, prompts: Prompts, name: str) -> None:
+    asked, path = exported(name)
+    ours, theirs = asked.model.kept(*prompts), VLM.load(path).kept(*prompts)
+    assert [kept.tolist() for kept in theirs] == [kept.tolist() for kept in ours]
+
+
+@pytest.mark.parametrize("name", ["cls", "exit", "visual_only", "cuts", "learnpruner"])
 def test_segments_see_as_many_tokens_as_the_plan_says(exported: Exported, name: str) -> None:
     asked, path = exported(name)
     sample = asked.samples[0]

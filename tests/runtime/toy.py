@@ -348,7 +348,15 @@ def write_toy_bundle(toy: Toy, out: Path) -> Path:
             graphs[selector["graph"]] = selector_graph(toy, merge=merge)
             sees = segment.sees
         graphs[name] = segment_graph(toy, number)
-        segments.append({"graph": name, "layers": list(segment.layers), "sees": segment.sees, "selector": selector})
+        segments.append(
+            {
+                "graph": name,
+                "layers": list(segment.layers),
+                "sees": segment.sees,
+                "visual_tokens": toy.keep if segment.sees == "all" else 0,
+                "selector": selector,
+            }
+        )
     for name, graph in graphs.items():
         onnx.save(graph, work / "onnx" / f"{name}{suffix}.onnx")
     for name, content in text_files(toy).items():

@@ -174,8 +174,8 @@ def open_bundle(path: Path, session: Session = Session()) -> Opened:
     vlm = VLM.load(path, provider=session.provider, precision=session.precision, threads=session.threads)
     image = vlm.manifest.image
 
-    def keep_indices(images: list[Image.Image]) -> NDArray[np.int64]:
-        return vlm.encode(vlm.image_processor(images))[1]
+    def keep_indices(images: list[Image.Image], questions: list[str]) -> NDArray[np.int64]:
+        return vlm.kept([[image] for image in images], [vlm.chat(question) for question in questions])[-1]
 
     locator = _locator(keep_indices, vlm.manifest.plan, image.grid, image.size)
     plan = vlm.manifest.plan
@@ -193,13 +193,10 @@ def open_compressed(path: Path, base: str | None = None) -> Opened:
 
 def compressed_contestant(name: str, model: CompressedModel, model_sha256: str) -> Opened:
     """A compressed model that is in memory already."""
-    import torch
-
     adapter = model.adapter
 
-    @torch.inference_mode()
-    def keep_indices(images: list[Image.Image]) -> NDArray[np.int64]:
-        return np.asarray(model.vision(adapter.preprocess(images))[1].numpy())
+    def keep_indices(images: list[Image.Image], questions: list[str]) -> NDArray[np.int64]:
+        return model.kept([[image] for image in images], [adapter.chat(question) for question in questions])[-1]
 
     plan = model.plan.to_dict()
     locator = _locator(keep_indices, plan, adapter.facts.grid, adapter.facts.image_size)
@@ -208,14 +205,15 @@ def compressed_contestant(name: str, model: CompressedModel, model_sha256: str) 
 
 
 def _locator(
-    keep_indices: Callable[[list[Image.Image]], NDArray[np.int64]],
+    keep_indices: Callable[[list[Image.Image], list[str]], NDArray[np.int64]],
     plan: Mapping[str, Any],
     grid: tuple[int, int],
     size: tuple[int, int],
 ) -> Locator | None:
     # Behind a frequency filter a token is no longer a place in the image.
     filtered = any(stage["kind"] == "frequency_filter" for stage in plan["stages"])
-    return None if filtered or plan["keep"] == plan["visual_tokens_in"] else Locator(keep_indices, grid, size)
+    prunes = any(stage["kind"] in ("prune", "prune_in_decoder") for stage in plan["stages"])
+    return Locator(keep_indices, grid, size) if prunes and not filtered else None
 
 
 def baseline_keep(plan: Mapping[str, Any]) -> int | None:

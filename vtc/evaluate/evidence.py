@@ -23,14 +23,14 @@ class Locator:
     Attributes
     ----------
     keep_indices : callable
-        From n images to the kept places on the grid, (n, K).
+        From n images and n questions to the places on the grid that are kept last, (n, K).
     grid : (int, int)
         Rows and columns of the original's visual tokens.
     size : (int, int)
         Rows and columns of pixels that the model sees.
     """
 
-    keep_indices: Callable[[list[Image.Image]], NDArray[np.int64]]
+    keep_indices: Callable[[list[Image.Image], list[str]], NDArray[np.int64]]
     grid: tuple[int, int]
     size: tuple[int, int]
 
@@ -101,7 +101,7 @@ def measure_evidence(
         usable = [entry for entry in loaded if _counts(entry[0], entry[1], locator)]
         if not usable:
             continue
-        chosen = locator.keep_indices([image for _, image, _ in usable])
+        chosen = locator.keep_indices([image for _, image, _ in usable], [item.question for item, _, _ in usable])
         for (item, _, gone), indices in zip(usable, chosen, strict=True):
             kept = np.zeros_like(kept)
             kept[indices] = True

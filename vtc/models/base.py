@@ -20,6 +20,7 @@ from transformers.utils import logging as hf_logging
 from vtc.attention import GROUPED_ATTENTION
 from vtc.errors import InputError, ModelError
 from vtc.facts import ModelFacts
+from vtc.visual_tokens import gather_tokens
 
 PLAIN_CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
@@ -153,6 +154,52 @@ class VLMAdapter(ABC):
     def head(self) -> nn.Module:
         """The language-model head, (B, S, E) to (B, S, vocabulary)."""
 
+    def attention_rows(
+        self, index: int, hidden: Tensor, queries: Tensor, seen: Tensor, position_ids: Tensor, *, rope: bool = True
+    ) -> Tensor:
+        """Attention of some tokens to all in decoder layer `index`, mean over heads.
+
+        Only the rows that are asked for are computed. Serves decoders of the Llama kind: a norm, linear queries and
+        keys (normed themselves where the layer does so), rotary positions, grouped heads.
+
+        Parameters
+        ----------
+        hidden : Tensor of shape (B, S, E)
+            The layer's input.
+        queries : Tensor of shape (B, Q), int64
+            Places of the tokens whose rows are wanted.
+        seen : Tensor of shape (B, Q, S), bool
+            Which tokens they may attend to.
+        position_ids : Tensor of shape (B, S), int64
+        rope : bool
+            Whether queries and keys are rotated by their positions.
+
+        Returns
+        -------
+        Tensor of shape (B, Q, S), float32
+        """
+        layer: Any = self.decoder_layers[index]
+        attention = layer.self_attn
+        normed = layer.input_layernorm(hidden)
+        query = self._heads(attention.q_proj(gather_tokens(normed, queries)), getattr(attention, "q_norm", None))
+        key = self._heads(attention.k_proj(normed), getattr(attention, "k_norm", None))
+        if rope:
+            cosines, sines = self.rotary(hidden, position_ids)
+            query = rotate(query, gather_tokens(cosines, queries), gather_tokens(sines, queries))
+            key = rotate(key, cosines, sines)
+        batch, kv_heads = key.shape[:2]
+        grouped = query.reshape(batch, kv_heads, -1, key.shape[-1])
+        scores = torch.matmul(grouped, key.transpose(2, 3)) * attention.scaling
+        scores = scores.float().reshape(batch, query.shape[1], queries.shape[1], -1)
+        scores = torch.where(seen.unsqueeze(1), scores, torch.finfo(torch.float32).min)
+        return torch.softmax(scores, dim=-1).mean(dim=1)
+
+    def _heads(self, projected: Tensor, norm: nn.Module | None) -> Tensor:
+        """Split (B, S, H * Dh) into heads (B, H, S, Dh)."""
+        batch, length, _ = projected.shape
+        heads = projected.reshape(batch, length, -1, self.facts.decoder.head_dim)
+        return (heads if norm is None else norm(heads)).transpose(1, 2)
+
     def set_decoder_attention(self, kind: Literal["sdpa", "grouped"]) -> None:
         """Choose the decoder's attention: ``sdpa`` is fast in PyTorch, ``grouped`` exports to standard operators with
         grouped key-value heads kept grouped. Both compute the same.
@@ -250,3 +297,10 @@ class VLMAdapter(ABC):
         # Chat templates often write the start token themselves; the tokenizer must not add a second one.
         bos = self.tokenizer.bos_token
         return bool(bos) and prompt.startswith(bos)
+
+
+def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Rotary positions (Su et al. 2021, arXiv 2104.09864) on heads (B, H, S, Dh), halves paired; cosines (B, S, Dh)."""
+    first, second = heads.chunk(2, dim=-1)
+    turned = torch.cat([-second, first], dim=-1)
+    return heads * cosines.unsqueeze(1) + turned * sines.unsqueeze(1)

@@ -12,7 +12,7 @@ from vtc.bundle import Manifest
 from vtc.errors import InputError
 from vtc.runtime.providers import Provider
 from vtc.runtime.session import DTYPES, Array, Graph, Tensor
-from vtc.sequence import positions, text_tokens
+from vtc.sequence import cut, positions, text_tokens
 
 IntArray = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -30,11 +30,14 @@ class Cache:
         1 for a token of that segment's cache, 0 for padding.
     following : array of shape (B,)
         Position of the next token.
+    kept : list of Tensor of shape (images, K)
+        For each cut inside the decoder, which of the tokens that came to it stayed; on the device.
     """
 
     past: list[list[Tensor]]
     masks: list[IntArray]
     following: IntArray
+    kept: list[Tensor]
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -67,7 +70,7 @@ class Segment:
         self._present = [self.graph.outputs.index(name) for name in present]
 
     def run(
-        self, hidden: Tensor | Array, mask: IntArray, position_ids: IntArray, past: list[Tensor], host: bool
+        self, hidden: Tensor | Array, mask: IntArray, position_ids: Tensor | IntArray, past: list[Tensor], host: bool
     ) -> tuple[Tensor, list[Tensor]]:
         """Run S new tokens behind P cached ones.
 
@@ -75,7 +78,7 @@ class Segment:
         ----------
         hidden : Tensor or array of shape (B, S, E)
         mask : array of shape (B, P + S)
-        position_ids : array of shape (B, S)
+        position_ids : Tensor or array of shape (B, S)
         past : list of Tensor
         host : bool
             Whether the result is wanted on the host.
@@ -106,7 +109,7 @@ class Decoder:
     def __init__(self, manifest: Manifest, precision: str, provider: Provider, threads: int | None = None) -> None:
         self.facts = manifest.generation
         self.span = self.facts.position_span if self.facts.positions == "original" else None
-        self.sees = [segment.sees for segment in manifest.segments]
+        self.plan = manifest.segments
         self.segments = [
             Segment(manifest.graph(segment.graph, precision), provider, threads) for segment in manifest.segments
         ]
@@ -138,28 +141,41 @@ class Decoder:
             If a prompt ends in an image and the visual tokens leave the decoder: nothing would be left to go
             on from.
         """
-        places = positions(input_ids, attention_mask, self.facts.image_token_id, keep_indices, self.span)
-        text = text_tokens(input_ids, attention_mask, self.facts.image_token_id)
-        if "text" in self.sees and bool((input_ids[:, -1] == self.facts.image_token_id).any()):
+        image = self.facts.image_token_id
+        places = positions(input_ids, attention_mask, image, keep_indices, self.span)
+        if len(self.segments) > 1 and bool((input_ids[:, -1] == image).any()):
             raise InputError("a prompt must end in text for this bundle; put the image before the question")
-        cache = Cache([], [], places.following)
-        hidden = everything = embeds
+        ids, text = input_ids, text_tokens(input_ids, attention_mask, image)
+        text_positions = np.take_along_axis(places.ids, text.indices, axis=1)
+        cache = Cache([], [], places.following, [])
+        everything = tokens = _Tokens(embeds, attention_mask, places.ids)
         last = len(self.segments) - 1
         for number, segment in enumerate(self.segments):
-            selector, sees = self.selectors[number], self.sees[number]
-            if selector is not None and sees == "text":
-                everything, hidden = hidden, _select(selector, hidden, text.indices)
-            elif selector is not None:
-                hidden = _select(selector, everything, hidden, text.back)
-            mask, ids = attention_mask, places.ids
-            if sees == "text":
-                mask, ids = text.mask, np.take_along_axis(places.ids, text.indices, axis=1)
-            hidden = _as(hidden, segment.graph.inputs[segment.hidden])
+            selector, facts = self.selectors[number], self.plan[number].selector
+            if selector is None or facts is None:
+                pass
+            elif facts.kind == "gather":
+                everything = tokens
+                tokens = _Tokens(_select(selector, tokens.hidden, text.indices)[0], text.mask, text_positions)
+            elif facts.kind == "merge":
+                hidden = _select(selector, everything.hidden, tokens.hidden, text.back)[0]
+                tokens = _Tokens(hidden, everything.mask, everything.positions)
+            elif len(keep_indices):
+                tokens_in, keep = self.plan[number - 1].visual_tokens, self.plan[number].visual_tokens
+                batch = cut(ids, tokens.mask, image, tokens_in, keep, str(facts.queries))
+                hidden, kept_positions, kept = _select(
+                    selector, tokens.hidden, tokens.mask, tokens.positions, *batch.graph_inputs
+                )
+                ids, text = batch.input_ids, text_tokens(batch.input_ids, batch.attention_mask, image)
+                tokens = _Tokens(hidden, batch.attention_mask, kept_positions)
+                cache.kept.append(kept)
+            hidden = _as(tokens.hidden, segment.graph.inputs[segment.hidden])
             past = self._no_past(segment, len(input_ids))
-            hidden, present = segment.run(hidden, mask, ids, past, host=number == last)
+            hidden, present = segment.run(hidden, tokens.mask, tokens.positions, past, host=number == last)
+            tokens = _Tokens(hidden, tokens.mask, tokens.positions)
             cache.past.append(present)
-            cache.masks.append(mask)
-        return _logits(hidden), cache
+            cache.masks.append(tokens.mask)
+        return _logits(tokens.hidden), cache
 
     def step(self, embeds: Tensor, cache: Cache) -> Logits:
         """Run one more token of each row; the cache moves on.
@@ -195,11 +211,19 @@ class Decoder:
         ]
 
 
-def _select(selector: Graph, *values: Tensor | Array) -> Tensor:
-    """Run a graph between segments; its inputs come in the order full hidden states, part, indices."""
+@dataclass(frozen=True)
+class _Tokens:
+    """Hidden states (B, S, E), attention mask (B, S) and positions (B, S) of the tokens that a segment gets."""
+
+    hidden: Tensor | Array
+    mask: IntArray
+    positions: Tensor | IntArray
+
+
+def _select(selector: Graph, *values: Tensor | Array) -> list[Tensor]:
+    """Run a graph between segments on values in the order of its inputs."""
     inputs = selector.inputs.items()
-    feeds = {name: _as(value, dtype) for value, (name, dtype) in zip(values, inputs, strict=True)}
-    return selector.run(feeds)[0]
+    return selector.run({name: _as(value, dtype) for value, (name, dtype) in zip(values, inputs, strict=True)})
 
 
 def _as(value: Tensor | Array, dtype: type[np.generic]) -> Tensor | Array:

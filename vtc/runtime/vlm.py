@@ -222,6 +222,29 @@ class VLM:
         stacked = np.stack(steps, axis=1)
         return [row[: len(ids)].copy() for row, ids in zip(stacked, continuations, strict=True)]
 
+    def kept(self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> list[IntArray]:
+        """Which visual tokens a batch of prompts keeps: entering the decoder, and behind each cut inside it.
+
+        Parameters
+        ----------
+        images, prompts : as in :meth:`generate`
+
+        Returns
+        -------
+        list of arrays of shape (images, K)
+            Places on the encoder's grid, ascending.
+        """
+        _, pixels, input_ids, mask = self._inputs(images, prompts)
+        if pixels is None:
+            return []
+        kept = [self.encode(pixels)[1]]
+        if any(segment.selector and segment.selector.kind == "prune" for segment in self.manifest.segments):
+            _, _, cache = self.prefill(pixels, input_ids, mask)
+            for chosen in cache.kept:
+                kept.append(np.take_along_axis(kept[-1], chosen.numpy(), axis=1))
+            self.release()
+        return kept
+
     def encode(self, pixels: Array) -> tuple[Array, IntArray]:
         """Run the vision graph.
 
