@@ -156,11 +156,11 @@ def _moved_in_decoder(model: CompressedModel, bundle: VLM, sample: Sample) -> li
     if not sample.images or not model.plan.cut_layers:
         return []
     ours, theirs = (one.kept([sample.images], [sample.prompt]) for one in (model, bundle))
-    moved = [
+    moved = (
         [len(set(b) - set(a)) for a, b in zip(mine, other, strict=True)]
         for mine, other in zip(ours, theirs, strict=True)
-    ]
-    return np.max(moved, axis=0).tolist()
+    )
+    return [max(counts) for counts in zip(*moved, strict=True)]
 
 
 def _near_tie(logits: np.ndarray[Any, Any], ours: list[int], theirs: list[int], margin: float) -> bool:

@@ -17,7 +17,7 @@ def item(*boxes: tuple[float, float, float, float], size: int = 40) -> Item:
 
 
 def locator(*kept: int) -> Locator:
-    return Locator(lambda images: np.tile(np.array(kept), (len(images), 1)), GRID, SIZE)
+    return Locator(lambda images, _: np.tile(np.array(kept), (len(images), 1)), GRID, SIZE)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "compress": ("vtc.cli.compress", "command", "Apply a recipe to a model and calibrate it."),
     "export": ("vtc.cli.export", "command", "Write a compressed model as an ONNX bundle, and prove parity."),
     "run": ("vtc.cli.run", "command", "Ask a bundle about images; needs neither torch nor transformers."),
+    "show": ("vtc.cli.show", "command", "Draw the visual tokens that a recipe keeps."),
     "validate": ("vtc.cli.validate", "command", "Judge accuracy and fidelity against the original; a gate."),
     "bench": ("vtc.cli.bench", "command", "Measure latency and memory, side by side with the original."),
     "doctor": ("vtc.cli.doctor", "command", "Tell what is installed, what works here, what to install."),

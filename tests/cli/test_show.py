@@ -1,0 +1,81 @@
+"""`vtc show` draws what a recipe, a compressed model or a bundle keeps, and says what it cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from exporters.onnx import Request, export
+from tests.tiny import image
+from vtc.calibrate import samples_from
+from vtc.checkpoint import Origin
+from vtc.cli import main
+from vtc.compressed import compress
+from vtc.evaluate.picture import MARGIN, PANEL
+from vtc.models import model_digest
+from vtc.models.base import VLMAdapter
+from vtc.recipe import load_recipe
+
+RECIPE = """
+version: 1
+name: two-stages
+stages:
+  - {kind: prune, keep: 7, selector: cls_attention, positions: original}
+  - {kind: prune_in_decoder, layer: 2, keep: 3}
+"""
+
+
+def show(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["show", *map(str, arguments)])
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    image(1).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    (tmp_path / "two.yaml").write_text(RECIPE)
+    return tmp_path / "two.yaml"
+
+
+def test_a_recipe_and_its_bundle_show_the_same(
+    adapter: VLMAdapter, photo: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    digest, recipe = model_digest(adapter.path), load_recipe(recipe_file)
+    model = compress(adapter, recipe, model_digest=digest)
+    origin = Origin(str(adapter.path), digest)
+    export(Request(model, recipe, origin, samples_from(adapter, None, 1, 0)), tmp_path / "bundle")
+    eager = show(
+        photo, "--recipe", recipe_file, "--model", adapter.path, "--prompt", "what ?", "-o", tmp_path / "a.png"
+    )
+    ran = show(photo, tmp_path / "bundle", "--prompt", "what ?", "-o", tmp_path / "b" / "b.png")
+    assert eager.exit_code == ran.exit_code == 0, eager.output + ran.output
+    assert "into the decoder: 7, from decoder layer 2 on: 3; answer: " in eager.output
+    assert eager.output.split(": ", 1)[1] == ran.output.split(": ", 1)[1]
+    assert Image.open(tmp_path / "a.png").width == MARGIN + 3 * (PANEL + MARGIN)
+    panels = (0, 40, MARGIN + 3 * (PANEL + MARGIN), 400)
+    assert Image.open(tmp_path / "a.png").crop(panels) == Image.open(tmp_path / "b" / "b.png").crop(panels)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "say what to show"),
+        (["--recipe", "fourier-vlm"], "chooses no places in the image"),
+        (["--recipe", "none"], "chooses no places in the image"),
+        (["--recipe", "combined"], "stages.1.layer is left to calibration; vtc compress it, then show that"),
+        (["--recipe", "uniform", "-o", "kept.jpg"], "kept.jpg: pictures are PNG files"),
+    ],
+)
+def test_what_cannot_be_shown_is_said_in_one_line(photo: Path, arguments: list[str], message: str) -> None:
+    result = show(photo, "-o", photo.with_name("kept.png"), *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not photo.with_name("kept.png").exists()
