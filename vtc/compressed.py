@@ -203,7 +203,6 @@ class CompressedModel(nn.Module):
         pixel_values = self.adapter.preprocess(flat) if flat else None
         return *self.adapter.tokenize(prompts, counts, self.visual_tokens), pixel_values
 
-    @torch.inference_mode()
     def generate(
         self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str], max_new_tokens: int = 32
     ) -> list[Generation]:
@@ -220,7 +219,14 @@ class CompressedModel(nn.Module):
         -------
         list of Generation
         """
-        logits, state = self.prefill(*self.inputs(images, prompts))
+        return self.answer(*self.inputs(images, prompts), max_new_tokens)
+
+    @torch.inference_mode()
+    def answer(
+        self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor | None, max_new_tokens: int = 32
+    ) -> list[Generation]:
+        """Greedy answers to prepared prompts; arguments as in :meth:`prefill`."""
+        logits, state = self.prefill(input_ids, attention_mask, pixel_values)
         eos = torch.tensor(self.adapter.eos_token_ids)
         token = logits[:, -1].argmax(dim=-1, keepdim=True)
         generated = [token]

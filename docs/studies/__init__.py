@@ -1,0 +1,1 @@
+"""Studies on the reference VLM: each script makes the numbers and plots of one page of the documentation."""

@@ -1,0 +1,202 @@
+"""Answers the same test questions with many recipes: images are encoded once, selection and decoding run for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vtc.baselines import baseline
+from vtc.compressed import CompressedModel, compress
+from vtc.evaluate import stats
+from vtc.evaluate.datasets import Item, load_dataset
+from vtc.evaluate.evidence import Locator, item_evidence
+from vtc.evaluate.metrics import answer_score
+from vtc.models import load_adapter, model_digest
+from vtc.models.base import VLMAdapter
+from vtc.recipe import RandomSelector, Recipe
+from vtc.reference import reference_dir
+from vtc.vision_encoder import VisionEncoder
+from vtc.visual_tokens import on_grid
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+BATCH = 48
+RANDOM_DRAWS = 16
+MAX_NEW_TOKENS = 6
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One method's answers.
+
+    Attributes
+    ----------
+    scores : array of shape (n,)
+        0 or 1 for each question.
+    kept : list of arrays of shape (n, K)
+        Places kept in front of the decoder and behind each cut inside it; empty where tokens are no places.
+    layer_average : float
+        Visual tokens, mean over the decoder's layers.
+    """
+
+    scores: Floats
+    kept: list[Indices]
+    layer_average: float
+
+
+class Questions:
+    """Questions of the reference scenes, one an image, with the images' encoded tokens.
+
+    Parameters
+    ----------
+    count, seed : int
+    split : {"test", "train"}
+    """
+
+    def __init__(self, count: int, seed: int, split: Any = "test") -> None:
+        self.adapter: VLMAdapter = load_adapter(reference_dir())
+        self.digest = model_digest(self.adapter.path)
+        self.items: Sequence[Item] = load_dataset("reference", count, seed, split).items
+        self.prompts = [self.adapter.chat(item.question) for item in self.items]
+        self.images = [item.image_id for item in self.items]
+        facts = self.adapter.facts
+        layers = range(facts.encoder.feature_layer + 1)
+        encoder = VisionEncoder(self.adapter, layers, cls_layers=frozenset(layers))
+        encoded = [encoder.tokens(self.pixels(batch)) for batch in self._batches()]
+        self.features = torch.cat([tokens.features for tokens in encoded])
+        self.cls_attention = {
+            layer: torch.cat([tokens.cls_attention[layer] for tokens in encoded]) for layer in layers
+        }
+        self.original = self.answer(Recipe(version=1, name="none", stages=()))
+
+    def pixels(self, rows: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) of some questions' images."""
+        return self.adapter.preprocess([self.items[row].load() for row in rows.flatten().tolist()])
+
+    def _batches(self) -> list[Tensor]:
+        return list(torch.arange(len(self.items))[:, None].split(BATCH))
+
+    # Answering --------------------------------------------------------------------------------------------------
+
+    def compressed(self, recipe: Recipe) -> CompressedModel:
+        """A recipe's model that takes numbers of questions, (B, 1), in place of pixels."""
+        model = compress(self.adapter, recipe, model_digest=self.digest)
+        model.vision = _Encoded(self, model.stages)
+        return model
+
+    def answer(self, recipe: Recipe) -> Answers:
+        """Answer all questions with a recipe; random selectors take turns with several draws."""
+        if any(isinstance(getattr(stage, "selector", None), RandomSelector) for stage in recipe.stages):
+            return self.run([self.compressed(_with_seed(recipe, seed)) for seed in range(RANDOM_DRAWS)])
+        return self.run([self.compressed(recipe)])
+
+    def baseline(self, name: Any, keep: int) -> Answers:
+        """Answer with a baseline that has no recipe: ``downsample`` or ``blind``."""
+        model = baseline(self.adapter, name, keep)
+        if name == "downsample":
+            model.vision = _FromPixels(self, model.vision)
+        return self.run([model], average=float(model.visual_tokens))
+
+    @torch.inference_mode()
+    def run(self, models: Sequence[CompressedModel], average: float | None = None) -> Answers:
+        """Answer with models that take turns, a batch each."""
+        scores: list[float] = []
+        kept: list[list[Indices]] = []
+        for turn, rows in enumerate(self._batches()):
+            model = models[turn % len(models)]
+            prompts = [self.prompts[row] for row in rows.flatten().tolist()]
+            ids, mask = self.adapter.tokenize(prompts, [1] * len(prompts), model.visual_tokens)
+            texts = [answer.text for answer in model.answer(ids, mask, rows, MAX_NEW_TOKENS)]
+            items = [self.items[row] for row in rows.flatten().tolist()]
+            scores += [answer_score(text, item.answers) for text, item in zip(texts, items, strict=True)]
+            if model.plan.keep < model.plan.visual_tokens_in or model.plan.cut_layers:
+                kept.append([indices.numpy() for indices in model.prefill(ids, mask, rows)[1].kept])
+        places = [np.concatenate(part) for part in zip(*kept, strict=True)]
+        return Answers(np.array(scores), places, models[0].plan.layer_average if average is None else average)
+
+    # Figures ----------------------------------------------------------------------------------------------------
+
+    def retention(self, answers: Answers) -> dict[str, Any]:
+        """Accuracy, and retention with its paired 95 % interval."""
+        interval = stats.ratio_interval(answers.scores, self.original.scores, self.images, seed=0)
+        return {
+            "accuracy": float(answers.scores.mean()),
+            "retention": float(answers.scores.sum() / self.original.scores.sum()),
+            "ci95": list(interval or ()),
+            "layer_average": answers.layer_average,
+        }
+
+    def ahead(self, answers: Answers, rival: Answers) -> dict[str, Any]:
+        """Difference of accuracy and its paired 95 % interval."""
+        difference = answers.scores - rival.scores
+        return {
+            "difference": float(difference.mean()),
+            "ci95": list(stats.mean_interval(difference, self.images, seed=0) or ()),
+        }
+
+    def by_capability(self, answers: Answers) -> dict[str, float]:
+        """Retention for each category of question."""
+        categories = np.array([item.category for item in self.items])
+        return {
+            name: float(answers.scores[categories == name].sum() / self.original.scores[categories == name].sum())
+            for name in dict.fromkeys(categories.tolist())
+        }
+
+    def evidence(self, kept: Indices) -> dict[str, float]:
+        """Mean share of the evidence's patches that is kept, and share of questions that keep some of each box."""
+        facts = self.adapter.facts
+        locator = Locator(lambda _, __: kept, facts.grid, facts.image_size)
+        found = []
+        for item, places in zip(self.items, kept, strict=True):
+            if item.evidence:
+                there = np.zeros(facts.visual_tokens, dtype=np.bool_)
+                there[places] = True
+                found.append(item_evidence(item, there, locator))
+        shares, seen = zip(*found, strict=True)
+        return {"recall": float(np.mean(shares)), "seen": float(np.mean(seen))}
+
+
+class _Encoded(nn.Module):
+    """Stands in for the vision encoder: looks encoded tokens up by number, then runs the recipe's stages."""
+
+    def __init__(self, questions: Questions, stages: nn.Module) -> None:
+        super().__init__()
+        self.questions = questions
+        self.stages = stages
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = rows[:, 0]
+        attention: Mapping[int, Tensor] = {
+            layer: row[chosen] for layer, row in self.questions.cls_attention.items()
+        }
+        tokens = on_grid(self.questions.features[chosen], self.questions.adapter.facts.grid, attention)
+        for stage in self.stages:  # type: ignore[attr-defined]
+            tokens = stage(tokens)
+        return self.questions.adapter.projector(tokens.features), tokens.indices
+
+
+class _FromPixels(nn.Module):
+    """Encodes images anew, for baselines that change them."""
+
+    def __init__(self, questions: Questions, vision: nn.Module) -> None:
+        super().__init__()
+        self.questions = questions
+        self.vision = vision
+
+    def forward(self, rows: Tensor) -> Any:
+        return self.vision(self.questions.pixels(rows))
+
+
+def _with_seed(recipe: Recipe, seed: int) -> Recipe:
+    data = recipe.canonical()
+    for stage in data["stages"]:
+        if stage.get("selector", {}).get("name") == "random":
+            stage["selector"]["seed"] = seed
+    return Recipe.model_validate(data)

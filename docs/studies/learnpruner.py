@@ -1,0 +1,191 @@
+"""Everything that docs/learnpruner.md shows, measured on the reference VLM: ``python -m docs.studies.learnpruner``.
+
+Trains pruners of three seeds (kept in ``out/studies``, so a second run is quick), answers the same questions of the
+test split with every method at every budget, and writes ``docs/results/learnpruner.json``, the plots and the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from docs.studies import attention
+from docs.studies.harness import Answers, Questions
+from docs.studies.pages import fill_tables
+from docs.studies.plots import plot_budgets, plot_shift, plot_sweep, show_kept
+from vtc.recipe import Origin, Recipe, load_recipe
+from vtc.training import train_reference_pruner
+
+DOCS = Path(__file__).resolve().parents[1]
+SHARES = (0.5, 0.25, 0.11, 0.055, 0.028)
+HEADLINE = 0.055
+SEEDS = (0, 1, 2)
+RATIOS = (1.001, 2.0, 3.0, 4.0)
+LEARNED = {"name": "learned", "diversity": 0.1}
+VTC_CLS = {"name": "cls_attention", "last": 4}
+TEXT_FREE = {"CLS attention": "cls_attention", "VTC-CLS": VTC_CLS, "random": "random", "uniform": "uniform"}
+BASELINES = ("CLS attention", "VTC-CLS", "random", "uniform", "downsampling")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all experiments share.
+
+    Attributes
+    ----------
+    questions : Questions
+    pruners : list of Path
+        One checkpoint a seed.
+    """
+
+    questions: Questions
+    pruners: Sequence[Path]
+
+    def recipe(self, stages: list[dict[str, Any]], budget: dict[str, Any] | None = None, seed: int = 0) -> Recipe:
+        """A recipe whose learned selectors read the checkpoint of a seed."""
+        checkpoint = self.pruners[seed]
+        for stage in stages:
+            if isinstance(selector := stage.get("selector"), dict) and selector["name"] == "learned":
+                stage["selector"] = {**selector, "checkpoint": checkpoint.name}
+        data: dict[str, Any] = {"version": 1, "name": "study", "stages": stages}
+        if budget is not None:
+            data["budget"] = budget
+        return Recipe.model_validate(data).with_origin(Origin(directory=checkpoint.parent))
+
+    def one_stage(self, selector: Any, share: float, seed: int = 0) -> Answers:
+        """Prune in front of the decoder only."""
+        stage = {"kind": "prune", "keep": share, "selector": selector, "positions": "original"}
+        return self.questions.answer(self.recipe([stage], seed=seed))
+
+    def two_stages(self, selector: Any, share: float, seed: int = 0, ratio: float | None = None, **cut: Any) -> Answers:
+        """Prune in front of the decoder and, as the shipped recipe does or as `cut` says, inside it."""
+        shipped = load_recipe("learnpruner").canonical()
+        stages = [{**shipped["stages"][0], "selector": selector}, {**shipped["stages"][1], **cut}]
+        budget = {"keep_average": share, "ratio": ratio or shipped["budget"]["ratio"]}
+        return self.questions.answer(self.recipe(stages, budget, seed))
+
+
+def budgets(study: Study) -> tuple[dict[str, Any], dict[str, list[Answers]]]:
+    """Retention of every method at every budget; and all answers at the headline's, one list entry a seed."""
+    found: dict[str, Any] = {}
+    headline: dict[str, list[Answers]] = {}
+    questions = study.questions
+    for share in SHARES:
+        answers = {
+            "learned + text": [study.two_stages(LEARNED, share, seed) for seed in SEEDS],
+            "learned": [study.one_stage(LEARNED, share, seed) for seed in SEEDS],
+            "VTC-CLS + text": [study.two_stages(VTC_CLS, share)],
+            **{name: [study.one_stage(selector, share)] for name, selector in TEXT_FREE.items()},
+            "downsampling": [questions.baseline("downsample", round(share * 256))],
+        }
+        found[str(share)] = {name: _over_seeds(questions, several) for name, several in answers.items()}
+        if share == HEADLINE:
+            headline = answers
+        print(share, {name: round(row["retention"], 4) for name, row in found[str(share)].items()}, flush=True)
+    return found, headline
+
+
+def _over_seeds(questions: Questions, answers: Sequence[Answers]) -> dict[str, Any]:
+    """Figures of the first seed, and the retention of each where there are several."""
+    seeds = [questions.retention(one)["retention"] for one in answers]
+    return questions.retention(answers[0]) | {"seeds": seeds, "mean": float(np.mean(seeds)), "spread": _spread(seeds)}
+
+
+def _spread(values: Sequence[float]) -> float:
+    """Standard deviation over seeds, 0 for one."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def headline_figures(questions: Questions, headline: dict[str, list[Answers]]) -> dict[str, Any]:
+    """The issue in numbers: how far ahead of each rival, by capability, and what of the evidence is kept."""
+    ours = headline["learned + text"][0]
+    return {
+        "ahead": {
+            name: questions.ahead(ours, several[0]) for name, several in headline.items() if name != "learned + text"
+        },
+        "learned_ahead": {name: questions.ahead(headline["learned"][0], headline[name][0]) for name in BASELINES},
+        "by_capability": {name: questions.by_capability(several[0]) for name, several in headline.items()},
+        "evidence": {
+            name: [{"tokens": kept.shape[1], **questions.evidence(kept)} for kept in several[0].kept]
+            for name, several in headline.items()
+        },
+    }
+
+
+def ablation(study: Study) -> dict[str, Any]:
+    """Which part does what at the headline's budget; the paper's cut beside ours."""
+    plain = {"name": "learned", "diversity": 0.0}
+    more = {"name": "learned", "diversity": 0.2}
+    return {
+        name: [_over_seeds(study.questions, [answers])["retention"] for answers in several]
+        for name, several in {
+            "pruner alone": [study.one_stage(plain, HEADLINE, seed) for seed in SEEDS],
+            "pruner, diversity 0.1": [study.one_stage(LEARNED, HEADLINE, seed) for seed in SEEDS],
+            "pruner, diversity 0.2": [study.one_stage(more, HEADLINE, seed) for seed in SEEDS],
+            "pruner + text": [study.two_stages(plain, HEADLINE, seed) for seed in SEEDS],
+            "pruner, diversity 0.1 + text": [study.two_stages(LEARNED, HEADLINE, seed) for seed in SEEDS],
+        }.items()
+    }
+
+
+def cuts(study: Study) -> dict[str, Any]:
+    """Where to cut, who asks, and how the budget is divided, all at the headline's layer average."""
+    layers = range(1, study.questions.adapter.facts.decoder.layers)
+
+    def retained(**cut: Any) -> float:
+        found: float = study.questions.retention(study.two_stages(LEARNED, HEADLINE, **cut))["retention"]
+        return found
+
+    return {
+        "layer": {str(layer): retained(layer=layer) for layer in layers},
+        "queries": {
+            f"{queries}{'' if rope else ', no rope'}": {
+                str(layer): retained(layer=layer, selector={"queries": queries, "rope": rope}) for layer in (2, 3, 4)
+            }
+            for queries in ("text_after_image", "last_token", "raters")
+            for rope in (True, False)
+        },
+        "ratio": {f"{ratio:.0f}": retained(ratio=ratio) for ratio in RATIOS},
+    }
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--questions", type=int, default=2400, help="questions of the test split, one an image")
+    parser.add_argument("--seed", type=int, default=0, help="draws the questions")
+    parser.add_argument("--work", type=Path, default=DOCS.parent / "out" / "studies", help="pruners of this study")
+    options = parser.parse_args()
+    pruners = [train_reference_pruner(options.work / f"pruner-{seed}.safetensors", seed) for seed in SEEDS]
+    study = Study(Questions(options.questions, options.seed), pruners)
+    table, headline = budgets(study)
+    results: dict[str, Any] = {
+        "questions": options.questions,
+        "seed": options.seed,
+        "original": float(study.questions.original.scores.mean()),
+        "blind": study.questions.retention(study.questions.baseline("blind", 1)),
+        "budgets": table,
+        "headline": headline_figures(study.questions, headline),
+        "ablation": ablation(study),
+        "cuts": cuts(study),
+        "sweep": attention.layer_sweep(study.questions),
+        "shift": attention.index_slopes(study.questions),
+    }
+    (DOCS / "results").mkdir(exist_ok=True)
+    (DOCS / "results" / "learnpruner.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    figures = DOCS / "figures"
+    plot_budgets(results, figures / "learnpruner-budgets.png")
+    plot_sweep(results, figures / "learnpruner-layers.png")
+    plot_shift(results, figures / "learnpruner-shift.png")
+    show_kept(study.questions, headline, figures / "learnpruner-kept.png")
+    fill_tables(DOCS / "learnpruner.md", results)
+
+
+if __name__ == "__main__":
+    main()

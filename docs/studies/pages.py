@@ -1,0 +1,135 @@
+"""Tables of a page, filled in between ``<!-- table: NAME -->`` and ``<!-- end -->`` from a study's results."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Results = Mapping[str, Any]
+_SLOT = re.compile(r"(<!-- table: ([a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def fill_tables(page: Path, results: Results) -> None:
+    """Write every table that a page asks for."""
+    text = page.read_text(encoding="utf-8")
+    page.write_text(
+        _SLOT.sub(lambda slot: slot[1] + "\n" + TABLES[slot[2]](results) + "\n\n" + slot[3], text), encoding="utf-8"
+    )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first column is left, the others right."""
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A share as a percentage."""
+    return f"{100 * value:.{digits}f} %"
+
+
+def points(row: Mapping[str, Any]) -> str:
+    """A difference in percentage points with its interval."""
+    low, high = row["ci95"]
+    return f"{100 * row['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def _summary(results: Results) -> str:
+    rows = results["budgets"]["0.055"]
+    ahead = results["headline"]["ahead"]
+    body = []
+    for name, row in rows.items():
+        low, high = row["ci95"]
+        retained = f"**{percent(row['retention'])}**" if name == "learned + text" else percent(row["retention"])
+        behind = points(ahead[name]) if name in ahead else ""
+        body.append([name, f"{row['layer_average']:.1f}", retained, f"[{percent(low)}, {percent(high)}]", behind])
+    blind = results["blind"]
+    body.append(["blind (no image)", "0", percent(blind["retention"]), "", ""])
+    head = ["method", "tokens, layer average", "retention", "95 % interval", "learned + text is ahead by, points"]
+    return table(head, body)
+
+
+def _budgets(results: Results) -> str:
+    shares = list(results["budgets"])
+    names = list(results["budgets"][shares[0]])
+
+    def cell(row: Mapping[str, Any]) -> str:
+        return percent(row["mean"]) + (f" ± {100 * row['spread']:.1f}" if len(row["seeds"]) > 1 else "")
+
+    body = [[name, *(cell(results["budgets"][share][name]) for share in shares)] for name in names]
+    return table(["tokens, layer average", *(percent(float(share)) for share in shares)], body)
+
+
+def _capabilities(results: Results) -> str:
+    rows = results["headline"]["by_capability"]
+    head = list(next(iter(rows.values())))
+    return table(["method", *head], [[name, *(percent(row[c]) for c in head)] for name, row in rows.items()])
+
+
+def _evidence(results: Results) -> str:
+    body = []
+    for name, steps in results["headline"]["evidence"].items():
+        for step, row in enumerate(steps):
+            where = "into the decoder" if step == 0 else "behind the cut"
+            body.append([name, where, str(row["tokens"]), percent(row["recall"]), percent(row["seen"])])
+    return table(["method", "where", "tokens", "evidence kept", "every object kept in part"], body)
+
+
+def _ablation(results: Results) -> str:
+    rows = results["ablation"]
+    seeds = len(next(iter(rows.values())))
+    body = [
+        [name, *(percent(value) for value in values), percent(sum(values) / seeds)] for name, values in rows.items()
+    ]
+    return table(["", *(f"seed {seed}" for seed in range(seeds)), "mean"], body)
+
+
+def _cut_layer(results: Results) -> str:
+    layers = results["cuts"]["layer"]
+    return table(["cut before layer", *layers], [["retention", *map(percent, layers.values())]])
+
+
+def _queries(results: Results) -> str:
+    rows = results["cuts"]["queries"]
+    layers = list(next(iter(rows.values())))
+    body = [[name.replace("_", " "), *(percent(row[layer]) for layer in layers)] for name, row in rows.items()]
+    return table(["who asks", *(f"layer {layer}" for layer in layers)], body)
+
+
+def _ratio(results: Results) -> str:
+    rows = results["cuts"]["ratio"]
+    return table(["tokens in front of the cut to behind it", *(f"{name} : 1" for name in rows)],
+                 [["retention", *map(percent, rows.values())]])  # fmt: skip
+
+
+def _sweep(results: Results) -> str:
+    rows = results["sweep"]
+    layers = list(next(iter(rows.values())))
+    body = [[name.replace("_", " "), *map(percent, row.values())] for name, row in rows.items()]
+    return table(["ranked by layer", *layers], body)
+
+
+def _shift(results: Results) -> str:
+    def cell(row: Mapping[str, Any]) -> str:
+        return f"{row['slope']:+.2f} [{row['ci95'][0]:+.2f}, {row['ci95'][1]:+.2f}]"
+
+    rows = results["shift"]
+    layers = [str(layer) for layer in range(len(rows["text"]))]
+    body = [[layer, cell(rows["vision"][int(layer)]), cell(rows["text"][int(layer)])] for layer in layers]
+    return table(["layer", "from visual tokens", "from the text behind the image"], body)
+
+
+TABLES: dict[str, Callable[[Results], str]] = {
+    "summary": _summary,
+    "budgets": _budgets,
+    "capabilities": _capabilities,
+    "evidence": _evidence,
+    "ablation": _ablation,
+    "cut_layer": _cut_layer,
+    "queries": _queries,
+    "ratio": _ratio,
+    "sweep": _sweep,
+    "shift": _shift,
+}

@@ -1,0 +1,110 @@
+"""Plots of the studies (matplotlib), and pictures of kept tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from PIL import Image
+
+from docs.studies.harness import Answers, Questions
+from vtc.evaluate.picture import Panel, draw, seen_by_model
+
+SHOWN = 3
+STYLE = {
+    "learned + text": ("#d1331b", "o-", 2.4),
+    "learned": ("#e98a15", "o-", 2.0),
+    "VTC-CLS + text": ("#1f5fa8", "s--", 1.5),
+    "VTC-CLS": ("#3f8fd0", "s-", 1.5),
+    "CLS attention": ("#8fc1e8", "s-", 1.5),
+    "uniform": ("#4d4d4d", "^-", 1.2),
+    "random": ("#8c8c8c", "^-", 1.2),
+    "downsampling": ("#bdbdbd", "v-", 1.2),
+}
+
+
+def plot_budgets(results: Mapping[str, Any], path: Path) -> None:
+    """Retention against the layer average, one line a method; bars are the spread over seeds."""
+    figure, axis = plt.subplots(figsize=(8, 5))
+    shares = [float(share) for share in results["budgets"]]
+    for name, (color, line, width) in STYLE.items():
+        rows = [results["budgets"][share][name] for share in results["budgets"]]
+        means, spread = [100 * row["mean"] for row in rows], [100 * row["spread"] for row in rows]
+        x = [100 * share for share in shares]
+        axis.errorbar(x, means, yerr=spread, fmt=line, color=color, lw=width, ms=5, capsize=3, label=name)
+    axis.axhline(100 * results["blind"]["retention"], color="black", lw=1, ls=":", label="blind")
+    axis.axhline(95, color="black", lw=0.6)
+    axis.set_xscale("log")
+    axis.set_xticks([100 * share for share in shares], [f"{100 * share:g} %" for share in shares])
+    axis.minorticks_off()
+    axis.set(xlabel="visual tokens, mean over decoder layers", ylabel="retention of accuracy, %", ylim=(20, 103))
+    axis.grid(alpha=0.3)
+    axis.legend(loc="lower right", fontsize=9)
+    _save(figure, path)
+
+
+def plot_sweep(results: Mapping[str, Any], path: Path) -> None:
+    """Where to cut, and how well each layer's attention ranks."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
+    layers = results["cuts"]["layer"]
+    left.plot([int(layer) for layer in layers], [100 * v for v in layers.values()], "o-", color="#d1331b")
+    left.set(xlabel="cut before decoder layer", ylabel="retention, %", title="learned + text at 5.5 %: where to cut")
+    for name, row in results["sweep"].items():
+        right.plot([int(layer) for layer in row], [100 * v for v in row.values()], "o-", label=name.replace("_", " "))
+    right.set(xlabel="layer whose attention ranks", title="90 % pruned before layer 2, ranked by layer L (a probe)")
+    right.legend()
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def plot_shift(results: Mapping[str, Any], path: Path) -> None:
+    """Slope of attention over the token's index, for each layer."""
+    figure, axis = plt.subplots(figsize=(8, 4))
+    for place, (kind, label) in enumerate([("vision", "from visual tokens"), ("text", "from the text")]):
+        rows = results["shift"][kind]
+        x = [layer + 0.12 * (2 * place - 1) for layer in range(len(rows))]
+        means = [row["slope"] for row in rows]
+        low = [row["slope"] - row["ci95"][0] for row in rows]
+        high = [row["ci95"][1] - row["slope"] for row in rows]
+        axis.errorbar(x, means, yerr=[low, high], fmt="o", capsize=3, label=label)
+    axis.axhline(0, color="black", lw=0.8)
+    axis.set(xlabel="decoder layer", ylabel="slope over the index, in means")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    _save(figure, path)
+
+
+def show_kept(questions: Questions, headline: Mapping[str, Sequence[Answers]], path: Path) -> None:
+    """The first scenes: what the two-stage recipe, the pruner alone and VTC-CLS keep."""
+    rows = []
+    for number in range(SHOWN):
+        item = questions.items[number]
+        pixels = seen_by_model(lambda images: questions.adapter.preprocess(images).numpy(), item.load())
+        two, one, cls = (headline[name][0].kept for name in ("learned + text", "learned", "VTC-CLS"))
+        panels = [
+            Panel("256 tokens"),
+            Panel(f"learned + text, into the decoder: {two[0].shape[1]}", two[0][number]),
+            Panel(f"behind the cut: {two[1].shape[1]}", two[1][number]),
+            Panel(f"learned alone: {one[0].shape[1]}", one[0][number]),
+            Panel(f"VTC-CLS: {cls[0].shape[1]}", cls[0][number]),
+        ]
+        title = f"{item.question}   {item.answers[0]}"
+        rows.append(draw(pixels, questions.adapter.facts.grid, panels, title))
+    sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
+    for number, row in enumerate(rows):
+        sheet.paste(row, (0, sum(one.height for one in rows[:number])))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.resize((sheet.width * 2 // 3, sheet.height * 2 // 3), Image.Resampling.LANCZOS).save(path, optimize=True)
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
