@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from transformers import LlavaProcessor
 
 import exporters.onnx as onnx_export
 from exporters.lint import lint
@@ -66,6 +67,19 @@ def test_bundle_answers_as_the_model(exported: Exported, prompts: Prompts, name:
     forced = [[*answer.token_ids, 1] for answer in answers]
     for ours, theirs in zip(bundle.score(*prompts, forced), asked.model.score(*prompts, forced), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["original", "visual_only"])
+def test_bundle_of_a_tower_without_a_cls_token(siglip: VLMAdapter, prompts: Prompts, tmp_path: Path, name: str) -> None:
+    asked = request(siglip, *RECIPES[name])
+    parity = export(asked, tmp_path / "bundle")["fp32"]
+    assert (parity.indices_equal, parity.greedy_match) == (1.0, 1.0)
+    bundle = VLM.load(tmp_path / "bundle")
+    ours, theirs = bundle.generate(*prompts, 8), asked.model.generate(*prompts, 8)
+    assert [answer.token_ids for answer in ours] == [answer.token_ids for answer in theirs]
+    processor = LlavaProcessor.from_pretrained(tmp_path / "bundle")
+    text = processor(images=[image(0)], text=prompts[1][0])["input_ids"][0]
+    assert text.count(siglip.image_token_id) == asked.model.plan.keep
 
 
 @pytest.mark.parametrize("name", ["cls", "exit", "visual_only"])

@@ -1,10 +1,15 @@
-"""LLaVA-1.5: CLIP vision tower, two-layer projector, Llama decoder (Liu et al. 2023, arXiv 2310.03744)."""
+"""LLaVA: a vision tower, a two-layer projector, a decoder of the Llama kind (Liu et al. 2023, arXiv 2310.03744).
+
+LLaVA-1.5 has a CLIP tower and a Llama decoder. Later checkpoints of the same class put SigLIP in front, whose encoder
+has no CLS token, or Qwen2 or Mistral behind.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +19,16 @@ from vtc.errors import ModelError
 from vtc.facts import DecoderFacts, EncoderFacts, ModelFacts
 from vtc.models.base import VLMAdapter
 
+STRATEGY: dict[str, Literal["default", "full"]] = {"clip_vision_model": "default", "siglip_vision_model": "full"}
+"""Towers, and the vision_feature_select_strategy that leaves their patches alone: ``default`` drops the first token,
+which is CLIP's CLS token and SigLIP's first patch.
+"""
+
+DECODERS = ("llama", "mistral", "qwen2")
+
 
 class LlavaAdapter(VLMAdapter):
-    """`LlavaForConditionalGeneration` with a CLIP tower and a Llama decoder."""
+    """`LlavaForConditionalGeneration` with a tower of `STRATEGY` and a decoder of `DECODERS`."""
 
     family = "llava"
 
@@ -37,18 +49,27 @@ class LlavaAdapter(VLMAdapter):
             raise ModelError(f"{path}: not a LLaVA checkpoint")
         vision = cast(Any, config.vision_config)
         text = cast(Any, config.text_config)
-        if vision.model_type != "clip_vision_model" or text.model_type != "llama":
+        if vision.model_type not in STRATEGY or text.model_type not in DECODERS:
             raise ModelError(
                 f"{path}: LLaVA with tower '{vision.model_type}' and decoder '{text.model_type}' is not supported; "
-                "supported: clip_vision_model with llama"
+                f"supported: {' or '.join(STRATEGY)} with {', '.join(DECODERS)}"
             )
-        if not isinstance(config.vision_feature_layer, int) or config.vision_feature_select_strategy != "default":
+        strategy = STRATEGY[vision.model_type]
+        if not isinstance(config.vision_feature_layer, int) or config.vision_feature_select_strategy != strategy:
             raise ModelError(
-                f"{path}: only one vision_feature_layer with vision_feature_select_strategy 'default' is supported"
+                f"{path}: only one vision_feature_layer with vision_feature_select_strategy '{strategy}' is supported "
+                f"for tower '{vision.model_type}'"
             )
+        return cls.facts_of(config)
+
+    @classmethod
+    def facts_of(cls, config: LlavaConfig) -> ModelFacts:
+        """Sizes from a configuration that this adapter serves."""
+        vision = cast(Any, config.vision_config)
+        text = cast(Any, config.text_config)
         side = vision.image_size // vision.patch_size
         # hidden_states has one entry more than there are layers, so -2 of 24 layers is the output of layer 22.
-        feature_layer = config.vision_feature_layer
+        feature_layer = cast(int, config.vision_feature_layer)
         feature_layer = feature_layer + vision.num_hidden_layers if feature_layer < 0 else feature_layer - 1
         return ModelFacts(
             family=cls.family,
@@ -61,7 +82,7 @@ class LlavaAdapter(VLMAdapter):
                 heads=vision.num_attention_heads,
                 ffn=vision.intermediate_size,
                 patch_size=vision.patch_size,
-                has_cls=True,
+                has_cls=vision.model_type == "clip_vision_model",
                 feature_layer=feature_layer,
             ),
             decoder=DecoderFacts(
@@ -72,7 +93,8 @@ class LlavaAdapter(VLMAdapter):
                 head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
                 ffn=text.intermediate_size,
                 vocab=text.vocab_size,
-                context=text.max_position_embeddings,
+                # Within a sliding window its mask is the causal one; longer prompts are refused.
+                context=min(text.max_position_embeddings, getattr(text, "sliding_window", None) or sys.maxsize),
                 gated_ffn=True,
             ),
             projector_params=(vision.hidden_size + text.hidden_size) * text.hidden_size,
@@ -106,7 +128,7 @@ class LlavaAdapter(VLMAdapter):
     def embed_patches(self, pixel_values: Tensor) -> Tensor:
         resized = tuple(pixel_values.shape[-2:]) != self.facts.image_size
         hidden = self._tower.embeddings(pixel_values, interpolate_pos_encoding=resized)
-        return cast(Tensor, self._tower.pre_layrnorm(hidden))
+        return cast(Tensor, self._tower.pre_layrnorm(hidden) if self.facts.encoder.has_cls else hidden)
 
     def encoder_layer(self, index: int, hidden: Tensor) -> Tensor:
         return cast(Tensor, self.encoder_layers[index](hidden, attention_mask=None))
@@ -124,7 +146,7 @@ class LlavaAdapter(VLMAdapter):
         return weights[:, :, 0, 1:].mean(dim=1)
 
     def patch_tokens(self, hidden: Tensor) -> Tensor:
-        return hidden[:, 1:]
+        return hidden[:, 1:] if self.facts.encoder.has_cls else hidden
 
     @property
     def projector(self) -> nn.Module:

@@ -1,6 +1,7 @@
 """Images: opened safely, and turned into pixels exactly as the checkpoint's own processor does it.
 
-Based on `transformers`' CLIPImageProcessor (PIL backend): resize, centre crop, rescale, normalise.
+Based on `transformers`' CLIPImageProcessor and SiglipImageProcessor (PIL backend): resize, centre crop (CLIP alone),
+rescale, normalise.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ is computed."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is opened. Pillow knows more, some of which run outside programs."""
+
+CROPS = {"CLIPImageProcessor": True, "SiglipImageProcessor": False}
+"""Image processors, and whether each crops the centre where its settings do not say."""
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -128,13 +132,14 @@ class ImageProcessor:
             If it asks for a step that this runtime does not have.
         """
         kind = str(config.get("image_processor_type", "CLIPImageProcessor"))
-        if kind not in ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil"):
-            raise BundleError(f"bundle asks for image processor '{kind}'; this vtc runs CLIPImageProcessor")
+        family = kind.removesuffix("Pil").removesuffix("Fast")
+        if family not in CROPS:
+            raise BundleError(f"bundle asks for image processor '{kind}'; this vtc runs {', '.join(CROPS)}")
         if config.get("do_pad"):
             raise BundleError("bundle asks for padded images (do_pad), which this vtc does not do")
         try:
             resize = _size(config["size"]) if config.get("do_resize", True) else None
-            crop = _size(config["crop_size"], square=True) if config.get("do_center_crop", True) else None
+            crop = _size(config["crop_size"], square=True) if config.get("do_center_crop", CROPS[family]) else None
             return cls(
                 resize=resize,
                 resample=Image.Resampling(int(config.get("resample", Image.Resampling.BICUBIC))),
