@@ -105,10 +105,10 @@ class CompressedModel(nn.Module):
         state : DecoderState
         """
         embeds, keep_indices = self._embed(input_ids, pixel_values)
-        ids, mask = input_ids.numpy(), attention_mask.numpy()
+        ids, mask = _numbers(input_ids), _numbers(attention_mask)
         original = self.plan.position_span if self.plan.positions == "original" else None
-        places = positions(ids, mask, self.adapter.image_token_id, keep_indices.numpy(), original)
-        everything = _Tokens(embeds, attention_mask, torch.from_numpy(places.ids))
+        places = positions(ids, mask, self.adapter.image_token_id, _numbers(keep_indices), original)
+        everything = _Tokens(embeds, attention_mask, _tensor(places.ids, embeds))
         text = text_tokens(ids, mask, self.adapter.image_token_id)
         if any(segment.sees == "text" for segment in self.plan.segments) and bool(
             (text.indices[:, -1] != ids.shape[1] - 1).any()
@@ -118,7 +118,7 @@ class CompressedModel(nn.Module):
             )
         hidden = embeds
         sees = "all"
-        state = DecoderState([], [], torch.from_numpy(places.following))
+        state = DecoderState([], [], _tensor(places.following, embeds))
         for segment, spec in zip(self.segments, self.plan.segments, strict=True):
             hidden, everything = self._cross(hidden, everything, text, sees, spec.sees)
             sees = spec.sees
@@ -136,8 +136,8 @@ class CompressedModel(nn.Module):
             return hidden, everything
         if after == "text":
             everything = _Tokens(hidden, everything.mask, everything.positions)
-            return self.gather(hidden, torch.from_numpy(text.indices)), everything
-        return self.merge(everything.hidden, hidden, torch.from_numpy(text.back)), everything
+            return self.gather(hidden, _tensor(text.indices, hidden)), everything
+        return self.merge(everything.hidden, hidden, _tensor(text.back, hidden)), everything
 
     def decode(self, token_ids: Tensor, state: DecoderState) -> Tensor:
         """One more token (B, 1) for each row; the state moves on. Returns logits (B, 1, vocabulary)."""
@@ -152,7 +152,7 @@ class CompressedModel(nn.Module):
     def _embed(self, input_ids: Tensor, pixel_values: Tensor | None) -> tuple[Tensor, Tensor]:
         embeds = self.embed_tokens(input_ids)
         if pixel_values is None:
-            return embeds, torch.zeros(0, self.visual_tokens, dtype=torch.long)
+            return embeds, input_ids.new_zeros(0, self.visual_tokens)
         features, keep_indices = self.vision(pixel_values)
         placeholders = (input_ids == self.adapter.image_token_id).unsqueeze(-1)
         return embeds.masked_scatter(placeholders, features.to(embeds.dtype)), keep_indices
@@ -167,11 +167,13 @@ class CompressedModel(nn.Module):
     def inputs(
         self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Token ids, attention mask and pixels of a batch of prompts, each with its images."""
+        """Token ids, attention mask and pixels of a batch of prompts, each with its images, where the weights are."""
         counts = [len(group) for group in images]
         flat = [image for group in images for image in group]
-        pixel_values = self.adapter.preprocess(flat) if flat else None
-        return *self.adapter.tokenize(prompts, counts, self.visual_tokens), pixel_values
+        weights = next(self.embed_tokens.parameters())
+        pixel_values = self.adapter.preprocess(flat).to(weights) if flat else None
+        input_ids, attention_mask = self.adapter.tokenize(prompts, counts, self.visual_tokens)
+        return input_ids.to(weights.device), attention_mask.to(weights.device), pixel_values
 
     @torch.inference_mode()
     def generate(
@@ -191,7 +193,7 @@ class CompressedModel(nn.Module):
         list of Generation
         """
         logits, state = self.prefill(*self.inputs(images, prompts))
-        eos = torch.tensor(self.adapter.eos_token_ids)
+        eos = torch.tensor(self.adapter.eos_token_ids, device=logits.device)
         token = logits[:, -1].argmax(dim=-1, keepdim=True)
         generated = [token]
         done = torch.isin(token, eos)
@@ -230,9 +232,9 @@ class CompressedModel(nn.Module):
         steps = [logits[:, -1]]
         longest = max(map(len, continuations))
         padded = [list(ids) + [self.adapter.pad_token_id] * (longest - len(ids)) for ids in continuations]
-        for column in torch.tensor(padded)[:, : longest - 1].T:
+        for column in torch.tensor(padded, device=logits.device)[:, : longest - 1].T:
             steps.append(self.decode(column[:, None], state)[:, -1])
-        stacked = torch.stack(steps, dim=1).float().numpy()
+        stacked = torch.stack(steps, dim=1).float().cpu().numpy()
         return [row[: len(ids)] for row, ids in zip(stacked, continuations, strict=True)]
 
 
@@ -246,9 +248,18 @@ class _Tokens:
 
     def text(self, text: TextTokens) -> _Tokens:
         """Mask and positions of the text tokens alone."""
-        return _Tokens(
-            self.hidden, torch.from_numpy(text.mask), self.positions.gather(1, torch.from_numpy(text.indices))
-        )
+        indices = _tensor(text.indices, self.hidden)
+        return _Tokens(self.hidden, _tensor(text.mask, self.hidden), self.positions.gather(1, indices))
+
+
+def _numbers(tensor: Tensor) -> NDArray[np.int64]:
+    """Token ids, masks and the like on the host, where positions are worked out."""
+    return np.asarray(tensor.cpu().numpy(), dtype=np.int64)
+
+
+def _tensor(numbers: NDArray[np.int64], like: Tensor) -> Tensor:
+    """What was worked out on the host, on the device of another tensor."""
+    return torch.from_numpy(numbers).to(like.device)
 
 
 def compress(

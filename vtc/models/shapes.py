@@ -99,14 +99,14 @@ _QWEN2_05B = DecoderShape(
 TINY = Shape(
     "tiny",
     "a CLIP tower and a Llama decoder small enough for tests",
-    TowerShape("clip_vision_model", 5, 32, 4, 64, image_size=224, patch_size=14, feature_layer=-2),
-    DecoderShape("llama", 8, 48, 4, 2, 96, vocab=460, context=1024),
+    TowerShape("clip_vision_model", 3, 32, 4, 64, image_size=112, patch_size=14, feature_layer=-2),
+    DecoderShape("llama", 4, 48, 4, 2, 96, vocab=460, context=1024),
 )
 TINY_SIGLIP = Shape(
     "tiny-siglip",
     "a SigLIP tower and a Qwen2 decoder small enough for tests",
-    TowerShape("siglip_vision_model", 5, 32, 4, 64, image_size=224, patch_size=14, feature_layer=-1),
-    DecoderShape("qwen2", 8, 48, 4, 2, 96, vocab=460, context=1024, tied=True),
+    TowerShape("siglip_vision_model", 3, 32, 4, 64, image_size=112, patch_size=14, feature_layer=-1),
+    DecoderShape("qwen2", 4, 48, 4, 2, 96, vocab=460, context=1024, tied=True),
 )
 
 SHAPES: dict[str, Shape] = {
