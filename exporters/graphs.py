@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -230,7 +231,10 @@ def export_graph(spec: GraphSpec, path: Path, *, opset: int = DEFAULT_OPSET) -> 
     _name_axes(proto, spec)
     weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
     if weights > EXTERNAL_DATA_BYTES:
-        onnx.save(proto, path, save_as_external_data=True, location=f"{path.name}_data")
+        data = path.with_name(f"{path.name}_data")
+        data.unlink(missing_ok=True)  # onnx would append to what an interrupted export left
+        onnx.save(proto, path, save_as_external_data=True, location=data.name)
+        shutil.copymode(path, data)  # onnx makes it private
     else:
         onnx.save(proto, path)
 
@@ -275,12 +279,14 @@ def _name_axes(proto: onnx.ModelProto, spec: GraphSpec) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the exporter's progress report and its notes on its own internals."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

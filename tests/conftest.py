@@ -9,6 +9,7 @@ import pytest
 from tests.tiny import image, write_checkpoint
 from vtc.models import load_adapter
 from vtc.models.base import VLMAdapter
+from vtc.models.shapes import TINY_SIGLIP
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +22,19 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def adapter(checkpoint: Path) -> VLMAdapter:
     """The tiny model, loaded."""
     return load_adapter(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def siglip(tmp_path_factory: pytest.TempPathFactory) -> VLMAdapter:
+    """A tiny model with a SigLIP tower, which has no CLS token, and a Qwen2 decoder, whose head is its embedding."""
+    return load_adapter(write_checkpoint(tmp_path_factory.mktemp("models") / "siglip", like=TINY_SIGLIP))
+
+
+@pytest.fixture(scope="session", params=["adapter", "siglip"])
+def each_adapter(request: pytest.FixtureRequest) -> VLMAdapter:
+    """One tiny model after the other."""
+    adapter: VLMAdapter = request.getfixturevalue(request.param)
+    return adapter
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import RECIPES, compressed, image, write_checkpoint
+from tests.tiny import RECIPES, WITHOUT_CLS, compressed, image, write_checkpoint
 from vtc.baselines import baseline, downsampled_grid
 from vtc.compressed import CompressedModel
 from vtc.errors import InputError
 from vtc.evaluate.contestants import BASELINES
 from vtc.models import load_adapter
 from vtc.models.base import VLMAdapter
+from vtc.models.shapes import TINY, TINY_SIGLIP, Shape
 
 Prompts = tuple[list[list[Any]], list[str]]
 
@@ -28,9 +30,19 @@ def hf_logits(adapter: VLMAdapter, images: list[Any], prompt: str) -> torch.Tens
         return adapter.model(**inputs).logits[0, -1]
 
 
+KINDS = {
+    "clip-llama": TINY,
+    "siglip-qwen2": TINY_SIGLIP,
+    "siglip-mistral": replace(TINY_SIGLIP, decoder=replace(TINY.decoder, kind="mistral")),
+}
+
+
 @pytest.mark.parametrize("feature_layer", [-1, -2, 1])
-def test_null_recipe_gives_the_models_own_logits(tmp_path: Path, prompts: Prompts, feature_layer: int) -> None:
-    adapter = load_adapter(write_checkpoint(tmp_path / "model", seed=1, feature_layer=feature_layer))
+@pytest.mark.parametrize("like", KINDS.values(), ids=KINDS)
+def test_null_recipe_gives_the_models_own_logits(
+    tmp_path: Path, prompts: Prompts, feature_layer: int, like: Shape
+) -> None:
+    adapter = load_adapter(write_checkpoint(tmp_path / "model", seed=1, feature_layer=feature_layer, like=like))
     model = compressed(adapter)
     for images, prompt in zip(*prompts, strict=True):
         with torch.inference_mode():
@@ -38,7 +50,8 @@ def test_null_recipe_gives_the_models_own_logits(tmp_path: Path, prompts: Prompt
         torch.testing.assert_close(ours[0, -1], hf_logits(adapter, images, prompt), atol=1e-5, rtol=1e-5)
 
 
-def test_null_recipe_generates_what_the_model_generates(adapter: VLMAdapter, prompts: Prompts) -> None:
+def test_null_recipe_generates_what_the_model_generates(each_adapter: VLMAdapter, prompts: Prompts) -> None:
+    adapter = each_adapter
     model = compressed(adapter)
     for images, prompt in zip(*prompts, strict=True):
         ids, mask, pixels = model.inputs([images], [prompt])
@@ -56,6 +69,11 @@ def test_a_batch_answers_as_its_rows_alone(adapter: VLMAdapter, prompts: Prompts
     together = model.generate(images, texts, 8)
     alone = [model.generate([group], [text], 8)[0] for group, text in zip(images, texts, strict=True)]
     assert together == alone
+
+
+@pytest.mark.parametrize("name", WITHOUT_CLS)
+def test_a_batch_answers_as_its_rows_alone_without_a_cls_token(siglip: VLMAdapter, prompts: Prompts, name: str) -> None:
+    test_a_batch_answers_as_its_rows_alone(siglip, prompts, name)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -178,7 +196,8 @@ def test_a_batch_is_cut_as_its_rows_alone(adapter: VLMAdapter, prompts: Prompts)
         assert kept.tolist() == rows
 
 
-def test_exported_attention_equals_the_fused_one(adapter: VLMAdapter, prompts: Prompts) -> None:
+def test_exported_attention_equals_the_fused_one(each_adapter: VLMAdapter, prompts: Prompts) -> None:
+    adapter = each_adapter
     model = compressed(adapter, *RECIPES["exit"])
     fused = model.score(*prompts, [[1, 2]] * 4)
     adapter.set_decoder_attention("grouped")

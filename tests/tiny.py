@@ -10,6 +10,7 @@ from PIL import Image
 
 from vtc.compressed import CompressedModel, compress
 from vtc.models.base import VLMAdapter
+from vtc.models.shapes import TINY, Shape
 from vtc.models.tiny import PATCH, write_tiny_llava
 from vtc.recipe import Recipe
 
@@ -17,9 +18,11 @@ GRID = 4
 IMAGE = GRID * PATCH
 
 
-def write_checkpoint(path: Path, seed: int = 0, feature_layer: int = -2) -> Path:
+def write_checkpoint(path: Path, seed: int = 0, feature_layer: int = -2, like: Shape = TINY) -> Path:
     """A checkpoint of 16 visual tokens, 3 encoder and 4 decoder layers."""
-    return write_tiny_llava(path, grid=GRID, encoder_layers=3, decoder_layers=4, feature_layer=feature_layer, seed=seed)
+    return write_tiny_llava(
+        path, grid=GRID, encoder_layers=3, decoder_layers=4, feature_layer=feature_layer, seed=seed, like=like
+    )
 
 
 def recipe(*stages: dict[str, Any]) -> Recipe:
@@ -76,3 +79,6 @@ RECIPES: dict[str, list[dict[str, Any]]] = {
     ],
 }
 """One recipe for each thing that can be done, and one of all at once."""
+
+WITHOUT_CLS = [name for name in RECIPES if name not in ("cls", "cls_layers", "learnpruner")]
+"""Those that a tower without a CLS token can take."""

@@ -130,36 +130,40 @@ class CompressedModel(nn.Module):
         state : DecoderState
         """
         embeds, keep_indices = self._embed(input_ids, pixel_values)
-        ids, mask = input_ids.numpy(), attention_mask.numpy()
+        ids, mask = _numbers(input_ids), _numbers(attention_mask)
         image = self.adapter.image_token_id
         original = self.plan.position_span if self.plan.positions == "original" else None
-        places = positions(ids, mask, image, keep_indices.numpy(), original)
+        places = positions(ids, mask, image, _numbers(keep_indices), original)
         if len(self.segments) > 1 and bool((ids[:, -1] == image).any()):
             raise InputError(
                 "a prompt must end in text when visual tokens leave the decoder; put the image before the question"
             )
-        everything = _Tokens(embeds, attention_mask, torch.from_numpy(places.ids))
+
+        def here(numbers: NDArray[np.int64]) -> Tensor:
+            return torch.from_numpy(numbers).to(embeds.device)
+
+        everything = _Tokens(embeds, attention_mask, here(places.ids))
         text = text_tokens(ids, mask, image)
-        state = DecoderState([], [], torch.from_numpy(places.following), [keep_indices])
+        state = DecoderState([], [], here(places.following), [keep_indices])
         tokens = everything
         for number, (segment, spec) in enumerate(zip(self.segments, self.plan.segments, strict=True)):
             entrance = self.entrances[number]
             if spec.enters == "gather":
                 everything = tokens
-                indices = torch.from_numpy(text.indices)
+                indices = here(text.indices)
                 hidden, ids_of_text = entrance(tokens.hidden, indices), tokens.positions.gather(1, indices)
-                tokens = _Tokens(hidden, torch.from_numpy(text.mask), ids_of_text)
+                tokens = _Tokens(hidden, here(text.mask), ids_of_text)
             elif spec.enters == "merge":
-                hidden = entrance(everything.hidden, tokens.hidden, torch.from_numpy(text.back))
+                hidden = entrance(everything.hidden, tokens.hidden, here(text.back))
                 tokens = _Tokens(hidden, everything.mask, everything.positions)
             elif isinstance(entrance, PruneInDecoder) and len(keep_indices):
                 batch = cut(ids, mask, image, entrance.tokens, entrance.keep, self.queries[number])
                 ids, mask = batch.input_ids, batch.attention_mask
                 text = text_tokens(ids, mask, image)
                 hidden, kept_positions, kept = entrance(
-                    tokens.hidden, tokens.mask, tokens.positions, *map(torch.from_numpy, batch.graph_inputs)
+                    tokens.hidden, tokens.mask, tokens.positions, *map(here, batch.graph_inputs)
                 )
-                tokens = _Tokens(hidden, torch.from_numpy(mask), kept_positions)
+                tokens = _Tokens(hidden, here(mask), kept_positions)
                 state.kept.append(state.kept[-1].gather(1, kept))
             hidden, past = segment(
                 tokens.hidden, tokens.mask, tokens.positions, self._no_past(len(spec.layers), tokens.hidden)
@@ -182,7 +186,7 @@ class CompressedModel(nn.Module):
     def _embed(self, input_ids: Tensor, pixel_values: Tensor | None) -> tuple[Tensor, Tensor]:
         embeds = self.embed_tokens(input_ids)
         if pixel_values is None:
-            return embeds, torch.zeros(0, self.visual_tokens, dtype=torch.long)
+            return embeds, input_ids.new_zeros(0, self.visual_tokens)
         features, keep_indices = self.vision(pixel_values)
         placeholders = (input_ids == self.adapter.image_token_id).unsqueeze(-1)
         return embeds.masked_scatter(placeholders, features.to(embeds.dtype)), keep_indices
@@ -197,11 +201,13 @@ class CompressedModel(nn.Module):
     def inputs(
         self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Token ids, attention mask and pixels of a batch of prompts, each with its images."""
+        """Token ids, attention mask and pixels of a batch of prompts, each with its images, where the weights are."""
         counts = [len(group) for group in images]
         flat = [image for group in images for image in group]
-        pixel_values = self.adapter.preprocess(flat) if flat else None
-        return *self.adapter.tokenize(prompts, counts, self.visual_tokens), pixel_values
+        weights = next(self.embed_tokens.parameters())
+        pixel_values = self.adapter.preprocess(flat).to(weights) if flat else None
+        input_ids, attention_mask = self.adapter.tokenize(prompts, counts, self.visual_tokens)
+        return input_ids.to(weights.device), attention_mask.to(weights.device), pixel_values
 
     def generate(
         self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str], max_new_tokens: int = 32
@@ -227,7 +233,7 @@ class CompressedModel(nn.Module):
     ) -> list[Generation]:
         """Greedy answers to prepared prompts; arguments as in :meth:`prefill`."""
         logits, state = self.prefill(input_ids, attention_mask, pixel_values)
-        eos = torch.tensor(self.adapter.eos_token_ids)
+        eos = torch.tensor(self.adapter.eos_token_ids, device=logits.device)
         token = logits[:, -1].argmax(dim=-1, keepdim=True)
         generated = [token]
         done = torch.isin(token, eos)
@@ -257,7 +263,7 @@ class CompressedModel(nn.Module):
             Places on the encoder's grid, ascending.
         """
         _, state = self.prefill(*self.inputs(images, prompts))
-        return [indices.numpy() for indices in state.kept]
+        return [_numbers(indices) for indices in state.kept]
 
     @torch.inference_mode()
     def score(
@@ -282,9 +288,9 @@ class CompressedModel(nn.Module):
         steps = [logits[:, -1]]
         longest = max(map(len, continuations))
         padded = [list(ids) + [self.adapter.pad_token_id] * (longest - len(ids)) for ids in continuations]
-        for column in torch.tensor(padded)[:, : longest - 1].T:
+        for column in torch.tensor(padded, device=logits.device)[:, : longest - 1].T:
             steps.append(self.decode(column[:, None], state)[:, -1])
-        stacked = torch.stack(steps, dim=1).float().numpy()
+        stacked = torch.stack(steps, dim=1).float().cpu().numpy()
         return [row[: len(ids)] for row, ids in zip(stacked, continuations, strict=True)]
 
 
@@ -295,6 +301,11 @@ class _Tokens:
     hidden: Tensor
     mask: Tensor
     positions: Tensor
+
+
+def _numbers(tensor: Tensor) -> NDArray[np.int64]:
+    """Token ids, masks and the like on the host, where positions are worked out."""
+    return np.asarray(tensor.cpu().numpy(), dtype=np.int64)
 
 
 def compress(

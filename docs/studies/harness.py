@@ -71,9 +71,7 @@ class Questions:
         encoder = VisionEncoder(self.adapter, layers, cls_layers=frozenset(layers))
         encoded = [encoder.tokens(self.pixels(batch)) for batch in self._batches()]
         self.features = torch.cat([tokens.features for tokens in encoded])
-        self.cls_attention = {
-            layer: torch.cat([tokens.cls_attention[layer] for tokens in encoded]) for layer in layers
-        }
+        self.cls_attention = {layer: torch.cat([tokens.cls_attention[layer] for tokens in encoded]) for layer in layers}
         self.original = self.answer(Recipe(version=1, name="none", stages=()))
 
     def pixels(self, rows: Tensor) -> Tensor:
@@ -173,9 +171,7 @@ class _Encoded(nn.Module):
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         chosen = rows[:, 0]
-        attention: Mapping[int, Tensor] = {
-            layer: row[chosen] for layer, row in self.questions.cls_attention.items()
-        }
+        attention: Mapping[int, Tensor] = {layer: row[chosen] for layer, row in self.questions.cls_attention.items()}
         tokens = on_grid(self.questions.features[chosen], self.questions.adapter.facts.grid, attention)
         for stage in self.stages:  # type: ignore[attr-defined]
             tokens = stage(tokens)

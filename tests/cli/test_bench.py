@@ -51,7 +51,7 @@ def test_two_bundles_side_by_side(bundles: tuple[Path, Path], picture: Path, tmp
         assert run["rounds"] == 3
     assert original["segment_lengths"][0] - small["segment_lengths"][0] == 13
     assert (original["flops"], small["flops"]) == (16000, 3000)
-    assert set(report["speedup"]) == {"ttft", "tpot", "e2e", "ci95"}
+    assert set(report["speedup"]) == {"prefill", "ttft", "tpot", "e2e", "ci95"}
     assert "peak memory" in report["protocol"]["terms"]
 
 

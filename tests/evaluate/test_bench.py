@@ -12,7 +12,7 @@ from vtc.evaluate.memory import Memory
 
 
 def sample(ttft_ms: float, tpot_ms: float | None = 2.0) -> Sample:
-    return Sample(ttft_ms, tpot_ms, ttft_ms + 10, (40,), 1000, 6)
+    return Sample(ttft_ms, tpot_ms, ttft_ms + 10, (40,), 1000, 6, vision_ms=ttft_ms / 4, prefill_ms=ttft_ms / 2)
 
 
 @dataclass
@@ -58,7 +58,8 @@ def test_report_has_medians_p90_memory_and_speedup() -> None:
     assert small["ttft_ms"] == {"p50": 6.0, "p90": 10.0}
     assert (original["peak_memory_mb"], small["peak_memory_mb"]) == (120.0, 80.0)
     assert small["segment_lengths"] == [40.0]
-    assert report["speedup"]["ttft"] == pytest.approx(10.0)
+    assert small["prefill_ms"] == {"p50": 3.0, "p90": 5.0}
+    assert report["speedup"]["ttft"] == report["speedup"]["prefill"] == pytest.approx(10.0)
     assert report["speedup"]["tpot"] == pytest.approx(1.0)
     assert report["speedup"]["e2e"] == pytest.approx(70 / 16)
     json.dumps(report, allow_nan=False)

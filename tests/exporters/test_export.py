@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from transformers import LlavaProcessor
 
 import exporters.onnx as onnx_export
+from exporters import graphs
 from exporters.lint import lint
 from exporters.onnx import Request, export
 from exporters.parity import check_parity
@@ -66,6 +68,19 @@ def test_bundle_answers_as_the_model(exported: Exported, prompts: Prompts, name:
     forced = [[*answer.token_ids, 1] for answer in answers]
     for ours, theirs in zip(bundle.score(*prompts, forced), asked.model.score(*prompts, forced), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["original", "visual_only"])
+def test_bundle_of_a_tower_without_a_cls_token(siglip: VLMAdapter, prompts: Prompts, tmp_path: Path, name: str) -> None:
+    asked = request(siglip, *RECIPES[name])
+    parity = export(asked, tmp_path / "bundle")["fp32"]
+    assert (parity.indices_equal, parity.greedy_match) == (1.0, 1.0)
+    bundle = VLM.load(tmp_path / "bundle")
+    ours, theirs = bundle.generate(*prompts, 8), asked.model.generate(*prompts, 8)
+    assert [answer.token_ids for answer in ours] == [answer.token_ids for answer in theirs]
+    processor = LlavaProcessor.from_pretrained(tmp_path / "bundle")
+    text = processor(images=[image(0)], text=prompts[1][0])["input_ids"][0]
+    assert text.count(siglip.image_token_id) == asked.model.plan.keep
 
 
 @pytest.mark.parametrize("name", ["cut", "cuts", "learnpruner", "skip_behind_cut"])
@@ -193,6 +208,23 @@ def test_parity_refuses_a_different_choice_of_tokens(adapter: VLMAdapter, export
     other = request(adapter, {"kind": "prune", "keep": 0.25, "selector": {"name": "random", "seed": 4}})
     with pytest.raises(ParityError, match="other tokens of an image than the model, of 4"):
         check_parity(other.model, VLM.load(exported("random")[1]), "fp32", other.samples)
+
+
+def test_large_weights_go_beside_their_graph(
+    adapter: VLMAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "EXTERNAL_DATA_BYTES", 50_000)
+    asked = request(adapter, *RECIPES["cls"])
+    left = staging_dir(tmp_path / "bundle") / "onnx/decoder_model_merged.onnx_data"
+    left.parent.mkdir(parents=True)
+    (left.parents[1] / onnx_export.NOTES).write_text(json.dumps({"key": asked.key, "graphs": {}}))
+    left.write_bytes(b"half" * 100_000)
+    export(asked, tmp_path / "bundle")
+    graph, data = (tmp_path / f"bundle/onnx/decoder_model_merged.onnx{suffix}" for suffix in ("", "_data"))
+    decoder = [tensor for segment in asked.model.segments for tensor in segment.parameters()]
+    assert data.stat().st_size < 1.1 * sum(tensor.nbytes for tensor in decoder)
+    assert data.stat().st_mode == graph.stat().st_mode
+    assert VLM.load(tmp_path / "bundle").ask(image(0), "what is it ?", 4) is not None
 
 
 def test_other_directories_are_left_alone(adapter: VLMAdapter, tmp_path: Path) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from vtc.errors import ModelError
+from tests.tiny import RECIPES, compressed, write_checkpoint
+from vtc.errors import ModelError, RecipeError
 from vtc.models import load_adapter, model_digest, read_facts, resolve_model
+from vtc.models.base import VLMAdapter
+from vtc.models.shapes import TINY
 from vtc.reference import reference_dir
 
 
@@ -62,6 +66,45 @@ def test_features_of_several_layers_are_refused(checkpoint: Path, tmp_path: Path
     path = copy(checkpoint, tmp_path)
     edit_config(path, vision_feature_layer=[-2, -1])
     with pytest.raises(ModelError, match="only one vision_feature_layer"):
+        read_facts(path)
+
+
+def test_facts_of_a_siglip_tower_and_a_qwen2_decoder(siglip: VLMAdapter) -> None:
+    facts = read_facts(siglip.path)
+    assert not facts.encoder.has_cls
+    assert (facts.grid, facts.visual_tokens, facts.encoder.feature_layer) == ((4, 4), 16, 1)
+    assert (facts.decoder.kv_heads, facts.decoder.head_dim, facts.decoder.context) == (2, 12, 1024)
+    assert siglip.head.weight is siglip.embed_tokens.weight
+    assert siglip.decoder_layers[0].self_attn.q_proj.bias is not None
+
+
+def test_cls_attention_needs_a_cls_token(siglip: VLMAdapter) -> None:
+    with pytest.raises(RecipeError, match="needs a CLS token, and this encoder has none"):
+        compressed(siglip, *RECIPES["cls"])
+
+
+def test_a_sliding_window_bounds_the_context(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "model", like=replace(TINY, decoder=replace(TINY.decoder, kind="mistral")))
+    text = json.loads((path / "config.json").read_text())["text_config"]
+    assert read_facts(path).decoder.context == 1024
+    edit_config(path, text_config={**text, "sliding_window": 100})
+    assert read_facts(path).decoder.context == 100
+
+
+@pytest.mark.parametrize(("fixture", "strategy"), [("adapter", "full"), ("siglip", "default")])
+def test_strategy_that_does_not_leave_the_grid_whole_is_refused(
+    request: pytest.FixtureRequest, tmp_path: Path, fixture: str, strategy: str
+) -> None:
+    path = copy(request.getfixturevalue(fixture).path, tmp_path)
+    edit_config(path, vision_feature_select_strategy=strategy)
+    with pytest.raises(ModelError, match="only one vision_feature_layer with vision_feature_select_strategy"):
+        read_facts(path)
+
+
+def test_unsupported_decoder_names_the_supported(checkpoint: Path, tmp_path: Path) -> None:
+    path = copy(checkpoint, tmp_path)
+    edit_config(path, text_config={"model_type": "gpt2"})
+    with pytest.raises(ModelError, match="decoder 'gpt2' is not supported; supported: clip_vision_model or siglip"):
         read_facts(path)
 
 

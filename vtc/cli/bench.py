@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from vtc.models.shapes import SHAPES
+
 if TYPE_CHECKING:
     from exporters.graphs import Precision
     from vtc.evaluate.timing import Question
@@ -20,20 +22,113 @@ PARITY_SAMPLES = 4
 
 
 @click.command(short_help="Latency and memory, side by side with the original.")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", required=False, type=click.Path(path_type=Path))
 @click.option("--against", metavar="MODEL|BUNDLE", help="The original: 'reference', a checkpoint, or a bundle.")
 @click.option("--image", "images", multiple=True, type=click.Path(path_type=Path), help="Image to ask about.")
 @click.option("--prompt", help="Question to ask.  [default: questions about reference scenes]")
 @click.option("--new-tokens", type=click.IntRange(min=1), default=32, show_default=True, help="Answer length.")
-@click.option("--repeats", type=click.IntRange(min=1), default=50, show_default=True, help="Rounds measured.")
-@click.option("--warmup", type=click.IntRange(min=0), default=3, show_default=True, help="Rounds before those.")
-@click.option("--provider", help="ONNX Runtime provider.")
-@click.option("--precision", help="Which graphs to run: fp32 or fp16.")
+@click.option("--repeats", type=click.IntRange(min=1), help="Rounds measured.  [default: 50; 10 with --shape]")
+@click.option("--warmup", type=click.IntRange(min=0), help="Rounds before those.  [default: 3; 1 with --shape]")
+@click.option("--provider", help="ONNX Runtime provider of a bundle.")
+@click.option("--precision", help="Which graphs to run: fp32 or fp16; also bf16 with --backend torch.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one operator.")
+@click.option("--shape", "shape_name", type=click.Choice(list(SHAPES)), help="Time a published shape instead.")
+@click.option("--recipe", "recipe_name", metavar="R", help="Recipe for --shape.  [default: fastervlm, or uniform]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe.")
+@click.option("--text-tokens", type=click.IntRange(min=1), help="Text in the prompt of a --shape.  [default: 32]")
+@click.option("--backend", type=click.Choice(["onnx", "torch"]), help="What runs a --shape.  [default: onnx]")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where a --shape runs.  [default: cpu]")
+@click.option("--work", type=click.Path(file_okay=False, path_type=Path), help="Keep the bundles of a --shape here.")
 @click.option("--memory/--no-memory", default=True, show_default=True, help="Measure peak memory.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write a JSON report.")
 def command(
+    bundle: Path | None,
+    against: str | None,
+    images: tuple[Path, ...],
+    prompt: str | None,
+    new_tokens: int,
+    repeats: int | None,
+    warmup: int | None,
+    provider: str | None,
+    precision: str | None,
+    threads: int | None,
+    shape_name: str | None,
+    recipe_name: str | None,
+    overrides: tuple[str, ...],
+    text_tokens: int | None,
+    backend: str | None,
+    device: str | None,
+    work: Path | None,
+    memory: bool,
+    as_json: bool,
+    output: Path | None,
+) -> None:
+    r"""Time a bundle and the original in turn, in one run, and measure each one's peak memory.
+
+    A checkpoint given with --against is exported as it is, in the bundle's precision, so that both run in the
+    same runtime; that export is kept in the user's cache directory for the next time.
+
+    With --shape there is no bundle: a model of a published shape is built with random weights, on which speed does
+    not depend, and timed as it is and with a recipe, beside what the plan predicts.
+
+    \b
+    vtc bench out/bundle --against reference
+    vtc bench out/bundle --against out/original --image photo.jpg --prompt "What is this?"
+    vtc bench --shape llava-onevision-0.5b --set stages.0.keep=0.055
+    """
+    from vtc.errors import InputError
+    from vtc.evaluate.report import bench_tables, print_tables, to_json, write_json
+
+    if (bundle is None) == (shape_name is None):
+        raise InputError("give a BUNDLE or --shape NAME, one of the two")
+    of_bundle = {"--against": against, "--image": images, "--prompt": prompt, "--provider": provider}
+    of_shape = {
+        "--recipe": recipe_name,
+        "--set": overrides,
+        "--text-tokens": text_tokens,
+        "--backend": backend,
+        "--device": device,
+        "--work": work,
+    }
+    for option, value in (of_shape if shape_name is None else of_bundle).items():
+        if value:
+            raise InputError(f"{option} goes with {'--shape' if shape_name is None else 'a BUNDLE'}")
+    if bundle is not None:
+        asked = (against, images, prompt, new_tokens, repeats or 50, 3 if warmup is None else warmup)
+        report = _bench_bundle(bundle, *asked, provider, precision, threads, memory)
+    else:
+        from vtc.cli.bench_shape import PRECISIONS, Job, bench_shape, default_recipe
+        from vtc.progress import progress
+        from vtc.recipe import load_recipe
+
+        shape = SHAPES[str(shape_name)]
+        job = Job(
+            shape=shape,
+            recipe=load_recipe(recipe_name or default_recipe(shape), overrides),
+            text_tokens=text_tokens or 32,
+            new_tokens=new_tokens,
+            repeats=repeats or 10,
+            warmup=1 if warmup is None else warmup,
+            backend=backend or "onnx",
+            device=device or "cpu",
+            precision=precision or PRECISIONS[backend or "onnx"][0],
+            threads=threads,
+            memory=memory,
+            work=work,
+        )
+        with progress() as show:
+            report = bench_shape(job, show)
+        report["environment"] = _environment(job.device, threads)
+    if output is not None:
+        write_json(report, output)
+    if as_json:
+        click.echo(to_json(report))
+    else:
+        print_tables(bench_tables(report))
+
+
+def _bench_bundle(
     bundle: Path,
     against: str | None,
     images: tuple[Path, ...],
@@ -45,21 +140,9 @@ def command(
     precision: str | None,
     threads: int | None,
     memory: bool,
-    as_json: bool,
-    output: Path | None,
-) -> None:
-    r"""Time a bundle and the original in turn, in one run, and measure each one's peak memory.
-
-    A checkpoint given with --against is exported as it is, in the bundle's precision, so that both run in the
-    same runtime; that export is kept in the user's cache directory for the next time.
-
-    \b
-    vtc bench out/bundle --against reference
-    vtc bench out/bundle --against out/original --image photo.jpg --prompt "What is this?"
-    """
+) -> dict[str, Any]:
     from vtc.evaluate.bench import bench
     from vtc.evaluate.memory import measure_memory
-    from vtc.evaluate.report import bench_tables, print_tables, to_json, write_json
     from vtc.evaluate.timing import runner
     from vtc.progress import progress
     from vtc.runtime.vlm import VLM
@@ -89,13 +172,7 @@ def command(
             memories=memories,
             progress=show,
         )
-    report["environment"] = _environment(model.provider.short_name, threads)
-    if output is not None:
-        write_json(report, output)
-    if as_json:
-        click.echo(to_json(report))
-    else:
-        print_tables(bench_tables(report))
+    return report | {"environment": _environment(model.provider.short_name, threads)}
 
 
 def _questions(images: tuple[Path, ...], prompt: str | None) -> list[Question]:

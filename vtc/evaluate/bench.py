@@ -21,6 +21,7 @@ from vtc.progress import Report, silent
 
 TERMS = {
     "TTFT": "time to first token: vision encoder, token selection, prefill; without image preprocessing",
+    "prefill": "the decoder's share of TTFT: its segments, selection between them, and the head",
     "TPOT": "time per output token after the first, mean over one answer",
     "end to end": "the whole call: preprocessing, tokenising and all tokens of the answer",
     "peak memory": "peak resident host memory of a fresh process that loads the model and asks it once",
@@ -43,6 +44,10 @@ class Sample:
     kv_bytes : int
         Size of the KV cache after prefill.
     new_tokens : int
+    vision_ms, prefill_ms : float
+        The vision encoder's and the decoder's shares of `ttft_ms`.
+    selector_ms : float
+        Selection between decoder segments, which is part of `prefill_ms`; 0 where there is none or it is not timed.
     """
 
     ttft_ms: float
@@ -51,6 +56,9 @@ class Sample:
     segment_lengths: tuple[int, ...]
     kv_bytes: int
     new_tokens: int
+    vision_ms: float
+    prefill_ms: float
+    selector_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,8 @@ def summary(runner: Runner, samples: Sequence[Sample], memory: Memory | None) ->
     return {
         "name": runner.name,
         **runner.facts,
+        "vision_ms": stats.median_p90([sample.vision_ms for sample in samples]),
+        "prefill_ms": stats.median_p90([sample.prefill_ms for sample in samples]),
         "ttft_ms": stats.median_p90([sample.ttft_ms for sample in samples]),
         "tpot_ms": stats.median_p90(_known(sample.tpot_ms for sample in samples)),
         "e2e_ms": stats.median_p90([sample.e2e_ms for sample in samples]),
@@ -129,17 +139,20 @@ def _known(values: Any) -> list[float]:
     return [value for value in values if value is not None]
 
 
+SPEEDUPS = ("prefill", "ttft", "tpot", "e2e")
+
+
 def speedup(original: Sequence[Sample], model: Sequence[Sample], seed: int = 0) -> dict[str, Any]:
     """How many times faster a model is, by medians over rounds.
 
     Returns
     -------
     dict
-        ``ttft``, ``tpot``, ``e2e`` (None where there is no such time), and their intervals under ``ci95``.
+        One entry for each of :data:`SPEEDUPS`, None where there is no such time; their intervals under ``ci95``.
     """
     figures: dict[str, Any] = {}
     spans: dict[str, Any] = {}
-    for name in ("ttft", "tpot", "e2e"):
+    for name in SPEEDUPS:
         pairs = [(getattr(a, f"{name}_ms"), getattr(b, f"{name}_ms")) for a, b in zip(original, model, strict=True)]
         whole = [(a, b) for a, b in pairs if a is not None and b is not None]
         before, after = [a for a, _ in whole], [b for _, b in whole]
@@ -178,20 +191,31 @@ def bench(
     """
     runners = [runner for runner in (original, model) if runner is not None]
     samples = alternate(runners, questions, repeats, warmup, progress)
+    return report_of(runners, samples, memories, questions, warmup)
+
+
+def report_of(
+    runners: Sequence[Runner],
+    samples: Sequence[Sequence[Sample]],
+    memories: Sequence[Memory | None],
+    questions: int,
+    warmup: int,
+) -> dict[str, Any]:
+    """The report of a model that was timed, or of the original and a model; see :func:`bench`."""
     entries = zip(runners, samples, memories, strict=True)
     return {
         "kind": "bench",
         "runs": [summary(runner, taken, memory) for runner, taken, memory in entries],
-        "speedup": speedup(samples[0], samples[-1])
-        if original is not None
-        else {"ttft": None, "tpot": None, "e2e": None, "ci95": {"ttft": None, "tpot": None, "e2e": None}},
+        "speedup": speedup(samples[0], samples[1])
+        if len(runners) > 1
+        else {**dict.fromkeys(SPEEDUPS), "ci95": dict.fromkeys(SPEEDUPS)},
         "protocol": {
-            "rounds": repeats,
+            "rounds": len(samples[0]),
             "warmup_rounds": warmup,
             "questions": questions,
             "order": "models take turns within a round, and the order flips every round",
             "batch_size": 1,
             "end_token": "ignored, so that all answers have the same length",
-            "terms": TERMS,
+            "terms": dict(TERMS),
         },
     }

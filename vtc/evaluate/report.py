@@ -159,6 +159,8 @@ def bench_tables(report: Mapping[str, Any]) -> list[RenderableType]:
         "model",
         "visual tokens",
         "prefill sees",
+        "vision, ms",
+        "prefill, ms",
         "TTFT, ms",
         "TPOT, ms",
         "end to end, ms",
@@ -171,6 +173,8 @@ def bench_tables(report: Mapping[str, Any]) -> list[RenderableType]:
             escape(run["name"]),
             str(run["visual_tokens"]),
             " → ".join(f"{length:g}" for length in run["segment_lengths"]),
+            _timing(run["vision_ms"]),
+            _timing(run["prefill_ms"]),
             _timing(run["ttft_ms"]),
             _timing(run["tpot_ms"]),
             _timing(run["e2e_ms"]),
@@ -180,8 +184,39 @@ def bench_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     parts: list[RenderableType] = [table]
     if len(report["runs"]) > 1:
         parts.append(_speedup_line(report["speedup"]))
+    if "shape" in report:
+        parts = [_shape_line(report["shape"]), *parts, _prediction_table(report), *_selection_line(report)]
     parts += [f"{name}: {text}" for name, text in report["protocol"]["terms"].items()]
     return parts
+
+
+def _shape_line(shape: Mapping[str, Any]) -> str:
+    return f"{escape(shape['summary'])}; random weights, {shape['text_tokens']} text tokens, {shape['backend']} backend"
+
+
+def _prediction_table(report: Mapping[str, Any]) -> Table:
+    table = Table(title="beside what the plan predicts", title_justify="left")
+    for title in ("figure", "predicted", "measured", "measured / predicted"):
+        table.add_column(title, justify="left" if title == "figure" else "right")
+    for name, label in (("prefill", "prefill speedup"), ("ttft", "TTFT speedup")):
+        entry = report["prediction"]["speedup"][name]
+        table.add_row(label, f"{entry['predicted']:.2f}x", f"{entry['measured']:.2f}x", f"{entry['reached']:.2f}")
+    for run, predicted in zip(report["runs"], report["prediction"]["runs"], strict=True):
+        name = escape(run["name"])
+        pairs = [("KV cache, MB", predicted["kv_bytes"] / 1e6, run["kv_bytes"] / 1e6)]
+        if run["peak_memory_mb"] is not None:
+            pairs.append(("weights, peak memory, MB", predicted["weight_bytes"] / 2**20, run["peak_memory_mb"]))
+        for label, before, after in pairs:
+            table.add_row(f"{name}: {label}", f"{before:.4g}", f"{after:.4g}", f"{after / before:.2f}")
+    return table
+
+
+def _selection_line(report: Mapping[str, Any]) -> list[str]:
+    selection = report["selection"]
+    return [
+        f"selection: {selection['encoder_ms'] + selection['decoder_ms']:.2f} ms, "
+        f"{100 * selection['share_of_original_ttft']:.2g} % of the original's TTFT"
+    ]
 
 
 def _timing(entry: Mapping[str, float | None]) -> str:
@@ -193,7 +228,7 @@ def _timing(entry: Mapping[str, float | None]) -> str:
 def _speedup_line(speedup: Mapping[str, Any]) -> str:
     spans = speedup["ci95"]
     parts = []
-    for name, label in (("ttft", "TTFT"), ("tpot", "TPOT"), ("e2e", "end to end")):
+    for name, label in (("prefill", "prefill"), ("ttft", "TTFT"), ("tpot", "TPOT"), ("e2e", "end to end")):
         if speedup[name] is not None:
             span = f" [{spans[name][0]:.2f}, {spans[name][1]:.2f}]" if spans[name] else ""
             parts.append(f"{label} {speedup[name]:.2f}x{span}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from vtc.errors import ModelError
 from vtc.facts import DecoderFacts, EncoderFacts, ModelFacts
 from vtc.models.base import VLMAdapter
 
-STRATEGY = {"clip_vision_model": "default", "siglip_vision_model": "full"}
+STRATEGY: dict[str, Literal["default", "full"]] = {"clip_vision_model": "default", "siglip_vision_model": "full"}
 """Towers, and the vision_feature_select_strategy that leaves their patches alone: ``default`` drops the first token,
 which is CLIP's CLS token and SigLIP's first patch.
 """

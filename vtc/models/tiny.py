@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration
 
-from vtc.reference import reference_dir
+from vtc.models.random_weights import llava_config, write_processor
+from vtc.models.shapes import TINY, Shape
 
-PATCH = 14
+PATCH = TINY.tower.patch_size
 
 
 def write_tiny_llava(
@@ -23,6 +22,7 @@ def write_tiny_llava(
     decoder_layers: int = 8,
     feature_layer: int = -2,
     seed: int = 0,
+    like: Shape = TINY,
 ) -> Path:
     """Write a LLaVA checkpoint of random weights; tokenizer and chat template are the reference VLM's.
 
@@ -33,6 +33,8 @@ def write_tiny_llava(
     grid : int
         Rows and columns of visual tokens.
     encoder_layers, decoder_layers, feature_layer, seed : int
+    like : Shape
+        Everything else: kinds of tower and decoder, widths.
 
     Returns
     -------
@@ -40,52 +42,14 @@ def write_tiny_llava(
         `path`.
     """
     path.mkdir(parents=True)
-    reference = reference_dir()
-    for file in reference.iterdir():
-        if file.suffix in (".json", ".jinja") and file.name != "config.json":
-            shutil.copyfile(file, path / file.name)
-    config = json.loads((reference / "config.json").read_text(encoding="utf-8"))
-    for name in ("processor_config.json", "preprocessor_config.json"):
-        if (path / name).is_file():
-            resized = _resized(json.loads((path / name).read_text(encoding="utf-8")), grid * PATCH)
-            (path / name).write_text(json.dumps(resized, indent=2), encoding="utf-8")
+    tower = replace(like.tower, layers=encoder_layers, image_size=grid * PATCH, feature_layer=feature_layer)
+    shape = replace(like, tower=tower, decoder=replace(like.decoder, layers=decoder_layers))
+    write_processor(path, shape)
     torch.manual_seed(seed)
-    model = LlavaForConditionalGeneration(
-        LlavaConfig(
-            vision_config=CLIPVisionConfig(
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=encoder_layers,
-                num_attention_heads=4,
-                image_size=grid * PATCH,
-                patch_size=PATCH,
-            ),
-            text_config=LlamaConfig(
-                hidden_size=48,
-                intermediate_size=96,
-                num_hidden_layers=decoder_layers,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                vocab_size=config["text_config"]["vocab_size"],
-                max_position_embeddings=1024,
-                pad_token_id=None,
-            ),
-            image_token_index=config["image_token_index"],
-            vision_feature_layer=feature_layer,
-            image_seq_length=grid * grid,
-        )
-    )
+    model = LlavaForConditionalGeneration(llava_config(shape))
     with torch.no_grad():  # wider than the usual initialisation, so that answers depend on every part
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(5)
     model.save_pretrained(path)
     return path
-
-
-def _resized(config: Any, size: int) -> Any:
-    """A processor's configuration with every image side set to `size` pixels."""
-    if not isinstance(config, dict):
-        return config
-    sides = ("height", "width", "shortest_edge")
-    return {key: size if key in sides else _resized(value, size) for key, value in config.items()}

@@ -31,6 +31,8 @@ class Timings:
         every segment. Preprocessing is not in it.
     vision_ms : float
         The vision graph's share of `ttft_ms`.
+    prefill_ms : float
+        The decoder's share of `ttft_ms`: every segment, selection between them, and the head.
     step_ms : tuple of float
         Each further token.
     segment_lengths : tuple of int
@@ -42,9 +44,28 @@ class Timings:
     preprocess_ms: float
     ttft_ms: float
     vision_ms: float
+    prefill_ms: float
     step_ms: tuple[float, ...]
     segment_lengths: tuple[int, ...]
     kv_bytes: int
+
+
+@dataclass(frozen=True)
+class Prefilled:
+    """Prompts that were run through a model.
+
+    Attributes
+    ----------
+    logits : array of shape (B, V)
+    cache : Cache
+    vision_ms, prefill_ms : float
+        See :class:`Timings`.
+    """
+
+    logits: Logits
+    cache: Cache
+    vision_ms: float
+    prefill_ms: float
 
 
 @dataclass(frozen=True)
@@ -61,8 +82,8 @@ class Steps(Protocol):
 
     text: Text
 
-    def prefill(self, pixels: Array | None, input_ids: IntArray, mask: IntArray) -> tuple[float, Logits, Cache]:
-        """Run prompts; milliseconds of the vision graph, logits (B, V), and the cache."""
+    def prefill(self, pixels: Array | None, input_ids: IntArray, mask: IntArray) -> Prefilled:
+        """Run prompts, (B, S)."""
 
     def step(self, tokens: IntArray, cache: Cache) -> Logits:
         """Run one more token of each row, (B,); the cache moves on. Returns logits (B, V)."""
@@ -104,8 +125,9 @@ class RunningGeneration:
         self._left = max_new_tokens
         self._preprocess_ms = preprocess_ms
         begin = time.perf_counter()
-        self._vision_ms, logits, self._cache = model.prefill(pixels, input_ids, mask)
-        self._next = sampler(logits)
+        self._prefilled = model.prefill(pixels, input_ids, mask)
+        self._cache = self._prefilled.cache
+        self._next = sampler(self._prefilled.logits)
         self._ttft_ms = milliseconds_since(begin)
         self._step_ms: list[float] = []
         self._lengths, self._kv_bytes = self._cache.lengths, self._cache.bytes
@@ -156,7 +178,8 @@ class RunningGeneration:
         return Timings(
             preprocess_ms=self._preprocess_ms,
             ttft_ms=self._ttft_ms,
-            vision_ms=self._vision_ms,
+            vision_ms=self._prefilled.vision_ms,
+            prefill_ms=self._prefilled.prefill_ms,
             step_ms=tuple(self._step_ms),
             segment_lengths=self._lengths,
             kv_bytes=self._kv_bytes,

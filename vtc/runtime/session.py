@@ -6,6 +6,7 @@ same one, as it is, and only what is asked for comes to the host.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ class Graph:
     ----------
     inputs : dict of name to dtype
     outputs : list of str
+    run_ms : float
+        What the last run took; 0 before the first.
 
     Raises
     ------
@@ -58,6 +61,7 @@ class Graph:
         self._device = "cuda" if self._session.get_providers()[0] in ON_GPU else "cpu"
         self.inputs = {value.name: DTYPES.get(value.type, np.float32) for value in self._session.get_inputs()}
         self.outputs: list[str] = [value.name for value in self._session.get_outputs()]
+        self.run_ms = 0.0
 
     def _open(self, path: Path, provider: Provider, threads: int | None) -> Any:
         options = self._runtime.SessionOptions()
@@ -109,7 +113,9 @@ class Graph:
         binding.clear_binding_outputs()
         for name in self.outputs:
             binding.bind_output(name, "cpu" if name in host else self._device)
+        begin = time.perf_counter()
         self._session.run_with_iobinding(binding)
+        self.run_ms = (time.perf_counter() - begin) * 1000
         outputs: list[Tensor] = binding.get_outputs()
         return outputs
 

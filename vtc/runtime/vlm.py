@@ -19,7 +19,7 @@ from PIL import Image
 from vtc.bundle import Manifest, load_manifest
 from vtc.errors import BundleError, InputError
 from vtc.runtime.decoder import Cache, Decoder, Logits
-from vtc.runtime.generation import Generation, RunningGeneration, milliseconds_since
+from vtc.runtime.generation import Generation, Prefilled, RunningGeneration, milliseconds_since
 from vtc.runtime.image import ImageProcessor, open_image
 from vtc.runtime.providers import Provider, choose_provider
 from vtc.runtime.sampling import Sampler
@@ -214,8 +214,8 @@ class VLM:
         padded = np.full((len(prompts), max(longest, 1)), self.text.facts.pad_token_id, dtype=np.int64)
         for row, ids in zip(padded, continuations, strict=True):
             row[: len(ids)] = ids
-        _, logits, cache = self.prefill(pixels, input_ids, mask)
-        steps = [logits]
+        prefilled = self.prefill(pixels, input_ids, mask)
+        steps, cache = [prefilled.logits], prefilled.cache
         for column in range(longest - 1):
             steps.append(self.step(padded[:, column], cache))
         self.release()
@@ -239,8 +239,7 @@ class VLM:
             return []
         kept = [self.encode(pixels)[1]]
         if any(segment.selector and segment.selector.kind == "prune" for segment in self.manifest.segments):
-            _, _, cache = self.prefill(pixels, input_ids, mask)
-            for chosen in cache.kept:
+            for chosen in self.prefill(pixels, input_ids, mask).cache.kept:
                 kept.append(np.take_along_axis(kept[-1], chosen.numpy(), axis=1))
             self.release()
         return kept
@@ -288,18 +287,22 @@ class VLM:
             )
         return milliseconds_since(begin), pixels, *self.text.batch(rows)
 
-    def prefill(self, pixels: Array | None, input_ids: IntArray, mask: IntArray) -> tuple[float, Logits, Cache]:
-        """Milliseconds of the vision graph, logits (B, V), and the cache."""
+    def prefill(self, pixels: Array | None, input_ids: IntArray, mask: IntArray) -> Prefilled:
+        """Run prompts, (B, S), with the images' pixels (n, 3, H, W) where there are any."""
+        vision_ms = 0.0
+        embeds: Any
         if pixels is None:
             embeds = self.embedding.run({"input_ids": input_ids})[0]
-            nothing = np.zeros((0, self.visual_tokens), dtype=np.int64)
-            return 0.0, *self.decoder.prefill(embeds, input_ids, mask, nothing)
+            keep_indices = np.zeros((0, self.visual_tokens), dtype=np.int64)
+        else:
+            begin = time.perf_counter()
+            features, keep_indices = self.encode(pixels)
+            vision_ms = milliseconds_since(begin)
+            embeds = self.embedding.run({"input_ids": input_ids}, host=self.embedding.outputs)[0].numpy()
+            embeds[input_ids == self.text.facts.image_token_id] = features.reshape(-1, features.shape[-1])
         begin = time.perf_counter()
-        features, keep_indices = self.encode(pixels)
-        vision_ms = milliseconds_since(begin)
-        embeds = self.embedding.run({"input_ids": input_ids}, host=self.embedding.outputs)[0].numpy()
-        embeds[input_ids == self.text.facts.image_token_id] = features.reshape(-1, features.shape[-1])
-        return vision_ms, *self.decoder.prefill(embeds, input_ids, mask, keep_indices)
+        logits, cache = self.decoder.prefill(embeds, input_ids, mask, keep_indices)
+        return Prefilled(logits, cache, vision_ms, milliseconds_since(begin))
 
     def step(self, tokens: IntArray, cache: Cache) -> Logits:
         """Run one more token of each row, (B,); the cache moves on. Returns logits (B, V)."""

@@ -54,8 +54,9 @@ class FrequencyFilter(nn.Module):
         """Replace the tokens of the whole grid by those of the smaller one."""
         batch, _, width = tokens.features.shape
         (height_in, width_in), (height_out, width_out) = self.grid, self.keep_grid
-        by_row = torch.matmul(self.rows, tokens.features.reshape(batch, height_in, width_in * width))
-        by_column = torch.matmul(self.columns, by_row.reshape(batch * height_out, width_in, width))
+        rows, columns = self.rows.to(tokens.features), self.columns.to(tokens.features)
+        by_row = torch.matmul(rows, tokens.features.reshape(batch, height_in, width_in * width))
+        by_column = torch.matmul(columns, by_row.reshape(batch * height_out, width_in, width))
         return on_grid(by_column.reshape(batch, height_out * width_out, width), self.keep_grid)
 
 
