@@ -30,6 +30,7 @@ from vtc.recipe_schema import (
     FrequencyFilter,
     LearnedSelector,
     Prune,
+    PrunerTraining,
     RandomSelector,
     Stage,
     UniformSelector,
@@ -49,6 +50,7 @@ __all__ = [
     "LearnedSelector",
     "Origin",
     "Prune",
+    "PrunerTraining",
     "RandomSelector",
     "Recipe",
     "UniformSelector",
@@ -150,8 +152,8 @@ class Recipe(Written):
         Returns
         -------
         Recipe
-            The recipe with those values; the ``count`` or ``energy`` that guided a choice is gone with its
-            ``auto``.
+            The recipe with those values; the ``count``, ``energy`` or ``training`` that guided a choice is gone with
+            its ``auto``.
 
         Raises
         ------
@@ -170,7 +172,7 @@ class Recipe(Written):
             for parent in parents:
                 target = target[int(parent)] if isinstance(target, list) else target[parent]
             target[key] = value
-            target.pop({"keep": "energy", "layers": "count"}.get(key, ""), None)
+            target.pop({"keep": "energy", "layers": "count", "checkpoint": "training"}.get(key, ""), None)
         return Recipe.model_validate(data).with_origin(self._origin)
 
     def checkpoint(self, stage: int) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from vtc.recipe_schema import SELECTORS, STAGES
+from vtc.recipe_schema import SELECTORS, STAGES, PrunerTraining
 from vtc.yaml_lines import KeyPath
 
 
@@ -102,6 +102,8 @@ def _valid_keys(path: KeyPath, data: Any, top_keys: Sequence[str]) -> Sequence[s
     value = _value_at(path, data)
     if path[-1] == "selector":
         return list(SELECTORS[value if isinstance(value, str) else value["name"]].model_fields)
+    if path[-1] == "training":
+        return list(PrunerTraining.model_fields)
     return list(STAGES[value["kind"]].model_fields)
 
 
