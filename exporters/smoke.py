@@ -12,9 +12,12 @@ from vtc.checkpoint import Origin, load_compressed, save_compressed
 from vtc.compressed import compress
 from vtc.models import load_adapter, model_digest
 from vtc.models.tiny import write_tiny_llava
+from vtc.plan import plan
 from vtc.progress import Report, silent
 from vtc.recipe import DropLayers, Prune, PruneInDecoder, Recipe, VisualExit
 from vtc.runtime.vlm import VLM
+from vtc.selectors.learned import Learned
+from vtc.training.checkpoint import save_pruner
 
 SAMPLES = 4
 
@@ -22,8 +25,8 @@ SAMPLES = 4
 def run(recipe: Recipe, progress: Report = silent) -> None:
     """Take a recipe all the way to a running bundle.
 
-    The model is as deep as the recipe's layer numbers ask for; a learned pruner is left out of the check of its
-    weights, since no pruner was trained on a random model.
+    The model is as deep as the recipe's layer numbers ask for. Learned pruners stay untrained: no pruner was trained on
+    a random model, and nothing could be learnt on it.
 
     Raises
     ------
@@ -39,9 +42,18 @@ def run(recipe: Recipe, progress: Report = silent) -> None:
         adapter = load_adapter(path)
         digest = model_digest(path)
         samples = samples_from(adapter, None, SAMPLES, seed=0)
-        resolved = Calibrator(adapter, samples, Measurements(), digest, progress).resolve(recipe)
+        compressing = work / ".compressed"
+        compressing.mkdir()
+
+        def untrained(so_far: Recipe, number: int) -> Path:
+            file = compressing / f"pruner-{number}.safetensors"
+            layers = plan(so_far, adapter.facts).encoder_layers
+            save_pruner(file, Learned(adapter.facts.encoder.width), model_digest=digest, layers=layers)
+            return file
+
+        resolved = Calibrator(adapter, samples, Measurements(), digest, progress, untrained).resolve(recipe)
         model = compress(adapter, resolved, from_state=True)
-        save_compressed(work / ".compressed", work / "compressed", model, resolved, Origin(str(path), digest), {})
+        save_compressed(compressing, work / "compressed", model, resolved, Origin(str(path), digest), {})
         model, resolved, origin = load_compressed(work / "compressed")
         export(Request(model, resolved, origin, samples, progress=progress), work / "bundle")
         VLM.load(work / "bundle").ask(samples[0].images[0], "what is it ?", max_new_tokens=4)

@@ -23,8 +23,11 @@ selectors = st.one_of(
         optional={"layers": st.sampled_from(["feature", "auto"]) | layer_numbers | layer_lists},
     ),
     st.fixed_dictionaries(
-        {"name": st.just("learned"), "checkpoint": st.sampled_from(["a.safetensors", "parts/b.safetensors"])},
-        optional={"diversity": st.floats(0, 1, exclude_max=True)},
+        {"name": st.just("learned")},
+        optional={
+            "checkpoint": st.sampled_from(["auto", "a.safetensors", "parts/b.safetensors"]),
+            "diversity": st.floats(0, 1, exclude_max=True),
+        },
     ),
 )
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from tests.tiny import image, recipe
 from vtc.checkpoint import Origin, load_compressed, save_compressed
@@ -16,6 +15,7 @@ from vtc.errors import BundleError, ModelError, RecipeError
 from vtc.models import load_adapter, model_digest
 from vtc.recipe import parse_recipe
 from vtc.selectors.learned import Learned
+from vtc.training.checkpoint import save_pruner
 
 
 def save(model_path: Path, out: Path, *stages: dict[str, object]) -> Path:
@@ -36,7 +36,7 @@ def test_round_trip(checkpoint: Path, tmp_path: Path) -> None:
 def test_learned_pruner_travels_with_the_compressed_model(checkpoint: Path, tmp_path: Path) -> None:
     torch.manual_seed(3)
     digest = model_digest(checkpoint)
-    save_file(Learned(32).state_dict(), tmp_path / "p.safetensors", metadata={"model_sha256": digest})
+    save_pruner(tmp_path / "p.safetensors", Learned(32), model_digest=digest, layers=(0, 1))
     text = (
         "version: 1\nname: learned\nstages:\n- kind: prune\n  keep: 5\n"
         "  selector: {name: learned, checkpoint: p.safetensors}\n"

@@ -173,7 +173,12 @@ BAD_STAGES = {
     "kind: prune, keep: 8, selector: {name: random, sed: 1}": (
         "stages.0.selector.sed: unknown key, did you mean 'seed'?"
     ),
-    "kind: prune, keep: 8, selector: learned": "stages.0.selector.checkpoint: required, and not given",
+    "kind: prune, keep: 8, selector: {name: learned, training: {step: 1}}": (
+        "stages.0.selector.training.step: unknown key, did you mean 'steps'?"
+    ),
+    "kind: prune, keep: 8, selector: {name: learned, checkpoint: a.safetensors, training: {}}": (
+        "stages.0.selector: training is only for checkpoint: auto, here the checkpoint is trained already"
+    ),
     "kind: prune, keep: 0, selector: random": "stages.0.keep: must keep at least 1 token, not 0",
     "kind: prune, keep: -3, selector: random": "stages.0.keep: must keep at least 1 token, not -3",
     "kind: prune, keep: 1.0, selector: random": (

@@ -17,6 +17,7 @@ from vtc.models.base import VLMAdapter
 from vtc.recipe import builtin_recipes, load_recipe
 from vtc.reference import reference_dir
 from vtc.runtime.vlm import VLM
+from vtc.training.auto import AutoPruner
 
 QUESTIONS = 64
 
@@ -37,7 +38,8 @@ def test_bundle_answers_as_pytorch_does(
 ) -> None:
     digest = model_digest(reference.path)
     samples = samples_from(reference, "reference", 16, seed=0)
-    recipe = Calibrator(reference, samples, Measurements(), digest).resolve(load_recipe(name))
+    pruner = AutoPruner(reference, digest, tmp_path, "reference")
+    recipe = Calibrator(reference, samples, Measurements(), digest, pruner=pruner).resolve(load_recipe(name))
     model = compress(reference, recipe, model_digest=digest)
     export(Request(model, recipe, Origin("reference", digest), samples[:2]), tmp_path / "bundle")
     bundle = VLM.load(tmp_path / "bundle")

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from vtc.vision_encoder import VisionEncoder
 
 EXIT_AGREEMENT = 0.99
 """A visual exit is early enough when this share of the original's tokens stays the most likely one."""
+PrunerSource = Callable[[Recipe, int], Path]
+"""Called with a recipe and the number of a stage whose pruner is left ``auto``; gives the pruner's file."""
 BATCH = 16
 ANSWER_TOKENS = 16
 
@@ -59,6 +61,11 @@ def samples_from(adapter: VLMAdapter, source: str | None, count: int, seed: int)
         return [Sample([Image.fromarray(image)], adapter.chat("What is in the image?")) for image in noise]
     items = load_dataset(source, count, seed, split="train").items
     return [Sample([item.load()], adapter.chat(item.question)) for item in items]
+
+
+def needs_data(recipe: Recipe) -> InputError:
+    """What to tell a user who gave no data for a recipe that wants some."""
+    return InputError(f"recipe {recipe.name} leaves {recipe.autos[0]} to calibration; give --data DIR")
 
 
 class Measurements:
@@ -98,6 +105,8 @@ class Calibrator:
     model_digest : str
     progress : callable
         Told what is measured, how many measurements are done and how many there are.
+    pruner : callable or None
+        Finds or trains a learned pruner; the recipe then starts its paths where that file is.
     """
 
     def __init__(
@@ -107,12 +116,14 @@ class Calibrator:
         measurements: Measurements,
         model_digest: str = "",
         progress: Report = silent,
+        pruner: PrunerSource | None = None,
     ) -> None:
         self.adapter = adapter
         self.samples = list(samples)
         self.measurements = measurements
         self.model_digest = model_digest
         self.progress = progress
+        self.pruner = pruner
 
     def resolve(self, recipe: Recipe) -> Recipe:
         """The recipe with a number for every ``auto``.
@@ -122,12 +133,14 @@ class Calibrator:
         InputError
             If there is something to calibrate and nothing to calibrate on.
         """
-        if not recipe.autos:
-            return recipe
-        if not self.samples:
-            raise InputError(f"recipe {recipe.name} leaves {recipe.autos[0]} to calibration; give --data DIR")
         for key in recipe.autos:
             number = int(key.split(".")[1])
+            if key.endswith(".checkpoint") and self.pruner is not None:
+                file = self.pruner(recipe, number)
+                recipe = recipe.resolved({key: file.name}).with_origin(replace(recipe.origin, directory=file.parent))
+                continue
+            if not self.samples:
+                raise needs_data(recipe)
             before = recipe.model_copy(update={"stages": recipe.stages[:number]})
             recipe = recipe.resolved({key: self._choose(before, recipe.stages[number])})
         return recipe

@@ -349,7 +349,9 @@ def compress(
         elif isinstance(entry, PruneEntry):
             learned = entry.selector.name == "learned" and not from_state
             checkpoint = recipe.checkpoint(number) if learned else None
-            context = BuildContext(adapter.facts.encoder.width, stage.layers, model_digest, checkpoint)
+            context = BuildContext(
+                adapter.facts.encoder.width, stage.layers, model_digest, checkpoint, token_plan.encoder_layers
+            )
             selector = build_selector(entry.selector, context)
             cls_layers |= selector.needs.cls_attention
             stages.append(Prune(selector, stage.tokens_out))

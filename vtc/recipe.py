@@ -32,6 +32,7 @@ from vtc.recipe_schema import (
     LearnedSelector,
     Prune,
     PruneInDecoder,
+    PrunerTraining,
     RandomSelector,
     Stage,
     TextAttentionSelector,
@@ -54,6 +55,7 @@ __all__ = [
     "Origin",
     "Prune",
     "PruneInDecoder",
+    "PrunerTraining",
     "RandomSelector",
     "Recipe",
     "TextAttentionSelector",
@@ -158,8 +160,8 @@ class Recipe(Written):
         Returns
         -------
         Recipe
-            The recipe with those values; the ``count`` or ``energy`` that guided a choice is gone with its
-            ``auto``.
+            The recipe with those values; the ``count``, ``energy`` or ``training`` that guided a choice is gone with
+            its ``auto``.
 
         Raises
         ------
@@ -178,7 +180,7 @@ class Recipe(Written):
             for parent in parents:
                 target = target[int(parent)] if isinstance(target, list) else target[parent]
             target[key] = value
-            target.pop({"keep": "energy", "layers": "count"}.get(key, ""), None)
+            target.pop({"keep": "energy", "layers": "count", "checkpoint": "training"}.get(key, ""), None)
         return Recipe.model_validate(data).with_origin(self._origin)
 
     def checkpoint(self, stage: int) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from vtc.recipe_schema import DECODER_SELECTORS, ENCODER_SELECTORS, SELECTORS, STAGES, Budget
+from vtc.recipe_schema import DECODER_SELECTORS, ENCODER_SELECTORS, SELECTORS, STAGES, Budget, PrunerTraining
 from vtc.yaml_lines import KeyPath
 
 
@@ -109,6 +109,8 @@ def _valid_keys(path: KeyPath, data: Any, top_keys: Sequence[str]) -> Sequence[s
         table = _selectors(path, data)
         name = value if isinstance(value, str) else value.get("name", next(iter(table)))
         return list(SELECTORS[name].model_fields)
+    if path[-1] == "training":
+        return list(PrunerTraining.model_fields)
     return list(STAGES[value["kind"]].model_fields)
 
 

@@ -92,6 +92,8 @@ LayerOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_layer_or_auto)]
 LayersOrAuto = Annotated[tuple[int, ...] | Literal["auto"], BeforeValidator(_layers_or_auto)]
 AttentionLayers = Annotated[tuple[int, ...] | Literal["feature", "auto"], BeforeValidator(_attention_layers)]
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Multiple = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Positions = Literal["renumber", "original"]
 
 
@@ -159,10 +161,43 @@ class ClsAttentionSelector(_SelectorEntry):
         return self
 
 
+class PrunerTraining(Written):
+    """How a learned selector is trained: ``steps`` of ``batch`` images each, out of ``images``.
+
+    Every step draws how many tokens are kept, log-uniformly between ``budgets`` times the stage's own number, so that
+    one pruner serves them all (``straight_through`` cannot aim at a number: it always has the stage's own). Of the
+    tokens that are not kept, ``dropped`` random ones take part in a step and can win their place; 0 means all. Features
+    of up to ``memory_gb`` are computed only once.
+    """
+
+    steps: Annotated[int, Field(ge=1)] = 1500
+    images: Annotated[int, Field(ge=1)] = 2000
+    validation: Annotated[int, Field(ge=1)] = 100
+    batch: Annotated[int, Field(ge=1)] = 16
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.003
+    mask: Literal["top_k", "straight_through"] = "top_k"
+    lm_weight: Weight = 1.0
+    kl_weight: Weight = 1.0
+    budget_weight: Weight = 2.0
+    budgets: Annotated[tuple[Multiple, Multiple], Field(strict=False)] = (0.5, 4.0)
+    dropped: Annotated[int, Field(ge=0)] = 64
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    memory_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 4.0
+
+    @model_validator(mode="after")
+    def _something_to_learn_from(self) -> PrunerTraining:
+        if self.lm_weight == 0 and self.kl_weight == 0:
+            raise ValueError("lm_weight and kl_weight are both 0, there is nothing to learn from")
+        if self.budgets[0] > self.budgets[1]:
+            raise ValueError(f"budgets is the smaller and the larger multiple, not {list(self.budgets)}")
+        return self
+
+
 class LearnedSelector(_SelectorEntry):
     """A trained per-token scorer.
 
-    ``checkpoint`` is a safetensors file beside the recipe; ``diversity`` is the share of the budget given to
+    ``checkpoint`` is a safetensors file beside the recipe; ``auto`` takes the one that ships with the model, if there
+    is one, and trains one as ``training`` says, if there is none. ``diversity`` is the share of the budget given to
     tokens that resemble the chosen ones least.
 
     Based on LearnPruner (arXiv 2604.23950).
@@ -173,12 +208,28 @@ class LearnedSelector(_SelectorEntry):
     needs = "the encoder's hidden states and a trained checkpoint"
     reads_encoder_grid = True
     name: Literal["learned"] = "learned"
-    checkpoint: str
+    checkpoint: str = "auto"
     diversity: float = Field(default=0.1, ge=0, lt=1, allow_inf_nan=False)
+    training: PrunerTraining | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_training(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("checkpoint", "auto") == "auto" and data.get("training") is None:
+            return {**data, "training": {}}
+        return data
+
+    @model_validator(mode="after")
+    def _training_goes_with_auto(self) -> LearnedSelector:
+        if self.checkpoint != "auto" and self.training is not None:
+            raise ValueError("training is only for checkpoint: auto, here the checkpoint is trained already")
+        return self
 
     @field_validator("checkpoint")
     @classmethod
     def _stays_inside(cls, value: str) -> str:
+        if value == "auto":
+            return value
         path = PurePosixPath(value)
         if not value or path.is_absolute() or ".." in path.parts or re.search(r"[\\:\x00]", value):
             raise ValueError(f"is a path below the recipe's own directory, not {reprlib.repr(value)}")

@@ -140,26 +140,37 @@ def test_diverse_picks_are_the_least_similar_ones() -> None:
 
 
 def checkpoint(path: Path, width: int = WIDTH, digest: str = "abc") -> Path:
-    save_file(Learned(width).state_dict(), path, metadata={"model_sha256": digest})
+    save_file(Learned(width).state_dict(), path, metadata={"model_sha256": digest, "encoder_layers": "0,1"})
     return path
+
+
+def load(path: Path, digest: str = "abc", layers: tuple[int, ...] = (0, 1)) -> Learned:
+    return Learned.from_checkpoint(path, width=WIDTH, model_digest=digest, layers=layers)
 
 
 def test_learned_checkpoint_round_trip(tmp_path: Path) -> None:
     torch.manual_seed(1)
     trained = Learned(WIDTH)
-    save_file(trained.state_dict(), tmp_path / "p.safetensors", metadata={"model_sha256": "abc"})
-    loaded = Learned.from_checkpoint(tmp_path / "p.safetensors", width=WIDTH, model_digest="abc")
+    metadata = {"model_sha256": "abc", "encoder_layers": "0,1"}
+    save_file(trained.state_dict(), tmp_path / "p.safetensors", metadata=metadata)
+    loaded = load(tmp_path / "p.safetensors")
     assert torch.equal(trained.select(tokens(2, (6, 6)), 9), loaded.select(tokens(2, (6, 6)), 9))
 
 
 def test_learned_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="was trained on model abc"):
-        Learned.from_checkpoint(checkpoint(tmp_path / "p.safetensors"), width=WIDTH, model_digest="other")
+        load(checkpoint(tmp_path / "p.safetensors"), digest="other")
+
+
+def test_learned_checkpoint_of_another_layer_is_refused(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "p.safetensors")
+    with pytest.raises(InputError, match=r"encoder layers 0,1, here 0,1,2 run"):
+        load(path, layers=(0, 1, 2))
 
 
 def test_learned_checkpoint_of_another_width_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a pruner for an encoder of width 8"):
-        Learned.from_checkpoint(checkpoint(tmp_path / "p.safetensors", width=16), width=WIDTH, model_digest="abc")
+        load(checkpoint(tmp_path / "p.safetensors", width=16))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not safetensors at all"])
@@ -168,4 +179,4 @@ def test_unreadable_learned_checkpoint_is_refused(tmp_path: Path, content: bytes
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match="cannot be read"):
-        Learned.from_checkpoint(path, width=WIDTH, model_digest="abc")
+        load(path)

@@ -21,8 +21,16 @@ from vtc.progress import progress
 )
 @click.option("--samples", default=64, show_default=True, type=click.IntRange(1), help="Samples to calibrate on.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Draws the samples.")
+@click.option("--retrain", is_flag=True, help="Train a learned pruner even where one ships with the model.")
 def command(
-    model: str, recipe_name: str, overrides: tuple[str, ...], out: Path, data: str | None, samples: int, seed: int
+    model: str,
+    recipe_name: str,
+    overrides: tuple[str, ...],
+    out: Path,
+    data: str | None,
+    samples: int,
+    seed: int,
+    retrain: bool,
 ) -> None:
     """Apply a recipe to MODEL and calibrate what it leaves open.
 
@@ -38,20 +46,29 @@ def command(
     path = resolve_model(model)
     plan(recipe, adapter_class(path).read_facts(path))  # every fault of the recipe is told before anything is loaded
     check_output(out, "compressed")
+    source = data or ("reference" if model == "reference" else None)
+    if recipe.autos and source is None:
+        from vtc.calibrate import needs_data
+
+        raise needs_data(recipe)
 
     with progress() as tell:
         from vtc.calibrate import Calibrator, Measurements, samples_from
         from vtc.checkpoint import Origin, save_compressed
         from vtc.compressed import compress
+        from vtc.training.auto import AutoPruner, discard_pruners
 
         digest = model_digest(path)
         adapter = load_adapter(path)
         work = staging_dir(out)
         work.mkdir(parents=True, exist_ok=True)
-        source = data or ("reference" if model == "reference" else None)
-        chosen = samples_from(adapter, source, samples, seed) if recipe.autos and source else []
+        measured = [key for key in recipe.autos if not key.endswith(".checkpoint")]
+        chosen = samples_from(adapter, source, samples, seed) if measured else []
+        pruner = AutoPruner(adapter, digest, work, source, retrain, tell)
+        if len(measured) == len(recipe.autos):
+            discard_pruners(work)  # of an earlier, interrupted run with another recipe
         measurements = Measurements(work / f".measurements-{digest[:12]}-{samples}-{seed}.json")
-        resolved = Calibrator(adapter, chosen, measurements, digest, tell).resolve(recipe)
+        resolved = Calibrator(adapter, chosen, measurements, digest, tell, pruner).resolve(recipe)
         compressed = compress(adapter, resolved, model_digest=digest)
         origin = Origin("reference" if model == "reference" else str(path.resolve()), digest)
         save_compressed(work, out, compressed, resolved, origin, measurements.values)

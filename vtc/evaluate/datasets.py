@@ -20,7 +20,7 @@ from PIL import Image
 
 from vtc.errors import InputError
 
-Split = Literal["train", "test"]
+Split = Literal["train", "validation", "test"]
 
 FILE_NAME = "data.jsonl"
 REFERENCE = "reference"
@@ -110,7 +110,7 @@ def load_dataset(name: str | Path, limit: int | None, seed: int, split: Split = 
         Number of items. None: all of a directory, :data:`REFERENCE_LIMIT` of the endless reference scenes.
     seed : int
         Draws the reference scenes, or the subset of a directory.
-    split : {"test", "train"}
+    split : {"test", "train", "validation"}
         Whose handwriting the reference scenes show; ``train`` is for calibration. A directory has no splits.
 
     Raises
@@ -160,6 +160,29 @@ def reference_items(seed: int, split: Split = "test") -> Iterator[Item]:
             evidence=question.evidence,
             chance=question.chance,
         )
+
+
+def reference_scenes(seed: int, split: Split) -> Iterator[list[Item]]:
+    """Endless scenes of the reference VLM, each with all its questions: what a part of a model is trained on."""
+    from vtc.reference.scenes import scene
+
+    for index in itertools.count():
+        drawn = scene(split, seed, index)
+        name = f"{split}-{seed}-{index:06d}"
+        image = Image.fromarray(drawn.image)
+        yield [
+            Item(
+                id=f"{name}-{number}",
+                image=image,
+                image_id=name,
+                question=question.text,
+                answers=(question.answer,),
+                category=question.category,
+                evidence=question.evidence,
+                chance=question.chance,
+            )
+            for number, question in enumerate(drawn.questions)
+        ]
 
 
 def _data_file(path: Path) -> Path:

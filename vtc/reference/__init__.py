@@ -14,3 +14,11 @@ def reference_dir() -> Path:
         ``AutoModelForImageTextToText.from_pretrained`` and ``AutoProcessor.from_pretrained`` load it.
     """
     return Path(__file__).parent / "weights"
+
+
+def reference_pruner() -> Path:
+    """File of the learned pruner that ships with the reference VLM; its training log lies beside it.
+
+    Outside of the checkpoint's directory, whose safetensors files make up the model's digest.
+    """
+    return Path(__file__).parent / "pruner.safetensors"

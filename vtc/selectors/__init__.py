@@ -29,19 +29,26 @@ class BuildContext:
         SHA-256 of the checkpoint, which a trained part must have been trained on.
     checkpoint : Path or None
         File of the trained part; None when its tensors come later, with a compressed model's state.
+    encoder_layers : tuple of int
+        Encoder layers that run at all, which a trained part must have been trained on.
     """
 
     width: int
     layers: tuple[int, ...] = ()
     model_digest: str = ""
     checkpoint: Path | None = None
+    encoder_layers: tuple[int, ...] = ()
 
 
 def _learned(spec: LearnedSelector, context: BuildContext) -> Selector:
     if context.checkpoint is None:
         return Learned(context.width, spec.diversity)
     return Learned.from_checkpoint(
-        context.checkpoint, width=context.width, model_digest=context.model_digest, diversity=spec.diversity
+        context.checkpoint,
+        width=context.width,
+        model_digest=context.model_digest,
+        layers=context.encoder_layers,
+        diversity=spec.diversity,
     )
 
 

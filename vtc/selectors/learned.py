@@ -7,6 +7,7 @@ least similar (cosine) to everything chosen so far.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -32,23 +33,28 @@ class Learned(Selector):
 
     def __init__(self, width: int, diversity: float = 0.1) -> None:
         super().__init__()
+        self.width = width
         self.diversity = diversity
         self.mlp = nn.Sequential(nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, 2))
 
     @classmethod
-    def from_checkpoint(cls, path: Path, *, width: int, model_digest: str, diversity: float = 0.1) -> Self:
+    def from_checkpoint(
+        cls, path: Path, *, width: int, model_digest: str, layers: Sequence[int], diversity: float = 0.1
+    ) -> Self:
         """Load a trained pruner.
 
         Parameters
         ----------
         path : Path
-            A safetensors file with the MLP's tensors and the metadata key ``model_sha256`` of the model it was
-            trained on.
+            A safetensors file with the MLP's tensors and, as metadata, ``model_sha256`` of the model and
+            ``encoder_layers`` that it was trained on.
+        layers : sequence of int
+            Encoder layers that run here.
 
         Raises
         ------
         InputError
-            If the file is missing or damaged, or was trained on another model or width.
+            If the file is missing or damaged, or was trained on another model, other layers or another width.
         """
         selector = cls(width, diversity)
         try:
@@ -61,6 +67,11 @@ class Learned(Selector):
         if trained_on != model_digest:
             raise InputError(
                 f"{path}: pruner was trained on model {str(trained_on)[:12]}, not {model_digest[:12]}; train it again"
+            )
+        if metadata.get("encoder_layers") != layer_list(layers):
+            raise InputError(
+                f"{path}: pruner reads the output of encoder layers {metadata.get('encoder_layers')}, "
+                f"here {layer_list(layers)} run; train it again"
             )
         try:
             selector.load_state_dict(tensors)
@@ -80,6 +91,11 @@ class Learned(Selector):
         if diverse:
             chosen = add_diverse(tokens.features, chosen, diverse)
         return ascending(chosen)
+
+
+def layer_list(layers: Sequence[int]) -> str:
+    """Layer numbers as metadata spells them: ``0,1,2``."""
+    return ",".join(map(str, layers))
 
 
 def add_diverse(features: Tensor, chosen: Tensor, count: int) -> Tensor:

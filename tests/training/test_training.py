@@ -1,0 +1,160 @@
+"""Training a pruner: repeatable, resumable, on several processes, and never touching the model."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vtc.errors import InputError
+from vtc.models.base import VLMAdapter
+from vtc.recipe import PrunerTraining
+from vtc.selectors.learned import Learned
+from vtc.training import trainer
+from vtc.training.auto import AutoPruner
+from vtc.training.checkpoint import LOG_FIELDS, fits, log_path, read_metadata
+from vtc.training.examples import Data
+from vtc.training.trainer import Subject, state_path, tensors_digest, train_pruner
+from vtc.training.whitening import Whitening
+
+CONFIG = PrunerTraining(steps=6, batch=4, images=20, validation=2, dropped=4)
+RECIPE = """version: 1
+name: small
+stages:
+- kind: prune
+  keep: 4
+  selector: {{name: learned, training: {{steps: {steps}, batch: 4, images: 20, validation: 2, dropped: 4}}}}
+  positions: original
+"""
+
+
+@pytest.fixture
+def subject(adapter: VLMAdapter) -> Subject:
+    return Subject(adapter, "abc", (0, 1), keep=4, diversity=0.1)
+
+
+def trained(subject: Subject, data: Data, path: Path, config: PrunerTraining = CONFIG) -> dict[str, torch.Tensor]:
+    path.parent.mkdir(exist_ok=True)
+    train_pruner(subject, data, config, path, "data")
+    return load_file(path)
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("mask", ["top_k", "straight_through"])
+def test_trains_the_pruner_and_nothing_else(subject: Subject, data: Data, tmp_path: Path, mask: str) -> None:
+    before = tensors_digest(subject.adapter.model)
+    config = CONFIG.model_copy(update={"mask": mask})
+    first = trained(subject, data, tmp_path / "a" / "p.safetensors", config)
+    assert tensors_digest(subject.adapter.model) == before
+    assert same(first, trained(subject, data, tmp_path / "b" / "p.safetensors", config))
+    other = config.model_copy(update={"seed": 1})
+    assert not same(first, trained(subject, data, tmp_path / "c" / "p.safetensors", other))
+    assert all(bool(tensor.isfinite().all()) for tensor in first.values())
+
+
+def test_file_says_what_it_is_and_loads(subject: Subject, data: Data, tmp_path: Path) -> None:
+    path = tmp_path / "p.safetensors"
+    trained(subject, data, path)
+    metadata = read_metadata(path)
+    assert metadata["layer"] == "1"
+    assert {"validation_accuracy", "vtc_version", "steps", "seed", "keep", "images", "mask"} <= metadata.keys()
+    assert fits(path, model_digest="abc", layers=(0, 1), width=32)
+    assert not fits(path, model_digest="abc", layers=(0, 1, 2), width=32)
+    assert Learned.from_checkpoint(path, width=32, model_digest="abc", layers=(0, 1)).width == 32
+    with pytest.raises(InputError, match="encoder layers 0,1, here 0,1,2 run"):
+        Learned.from_checkpoint(path, width=32, model_digest="abc", layers=(0, 1, 2))
+    with log_path(path).open() as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == LOG_FIELDS
+    assert [int(row["step"]) for row in rows] == list(range(1, 7))
+
+
+def test_interrupted_training_ends_as_an_uninterrupted_one(
+    subject: Subject, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = trained(subject, data, tmp_path / "a" / "p.safetensors")
+    path = tmp_path / "b" / "p.safetensors"
+    step = trainer._Run._step
+
+    def interrupted(run: trainer._Run, number: int) -> dict[str, float]:
+        if number == 4:
+            raise KeyboardInterrupt
+        return step(run, number)
+
+    monkeypatch.setattr(trainer._Run, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trained(subject, data, path)
+    assert state_path(path).is_file()
+    assert not path.exists()
+    done: list[int] = []
+    monkeypatch.setattr(trainer._Run, "_step", lambda run, number: done.append(number) or step(run, number))
+    assert same(whole, trained(subject, data, path))
+    assert done == [4, 5]
+    assert same(whole, trained(subject, data, path))  # finished: nothing is done again
+    assert done == [4, 5]
+
+
+def command(checkpoint: Path, source: Path, out: Path, steps: int, *launch: str) -> list[str]:
+    recipe = out.with_suffix(".yaml")
+    recipe.write_text(RECIPE.format(steps=steps))
+    arguments = [checkpoint, "--recipe", recipe, "--data", source, "-o", out]
+    return [sys.executable, *launch, "-m", "vtc.training", *map(str, arguments)]
+
+
+def test_killed_training_goes_on(checkpoint: Path, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = subprocess.Popen(command(checkpoint, source, out, 2000), stderr=subprocess.PIPE)
+    state = state_path(out / "pruner.safetensors")
+    deadline = time.monotonic() + 120
+    while not state.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert state.is_file()
+    assert not (out / "pruner.safetensors").exists()
+    steps = read_metadata(state)["step"]
+    assert 0 < int(steps) < 2000
+
+
+def test_two_processes_give_one_pruner(checkpoint: Path, source: Path, tmp_path: Path) -> None:
+    # `accelerate launch` starts several processes on GPUs only; on CPUs torch's launcher does.
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    line = command(checkpoint, source, tmp_path / "out", 4, *launch)
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert read_metadata(tmp_path / "out" / "pruner.safetensors")["processes"] == "2"
+    tensors = load_file(tmp_path / "out" / "pruner.safetensors")
+    assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+    assert read_metadata(tmp_path / "out" / "pruner.safetensors")["spread_over_processes"] == "0.0"
+
+
+def test_folded_whitening_changes_no_score() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(50, 8, generator=generator) @ torch.randn(8, 8, generator=generator) * 30 + 5
+    whitening = Whitening.of(features)
+    white = whitening(features)
+    assert torch.cov(white.T).diagonal().sub(1).abs().max() < 0.5
+    linear = torch.nn.Linear(8, 4)
+    expected = linear(white)
+    whitening.fold(linear)
+    torch.testing.assert_close(linear(features), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_auto_without_data_says_so(adapter: VLMAdapter, tmp_path: Path) -> None:
+    from vtc.recipe import parse_recipe
+
+    recipe = parse_recipe(RECIPE.format(steps=2))
+    with pytest.raises(InputError, match="give --data"):
+        AutoPruner(adapter, "abc", tmp_path, None)(recipe, 0)

@@ -1,0 +1,180 @@
+"""What a pruner is trained on: images with their questions, encoded once where memory allows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vtc.errors import InputError
+from vtc.evaluate.datasets import REFERENCE, Item, load_dataset, reference_scenes
+from vtc.models.base import VLMAdapter
+from vtc.progress import Report, silent
+from vtc.training.forward import answer_states
+from vtc.training.packing import Packed, Question, pack, tokenize
+from vtc.vision_encoder import VisionEncoder
+
+BATCH = 32
+HELD_OUT_SHARE = 0.1
+"""Of a data set's images, those that a pruner is validated on, unless fewer are asked for."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image, its questions, and their token ids."""
+
+    items: tuple[Item, ...]
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training and held-out examples; no image is in both.
+
+    Attributes
+    ----------
+    beginning : list of int
+        Token ids before the image, the same for every prompt.
+    train, validation : tuples of Example
+    """
+
+    beginning: list[int]
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+
+
+def load_examples(adapter: VLMAdapter, source: str, images: int, validation: int, seed: int) -> Data:
+    """Images with all their questions.
+
+    Parameters
+    ----------
+    adapter : VLMAdapter
+    source : str
+        ``reference``: scenes of the training and of the validation writers. A directory with data.jsonl: a part of
+        its images is held out, so give a training split.
+    images, validation : int
+        Images to train on and to hold out, at most.
+    seed : int
+        Draws them.
+
+    Raises
+    ------
+    InputError
+        If there are not at least two images.
+    """
+    if source == REFERENCE:
+        train = list(itertools.islice(reference_scenes(seed, "train"), images))
+        held_out = list(itertools.islice(reference_scenes(seed, "validation"), validation))
+    else:
+        by_image: dict[str, list[Item]] = {}
+        for item in load_dataset(source, None, seed).items:
+            by_image.setdefault(item.image_id, []).append(item)
+        groups = list(by_image.values())
+        if len(groups) < 2:
+            raise InputError(f"{source}: a pruner is trained on some images and checked on others; give at least two")
+        order = np.random.default_rng(seed).permutation(len(groups))
+        count = max(1, min(validation, round(HELD_OUT_SHARE * len(groups))))
+        held_out = [groups[index] for index in order[:count]]
+        train = [groups[index] for index in order[count : count + images]]
+    beginning, questions = tokenize(adapter, [item for group in [*train, *held_out] for item in group])
+    following = iter(questions)
+    examples = [Example(tuple(g), tuple(itertools.islice(following, len(g)))) for g in [*train, *held_out]]
+    return Data(beginning, tuple(examples[: len(train)]), tuple(examples[len(train) :]))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the frozen model says about one image.
+
+    Attributes
+    ----------
+    features : Tensor of shape (N, D), bfloat16
+        Encoder outputs before the projector.
+    states : Tensor of shape (T, E), bfloat16
+        Last hidden states of the unpruned model where its answers are predicted; its head turns them into logits.
+    """
+
+    features: Tensor
+    states: Tensor
+
+    @property
+    def bytes(self) -> int:
+        return self.features.nbytes + self.states.nbytes
+
+
+class EncodedExamples:
+    """Examples with their features, kept as far as memory allows and computed again where it does not.
+
+    Parameters
+    ----------
+    adapter : VLMAdapter
+        On the device to compute on.
+    layers : sequence of int
+        Encoder layers to run.
+    beginning : sequence of int
+    examples : sequence of Example
+    memory : int
+        Bytes that may be kept.
+    report : callable
+    """
+
+    def __init__(
+        self,
+        adapter: VLMAdapter,
+        layers: Sequence[int],
+        beginning: Sequence[int],
+        examples: Sequence[Example],
+        memory: int,
+        report: Report = silent,
+    ) -> None:
+        self.adapter = adapter
+        self.encoder = VisionEncoder(adapter, layers)
+        self.beginning = beginning
+        self.examples = examples
+        self.kept: list[Encoded] = []
+        used = 0
+        for first in range(0, len(examples), BATCH):
+            report("encoding images", first, len(examples))
+            encoded = self._encode(examples[first : first + BATCH])
+            used += sum(one.bytes for one in encoded)
+            if used > memory:
+                break
+            self.kept += encoded
+        report("encoding images", len(examples), len(examples))
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def get(self, numbers: Sequence[int]) -> list[Encoded]:
+        """Encoded images by number, on the CPU."""
+        missing = [number for number in numbers if number >= len(self.kept)]
+        computed = dict(zip(missing, self._encode([self.examples[n] for n in missing]), strict=True)) if missing else {}
+        return [computed[number] if number in computed else self.kept[number] for number in numbers]
+
+    def pack(self, numbers: Sequence[int], places: Tensor) -> Packed:
+        """The questions of some images behind the visual tokens at `places` (B, K)."""
+        return self._pack([self.examples[number] for number in numbers], places)
+
+    def batches(self) -> Iterator[list[int]]:
+        """All numbers, a batch at a time."""
+        for first in range(0, len(self), BATCH):
+            yield list(range(first, min(first + BATCH, len(self))))
+
+    def _pack(self, examples: Sequence[Example], places: Tensor) -> Packed:
+        questions = [example.questions for example in examples]
+        return pack(self.beginning, questions, places, self.adapter.facts.visual_tokens, self.adapter.pad_token_id)
+
+    @torch.no_grad()
+    def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
+        device = self.adapter.model.device
+        pixels = self.adapter.preprocess([example.items[0].load() for example in examples])
+        tokens = self.encoder.tokens(pixels.to(device))
+        features = tokens.features.to(torch.bfloat16)
+        packed = self._pack(examples, tokens.indices)
+        states = answer_states(self.adapter, packed, features.float()).to(torch.bfloat16).cpu()
+        rows = packed.rows.cpu()
+        return [Encoded(one, states[rows == row]) for row, one in enumerate(features.cpu())]

@@ -1,0 +1,58 @@
+"""A training run on disk: one file, replaced whole, from which an interrupted run goes on as if never stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+Row = dict[str, float]
+
+
+def save_state(
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, step: int, log: list[Row], fingerprint: str
+) -> None:
+    """Write parameters, the optimiser's moments, the number of steps done and the log so far."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in module.named_parameters():
+        tensors[f"parameter {name}"] = parameter.detach().cpu().contiguous()
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"{key} {name}"] = torch.as_tensor(value).cpu().contiguous()
+    draft = path.with_suffix(".tmp")
+    metadata = {"fingerprint": fingerprint, "step": str(step), "log": json.dumps(log)}
+    save_file(tensors, draft, metadata=metadata)
+    os.replace(draft, path)
+
+
+def load_state(
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str
+) -> tuple[int, list[Row]]:
+    """Put a saved state back in place.
+
+    Returns
+    -------
+    step : int
+        Steps done; 0 where there is no state, or one of another run.
+    log : list of rows
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("fingerprint") != fingerprint:
+                return 0, []
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError):
+        return 0, []
+    for name, parameter in module.named_parameters():
+        mine = {key.split(" ")[0]: value for key, value in tensors.items() if key.endswith(f" {name}")}
+        with torch.no_grad():
+            parameter.copy_(mine.pop("parameter"))
+        optimizer.state[parameter] = {
+            key: value if key == "step" else value.to(parameter.device) for key, value in mine.items()
+        }
+    return int(metadata["step"]), json.loads(metadata["log"])

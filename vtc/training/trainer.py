@@ -1,0 +1,324 @@
+"""Train a learned pruner on a frozen model.
+
+The pruner rates encoder outputs; a hard mask with a soft gradient decides what the decoder sees; the answers' loss, and
+how far they move from the unpruned model's, tell which tokens were worth seeing.
+
+Based on LearnPruner (arXiv 2604.23950): per-token MLP, straight-through mask, frozen model. The exact top-k mask is
+VisionSelector's (arXiv 2510.16598).
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vtc.models.base import VLMAdapter
+from vtc.progress import Report, silent
+from vtc.recipe import PrunerTraining
+from vtc.selectors.learned import Learned
+from vtc.training.checkpoint import LOG_FIELDS, log_path, read_metadata, save_pruner
+from vtc.training.evaluation import right_answers
+from vtc.training.examples import Data, EncodedExamples
+from vtc.training.forward import answer_states
+from vtc.training.masks import soft_top_k, straight_through
+from vtc.training.state import Row, load_state, save_state
+from vtc.training.whitening import Whitening
+from vtc.visual_tokens import gather_tokens
+
+LOGGED = 30
+"""Log rows of a run; at each one the state is saved."""
+WARM_UP = 0.05
+WHITENED_ON = 256
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a pruner is trained for.
+
+    Attributes
+    ----------
+    adapter : VLMAdapter
+    model_digest : str
+    layers : tuple of int
+        Encoder layers that run.
+    keep : int
+        Visual tokens that the stage keeps.
+    diversity : float
+        Share of them that the selector fills by dissimilarity, in validation as later.
+    """
+
+    adapter: VLMAdapter
+    model_digest: str
+    layers: tuple[int, ...]
+    keep: int
+    diversity: float
+
+
+def train_pruner(
+    subject: Subject, data: Data, config: PrunerTraining, path: Path, source: str, report: Report = silent
+) -> None:
+    """Train, or go on training, a pruner.
+
+    Parameters
+    ----------
+    subject : Subject
+    data : Data
+    config : PrunerTraining
+    path : Path
+        The pruner's file; the log goes beside it (:func:`log_path`), and so does, under a hidden name, the state of
+        the run. A state of the same run is taken up, a finished pruner of it is left as it is.
+    source : str
+        What the data are called.
+    report : callable
+    """
+    fingerprint = _fingerprint(subject, data, config)
+    if read_metadata(path).get("run") == fingerprint:
+        return
+    accelerator = Accelerator()
+    adapter, device = subject.adapter, accelerator.device
+    report = report if accelerator.is_main_process else silent
+    adapter.set_decoder_attention("grouped")
+    adapter.model.to(device)
+    before = tensors_digest(adapter.model)
+    try:
+        run = _Run(subject, data, config, accelerator, state_path(path), fingerprint, report)
+        log = run.train()
+        selector, spread = run.selector(), run.spread()
+    finally:
+        adapter.model.to("cpu")
+        adapter.set_decoder_attention("sdpa")
+    if tensors_digest(adapter.model) != before:
+        raise AssertionError("training has changed the base model")
+    if accelerator.is_main_process:
+        write_log(log_path(path), log)
+        facts = {
+            "run": fingerprint,
+            "data": source,
+            "images": len(data.train),
+            "validation_images": len(data.validation),
+            "validation_accuracy": log[-1]["validation_accuracy"],
+            "unpruned_accuracy": log[-1]["unpruned_accuracy"],
+            "keep": subject.keep,
+            "processes": accelerator.num_processes,
+            "spread_over_processes": spread,
+            **config.model_dump(mode="json", exclude={"images"}),
+        }
+        save_pruner(path, selector, model_digest=subject.model_digest, layers=subject.layers, facts=facts)
+        state_path(path).unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+
+
+def state_path(pruner: Path) -> Path:
+    """Where an unfinished training keeps its state."""
+    return pruner.with_name(f".{pruner.stem}-state.safetensors")
+
+
+class _Run:
+    """One process of a training run."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        data: Data,
+        config: PrunerTraining,
+        accelerator: Accelerator,
+        state: Path,
+        fingerprint: str,
+        report: Report,
+    ) -> None:
+        self.subject, self.config, self.accelerator = subject, config, accelerator
+        self.adapter, self.state, self.fingerprint, self.report = subject.adapter, state, fingerprint, report
+        self.tokens = self.adapter.facts.visual_tokens
+        device = accelerator.device
+        memory = int(config.memory_gb * 2**30) // accelerator.num_processes
+
+        # Each process has images of its own, and starts from the same statistics and parameters.
+        def own(examples: Sequence[object]) -> slice:
+            return slice(min(accelerator.process_index, len(examples) - 1), None, accelerator.num_processes)
+
+        self.train_on, self.validate_on = (
+            EncodedExamples(self.adapter, subject.layers, data.beginning, examples[own(examples)], memory, report)
+            for examples in (data.train, data.validation)
+        )
+        features = [one.features for one in self.train_on.get(range(min(WHITENED_ON, len(self.train_on))))]
+        whitening = Whitening.of(torch.stack(features))
+        self.whitening = Whitening(*broadcast([whitening.mean.to(device), whitening.matrix.to(device)]))
+        torch.manual_seed(config.seed)
+        mlp = Learned(self.adapter.facts.encoder.width).mlp
+        optimizer = torch.optim.AdamW(mlp.parameters(), lr=config.learning_rate, weight_decay=0.0)
+        self.mlp, self.optimizer = accelerator.prepare(mlp, optimizer)
+        self.began = time.monotonic()
+        self.unpruned = self._accuracy(None, self.tokens)
+
+    def train(self) -> list[Row]:
+        """All steps that are still to be done; returns the whole log."""
+        config = self.config
+        step, log = load_state(self.state, self._plain_mlp(), self.optimizer.optimizer, self.fingerprint)
+        spent = log[-1]["seconds"] if log else 0.0
+        every = math.ceil(config.steps / LOGGED)
+        sums: dict[str, float] = {}
+        label = "training the pruner"
+        while step < config.steps:
+            rate = config.learning_rate * learning_rate_factor(step, config.steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            for name, value in self._step(step).items():
+                sums[name] = sums.get(name, 0.0) + value
+            step += 1
+            self.report(label, step, config.steps)
+            if step % every == 0 or step == config.steps:
+                since = step - (int(log[-1]["step"]) if log else 0)
+                row = self._row(step, {name: total / since for name, total in sums.items()}, rate, spent)
+                log.append(row)
+                sums = {}
+                label = (
+                    f"training the pruner (loss {row['loss']:.3f}, kept {row['kept_ratio']:.1%}, "
+                    f"validation {row['validation_accuracy']:.1%} of {self.unpruned:.1%})"
+                )
+                if self.accelerator.is_main_process:
+                    save_state(self.state, self._plain_mlp(), self.optimizer.optimizer, step, log, self.fingerprint)
+        return log
+
+    def selector(self) -> Learned:
+        """The pruner as it is now, for raw features."""
+        selector = Learned(self.adapter.facts.encoder.width, self.subject.diversity).to(self.accelerator.device)
+        selector.mlp.load_state_dict(self._plain_mlp().state_dict())
+        first = selector.mlp[0]
+        if not isinstance(first, nn.Linear):
+            raise AssertionError("the pruner begins with a linear layer")
+        self.whitening.fold(first)
+        return selector
+
+    def spread(self) -> float:
+        """Largest difference of a parameter between processes: 0 as long as they are in step."""
+        flat = torch.cat([parameter.detach().flatten() for parameter in self._plain_mlp().parameters()])
+        everyone: Tensor = self.accelerator.gather(flat[None])
+        return float((everyone.amax(dim=0) - everyone.amin(dim=0)).max())
+
+    def _step(self, step: int) -> dict[str, float]:
+        """One update; returns what it measured."""
+        config, device = self.config, self.accelerator.device
+        shared = np.random.default_rng([config.seed, step])
+        keep = self._budget(shared)
+        rng = np.random.default_rng([config.seed, step, self.accelerator.process_index])
+        count = max(1, config.batch // self.accelerator.num_processes)
+        numbers = rng.integers(len(self.train_on), size=count).tolist()
+        encoded = self.train_on.get(numbers)
+        features = torch.stack([one.features for one in encoded]).to(device).float()
+        teacher = torch.cat([one.states for one in encoded]).to(device).float()
+
+        logits: Tensor = self.mlp(self.whitening(features))
+        if config.mask == "top_k":
+            policy = soft_top_k(logits[..., 1] - logits[..., 0], keep)
+        else:
+            policy = straight_through(logits)
+        places = _participants(policy.detach(), config.dropped, rng)
+        packed = self.train_on.pack(numbers, places)
+        states = answer_states(self.adapter, packed, gather_tokens(features, places), policy.gather(1, places))
+        answers = F.log_softmax(self.adapter.head(states), dim=-1)
+        with torch.no_grad():
+            wanted = F.log_softmax(self.adapter.head(teacher), dim=-1)
+        lm = F.nll_loss(answers, packed.targets)
+        kl = F.kl_div(answers, wanted, reduction="batchmean", log_target=True)
+        budget = (policy.mean(dim=-1) - keep / self.tokens).square().mean()
+        loss = config.lm_weight * lm + config.kl_weight * kl + config.budget_weight * budget
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.mlp.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        measured = {"loss": loss, "lm": lm, "kl": kl, "budget": budget, "kept_ratio": policy.mean()}
+        return {name: float(value.detach()) for name, value in measured.items()}
+
+    def _budget(self, rng: np.random.Generator) -> int:
+        keep, (low, high) = self.subject.keep, self.config.budgets
+        if self.config.mask == "straight_through":
+            return keep
+        drawn = keep * math.exp(rng.uniform(math.log(low), math.log(high)))
+        return min(max(1, round(drawn)), self.tokens)
+
+    def _row(self, step: int, means: dict[str, float], rate: float, spent: float) -> Row:
+        names = sorted(means)
+        local = torch.tensor([means[name] for name in names], device=self.accelerator.device)
+        everywhere = self.accelerator.reduce(local, reduction="mean")
+        return {
+            "step": step,
+            "seconds": round(spent + time.monotonic() - self.began, 1),
+            "learning_rate": rate,
+            "validation_accuracy": self._accuracy(self.selector(), self.subject.keep),
+            "unpruned_accuracy": self.unpruned,
+            **dict(zip(names, everywhere.tolist(), strict=True)),
+        }
+
+    def _accuracy(self, selector: Learned | None, keep: int) -> float:
+        right = [
+            right_answers(self.adapter, self.validate_on, numbers, selector, keep)
+            for numbers in self.validate_on.batches()
+        ]
+        asked = torch.cat(right).float()
+        counts = torch.stack([asked.sum(), torch.ones_like(asked).sum()])
+        hits, total = self.accelerator.reduce(counts, reduction="sum").tolist()
+        return float(hits / total)
+
+    def _plain_mlp(self) -> nn.Module:
+        mlp: nn.Module = self.accelerator.unwrap_model(self.mlp)
+        return mlp
+
+
+def learning_rate_factor(step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine down to 2 % of the peak rate."""
+    warm_up = max(1, round(WARM_UP * steps))
+    progress = max(0.0, (step - warm_up) / max(1, steps - warm_up))
+    return min(1.0, (step + 1) / warm_up) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
+
+
+def tensors_digest(model: nn.Module) -> str:
+    """SHA-256 over the names and contents of a model's tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_log(path: Path, log: Sequence[Row]) -> None:
+    """Write a run's log as CSV."""
+    draft = path.with_suffix(".tmp")
+    with draft.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, LOG_FIELDS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: round(value, 6) for name, value in row.items()} for row in log)
+    os.replace(draft, path)
+
+
+def _participants(policy: Tensor, dropped: int, rng: np.random.Generator) -> Tensor:
+    """Places (B, K) that take part in a step: all kept tokens and `dropped` random others (at least; 0: everything).
+
+    Every row has as many as the one that keeps most, so that they stack.
+    """
+    batch, tokens = policy.shape
+    if not dropped:
+        return torch.arange(tokens, device=policy.device).expand(batch, -1)
+    count = min(tokens, int(policy.sum(dim=1).max()) + dropped)
+    luck = torch.from_numpy(rng.random((batch, tokens))).to(policy.device)
+    return torch.topk(luck + policy, count, dim=1).indices.sort(dim=1).values
+
+
+def _fingerprint(subject: Subject, data: Data, config: PrunerTraining) -> str:
+    """What makes two runs the same run."""
+    asked = [[item.id, item.question, list(item.answers)] for e in (*data.train, *data.validation) for item in e.items]
+    body = [subject.model_digest, subject.layers, subject.keep, subject.diversity, config.model_dump(), asked]
+    return hashlib.sha256(json.dumps(body).encode()).hexdigest()
