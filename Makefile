@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 OUT ?= out/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types bench test-js clean
+.PHONY: help install demo test lint format types study bench test-js clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,6 +36,10 @@ types: $(STAMP) ## Check types
 format: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+study: $(STAMP) ## Measure everything that docs/learnpruner.md shows (about half an hour)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt matplotlib
+	$(BIN)/python -m docs.studies.learnpruner
 
 bench: $(STAMP) ## Time the demo's bundle against the original, with many repeats
 	@test -f $(OUT)/bundle/manifest.json || $(MAKE) demo

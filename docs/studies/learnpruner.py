@@ -19,8 +19,11 @@ from docs.studies import attention
 from docs.studies.harness import Answers, Questions
 from docs.studies.pages import fill_tables
 from docs.studies.plots import plot_budgets, plot_shift, plot_sweep, show_kept
+from vtc.models import load_adapter, model_digest
+from vtc.progress import progress
 from vtc.recipe import Origin, Recipe, load_recipe
-from vtc.training import train_reference_pruner
+from vtc.reference import reference_dir
+from vtc.training.auto import AutoPruner
 
 DOCS = Path(__file__).resolve().parents[1]
 SHARES = (0.5, 0.25, 0.11, 0.055, 0.028)
@@ -69,6 +72,22 @@ class Study:
         stages = [{**shipped["stages"][0], "selector": selector}, {**shipped["stages"][1], **cut}]
         budget = {"keep_average": share, "ratio": ratio or shipped["budget"]["ratio"]}
         return self.questions.answer(self.recipe(stages, budget, seed))
+
+
+def trained_pruners(work: Path) -> list[Path]:
+    """One pruner a seed: the shipped one for the first, newly trained ones for the others, unless they are there."""
+    adapter = load_adapter(reference_dir())
+    digest = model_digest(adapter.path)
+    found = []
+    with progress() as tell:
+        for seed in SEEDS:
+            overrides = [f"stages.0.selector.training={{seed: {seed}}}"]
+            recipe = load_recipe("learnpruner-encoder", ["stages.0.selector={name: learned}", *overrides])
+            directory = work / f"seed-{seed}"
+            directory.mkdir(parents=True, exist_ok=True)
+            auto = AutoPruner(adapter, digest, directory, "reference", retrain=seed != SEEDS[0], report=tell)
+            found.append(auto(recipe, 0))
+    return found
 
 
 def budgets(study: Study) -> tuple[dict[str, Any], dict[str, list[Answers]]]:
@@ -162,8 +181,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="draws the questions")
     parser.add_argument("--work", type=Path, default=DOCS.parent / "out" / "studies", help="pruners of this study")
     options = parser.parse_args()
-    pruners = [train_reference_pruner(options.work / f"pruner-{seed}.safetensors", seed) for seed in SEEDS]
-    study = Study(Questions(options.questions, options.seed), pruners)
+    study = Study(Questions(options.questions, options.seed), trained_pruners(options.work))
     table, headline = budgets(study)
     results: dict[str, Any] = {
         "questions": options.questions,
