@@ -53,6 +53,10 @@ def test_recipes_and_reference_model_come_with_the_wheel(light: Path, tmp_path: 
     assert "fastervlm" in shell(light / "vtc", "ls", "recipes", cwd=tmp_path)
     script = "from vtc.reference import reference_dir; print(*sorted(p.name for p in reference_dir().iterdir()))"
     assert "model.safetensors" in shell(light / "python", "-c", script, cwd=tmp_path)
+    script = (
+        "from vtc.reference import reference_pruner as p; print(*sorted(f.name for f in p().parent.glob('pruner*')))"
+    )
+    assert shell(light / "python", "-c", script, cwd=tmp_path).split() == ["pruner.safetensors", "pruner_log.csv"]
 
 
 def test_compressing_without_the_extra_says_what_to_install(light: Path, tmp_path: Path) -> None:

@@ -11,6 +11,14 @@ from tests.tiny import image
 from vtc.models.base import VLMAdapter
 from vtc.training.examples import Data, load_examples
 
+RECIPE = """version: 1
+name: small
+stages:
+- kind: prune
+  keep: 4
+  selector: {{name: learned, training: {{steps: {steps}, batch: 4, images: 20, validation: 2, dropped: 4}}}}
+  positions: original
+"""
 QUESTIONS = {"what is it ?": "a circle", "where is the star ?": "top left", "how many stars are there ?": "2"}
 
 

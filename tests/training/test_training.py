@@ -14,26 +14,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training.conftest import RECIPE
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
 from vtc.recipe import PrunerTraining
 from vtc.selectors.learned import Learned
 from vtc.training import trainer
-from vtc.training.auto import AutoPruner
 from vtc.training.checkpoint import LOG_FIELDS, fits, log_path, read_metadata
 from vtc.training.examples import Data
 from vtc.training.trainer import Subject, state_path, tensors_digest, train_pruner
 from vtc.training.whitening import Whitening
 
 CONFIG = PrunerTraining(steps=6, batch=4, images=20, validation=2, dropped=4)
-RECIPE = """version: 1
-name: small
-stages:
-- kind: prune
-  keep: 4
-  selector: {{name: learned, training: {{steps: {steps}, batch: 4, images: 20, validation: 2, dropped: 4}}}}
-  positions: original
-"""
 
 
 @pytest.fixture
@@ -150,11 +142,3 @@ def test_folded_whitening_changes_no_score() -> None:
     expected = linear(white)
     whitening.fold(linear)
     torch.testing.assert_close(linear(features), expected, atol=1e-4, rtol=1e-4)
-
-
-def test_auto_without_data_says_so(adapter: VLMAdapter, tmp_path: Path) -> None:
-    from vtc.recipe import parse_recipe
-
-    recipe = parse_recipe(RECIPE.format(steps=2))
-    with pytest.raises(InputError, match="give --data"):
-        AutoPruner(adapter, "abc", tmp_path, None)(recipe, 0)

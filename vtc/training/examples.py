@@ -18,7 +18,8 @@ from vtc.training.forward import answer_states
 from vtc.training.packing import Packed, Question, pack, tokenize
 from vtc.vision_encoder import VisionEncoder
 
-BATCH = 32
+BATCH = 8
+"""Images encoded at once: few enough for the largest tensors to stay in reach of the allocator's own reuse."""
 HELD_OUT_SHARE = 0.1
 """Of a data set's images, those that a pruner is validated on, unless fewer are asked for."""
 
