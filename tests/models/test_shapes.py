@@ -12,7 +12,7 @@ from vtc.evaluate.prediction import predict, weight_count
 from vtc.facts import ModelFacts
 from vtc.models.base import VLMAdapter
 from vtc.models.llava import LlavaAdapter
-from vtc.models.random_weights import llava_config, random_adapter
+from vtc.models.random_weights import PERIOD, llava_config, random_adapter, randomise
 from vtc.models.shapes import SHAPES, TINY, TINY_SIGLIP, Shape
 from vtc.plan import plan
 from vtc.recipe import Recipe
@@ -73,8 +73,20 @@ def test_random_models_compute_sane_numbers(random_model: VLMAdapter) -> None:
     with torch.inference_mode():
         logits, _ = model.prefill(*model.inputs([[image(0)]], [random_model.chat("what is it ?")]))
     assert 0.1 < float(logits.std()) < 10
-    layer = random_model.decoder_layers[0].self_attn
-    assert not torch.equal(layer.q_proj.weight[0], layer.q_proj.weight[1])
+
+
+def test_no_two_rows_or_matrices_are_alike(random_model: VLMAdapter) -> None:
+    first, second = (layer.self_attn.q_proj.weight for layer in random_model.decoder_layers[:2])
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, second)
+
+
+def test_long_matrices_go_round_the_draw() -> None:
+    long, behind = torch.nn.Linear(1000, 2500, bias=False), torch.nn.Linear(4, 2, bias=False)
+    randomise(torch.nn.ModuleList([long, behind]))
+    values = torch.cat([long.weight.flatten() * 1000**0.5, behind.weight.flatten() * 2])
+    torch.testing.assert_close(values[PERIOD:], values[:-PERIOD])
+    assert float(values.detach().std()) == pytest.approx(1, abs=0.01)
 
 
 def test_weights_have_the_type_asked_for_and_never_touch_the_disk(tmp_path: Path) -> None:

@@ -58,3 +58,12 @@ def test_retained_energy_grows_to_one() -> None:
     energies = [retained_energy(features, (8, 8), (side, side)) for side in range(1, 9)]
     assert energies == sorted(energies)
     assert energies[-1] == pytest.approx(1.0)
+
+
+def test_runs_in_the_precision_of_the_tokens() -> None:
+    features = torch.randn(1, 16, 3)
+    low_pass = FrequencyFilter((4, 4), (2, 2))
+    exact = low_pass(on_grid(features, (4, 4))).features
+    half = low_pass(on_grid(features.half(), (4, 4))).features
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.float(), exact, atol=1e-2, rtol=0)

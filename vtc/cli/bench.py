@@ -119,7 +119,7 @@ def command(
         )
         with progress() as show:
             report = bench_shape(job, show)
-        report["environment"] = _environment(job.device, threads)
+        report["environment"] = _environment(job.device, threads) | _torch(job.device)
     if output is not None:
         write_json(report, output)
     if as_json:
@@ -247,6 +247,13 @@ def _exported(name: str, bundle: VLM, show: Report) -> Path:
 def _cache() -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else None)
     return (Path(home) if home else Path.home() / ".cache") / "vtc" / "originals"
+
+
+def _torch(device: str) -> dict[str, Any]:
+    import torch
+
+    gpu = torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_available() else None
+    return {"torch": torch.__version__, "gpu": gpu}
 
 
 def _environment(provider: str, threads: int | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import gc
 import hashlib
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -142,18 +142,18 @@ def _models(job: Job, directory: Path, dtype: Any, device: str) -> tuple[LlavaAd
     return adapter, models
 
 
-def _question(job: Job, count: Callable[[str], int]) -> Question:
-    """A question whose prompt has the number of text tokens that was asked for.
-
-    Parameters
-    ----------
-    count : callable
-        Tokens of the prompt of a question that are not visual.
-    """
+def _question(job: Job, adapter: LlavaAdapter) -> Question:
+    """A question whose prompt has as many text tokens as were asked for, about images of noise."""
     import numpy as np
     from PIL import Image
 
     from vtc.evaluate.timing import Question
+
+    images = job.shape.images
+
+    def count(text: str) -> int:
+        ids, _ = adapter.tokenize([adapter.chat(text, images)], [images], 1)
+        return int((ids != adapter.image_token_id).sum())
 
     least = count(WORD)
     if job.text_tokens < least:
@@ -162,17 +162,8 @@ def _question(job: Job, count: Callable[[str], int]) -> Question:
     if count(text) != job.text_tokens:
         raise AssertionError("a word more is a token more")
     side = job.shape.tower.image_size
-    noise = np.random.default_rng(0).integers(0, 256, (job.shape.images, side, side, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (images, side, side, 3), dtype=np.uint8)
     return Question(tuple(Image.fromarray(image) for image in noise), text)
-
-
-def _counter(job: Job, adapter: LlavaAdapter) -> Callable[[str], int]:
-    def count(text: str) -> int:
-        images = job.shape.images
-        ids, _ = adapter.tokenize([adapter.chat(text, images)], [images], 1)
-        return int((ids != adapter.image_token_id).sum())
-
-    return count
 
 
 # ONNX Runtime -------------------------------------------------------------------------------------------------------
@@ -192,7 +183,7 @@ def _measure_onnx(
     model_directory = directory / "model"
     model_directory.mkdir()
     adapter, models = _models(job, model_directory, torch.float32, "cpu")
-    question = _question(job, _counter(job, adapter))
+    question = _question(job, adapter)
     work = job.work or directory
     paths = [
         _exported(job, model, recipe, question, work, show) for model, recipe in zip(models, _recipes(job), strict=True)
@@ -287,7 +278,7 @@ def _measure_torch(
         raise InputError("--device cuda: PyTorch finds no NVIDIA GPU here; try --device cpu")
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[job.precision]
     adapter, models = _models(job, directory, dtype, job.device)
-    question = _question(job, _counter(job, adapter))
+    question = _question(job, adapter)
     runners = [
         torch_runner(name, model, question, job.new_tokens)
         for name, model in zip(("original", job.recipe.name), models, strict=True)
