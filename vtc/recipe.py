@@ -142,7 +142,10 @@ class Recipe(Written):
 
     def to_yaml(self) -> str:
         """Return YAML text that loads to an equal recipe."""
-        return yaml.safe_dump(self.canonical(), sort_keys=False, allow_unicode=True, width=110)
+        canonical = self.canonical()
+        # Unicode's own line breaks are read back as plain ones unless they are escaped.
+        breaks = any(mark in json.dumps(canonical, ensure_ascii=False) for mark in "\x85\u2028\u2029")
+        return yaml.safe_dump(canonical, sort_keys=False, allow_unicode=not breaks, width=110)
 
     @property
     def autos(self) -> list[str]:

@@ -164,17 +164,21 @@ class ClsAttentionSelector(_SelectorEntry):
 class PrunerTraining(Written):
     """How a learned selector is trained: ``steps`` of ``batch`` images each, out of ``images``.
 
+    Before that, ``imitation_steps`` teach it the attention of the encoder's CLS token, where there is one; they take
+    seconds, and training goes on from there.
+
     Every step draws how many tokens are kept, log-uniformly between ``budgets`` times the stage's own number, so that
     one pruner serves them all (``straight_through`` cannot aim at a number: it always has the stage's own). Of the
     tokens that are not kept, ``dropped`` random ones take part in a step and can win their place; 0 means all. Features
     of up to ``memory_gb`` are computed only once.
     """
 
-    steps: Annotated[int, Field(ge=1)] = 1500
+    steps: Annotated[int, Field(ge=1)] = 1000
+    imitation_steps: Annotated[int, Field(ge=0)] = 400
     images: Annotated[int, Field(ge=1)] = 2000
     validation: Annotated[int, Field(ge=1)] = 100
     batch: Annotated[int, Field(ge=1)] = 16
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.003
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.001
     mask: Literal["top_k", "straight_through"] = "top_k"
     lm_weight: Weight = 1.0
     kl_weight: Weight = 1.0

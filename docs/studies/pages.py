@@ -12,11 +12,13 @@ _SLOT = re.compile(r"(<!-- table: ([a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def fill_tables(page: Path, results: Results) -> None:
-    """Write every table that a page asks for."""
-    text = page.read_text(encoding="utf-8")
-    page.write_text(
-        _SLOT.sub(lambda slot: slot[1] + "\n" + TABLES[slot[2]](results) + "\n\n" + slot[3], text), encoding="utf-8"
-    )
+    """Write the tables of a page that these results are for; others stay."""
+
+    def filled(slot: re.Match[str]) -> str:
+        key, make = TABLES[slot[2]]
+        return f"{slot[1]}\n{make(results)}\n\n{slot[3]}" if key in results else slot[0]
+
+    page.write_text(_SLOT.sub(filled, page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -121,15 +123,26 @@ def _shift(results: Results) -> str:
     return table(["layer", "from visual tokens", "from the text behind the image"], body)
 
 
-TABLES: dict[str, Callable[[Results], str]] = {
-    "summary": _summary,
-    "budgets": _budgets,
-    "capabilities": _capabilities,
-    "evidence": _evidence,
-    "ablation": _ablation,
-    "cut_layer": _cut_layer,
-    "queries": _queries,
-    "ratio": _ratio,
-    "sweep": _sweep,
-    "shift": _shift,
+def _training(results: Results) -> str:
+    found = results["training"]
+    rows = found["settings"]
+    budgets = [key for key in next(iter(rows.values())) if key != "seconds"]
+    body = [[name, *(percent(row[keep]) for keep in budgets), f"{row['seconds']} s"] for name, row in rows.items()]
+    body.append(["all 256 tokens", *[percent(found["unpruned"])] * len(budgets), ""])
+    return table(["", *(f"{keep} tokens" for keep in budgets), "time"], body)
+
+
+TABLES: dict[str, tuple[str, Callable[[Results], str]]] = {
+    "summary": ("headline", _summary),
+    "budgets": ("budgets", _budgets),
+    "capabilities": ("headline", _capabilities),
+    "evidence": ("headline", _evidence),
+    "ablation": ("ablation", _ablation),
+    "cut_layer": ("cuts", _cut_layer),
+    "queries": ("cuts", _queries),
+    "ratio": ("cuts", _ratio),
+    "sweep": ("sweep", _sweep),
+    "shift": ("shift", _shift),
+    "training": ("training", _training),
 }
+"""Name of a table to the part of the results that it is made from, and its maker."""

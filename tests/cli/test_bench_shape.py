@@ -32,7 +32,7 @@ def job(recipe: Recipe, **changes: Any) -> Job:
 
 
 def test_onnx_runtime_beside_the_prediction(tmp_path: Path) -> None:
-    command = ("bench", "--shape", "tiny-siglip", *QUICK, "--work", tmp_path / "work", "--json")
+    command = ("bench", "--shape", "tiny-siglip", "--recipe", "uniform", *QUICK, "--work", tmp_path / "work", "--json")
     result = vtc(*command)
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
@@ -57,11 +57,13 @@ def test_onnx_runtime_beside_the_prediction(tmp_path: Path) -> None:
     assert "measured / predicted" in again.stdout
 
 
-def test_pytorch_with_the_recipe_for_a_cls_token() -> None:
+def test_pytorch_with_the_two_stage_recipe() -> None:
     result = vtc("bench", "--shape", "tiny", "--backend", "torch", *QUICK, "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
-    assert [run["name"] for run in report["runs"]] == ["original", "fastervlm"]
+    assert [run["name"] for run in report["runs"]] == ["original", "learnpruner"]
+    # 5.5 % of 64 tokens, averaged over four layers: 5 before the cut at half depth, 2 behind it.
+    assert report["runs"][1]["segment_lengths"] == [25.0, 22.0]
     assert report["runs"][1]["precision"] == "bf16"
     for run, predicted in zip(report["runs"], report["prediction"]["runs"], strict=True):
         assert run["kv_bytes"] == predicted["kv_bytes"]

@@ -33,7 +33,7 @@ PARITY_SAMPLES = 4
 @click.option("--precision", help="Which graphs to run: fp32 or fp16; also bf16 with --backend torch.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one operator.")
 @click.option("--shape", "shape_name", type=click.Choice(list(SHAPES)), help="Time a published shape instead.")
-@click.option("--recipe", "recipe_name", metavar="R", help="Recipe for --shape.  [default: fastervlm, or uniform]")
+@click.option("--recipe", "recipe_name", metavar="R", help="Recipe for --shape.  [default: learnpruner]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe.")
 @click.option("--text-tokens", type=click.IntRange(min=1), help="Text in the prompt of a --shape.  [default: 32]")
 @click.option("--backend", type=click.Choice(["onnx", "torch"]), help="What runs a --shape.  [default: onnx]")
@@ -98,14 +98,14 @@ def command(
         asked = (against, images, prompt, new_tokens, repeats or 50, 3 if warmup is None else warmup)
         report = _bench_bundle(bundle, *asked, provider, precision, threads, memory)
     else:
-        from vtc.cli.bench_shape import PRECISIONS, Job, bench_shape, default_recipe
+        from vtc.cli.bench_shape import DEFAULT_RECIPE, PRECISIONS, Job, bench_shape
         from vtc.progress import progress
         from vtc.recipe import load_recipe
 
         shape = SHAPES[str(shape_name)]
         job = Job(
             shape=shape,
-            recipe=load_recipe(recipe_name or default_recipe(shape), overrides),
+            recipe=load_recipe(recipe_name or DEFAULT_RECIPE, overrides),
             text_tokens=text_tokens or 32,
             new_tokens=new_tokens,
             repeats=repeats or 10,

@@ -20,6 +20,8 @@ from vtc.vision_encoder import VisionEncoder
 
 BATCH = 8
 """Images encoded at once: few enough for the largest tensors to stay in reach of the allocator's own reuse."""
+GUIDING_LAYERS = 4
+"""The last encoder layers, whose CLS attention a pruner may imitate to begin with; VTC-CLS averages as many."""
 HELD_OUT_SHARE = 0.1
 """Of a data set's images, those that a pruner is validated on, unless fewer are asked for."""
 
@@ -97,14 +99,17 @@ class Encoded:
         Encoder outputs before the projector.
     states : Tensor of shape (T, E), bfloat16
         Last hidden states of the unpruned model where its answers are predicted; its head turns them into logits.
+    attention : Tensor of shape (N,) or None
+        Attention of the encoder's CLS token, mean over the last layers that run; None where it has no such token.
     """
 
     features: Tensor
     states: Tensor
+    attention: Tensor | None
 
     @property
     def bytes(self) -> int:
-        return self.features.nbytes + self.states.nbytes
+        return self.features.nbytes + self.states.nbytes + (0 if self.attention is None else self.attention.nbytes)
 
 
 class EncodedExamples:
@@ -133,7 +138,8 @@ class EncodedExamples:
         report: Report = silent,
     ) -> None:
         self.adapter = adapter
-        self.encoder = VisionEncoder(adapter, layers)
+        self.guides = tuple(layers[-GUIDING_LAYERS:]) if adapter.facts.encoder.has_cls else ()
+        self.encoder = VisionEncoder(adapter, layers, cls_layers=frozenset(self.guides))
         self.beginning = beginning
         self.examples = examples
         self.kept: list[Encoded] = []
@@ -178,4 +184,9 @@ class EncodedExamples:
         packed = self._pack(examples, tokens.indices)
         states = answer_states(self.adapter, packed, features.float()).to(torch.bfloat16).cpu()
         rows = packed.rows.cpu()
-        return [Encoded(one, states[rows == row]) for row, one in enumerate(features.cpu())]
+        guides = [tokens.cls_attention[layer] for layer in self.guides]
+        attention = torch.stack(guides).mean(dim=0).cpu() if guides else [None] * len(examples)
+        return [
+            Encoded(one, states[rows == row], guide)
+            for row, (one, guide) in enumerate(zip(features.cpu(), attention, strict=True))
+        ]

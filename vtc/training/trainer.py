@@ -42,6 +42,8 @@ from vtc.visual_tokens import gather_tokens
 LOGGED = 30
 """Log rows of a run; at each one the state is saved."""
 WARM_UP = 0.05
+IMITATION_RATE = 0.01
+IMITATION_BATCH = 32
 WHITENED_ON = 256
 
 
@@ -69,7 +71,13 @@ class Subject:
 
 
 def train_pruner(
-    subject: Subject, data: Data, config: PrunerTraining, path: Path, source: str, report: Report = silent
+    subject: Subject,
+    data: Data,
+    config: PrunerTraining,
+    path: Path,
+    source: str,
+    report: Report = silent,
+    encoded: tuple[EncodedExamples, EncodedExamples] | None = None,
 ) -> None:
     """Train, or go on training, a pruner.
 
@@ -84,6 +92,9 @@ def train_pruner(
     source : str
         What the data are called.
     report : callable
+    encoded : (EncodedExamples, EncodedExamples) or None
+        Training and held-out examples, by a caller that trains several pruners on the same ones in one process; None
+        encodes them here.
     """
     fingerprint = _fingerprint(subject, data, config)
     if read_metadata(path).get("run") == fingerprint:
@@ -95,7 +106,7 @@ def train_pruner(
     adapter.model.to(device)
     before = tensors_digest(adapter.model)
     try:
-        run = _Run(subject, data, config, accelerator, state_path(path), fingerprint, report)
+        run = _Run(subject, data, config, accelerator, state_path(path), fingerprint, report, encoded)
         log = run.train()
         selector, spread = run.selector(), run.spread()
     finally:
@@ -139,6 +150,7 @@ class _Run:
         state: Path,
         fingerprint: str,
         report: Report,
+        encoded: tuple[EncodedExamples, EncodedExamples] | None = None,
     ) -> None:
         self.subject, self.config, self.accelerator = subject, config, accelerator
         self.adapter, self.state, self.fingerprint, self.report = subject.adapter, state, fingerprint, report
@@ -150,7 +162,7 @@ class _Run:
         def own(examples: Sequence[object]) -> slice:
             return slice(min(accelerator.process_index, len(examples) - 1), None, accelerator.num_processes)
 
-        self.train_on, self.validate_on = (
+        self.train_on, self.validate_on = encoded or (
             EncodedExamples(self.adapter, subject.layers, data.beginning, examples[own(examples)], memory, report)
             for examples in (data.train, data.validation)
         )
@@ -168,6 +180,8 @@ class _Run:
         """All steps that are still to be done; returns the whole log."""
         config = self.config
         step, log = load_state(self.state, self._plain_mlp(), self.optimizer.optimizer, self.fingerprint)
+        if step == 0:
+            self._imitate()
         spent = log[-1]["seconds"] if log else 0.0
         every = math.ceil(config.steps / LOGGED)
         sums: dict[str, float] = {}
@@ -208,6 +222,37 @@ class _Run:
         flat = torch.cat([parameter.detach().flatten() for parameter in self._plain_mlp().parameters()])
         everyone: Tensor = self.accelerator.gather(flat[None])
         return float((everyone.amax(dim=0) - everyone.amin(dim=0)).max())
+
+    def _imitate(self) -> None:
+        """Begin as an imitation of the encoder's CLS attention, where it has any: a start that costs seconds.
+
+        Cross-entropy between an image's attention, as a distribution over its tokens, and the softmax of the scores.
+
+        Based on CoViPAL (arXiv 2508.17243), whose first stage learns attention too, a deep decoder layer's.
+        """
+        device = self.accelerator.device
+        optimizer = torch.optim.AdamW(self._plain_mlp().parameters(), lr=IMITATION_RATE, weight_decay=0.0)
+        for step in range(self.config.imitation_steps):
+            rng = np.random.default_rng([self.config.seed, step, 1])
+            encoded = self.train_on.get(rng.integers(len(self.train_on), size=IMITATION_BATCH).tolist())
+            guides = [one.attention for one in encoded if one.attention is not None]
+            if not guides:
+                return
+            wanted = torch.stack(guides).to(device)
+            logits: Tensor = self._plain_mlp()(
+                self.whitening(torch.stack([one.features for one in encoded]).to(device))
+            )
+            scores = F.log_softmax(logits[..., 1] - logits[..., 0], dim=-1)
+            loss = -(wanted / wanted.sum(dim=-1, keepdim=True) * scores).sum(dim=-1).mean()
+            for group in optimizer.param_groups:
+                group["lr"] = IMITATION_RATE * learning_rate_factor(step, self.config.imitation_steps)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+            self.report("imitating CLS attention", step + 1, self.config.imitation_steps)
+        # Each process has imitated on images of its own; all go on from the first one's result.
+        for parameter in self._plain_mlp().parameters():
+            parameter.data = broadcast(parameter.data)
 
     def _step(self, step: int) -> dict[str, float]:
         """One update; returns what it measured."""
