@@ -16,7 +16,9 @@ name: small
 stages:
 - kind: prune
   keep: 4
-  selector: {{name: learned, training: {{steps: {steps}, batch: 4, images: 20, validation: 2, dropped: 4}}}}
+  selector:
+    name: learned
+    training: {{steps: {steps}, imitation_steps: 6, batch: 4, images: 20, validation: 2, dropped: 4}}
   positions: original
 """
 QUESTIONS = {"what is it ?": "a circle", "where is the star ?": "top left", "how many stars are there ?": "2"}

@@ -21,11 +21,12 @@ from vtc.recipe import PrunerTraining
 from vtc.selectors.learned import Learned
 from vtc.training import trainer
 from vtc.training.checkpoint import LOG_FIELDS, fits, log_path, read_metadata
-from vtc.training.examples import Data
+from vtc.training.examples import Data, EncodedExamples
 from vtc.training.trainer import Subject, state_path, tensors_digest, train_pruner
 from vtc.training.whitening import Whitening
+from vtc.visual_tokens import on_grid
 
-CONFIG = PrunerTraining(steps=6, batch=4, images=20, validation=2, dropped=4)
+CONFIG = PrunerTraining(steps=6, imitation_steps=6, batch=4, images=20, validation=2, dropped=4)
 
 
 @pytest.fixture
@@ -53,6 +54,24 @@ def test_trains_the_pruner_and_nothing_else(subject: Subject, data: Data, tmp_pa
     other = config.model_copy(update={"seed": 1})
     assert not same(first, trained(subject, data, tmp_path / "c" / "p.safetensors", other))
     assert all(bool(tensor.isfinite().all()) for tensor in first.values())
+
+
+def test_training_begins_as_an_imitation_of_cls_attention(subject: Subject, data: Data, tmp_path: Path) -> None:
+    images = EncodedExamples(subject.adapter, subject.layers, data.beginning, data.train, memory=2**30)
+    encoded = images.get(range(len(images)))
+    wanted = torch.stack([one.attention for one in encoded if one.attention is not None])
+    wanted = wanted / wanted.sum(dim=-1, keepdim=True)
+
+    def distance(imitation_steps: int) -> float:
+        path = tmp_path / str(imitation_steps) / "p.safetensors"
+        config = {"steps": 1, "learning_rate": 1e-9, "imitation_steps": imitation_steps}
+        trained(subject, data, path, CONFIG.model_copy(update=config))
+        pruner = Learned.from_checkpoint(path, width=32, model_digest="abc", layers=(0, 1))
+        tokens = on_grid(torch.stack([one.features for one in encoded]).float(), (4, 4))
+        found = pruner.score(tokens).detach().log_softmax(dim=-1)
+        return float((wanted * (wanted.log() - found)).sum(dim=-1).mean())
+
+    assert distance(200) < 0.5 * distance(0)
 
 
 def test_file_says_what_it_is_and_loads(subject: Subject, data: Data, tmp_path: Path) -> None:
