@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vtc.errors import GateFailed, GateInconclusive
+from vtc.errors import GateFailed, GateInconclusive, InputError
 
-RECIPE = "vtc-cls"
+RECIPE = "learnpruner"
 PARITY_PROMPTS = 64
 ASKED = 3
 JUDGED = (0, GateFailed.exit_code, GateInconclusive.exit_code)
@@ -51,6 +51,7 @@ def summarise(out: Path, recipe: str, began: float) -> dict[str, Any]:
         "recipe": recipe,
         "tokens_in": manifest["image"]["tokens"],
         "keep": manifest["image"]["keep"],
+        "layer_average": manifest["plan"]["layer_average"],
         "accuracy_base": result["base"],
         "accuracy": result["accuracy"],
         "retention": result["retention"],
@@ -80,7 +81,8 @@ def show(summary: dict[str, Any]) -> None:
         table.add_column(heading, justify="left" if not heading else "right")
     speedup = f"{summary['ttft_ms']:.1f} ms ({summary['ttft_speedup']:.2f}x)"
     low, high = summary["retention_ci95"]
-    table.add_row("visual tokens", str(summary["tokens_in"]), str(summary["keep"]))
+    table.add_row("visual tokens into the decoder", str(summary["tokens_in"]), str(summary["keep"]))
+    table.add_row("visual tokens, mean over its layers", str(summary["tokens_in"]), f"{summary['layer_average']:.3g}")
     table.add_row("prefill FLOPs", f"{summary['flops_base'] / 1e9:.2f} G", f"{summary['flops'] / 1e9:.2f} G")
     table.add_row(
         f"accuracy ({summary['questions']} questions)", f"{summary['accuracy_base']:.1%}", f"{summary['accuracy']:.1%}"
@@ -106,16 +108,20 @@ def main() -> None:
     run("inspect", "reference", "--recipe", options.recipe)
     run("compress", "reference", "--recipe", options.recipe, "-o", out / "compressed")
     run("export", out / "compressed", "-o", bundle, "--samples", str(PARITY_PROMPTS))
-    for question in draw(ASKED, out / "scenes"):
+    questions = draw(ASKED, out / "scenes")
+    for question in questions:
         run("run", bundle, "--image", out / "scenes" / question["image"], "--prompt", question["question"])
         print(f"(the right answer: {question['answers'][0]})", flush=True)
+    picture, asked = out / "scenes" / questions[0]["image"], questions[0]["question"]
+    # A recipe that mixes tokens keeps no places to show.
+    run("show", picture, bundle, "--prompt", asked, "-o", out / "kept.png", allowed=(0, InputError.exit_code))
     run("validate", bundle, "--against", "reference", "-o", out / "validate.json", allowed=JUDGED)
     run("bench", bundle, "--against", "reference", "-o", out / "bench.json")
     summary = summarise(out, options.recipe, began)
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     print()
     show(summary)
-    print(f"Everything is in {out}: compressed/, bundle/, scenes/, validate.json, bench.json, summary.json")
+    print(f"Everything is in {out}: compressed/, bundle/, scenes/, kept.png, validate.json, bench.json, summary.json")
 
 
 if __name__ == "__main__":

@@ -16,19 +16,26 @@ from typing import Any
 import numpy as np
 
 from docs.studies import attention
-from docs.studies.harness import Answers, Questions
+from docs.studies.harness import BATCH, Answers, Questions
 from docs.studies.pages import fill_tables
 from docs.studies.plots import plot_budgets, plot_shift, plot_sweep, show_kept
+from exporters.onnx import Request, export
+from vtc.calibrate import samples_from
+from vtc.checkpoint import Origin as CheckpointOrigin
+from vtc.compressed import compress
+from vtc.evaluate.metrics import answer_score
 from vtc.models import load_adapter, model_digest
 from vtc.progress import progress
 from vtc.recipe import Origin, Recipe, load_recipe
 from vtc.reference import reference_dir
+from vtc.runtime.vlm import VLM
 from vtc.training.auto import AutoPruner
 
 DOCS = Path(__file__).resolve().parents[1]
 SHARES = (0.5, 0.25, 0.11, 0.055, 0.028)
 HEADLINE = 0.055
 SEEDS = (0, 1, 2)
+PARITY_SAMPLES = 8
 RATIOS = (1.001, 2.0, 3.0, 4.0)
 LEARNED = {"name": "learned", "diversity": 0.1}
 VTC_CLS = {"name": "cls_attention", "last": 4}
@@ -174,6 +181,26 @@ def cuts(study: Study) -> dict[str, Any]:
     }
 
 
+def exported(study: Study, work: Path) -> dict[str, Any]:
+    """The shipped recipe as a bundle in ONNX Runtime, against PyTorch, on the same questions from pixels on."""
+    questions = study.questions
+    shipped = load_recipe("learnpruner").canonical()
+    recipe = study.recipe([{**shipped["stages"][0], "selector": LEARNED}, shipped["stages"][1]], shipped["budget"])
+    model = compress(questions.adapter, recipe, model_digest=questions.digest)
+    samples = samples_from(questions.adapter, "reference", PARITY_SAMPLES, seed=0)
+    export(Request(model, recipe, CheckpointOrigin("reference", questions.digest), samples), work / "bundle")
+    bundle = VLM.load(work / "bundle")
+    same, scores = [], []
+    for first in range(0, len(questions.items), BATCH):
+        items = questions.items[first : first + BATCH]
+        asked = [[item.load()] for item in items], questions.prompts[first : first + BATCH]
+        for item, ours, theirs in zip(items, model.generate(*asked, 6), bundle.generate(*asked, 6), strict=True):
+            same.append(list(ours.token_ids) == list(theirs.token_ids))
+            scores.append([answer_score(answer.text, item.answers) for answer in (ours, theirs)])
+    eager, onnx = np.mean(scores, axis=0)
+    return {"equal_tokens": float(np.mean(same)), "accuracy_pytorch": float(eager), "accuracy_bundle": float(onnx)}
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -192,6 +219,7 @@ def main() -> None:
         "headline": headline_figures(study.questions, headline),
         "ablation": ablation(study),
         "cuts": cuts(study),
+        "exported": exported(study, options.work),
         "sweep": attention.layer_sweep(study.questions),
         "shift": attention.index_slopes(study.questions),
     }

@@ -123,6 +123,12 @@ def _shift(results: Results) -> str:
     return table(["layer", "from visual tokens", "from the text behind the image"], body)
 
 
+def _exported(results: Results) -> str:
+    row = results["exported"]
+    body = [[percent(row["accuracy_pytorch"], 2), percent(row["accuracy_bundle"], 2), percent(row["equal_tokens"], 2)]]
+    return table(["accuracy in PyTorch", "accuracy of the bundle, ONNX Runtime", "equal greedy tokens"], body)
+
+
 def _training(results: Results) -> str:
     found = results["training"]
     rows = found["settings"]
@@ -144,5 +150,6 @@ TABLES: dict[str, tuple[str, Callable[[Results], str]]] = {
     "sweep": ("sweep", _sweep),
     "shift": ("shift", _shift),
     "training": ("training", _training),
+    "exported": ("exported", _exported),
 }
 """Name of a table to the part of the results that it is made from, and its maker."""

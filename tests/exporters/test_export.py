@@ -114,6 +114,14 @@ def test_half_precision_is_close(adapter: VLMAdapter, tmp_path: Path) -> None:
     assert single < 0.51 * double
 
 
+def test_half_precision_prunes_inside_the_decoder(adapter: VLMAdapter, tmp_path: Path) -> None:
+    asked = request(adapter, *RECIPES["learnpruner"], precisions=("fp16",))
+    assert export(asked, tmp_path / "bundle")["fp16"].logits_max_diff < 0.25
+    sample = asked.samples[0]
+    ours, theirs = (m.kept([sample.images], [sample.prompt]) for m in (asked.model, VLM.load(tmp_path / "bundle")))
+    assert [kept.shape for kept in theirs] == [kept.shape for kept in ours] == [(1, 7), (1, 3)]
+
+
 def test_graphs_have_the_names_and_axes_that_runtimes_look_for(exported: Exported) -> None:
     _, path = exported("cls")
     shapes = {}
