@@ -14,7 +14,6 @@ from vtc.calibrate import Sample
 from vtc.checkpoint import Origin
 from vtc.compressed import compress
 from vtc.models.base import VLMAdapter
-from vtc.reference import reference_pruner
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,7 +55,6 @@ def test_recipes_and_reference_model_come_with_the_wheel(light: Path, tmp_path: 
     assert "model.safetensors" in shell(light / "python", "-c", script, cwd=tmp_path)
 
 
-@pytest.mark.xfail(not reference_pruner().is_file(), reason="no pruner ships with vtc yet", strict=True)
 def test_reference_pruner_comes_with_the_wheel(light: Path, tmp_path: Path) -> None:
     script = (
         "from vtc.reference import reference_pruner as p; print(*sorted(f.name for f in p().parent.glob('pruner*')))"

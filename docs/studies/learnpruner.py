@@ -37,7 +37,7 @@ HEADLINE = 0.055
 SEEDS = (0, 1, 2)
 PARITY_SAMPLES = 8
 RATIOS = (1.001, 2.0, 3.0, 4.0)
-LEARNED = {"name": "learned", "diversity": 0.1}
+LEARNED = {"name": "learned", "diversity": 0.0}
 VTC_CLS = {"name": "cls_attention", "last": 4}
 TEXT_FREE = {"CLS attention": "cls_attention", "VTC-CLS": VTC_CLS, "random": "random", "uniform": "uniform"}
 BASELINES = ("CLS attention", "VTC-CLS", "random", "uniform", "downsampling")
@@ -61,7 +61,7 @@ class Study:
         """A recipe whose learned selectors read the checkpoint of a seed."""
         checkpoint = self.pruners[seed]
         for stage in stages:
-            if isinstance(selector := stage.get("selector"), dict) and selector["name"] == "learned":
+            if isinstance(selector := stage.get("selector"), dict) and selector.get("name") == "learned":
                 stage["selector"] = {**selector, "checkpoint": checkpoint.name}
         data: dict[str, Any] = {"version": 1, "name": "study", "stages": stages}
         if budget is not None:
@@ -73,10 +73,10 @@ class Study:
         stage = {"kind": "prune", "keep": share, "selector": selector, "positions": "original"}
         return self.questions.answer(self.recipe([stage], seed=seed))
 
-    def two_stages(self, selector: Any, share: float, seed: int = 0, ratio: float | None = None, **cut: Any) -> Answers:
+    def two_stages(self, pruner: Any, share: float, seed: int = 0, ratio: float | None = None, **cut: Any) -> Answers:
         """Prune in front of the decoder and, as the shipped recipe does or as `cut` says, inside it."""
         shipped = load_recipe("learnpruner").canonical()
-        stages = [{**shipped["stages"][0], "selector": selector}, {**shipped["stages"][1], **cut}]
+        stages = [{**shipped["stages"][0], "selector": pruner}, {**shipped["stages"][1], **cut}]
         budget = {"keep_average": share, "ratio": ratio or shipped["budget"]["ratio"]}
         return self.questions.answer(self.recipe(stages, budget, seed))
 
@@ -146,16 +146,19 @@ def headline_figures(questions: Questions, headline: dict[str, list[Answers]]) -
 
 def ablation(study: Study) -> dict[str, Any]:
     """Which part does what at the headline's budget; the paper's cut beside ours."""
-    plain = {"name": "learned", "diversity": 0.0}
-    more = {"name": "learned", "diversity": 0.2}
+    tenth = {"name": "learned", "diversity": 0.1}
+    fifth = {"name": "learned", "diversity": 0.2}
     return {
         name: [_over_seeds(study.questions, [answers])["retention"] for answers in several]
         for name, several in {
-            "pruner alone": [study.one_stage(plain, HEADLINE, seed) for seed in SEEDS],
-            "pruner, diversity 0.1": [study.one_stage(LEARNED, HEADLINE, seed) for seed in SEEDS],
-            "pruner, diversity 0.2": [study.one_stage(more, HEADLINE, seed) for seed in SEEDS],
-            "pruner + text": [study.two_stages(plain, HEADLINE, seed) for seed in SEEDS],
-            "pruner, diversity 0.1 + text": [study.two_stages(LEARNED, HEADLINE, seed) for seed in SEEDS],
+            "pruner alone": [study.one_stage(LEARNED, HEADLINE, seed) for seed in SEEDS],
+            "pruner, diversity 0.1": [study.one_stage(tenth, HEADLINE, seed) for seed in SEEDS],
+            "pruner, diversity 0.2": [study.one_stage(fifth, HEADLINE, seed) for seed in SEEDS],
+            "pruner + text (the recipe)": [study.two_stages(LEARNED, HEADLINE, seed) for seed in SEEDS],
+            "pruner, diversity 0.1 + text": [study.two_stages(tenth, HEADLINE, seed) for seed in SEEDS],
+            "as the authors: diversity 0.1, cut at 0.375 of the depth": [
+                study.two_stages(tenth, HEADLINE, seed, layer=0.375) for seed in SEEDS
+            ],
         }.items()
     }
 
@@ -172,7 +175,7 @@ def cuts(study: Study) -> dict[str, Any]:
         "layer": {str(layer): retained(layer=layer) for layer in layers},
         "queries": {
             f"{queries}{'' if rope else ', no rope'}": {
-                str(layer): retained(layer=layer, selector={"queries": queries, "rope": rope}) for layer in (2, 3, 4)
+                str(layer): retained(layer=layer, selector={"queries": queries, "rope": rope}) for layer in (2, 3, 4, 5)
             }
             for queries in ("text_after_image", "last_token", "raters")
             for rope in (True, False)
