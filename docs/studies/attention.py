@@ -34,7 +34,7 @@ class GivenScores(TextAttention):
 
 
 @torch.inference_mode()
-def layer_sweep(questions: Questions, images: int = 480) -> dict[str, Any]:
+def layer_sweep(questions: Questions, images: int = 240) -> dict[str, Any]:
     """Rank with the attention of layer L over the whole, unpruned sequence, then prune 90 % before layer 2.
 
     An oracle's probe, not a method: layer L has seen all tokens before any is gone (LearnPruner, figure 2c).

@@ -207,7 +207,7 @@ def exported(study: Study, work: Path) -> dict[str, Any]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--questions", type=int, default=2400, help="questions of the test split, one an image")
+    parser.add_argument("--questions", type=int, default=1800, help="questions of the test split, one an image")
     parser.add_argument("--seed", type=int, default=0, help="draws the questions")
     parser.add_argument("--work", type=Path, default=DOCS.parent / "out" / "studies", help="pruners of this study")
     options = parser.parse_args()
