@@ -63,6 +63,21 @@ def test_a_recipe_and_its_bundle_show_the_same(
     assert Image.open(tmp_path / "a.png").crop(panels) == Image.open(tmp_path / "b" / "b.png").crop(panels)
 
 
+def test_a_pruner_that_ships_is_shown(tmp_path: Path) -> None:
+    image(1, (224, 224)).save(tmp_path / "photo.png")
+    result = show(
+        tmp_path / "photo.png", "--recipe", "learnpruner", "--prompt", "what digit is shown?", "-o", tmp_path / "a.png"
+    )
+    assert result.exit_code == 0, result.output
+    assert "into the decoder: 18, from decoder layer 5 on: 6; answer: " in result.output
+
+
+def test_a_pruner_that_does_not_ship_has_to_be_trained_first(adapter: VLMAdapter, photo: Path, tmp_path: Path) -> None:
+    result = show(photo, "--recipe", "learnpruner-encoder", "--model", adapter.path, "-o", tmp_path / "a.png")
+    assert result.exit_code == 2
+    assert "leaves a pruner to training; vtc compress it with --data DIR" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

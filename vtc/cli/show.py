@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,16 +77,22 @@ def _open(target: Path | None, model: str, recipe_name: str | None, overrides: t
     if target is not None:
         manifest = manifest_of(target)
         return open_compressed(target) if manifest and manifest["kind"] == "compressed" else open_bundle(target)
+    from vtc.calibrate import Calibrator, Measurements
     from vtc.compressed import compress
     from vtc.models import load_adapter, model_digest, resolve_model
     from vtc.recipe import load_recipe
+    from vtc.training.auto import AutoPruner
 
     recipe = load_recipe(str(recipe_name), overrides)
-    if recipe.autos:
-        raise InputError(f"{recipe.name}: {recipe.autos[0]} is left to calibration; vtc compress it, then show that")
+    left_open = [key for key in recipe.autos if not key.endswith(".checkpoint")]
+    if left_open:
+        raise InputError(f"{recipe.name}: {left_open[0]} is left to calibration; vtc compress it, then show that")
     path = resolve_model(model)
-    digest = model_digest(path)
-    return compressed_contestant(recipe.name, compress(load_adapter(path), recipe, model_digest=digest), digest)
+    adapter, digest = load_adapter(path), model_digest(path)
+    with tempfile.TemporaryDirectory() as directory:
+        shipped = AutoPruner(adapter, digest, Path(directory), source=None)
+        resolved = Calibrator(adapter, [], Measurements(), digest, pruner=shipped).resolve(recipe)
+        return compressed_contestant(recipe.name, compress(adapter, resolved, model_digest=digest), digest)
 
 
 def _cut_layers(plan: Any) -> list[int]:
