@@ -41,7 +41,7 @@ class Answers:
     scores : array of shape (n,)
         0 or 1 for each question.
     kept : list of arrays of shape (n, K)
-        Places kept in front of the decoder and behind each cut inside it; empty where tokens are no places.
+        Places kept in front of the decoder and behind each cut inside it; empty where they were not asked for.
     layer_average : float
         Visual tokens, mean over the decoder's layers.
     """
@@ -78,8 +78,8 @@ class Questions:
         """Pixels (B, 3, H, W) of some questions' images."""
         return self.adapter.preprocess([self.items[row].load() for row in rows.flatten().tolist()])
 
-    def _batches(self) -> list[Tensor]:
-        return list(torch.arange(len(self.items))[:, None].split(BATCH))
+    def _batches(self, limit: int | None = None) -> list[Tensor]:
+        return list(torch.arange(min(len(self.items), limit or len(self.items)))[:, None].split(BATCH))
 
     # Answering --------------------------------------------------------------------------------------------------
 
@@ -89,32 +89,38 @@ class Questions:
         model.vision = _Encoded(self, model.stages)
         return model
 
-    def answer(self, recipe: Recipe) -> Answers:
-        """Answer all questions with a recipe; random selectors take turns with several draws."""
+    def answer(self, recipe: Recipe, limit: int | None = None, kept: bool = False) -> Answers:
+        """Answer the first `limit` questions with a recipe; random selectors take turns with several draws."""
         if any(isinstance(getattr(stage, "selector", None), RandomSelector) for stage in recipe.stages):
-            return self.run([self.compressed(_with_seed(recipe, seed)) for seed in range(RANDOM_DRAWS)])
-        return self.run([self.compressed(recipe)])
+            return self.run([self.compressed(_with_seed(recipe, seed)) for seed in range(RANDOM_DRAWS)], limit, kept)
+        return self.run([self.compressed(recipe)], limit, kept)
 
-    def baseline(self, name: Any, keep: int) -> Answers:
+    def baseline(self, name: Any, keep: int, limit: int | None = None) -> Answers:
         """Answer with a baseline that has no recipe: ``downsample`` or ``blind``."""
         model = baseline(self.adapter, name, keep)
         if name == "downsample":
             model.vision = _FromPixels(self, model.vision)
-        return self.run([model], average=float(model.visual_tokens))
+        return self.run([model], limit, average=float(model.visual_tokens))
 
     @torch.inference_mode()
-    def run(self, models: Sequence[CompressedModel], average: float | None = None) -> Answers:
-        """Answer with models that take turns, a batch each."""
+    def run(
+        self,
+        models: Sequence[CompressedModel],
+        limit: int | None = None,
+        with_kept: bool = False,
+        average: float | None = None,
+    ) -> Answers:
+        """Answer with models that take turns, a batch each; `with_kept` also notes which tokens were kept."""
         scores: list[float] = []
         kept: list[list[Indices]] = []
-        for turn, rows in enumerate(self._batches()):
+        for turn, rows in enumerate(self._batches(limit)):
             model = models[turn % len(models)]
             prompts = [self.prompts[row] for row in rows.flatten().tolist()]
             ids, mask = self.adapter.tokenize(prompts, [1] * len(prompts), model.visual_tokens)
             texts = [answer.text for answer in model.answer(ids, mask, rows, MAX_NEW_TOKENS)]
             items = [self.items[row] for row in rows.flatten().tolist()]
             scores += [answer_score(text, item.answers) for text, item in zip(texts, items, strict=True)]
-            if model.plan.keep < model.plan.visual_tokens_in or model.plan.cut_layers:
+            if with_kept:
                 kept.append([indices.numpy() for indices in model.prefill(ids, mask, rows)[1].kept])
         places = [np.concatenate(part) for part in zip(*kept, strict=True)]
         return Answers(np.array(scores), places, models[0].plan.layer_average if average is None else average)
@@ -123,10 +129,13 @@ class Questions:
 
     def retention(self, answers: Answers) -> dict[str, Any]:
         """Accuracy, and retention with its paired 95 % interval."""
-        interval = stats.ratio_interval(answers.scores, self.original.scores, self.images, seed=0)
+        count = len(answers.scores)
+        original = self.original.scores[:count]
+        interval = stats.ratio_interval(answers.scores, original, self.images[:count], seed=0)
         return {
+            "questions": count,
             "accuracy": float(answers.scores.mean()),
-            "retention": float(answers.scores.sum() / self.original.scores.sum()),
+            "retention": float(answers.scores.sum() / original.sum()),
             "ci95": list(interval or ()),
             "layer_average": answers.layer_average,
         }
