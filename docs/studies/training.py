@@ -33,8 +33,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "end to end alone, rate 0.003": {"imitation_steps": 0, "learning_rate": 0.003},
     "imitation, then end to end, rate 0.003": {"learning_rate": 0.003},
     "imitation, then end to end, rate 0.001 (default)": {},
-    "as default, KL only": {"lm_weight": 0.0},
-    "as default, straight-through mask with budget loss": {"mask": "straight_through"},
 }
 
 
