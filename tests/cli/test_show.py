@@ -75,7 +75,7 @@ def test_a_pruner_that_ships_is_shown(tmp_path: Path) -> None:
 def test_a_pruner_that_does_not_ship_has_to_be_trained_first(adapter: VLMAdapter, photo: Path, tmp_path: Path) -> None:
     result = show(photo, "--recipe", "learnpruner-encoder", "--model", adapter.path, "-o", tmp_path / "a.png")
     assert result.exit_code == 2
-    assert "leaves a pruner to training; vtc compress it with --data DIR" in result.stderr
+    assert "leaves a pruner to training; give --data DIR to vtc compress" in result.stderr
 
 
 @pytest.mark.parametrize(

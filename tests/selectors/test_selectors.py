@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from vtc.errors import InputError
-from vtc.recipe import SELECTORS
+from vtc.recipe_schema import ENCODER_SELECTORS as SELECTORS
 from vtc.selectors import BuildContext, build_selector
 from vtc.selectors.base import Selector, top_k
 from vtc.selectors.cls_attention import CLSAttention

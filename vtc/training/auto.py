@@ -63,7 +63,7 @@ class AutoPruner:
             shutil.copyfile(log_path(shipped), log_path(path))
             return path
         if self.source is None or selector.training is None:
-            raise InputError(f"recipe {recipe.name} leaves a pruner to training; vtc compress it with --data DIR")
+            raise InputError(f"recipe {recipe.name} leaves a pruner to training; give --data DIR to vtc compress")
         try:
             from vtc.training.trainer import Subject, train_pruner
         except ModuleNotFoundError as error:
