@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from docs.studies import attention
-from docs.studies.harness import BATCH, Answers, Questions
+from docs.studies.harness import BATCH, MAX_NEW_TOKENS, Answers, Questions
 from docs.studies.pages import fill_tables
 from docs.studies.plots import plot_budgets, plot_shift, plot_sweep, show_kept
 from exporters.onnx import Request, export
@@ -202,7 +202,9 @@ def exported(study: Study, work: Path) -> dict[str, Any]:
     for first in range(0, len(questions.items), BATCH):
         items = questions.items[first : first + BATCH]
         asked = [[item.load()] for item in items], questions.prompts[first : first + BATCH]
-        for item, ours, theirs in zip(items, model.generate(*asked, 6), bundle.generate(*asked, 6), strict=True):
+        for item, ours, theirs in zip(
+            items, model.generate(*asked, MAX_NEW_TOKENS), bundle.generate(*asked, MAX_NEW_TOKENS), strict=True
+        ):
             same.append(list(ours.token_ids) == list(theirs.token_ids))
             scores.append([answer_score(answer.text, item.answers) for answer in (ours, theirs)])
     eager, onnx = np.mean(scores, axis=0)

@@ -75,7 +75,7 @@ def command(
     \b
     vtc bench out/bundle --against reference
     vtc bench out/bundle --against out/original --image photo.jpg --prompt "What is this?"
-    vtc bench --shape llava-onevision-0.5b --set stages.0.keep=0.055
+    vtc bench --shape llava-onevision-0.5b --set budget.keep_average=0.11
     """
     from vtc.errors import InputError
     from vtc.evaluate.report import bench_tables, print_tables, to_json, write_json
