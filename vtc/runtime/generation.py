@@ -58,12 +58,15 @@ class Prefilled:
     ----------
     logits : array of shape (B, V)
     cache : Cache
+    keep_indices : array of shape (images, K)
+        Places on the grid of the visual tokens that entered the decoder.
     vision_ms, prefill_ms : float
         See :class:`Timings`.
     """
 
     logits: Logits
     cache: Cache
+    keep_indices: IntArray
     vision_ms: float
     prefill_ms: float
 

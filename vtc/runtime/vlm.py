@@ -237,11 +237,13 @@ class VLM:
         _, pixels, input_ids, mask = self._inputs(images, prompts)
         if pixels is None:
             return []
-        kept = [self.encode(pixels)[1]]
-        if any(segment.selector and segment.selector.kind == "prune" for segment in self.manifest.segments):
-            for chosen in self.prefill(pixels, input_ids, mask).cache.kept:
-                kept.append(np.take_along_axis(kept[-1], chosen.numpy(), axis=1))
-            self.release()
+        if not any(segment.selector and segment.selector.kind == "prune" for segment in self.manifest.segments):
+            return [self.encode(pixels)[1]]
+        prefilled = self.prefill(pixels, input_ids, mask)
+        kept = [prefilled.keep_indices]
+        for chosen in prefilled.cache.kept:
+            kept.append(np.take_along_axis(kept[-1], chosen.numpy(), axis=1))
+        self.release()
         return kept
 
     def encode(self, pixels: Array) -> tuple[Array, IntArray]:
@@ -302,7 +304,7 @@ class VLM:
             embeds[input_ids == self.text.facts.image_token_id] = features.reshape(-1, features.shape[-1])
         begin = time.perf_counter()
         logits, cache = self.decoder.prefill(embeds, input_ids, mask, keep_indices)
-        return Prefilled(logits, cache, vision_ms, milliseconds_since(begin))
+        return Prefilled(logits, cache, keep_indices, vision_ms, milliseconds_since(begin))
 
     def step(self, tokens: IntArray, cache: Cache) -> Logits:
         """Run one more token of each row, (B,); the cache moves on. Returns logits (B, V)."""
