@@ -13,12 +13,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
 
 from vtc.errors import InputError
+
+if TYPE_CHECKING:
+    from vtc.reference.questions import Question
 
 Split = Literal["train", "validation", "test"]
 
@@ -150,16 +153,8 @@ def reference_items(seed: int, split: Split = "test") -> Iterator[Item]:
         options = [question for question in drawn.questions if question.category == category]
         question = options[int(np.random.default_rng([seed, index]).integers(len(options)))]
         asked[category] += 1
-        yield Item(
-            id=f"{split}-{seed}-{index:06d}",
-            image=Image.fromarray(drawn.image),
-            image_id=f"{split}-{seed}-{index:06d}",
-            question=question.text,
-            answers=(question.answer,),
-            category=category,
-            evidence=question.evidence,
-            chance=question.chance,
-        )
+        name = f"{split}-{seed}-{index:06d}"
+        yield _reference_item(name, name, Image.fromarray(drawn.image), question)
 
 
 def reference_scenes(seed: int, split: Split) -> Iterator[list[Item]]:
@@ -171,18 +166,22 @@ def reference_scenes(seed: int, split: Split) -> Iterator[list[Item]]:
         name = f"{split}-{seed}-{index:06d}"
         image = Image.fromarray(drawn.image)
         yield [
-            Item(
-                id=f"{name}-{number}",
-                image=image,
-                image_id=name,
-                question=question.text,
-                answers=(question.answer,),
-                category=question.category,
-                evidence=question.evidence,
-                chance=question.chance,
-            )
+            _reference_item(f"{name}-{number}", name, image, question)
             for number, question in enumerate(drawn.questions)
         ]
+
+
+def _reference_item(name: str, image_id: str, image: Image.Image, question: Question) -> Item:
+    return Item(
+        id=name,
+        image=image,
+        image_id=image_id,
+        question=question.text,
+        answers=(question.answer,),
+        category=question.category,
+        evidence=question.evidence,
+        chance=question.chance,
+    )
 
 
 def _data_file(path: Path) -> Path:
