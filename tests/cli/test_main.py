@@ -52,6 +52,12 @@ def test_every_verb_has_help(verb: str) -> None:
     assert result.stdout.startswith(f"Usage: vtc {verb}")
 
 
+def test_examples_in_help_keep_their_lines() -> None:
+    text = CliRunner().invoke(main, ["run", "--help"]).stdout
+    assert "\\b" not in text
+    assert '  vtc run out/bundle --image photo.jpg --prompt "What is in the picture?"\n' in text
+
+
 def test_help_lists_the_verbs() -> None:
     for args in ([], ["--help"], ["-h"]):
         result = vtc(*args)
