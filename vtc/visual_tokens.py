@@ -3,10 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+ReadingKind = Literal[
+    "cls_attention", "cls_logits", "received_attention", "patch_attention", "one_head_cls_attention", "keys"
+]
+
+
+class Reading(NamedTuple):
+    """Something that the encoder can note in one of its layers (0-based) for selectors; by kind, for N patches:
+
+    - ``cls_attention`` (B, N): attention of the CLS token to each patch, mean over heads.
+    - ``cls_logits`` (B, N): the same before the softmax.
+    - ``received_attention`` (B, N): attention to each patch, mean over heads and over all queries, CLS token included.
+    - ``patch_attention`` (B, N, N): attention of each patch to each, mean over heads; softmax over all keys.
+    - ``one_head_cls_attention`` (B, N): attention of the CLS token with queries and keys taken as one head of full
+      width, scores divided by sqrt(D).
+    - ``keys`` (B, N, Dh): keys of the patches, mean over heads.
+
+    A layer right behind the last one that runs may be read too: its queries and keys are made of the features.
+    """
+
+    kind: ReadingKind
+    layer: int
+
+
+@dataclass(frozen=True)
+class TextEmbeddings:
+    """What is asked about each image, in the decoder's space.
+
+    Attributes
+    ----------
+    states : Tensor of shape (B, T, E)
+        Input embeddings of the text behind the image.
+    mask : Tensor of shape (B, T), int64
+        1 for a token, 0 for padding.
+    """
+
+    states: Tensor
+    mask: Tensor
 
 
 @dataclass(frozen=True)
@@ -21,31 +60,54 @@ class VisualTokens:
         Ascending places of the tokens on the encoder's grid (on a smaller grid, once a frequency filter has made one).
     grid : (int, int) or None
         Rows and columns, N their product; None once tokens have been pruned.
-    cls_attention : mapping of layer to Tensor of shape (B, N)
-        Attention of the CLS token to these tokens, mean over heads, for the encoder layers that a selector asked for.
+    readings : mapping of Reading to Tensor
+        What selectors asked the encoder to note.
+    projected : Tensor of shape (B, N, E) or None
+        The tokens in the decoder's space, where a selector asked for them.
+    text : TextEmbeddings or None
+        The question, where a selector asked for it.
     """
 
     features: Tensor
     indices: Tensor
     grid: tuple[int, int] | None
-    cls_attention: Mapping[int, Tensor] = field(default_factory=dict)
+    readings: Mapping[Reading, Tensor] = field(default_factory=dict)
+    projected: Tensor | None = None
+    text: TextEmbeddings | None = None
+
+    def read(self, kind: ReadingKind, layer: int) -> Tensor:
+        """One of the readings."""
+        return self.readings[Reading(kind, layer)]
 
     def keep(self, chosen: Tensor) -> VisualTokens:
         """The tokens at positions `chosen` (B, K) among these."""
-        return VisualTokens(
+        return replace(
+            self,
             features=gather_tokens(self.features, chosen),
             indices=torch.gather(self.indices, 1, chosen),
             grid=None,
-            cls_attention={layer: torch.gather(row, 1, chosen) for layer, row in self.cls_attention.items()},
+            readings={reading: _gather_reading(reading, value, chosen) for reading, value in self.readings.items()},
+            projected=None if self.projected is None else gather_tokens(self.projected, chosen),
         )
 
 
-def on_grid(features: Tensor, grid: tuple[int, int], cls_attention: Mapping[int, Tensor] | None = None) -> VisualTokens:
+def on_grid(
+    features: Tensor, grid: tuple[int, int], readings: Mapping[Reading, Tensor] | None = None
+) -> VisualTokens:
     """All tokens (B, H * W, D) of a grid in raster order."""
     places = torch.arange(grid[0] * grid[1], device=features.device).expand(features.shape[0], -1)
-    return VisualTokens(features, places, grid, cls_attention or {})
+    return VisualTokens(features, places, grid, readings or {})
 
 
 def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
     """The tokens (B, K, D) of (B, N, D) at indices (B, K)."""
     return torch.gather(tokens, 1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def _gather_reading(reading: Reading, value: Tensor, chosen: Tensor) -> Tensor:
+    if value.dim() == 2:
+        return torch.gather(value, 1, chosen)
+    rows = gather_tokens(value, chosen)
+    if reading.kind == "patch_attention":
+        return torch.gather(rows, 2, chosen.unsqueeze(1).expand(-1, chosen.shape[1], -1))
+    return rows

@@ -102,21 +102,12 @@ class VLMAdapter(ABC):
         """Output of encoder layer `index` on its input (B, [1 +] N, D)."""
 
     @abstractmethod
-    def cls_attention(self, index: int, hidden: Tensor) -> Tensor:
-        """Attention of the CLS token to the patches inside encoder layer `index`, mean over heads.
+    def encoder_queries(self, index: int, hidden: Tensor) -> Tensor:
+        """Queries (B, T, D) of encoder layer `index`, all heads in a row, of its input (B, T, D)."""
 
-        Only the CLS row is computed: one row instead of an N x N map, and the layer itself keeps its fused attention.
-
-        Parameters
-        ----------
-        hidden : Tensor of shape (B, 1 + N, D)
-            The layer's input.
-
-        Returns
-        -------
-        Tensor of shape (B, N), float32
-            Softmax over all 1 + N keys; the CLS token's own share is left out.
-        """
+    @abstractmethod
+    def encoder_keys(self, index: int, hidden: Tensor) -> Tensor:
+        """Keys (B, T, D) of encoder layer `index`, all heads in a row, of its input (B, T, D)."""
 
     @abstractmethod
     def patch_tokens(self, hidden: Tensor) -> Tensor:
@@ -193,6 +184,24 @@ class VLMAdapter(ABC):
         scores = scores.float().reshape(batch, query.shape[1], queries.shape[1], -1)
         scores = torch.where(seen.unsqueeze(1), scores, torch.finfo(torch.float32).min)
         return torch.softmax(scores, dim=-1).mean(dim=1)
+
+    def decoder_keys(self, index: int, hidden: Tensor, position_ids: Tensor) -> Tensor:
+        """Keys of decoder layer `index`, rotated by their positions.
+
+        Parameters
+        ----------
+        hidden : Tensor of shape (B, S, E)
+            The layer's input.
+        position_ids : Tensor of shape (B, S), int64
+
+        Returns
+        -------
+        Tensor of shape (B, S, Hkv, Dh)
+        """
+        layer: Any = self.decoder_layers[index]
+        attention = layer.self_attn
+        key = self._heads(attention.k_proj(layer.input_layernorm(hidden)), getattr(attention, "k_norm", None))
+        return rotate(key, *self.rotary(hidden, position_ids)).transpose(1, 2)
 
     def _heads(self, projected: Tensor, norm: nn.Module | None) -> Tensor:
         """Split (B, S, H * Dh) into heads (B, H, S, Dh)."""

@@ -133,17 +133,13 @@ class LlavaAdapter(VLMAdapter):
     def encoder_layer(self, index: int, hidden: Tensor) -> Tensor:
         return cast(Tensor, self.encoder_layers[index](hidden, attention_mask=None))
 
-    def cls_attention(self, index: int, hidden: Tensor) -> Tensor:
+    def encoder_queries(self, index: int, hidden: Tensor) -> Tensor:
         layer: Any = self.encoder_layers[index]
-        attention = layer.self_attn
-        normed = layer.layer_norm1(hidden)
-        batch, length, _ = normed.shape
-        heads = attention.num_heads
-        query = attention.q_proj(normed[:, :1]).reshape(batch, 1, heads, -1).transpose(1, 2)
-        key = attention.k_proj(normed).reshape(batch, length, heads, -1).transpose(1, 2)
-        scores = torch.matmul(query, key.transpose(2, 3)) * attention.scale
-        weights = torch.softmax(scores.float(), dim=-1)
-        return weights[:, :, 0, 1:].mean(dim=1)
+        return cast(Tensor, layer.self_attn.q_proj(layer.layer_norm1(hidden)))
+
+    def encoder_keys(self, index: int, hidden: Tensor) -> Tensor:
+        layer: Any = self.encoder_layers[index]
+        return cast(Tensor, layer.self_attn.k_proj(layer.layer_norm1(hidden)))
 
     def patch_tokens(self, hidden: Tensor) -> Tensor:
         return hidden[:, 1:] if self.facts.encoder.has_cls else hidden

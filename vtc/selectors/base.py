@@ -1,31 +1,37 @@
 """The interface of a selector: which visual tokens of an image to keep.
 
-The same module runs in PyTorch and is exported: exactly `keep` indices leave it, whatever the image, through
-operators with static shapes.
+The same module runs in PyTorch and is exported: exactly `keep` tokens leave it, whatever the image, through operators
+with static shapes. Of equal candidates the lowest index wins.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from vtc.visual_tokens import VisualTokens
+from vtc.visual_tokens import Reading, VisualTokens
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a selector reads, so that only that is computed.
+    """What a selector reads beyond the features and the grid, so that only that is computed.
 
     Attributes
     ----------
-    cls_attention : frozenset of int
-        Encoder layers (0-based) whose CLS attention row is wanted.
+    readings : frozenset of Reading
+        What the encoder is to note on the way.
+    projected : bool
+        The tokens in the decoder's space.
+    text : bool
+        The question, in the decoder's space.
     """
 
-    cls_attention: frozenset[int] = frozenset()
+    readings: frozenset[Reading] = frozenset()
+    projected: bool = False
+    text: bool = False
 
 
 class Selector(nn.Module, ABC):
@@ -40,9 +46,13 @@ class Selector(nn.Module, ABC):
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
         """Positions of the tokens to keep among `tokens`: (B, keep), int64, ascending, unique within each image."""
 
+    def apply(self, tokens: VisualTokens, keep: int) -> VisualTokens:
+        """The `keep` tokens that go on."""
+        return tokens.keep(self.select(tokens, keep))
+
 
 class Scorer(Selector):
-    """A selector that is a score per token plus top-k; of equal scores the lower index wins."""
+    """A selector that is a score per token plus top-k."""
 
     @abstractmethod
     def score(self, tokens: VisualTokens) -> Tensor:
@@ -50,6 +60,30 @@ class Scorer(Selector):
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
         return ascending(top_k(self.score(tokens), keep))
+
+
+class Merger(Selector):
+    """A selector whose kept tokens also take in what they stand for."""
+
+    @abstractmethod
+    def merge(self, tokens: VisualTokens, keep: int) -> tuple[Tensor, Tensor]:
+        """Choose and merge.
+
+        Returns
+        -------
+        indices : Tensor of shape (B, keep), int64
+            Places of the tokens that stay among `tokens`, ascending, unique within each image.
+        features : Tensor of shape (B, keep, D)
+            What they are now, in the space and type of `tokens.features`.
+        """
+
+    def select(self, tokens: VisualTokens, keep: int) -> Tensor:
+        return self.merge(tokens, keep)[0]
+
+    def apply(self, tokens: VisualTokens, keep: int) -> VisualTokens:
+        indices, features = self.merge(tokens, keep)
+        # Whatever was projected before is no longer what these tokens are.
+        return replace(tokens.keep(indices), features=features, projected=None)
 
 
 def top_k(score: Tensor, keep: int) -> Tensor:
@@ -60,9 +94,33 @@ def top_k(score: Tensor, keep: int) -> Tensor:
     """
     if torch.compiler.is_exporting():
         return torch.topk(score, keep, dim=-1).indices
-    return torch.sort(score, dim=-1, descending=True, stable=True).indices[:, :keep]
+    return torch.sort(score, dim=-1, descending=True, stable=True).indices[..., :keep]
+
+
+def best(score: Tensor) -> Tensor:
+    """Index (B, 1) of the highest score (B, N); of equal scores the lower index.
+
+    ONNX defines ArgMax with that tie rule; PyTorch leaves ties open.
+    """
+    if torch.compiler.is_exporting():
+        return score.argmax(dim=-1, keepdim=True)
+    places = torch.arange(score.shape[-1], device=score.device)
+    highest = score == score.amax(dim=-1, keepdim=True)
+    return torch.where(highest, places, score.shape[-1]).amin(dim=-1, keepdim=True)
 
 
 def ascending(indices: Tensor) -> Tensor:
     """Indices (B, K) in raster order. Sorted as float32, which every runtime's TopK takes and which is exact here."""
     return torch.sort(indices.float(), dim=-1).values.long()
+
+
+def taken(indices: Tensor, count: int) -> Tensor:
+    """Which of `count` tokens are among `indices` (B, K): (B, count), float32, 1 or 0."""
+    blank = torch.zeros(indices.shape[0], count, device=indices.device)
+    return blank.scatter(1, indices, 1.0)
+
+
+def ascending_with(indices: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices (B, K) in raster order, and features (B, K, D) brought along."""
+    order = torch.sort(indices.float(), dim=-1).indices
+    return torch.gather(indices, 1, order), torch.gather(features, 1, order.unsqueeze(-1).expand_as(features))

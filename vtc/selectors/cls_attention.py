@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vtc.selectors.base import Needs, Scorer
-from vtc.visual_tokens import VisualTokens
+from vtc.visual_tokens import Reading, VisualTokens
 
 
 class CLSAttention(Scorer):
@@ -24,8 +24,8 @@ class CLSAttention(Scorer):
 
     @property
     def needs(self) -> Needs:
-        return Needs(cls_attention=frozenset(self.layers))
+        return Needs(frozenset(Reading("cls_attention", layer) for layer in self.layers))
 
     def score(self, tokens: VisualTokens) -> Tensor:
-        rows = [tokens.cls_attention[layer] for layer in self.layers]
+        rows = [tokens.read("cls_attention", layer) for layer in self.layers]
         return rows[0] if len(rows) == 1 else torch.stack(rows).mean(dim=0)

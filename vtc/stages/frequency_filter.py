@@ -7,6 +7,7 @@ DCT of that size gives h * w tokens. All of it is linear, so it is two constant 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,8 @@ class FrequencyFilter(nn.Module):
         rows, columns = self.rows.to(tokens.features), self.columns.to(tokens.features)
         by_row = torch.matmul(rows, tokens.features.reshape(batch, height_in, width_in * width))
         by_column = torch.matmul(columns, by_row.reshape(batch * height_out, width_in, width))
-        return on_grid(by_column.reshape(batch, height_out * width_out, width), self.keep_grid)
+        filtered = on_grid(by_column.reshape(batch, height_out * width_out, width), self.keep_grid)
+        return replace(filtered, text=tokens.text)
 
 
 def retained_energy(tokens: Tensor, grid: tuple[int, int], keep_grid: tuple[int, int]) -> float:

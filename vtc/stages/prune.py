@@ -18,4 +18,4 @@ class Prune(nn.Module):
 
     def forward(self, tokens: VisualTokens) -> VisualTokens:
         """The tokens that the selector keeps."""
-        return tokens.keep(self.selector.select(tokens, self.keep))
+        return self.selector.apply(tokens, self.keep)

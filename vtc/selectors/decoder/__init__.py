@@ -1,0 +1,1 @@
+"""How visual tokens are chosen inside the decoder, one method per file."""

@@ -1,0 +1,126 @@
+"""The interface of a selector inside the decoder: which of an image's tokens go on behind a cut."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vtc.models.base import VLMAdapter
+from vtc.selectors.base import ascending, top_k
+from vtc.visual_tokens import gather_tokens
+
+
+@dataclass(frozen=True)
+class DecoderTokens:
+    """What a cut in front of a decoder layer sees of I images, each in its row of S tokens.
+
+    Attributes
+    ----------
+    hidden : Tensor of shape (I, S, E)
+        Tokens entering the layer behind the cut.
+    before : Tensor of shape (I, S, E) or None
+        The same tokens entering the layer in front of the cut, where a selector asked for that.
+    attention_mask, position_ids : Tensors of shape (I, S), int64
+    visual : Tensor of shape (I, K), int64
+        Where the image's tokens stand in its row, ascending.
+    queries, query_mask : Tensors of shape (I, Q), int64
+        Where the text tokens that ask stand; 0 in the mask is padding.
+    """
+
+    hidden: Tensor
+    before: Tensor | None
+    attention_mask: Tensor
+    position_ids: Tensor
+    visual: Tensor
+    queries: Tensor
+    query_mask: Tensor
+
+
+class DecoderSelector(nn.Module, ABC):
+    """Picks `keep` of an image's K tokens at a cut.
+
+    Parameters
+    ----------
+    adapter : VLMAdapter
+    behind, before : int
+        Decoder layers around the cut, as the model numbers them.
+    """
+
+    reads_before: ClassVar[bool] = False
+    """Whether it looks at the layer in front of the cut, which the segment then hands out the input of."""
+
+    def __init__(self, adapter: VLMAdapter, behind: int, before: int) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self.layer = before if self.reads_before else behind
+
+    @abstractmethod
+    def select(self, tokens: DecoderTokens, keep: int) -> Tensor:
+        """Which of the K tokens go on: (I, keep), int64, ascending, unique within each image."""
+
+    def apply(self, tokens: DecoderTokens, keep: int) -> tuple[Tensor, Tensor | None]:
+        """The tokens that go on, and what they are now, (I, keep, E), if that is not what they were."""
+        return self.select(tokens, keep), None
+
+    # What selectors are made of --------------------------------------------------------------------------------------
+
+    def entering(self, tokens: DecoderTokens) -> Tensor:
+        """All tokens (I, S, E) as they enter the layer that is looked at."""
+        if not self.reads_before:
+            return tokens.hidden
+        if tokens.before is None:
+            raise AssertionError("a selector that looks at the layer in front is given its input")
+        return tokens.before
+
+    def attention(self, tokens: DecoderTokens, queries: Tensor, *, rope: bool = True) -> Tensor:
+        """Attention of the tokens at `queries` (I, Q) to the visual tokens: (I, Q, K), mean over heads.
+
+        A causal softmax over the whole row, of which the visual columns are given.
+        """
+        hidden = self.entering(tokens)
+        places = torch.arange(hidden.shape[1], device=hidden.device)
+        seen = (places <= queries.unsqueeze(-1)) & tokens.attention_mask.bool().unsqueeze(1)
+        rows = self.adapter.attention_rows(self.layer, hidden, queries, seen, tokens.position_ids, rope=rope)
+        return torch.gather(rows, 2, tokens.visual.unsqueeze(1).expand(-1, queries.shape[1], -1))
+
+    def keys(self, tokens: DecoderTokens) -> Tensor:
+        """Keys of all tokens, rotated by their positions: (I, S, Hkv, Dh)."""
+        return self.adapter.decoder_keys(self.layer, self.entering(tokens), tokens.position_ids)
+
+    def visual_states(self, tokens: DecoderTokens) -> Tensor:
+        """The image's tokens (I, K, E) as they enter the layer behind the cut."""
+        return gather_tokens(tokens.hidden, tokens.visual)
+
+
+class DecoderScorer(DecoderSelector):
+    """A score per visual token plus top-k; of equal scores the lower index wins."""
+
+    @abstractmethod
+    def score(self, tokens: DecoderTokens) -> Tensor:
+        """Importance of each visual token, (I, K), float32; higher is kept."""
+
+    def select(self, tokens: DecoderTokens, keep: int) -> Tensor:
+        return ascending(top_k(self.score(tokens), keep))
+
+
+class DecoderMerger(DecoderSelector):
+    """A selector whose kept tokens also take in what they stand for."""
+
+    @abstractmethod
+    def merge(self, tokens: DecoderTokens, keep: int) -> tuple[Tensor, Tensor]:
+        """Choose and merge: indices (I, keep), ascending, and the states (I, keep, E) that stand there now."""
+
+    def select(self, tokens: DecoderTokens, keep: int) -> Tensor:
+        return self.merge(tokens, keep)[0]
+
+    def apply(self, tokens: DecoderTokens, keep: int) -> tuple[Tensor, Tensor | None]:
+        return self.merge(tokens, keep)
+
+
+def mean_over_queries(rows: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean (I, K) over the tokens that ask, of rows (I, Q, K) and weights (I, Q)."""
+    return (rows * weights.unsqueeze(-1)).sum(dim=1) / weights.sum(dim=1, keepdim=True).clamp(min=1e-6)
