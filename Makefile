@@ -23,8 +23,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## Compress the reference VLM, export it, ask it, judge it
 	$(BIN)/python -m vtc.demo -o $(OUT)
 
-test: lint types $(STAMP) ## Lint, types, tests
-	$(BIN)/python -m pytest
+test: lint types $(STAMP) ## Lint, types, tests (on all cores, one thread each)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 lint: $(STAMP) ## Check style and format
 	$(BIN)/ruff check .

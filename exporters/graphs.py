@@ -20,6 +20,7 @@ from torch.export import Dim
 from vtc.compressed import CompressedModel
 from vtc.decoder import DecoderSegment
 from vtc.stages.prune_in_decoder import PruneInDecoder
+from vtc.visual_tokens import TextEmbeddings
 
 Precision = Literal["fp32", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
@@ -55,14 +56,20 @@ class GraphSpec:
 
 
 class VisionGraph(nn.Module):
-    """`pixel_values` to `image_features` and `keep_indices`; float32 outside whatever the precision inside."""
+    """`pixel_values` to `image_features` and `keep_indices`; float32 outside whatever the precision inside.
+
+    Where a selector looks at the questions, `text_embeds` and `text_mask` go in too.
+    """
 
     def __init__(self, model: CompressedModel) -> None:
         super().__init__()
         self.vision = model.vision
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        features, keep_indices = self.vision(pixel_values)
+    def forward(
+        self, pixel_values: Tensor, text_embeds: Tensor | None = None, text_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        text = None if text_embeds is None or text_mask is None else TextEmbeddings(text_embeds, text_mask)
+        features, keep_indices = self.vision(pixel_values, text)
         return features.float(), keep_indices
 
 
@@ -88,24 +95,16 @@ class SegmentGraph(nn.Module):
 
     def forward(
         self, hidden: Tensor, attention_mask: Tensor, position_ids: Tensor, past: list[tuple[Tensor, Tensor]]
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        output, present = self.segment(hidden.to(self.dtype), attention_mask, position_ids, past)
-        return (output.float() if self.segment.last else output), present
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]], Tensor | None]:
+        output, present, tapped = self.segment(hidden.to(self.dtype), attention_mask, position_ids, past)
+        return (output.float() if self.segment.last else output), present, tapped
 
 
 def graph_specs(model: CompressedModel, dtype: torch.dtype) -> list[GraphSpec]:
     """The graphs that make up a compressed model, in the order data meets them."""
-    facts, plan = model.adapter.facts, model.plan
-    height, width = facts.image_size
+    plan = model.plan
     specs = [
-        GraphSpec(
-            "vision_encoder",
-            VisionGraph(model),
-            (torch.zeros(2, 3, height, width),),
-            ["pixel_values"],
-            ["image_features", "keep_indices"],
-            ({0: "batch_size"},),
-        ),
+        _vision_spec(model),
         GraphSpec(
             "embed_tokens",
             EmbedGraph(model),
@@ -120,6 +119,18 @@ def graph_specs(model: CompressedModel, dtype: torch.dtype) -> list[GraphSpec]:
             specs.append(_selector_spec(model, number, spec.enters, dtype))
         specs.append(_segment_spec(model, number, segment, spec.layers, dtype))
     return specs
+
+
+def _vision_spec(model: CompressedModel) -> GraphSpec:
+    facts = model.adapter.facts
+    args: tuple[Tensor, ...] = (torch.zeros(2, 3, *facts.image_size),)
+    inputs, axes = ["pixel_values"], [{0: "batch_size"}]
+    if model.reads_text:
+        args = (*args, torch.zeros(2, 5, facts.decoder.width), torch.ones(2, 5, dtype=torch.long))
+        inputs += ["text_embeds", "text_mask"]
+        axes += [{0: "batch_size", 1: "text_length"}] * 2
+    outputs = ["image_features", "keep_indices"]
+    return GraphSpec("vision_encoder", VisionGraph(model), args, inputs, outputs, tuple(axes))
 
 
 def segment_name(model: CompressedModel, number: int) -> str:
@@ -161,11 +172,13 @@ def _prune_spec(name: str, module: PruneInDecoder, width: int, dtype: torch.dtyp
     sequence, kept = {0: "batch_size", 1: "sequence_length"}, {0: "batch_size", 1: "kept_length"}
     cut_arrays = ("image_rows", "image_columns", "query_columns", "query_mask", "layout")
     image, query = {0: "image_count"}, {0: "image_count", 1: "query_length"}
+    before = ["before_hidden_states"] if module.selector.reads_before else []
+    states = torch.zeros(rows, length, width, dtype=dtype)
     return GraphSpec(
         name,
         module,
         (
-            torch.zeros(rows, length, width, dtype=dtype),
+            states,
             whole(rows, length),
             whole(rows, length),
             torch.zeros(images, dtype=torch.long),
@@ -173,15 +186,16 @@ def _prune_spec(name: str, module: PruneInDecoder, width: int, dtype: torch.dtyp
             whole(images, asking) * (length - 1),
             whole(images, asking),
             torch.zeros(rows, behind, dtype=torch.long),
+            *[states.clone() for _ in before],
         ),
-        ["full_hidden_states", "attention_mask", "position_ids", *cut_arrays],
+        ["full_hidden_states", "attention_mask", "position_ids", *cut_arrays, *before],
         ["hidden_states", "kept_position_ids", "keep_indices"],
-        (sequence, sequence, sequence, image, image, query, query, kept),
+        (sequence, sequence, sequence, image, image, query, query, kept, *[sequence for _ in before]),
     )
 
 
 def _segment_spec(
-    model: CompressedModel, number: int, segment: nn.Module, layers: Sequence[int], dtype: torch.dtype
+    model: CompressedModel, number: int, segment: Any, layers: Sequence[int], dtype: torch.dtype
 ) -> GraphSpec:
     decoder = model.adapter.facts.decoder
     first, last = number == 0, number == len(model.segments) - 1
@@ -203,11 +217,13 @@ def _segment_spec(
     parts = [f"{layer}.{part}" for layer in layers for part in ("key", "value")]
     return GraphSpec(
         segment_name(model, number),
-        SegmentGraph(segment, dtype),  # type: ignore[arg-type]
+        SegmentGraph(segment, dtype),
         args,
         ["inputs_embeds" if first else "hidden_states", "attention_mask", "position_ids"]
         + [f"past_key_values.{part}" for part in parts],
-        ["logits" if last else "last_hidden_state"] + [f"present.{part}" for part in parts],
+        ["logits" if last else "last_hidden_state"]
+        + [f"present.{part}" for part in parts]
+        + (["before_hidden_states"] if segment.taps else []),
         axes,
     )
 

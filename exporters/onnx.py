@@ -214,7 +214,7 @@ def _manifest(request: Request, graphs: dict[str, dict[str, str]]) -> dict[str, 
             else {
                 "graph": selector_name(number),
                 "kind": segment.enters,
-                "queries": model.queries.get(number),
+                "queries": model.asks.get(number),
             },
         }
         for number, segment in enumerate(token_plan.segments)

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from vtc.calibrate import Sample
 from vtc.compressed import CompressedModel
@@ -141,10 +140,9 @@ def _compare_vision(model: CompressedModel, bundle: VLM, sample: Sample) -> tupl
     """For each image how many other tokens were kept, and the largest difference of a feature where none were."""
     if not sample.images:
         return [], 0.0
-    pixels = model.adapter.preprocess(sample.images)
-    with torch.inference_mode():
-        features, indices = (tensor.float().numpy() for tensor in model.vision(pixels))
-    their_features, their_indices = bundle.encode(pixels.numpy())
+    asked = [sample.images], [sample.prompt]
+    features, indices = (tensor.float().numpy() for tensor in model.features(*asked))
+    their_features, their_indices = bundle.encode(*asked)
     moved = [len(set(theirs) - set(ours)) for ours, theirs in zip(indices, their_indices, strict=True)]
     kept = np.asarray(moved) == 0
     difference = np.abs(features[kept] - their_features[kept].astype(np.float32))

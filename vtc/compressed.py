@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +21,14 @@ from vtc.recipe import Prune as PruneEntry
 from vtc.recipe import PruneInDecoder as PruneInDecoderEntry
 from vtc.recipe import Recipe
 from vtc.selectors import BuildContext, build_selector
-from vtc.selectors.text_attention import TextAttention
-from vtc.sequence import cut, positions, text_tokens
+from vtc.selectors.base import NOTHING
+from vtc.selectors.decoder import build_decoder_selector
+from vtc.sequence import asked, cut, positions, text_tokens
 from vtc.stages.frequency_filter import FrequencyFilter
 from vtc.stages.prune import Prune
 from vtc.stages.prune_in_decoder import PruneInDecoder
 from vtc.vision_encoder import VisionEncoder
+from vtc.visual_tokens import TextEmbeddings, gather_tokens
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class CompressedModel(nn.Module):
     adapter : VLMAdapter
     plan : TokenPlan
     vision : module
-        Pixels (B, 3, H, W) to features (B, K, E) and keep indices (B, K).
+        Pixels (B, 3, H, W), and the questions where its `needs` say so, to features (B, K, E) and keep indices (B, K).
     tokens_per_image : int or None
         K; None takes it from the plan.
     cuts : mapping of segment number to PruneInDecoderEntry
@@ -83,17 +86,22 @@ class CompressedModel(nn.Module):
         super().__init__()
         self.adapter = adapter
         self.plan = plan
-        self.vision = vision
+        self.vision: Any = vision
         self.visual_tokens = plan.keep if tokens_per_image is None else tokens_per_image
         self.embed_tokens = adapter.embed_tokens
-        last = len(plan.segments) - 1
-        self.segments = nn.ModuleList(
-            DecoderSegment(adapter, [plan.decoder_layers[layer] for layer in segment.layers], last=number == last)
-            for number, segment in enumerate(plan.segments)
-        )
-        self.queries = {number: entry.selector.queries for number, entry in (cuts or {}).items()}
+        self.asks = {number: entry.selector.asks for number, entry in (cuts or {}).items()}
         self.entrances = nn.ModuleList(
             self._entrance(number, segment, (cuts or {}).get(number)) for number, segment in enumerate(plan.segments)
+        )
+        last = len(plan.segments) - 1
+        self.segments = nn.ModuleList(
+            DecoderSegment(
+                adapter,
+                [plan.decoder_layers[layer] for layer in segment.layers],
+                last=number == last,
+                taps=number < last and self.reads_before(number + 1),
+            )
+            for number, segment in enumerate(plan.segments)
         )
 
     @property
@@ -105,11 +113,20 @@ class CompressedModel(nn.Module):
         """What hands tokens over to a segment."""
         if entry is None:
             return {"same": nn.Identity, "gather": GatherTokens, "merge": MergeTokens}[segment.enters]()
-        layer = self.plan.decoder_layers[segment.layers[0]]
-        selector = TextAttention(
-            self.adapter, layer, raters=entry.selector.queries == "raters", rope=entry.selector.rope
-        )
-        return PruneInDecoder(selector, self.plan.segments[number - 1].visual_tokens, segment.visual_tokens)
+        front = self.plan.segments[number - 1]
+        behind, before = (self.plan.decoder_layers[layer] for layer in (segment.layers[0], front.layers[-1]))
+        selector = build_decoder_selector(entry.selector, self.adapter, behind, before)
+        return PruneInDecoder(selector, front.visual_tokens, segment.visual_tokens)
+
+    def reads_before(self, number: int) -> bool:
+        """Whether what stands in front of a segment reads the input of the layer in front of it."""
+        entrance = self.entrances[number]
+        return isinstance(entrance, PruneInDecoder) and entrance.selector.reads_before
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the vision module looks at the questions."""
+        return bool(self.vision.needs.text)
 
     # Prefill and decode ---------------------------------------------------------------------------------------------
 
@@ -129,15 +146,19 @@ class CompressedModel(nn.Module):
         logits : Tensor of shape (B, 1, vocabulary)
         state : DecoderState
         """
-        embeds, keep_indices = self._embed(input_ids, pixel_values)
         ids, mask = _numbers(input_ids), _numbers(attention_mask)
         image = self.adapter.image_token_id
-        original = self.plan.position_span if self.plan.positions == "original" else None
-        places = positions(ids, mask, image, _numbers(keep_indices), original)
         if len(self.segments) > 1 and bool((ids[:, -1] == image).any()):
             raise InputError(
                 "a prompt must end in text when visual tokens leave the decoder; put the image before the question"
             )
+        embeds = self.embed_tokens(input_ids)
+        keep_indices = input_ids.new_zeros(0, self.visual_tokens)
+        if pixel_values is not None:
+            features, keep_indices = self.encode(embeds, ids, mask, pixel_values)
+            embeds = embeds.masked_scatter((input_ids == image).unsqueeze(-1), features.to(embeds.dtype))
+        original = self.plan.position_span if self.plan.positions == "original" else None
+        places = positions(ids, mask, image, _numbers(keep_indices), original)
 
         def here(numbers: NDArray[np.int64]) -> Tensor:
             return torch.from_numpy(numbers).to(embeds.device)
@@ -145,7 +166,7 @@ class CompressedModel(nn.Module):
         everything = _Tokens(embeds, attention_mask, here(places.ids))
         text = text_tokens(ids, mask, image)
         state = DecoderState([], [], here(places.following), [keep_indices])
-        tokens = everything
+        tokens, tapped = everything, None
         for number, (segment, spec) in enumerate(zip(self.segments, self.plan.segments, strict=True)):
             entrance = self.entrances[number]
             if spec.enters == "gather":
@@ -157,15 +178,15 @@ class CompressedModel(nn.Module):
                 hidden = entrance(everything.hidden, tokens.hidden, here(text.back))
                 tokens = _Tokens(hidden, everything.mask, everything.positions)
             elif isinstance(entrance, PruneInDecoder) and len(keep_indices):
-                batch = cut(ids, mask, image, entrance.tokens, entrance.keep, self.queries[number])
+                batch = cut(ids, mask, image, entrance.tokens, entrance.keep, self.asks[number])
                 ids, mask = batch.input_ids, batch.attention_mask
                 text = text_tokens(ids, mask, image)
                 hidden, kept_positions, kept = entrance(
-                    tokens.hidden, tokens.mask, tokens.positions, *map(here, batch.graph_inputs)
+                    tokens.hidden, tokens.mask, tokens.positions, *map(here, batch.graph_inputs), before=tapped
                 )
                 tokens = _Tokens(hidden, here(mask), kept_positions)
                 state.kept.append(state.kept[-1].gather(1, kept))
-            hidden, past = segment(
+            hidden, past, tapped = segment(
                 tokens.hidden, tokens.mask, tokens.positions, self._no_past(len(spec.layers), tokens.hidden)
             )
             tokens = _Tokens(hidden, tokens.mask, tokens.positions)
@@ -178,18 +199,25 @@ class CompressedModel(nn.Module):
         hidden: Tensor = self.embed_tokens(token_ids)
         for number, segment in enumerate(self.segments):
             mask = torch.cat([state.masks[number], torch.ones_like(token_ids)], dim=1)
-            hidden, state.past[number] = segment(hidden, mask, state.following[:, None], state.past[number])
+            hidden, state.past[number], _ = segment(hidden, mask, state.following[:, None], state.past[number])
             state.masks[number] = mask
         state.following = state.following + 1
         return hidden
 
-    def _embed(self, input_ids: Tensor, pixel_values: Tensor | None) -> tuple[Tensor, Tensor]:
-        embeds = self.embed_tokens(input_ids)
-        if pixel_values is None:
-            return embeds, input_ids.new_zeros(0, self.visual_tokens)
-        features, keep_indices = self.vision(pixel_values)
-        placeholders = (input_ids == self.adapter.image_token_id).unsqueeze(-1)
-        return embeds.masked_scatter(placeholders, features.to(embeds.dtype)), keep_indices
+    def encode(
+        self, embeds: Tensor, ids: NDArray[np.int64], mask: NDArray[np.int64], pixel_values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Encode the images of prompts, embedded (B, S, E); token ids and mask (B, S) are on the host."""
+        if not self.reads_text:
+            features, keep_indices = self.vision(pixel_values)
+            return features, keep_indices
+        where = asked(ids, mask, self.adapter.image_token_id, self.visual_tokens, "text_after_image")
+        rows, columns, real = (
+            torch.from_numpy(part).to(embeds.device) for part in (where.image_rows, where.query_columns, where.query_mask)
+        )
+        text = TextEmbeddings(gather_tokens(embeds.index_select(0, rows), columns), real)
+        features, keep_indices = self.vision(pixel_values, text)
+        return features, keep_indices
 
     def _no_past(self, layers: int, hidden: Tensor) -> list[KeyValue]:
         decoder = self.adapter.facts.decoder
@@ -248,6 +276,15 @@ class CompressedModel(nn.Module):
     def _until_end(row: list[int], eos: Sequence[int]) -> list[int]:
         ends = [place for place, token in enumerate(row) if token in eos]
         return row[: ends[0]] if ends else row
+
+    @torch.inference_mode()
+    def features(self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Features (images, K, E) and keep indices (images, K) of a batch of prompts' images, at least one."""
+        input_ids, attention_mask, pixel_values = self.inputs(images, prompts)
+        if pixel_values is None:
+            raise InputError("there is no image to encode")
+        embeds = self.embed_tokens(input_ids)
+        return self.encode(embeds, _numbers(input_ids), _numbers(attention_mask), pixel_values)
 
     @torch.inference_mode()
     def kept(self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> list[NDArray[np.int64]]:
@@ -340,7 +377,7 @@ def compress(
         if segment.stage is not None and isinstance(entry := recipe.stages[segment.stage], PruneInDecoderEntry)
     }
     stages: list[nn.Module] = []
-    cls_layers: frozenset[int] = frozenset()
+    needs = NOTHING
     for number, (entry, stage) in enumerate(zip(recipe.stages, token_plan.stages, strict=True)):
         if isinstance(entry, FrequencyFilterEntry):
             if stage.grid_in is None or stage.grid_out is None:
@@ -350,10 +387,10 @@ def compress(
             learned = entry.selector.name == "learned" and not from_state
             checkpoint = recipe.checkpoint(number) if learned else None
             context = BuildContext(
-                adapter.facts.encoder.width, stage.layers, model_digest, checkpoint, token_plan.encoder_layers
+                adapter.facts.encoder, stage.layers, model_digest, checkpoint, token_plan.encoder_layers
             )
             selector = build_selector(entry.selector, context)
-            cls_layers |= selector.needs.cls_attention
+            needs |= selector.needs
             stages.append(Prune(selector, stage.tokens_out))
-    vision = VisionEncoder(adapter, token_plan.encoder_layers, stages, cls_layers)
+    vision = VisionEncoder(adapter, token_plan.encoder_layers, stages, needs)
     return CompressedModel(adapter, token_plan, vision, cuts=cuts).eval().requires_grad_(False)

@@ -37,11 +37,14 @@ class DecoderSegment(nn.Module):
         The model's own layer numbers, ascending.
     last : bool
         Whether the final norm and the head follow.
+    taps : bool
+        Whether the input of the last layer is given out too, for a selector behind this segment.
     """
 
-    def __init__(self, adapter: VLMAdapter, layers: Sequence[int], *, last: bool) -> None:
+    def __init__(self, adapter: VLMAdapter, layers: Sequence[int], *, last: bool, taps: bool = False) -> None:
         super().__init__()
         self.layers = tuple(layers)
+        self.taps = taps
         self.last = last
         self.blocks = nn.ModuleList([adapter.decoder_layers[layer] for layer in self.layers])
         self.rotary = adapter.rotary
@@ -50,7 +53,7 @@ class DecoderSegment(nn.Module):
 
     def forward(
         self, hidden: Tensor, attention_mask: Tensor, position_ids: Tensor, past: Sequence[KeyValue]
-    ) -> tuple[Tensor, list[KeyValue]]:
+    ) -> tuple[Tensor, list[KeyValue], Tensor | None]:
         """Run the layers over S new tokens behind P cached ones.
 
         Parameters
@@ -68,11 +71,15 @@ class DecoderSegment(nn.Module):
             Hidden states (B, S, E); in the last segment the logits of the last token, (B, 1, vocabulary).
         list of (key, value)
             The cache with the new tokens, each of shape (B, Hkv, P + S, Dh).
+        Tensor of shape (B, S, E) or None
+            Hidden states entering the last layer, where the segment `taps`.
         """
         cache = SegmentCache(self.layers, past)
         mask = causal_mask(attention_mask, hidden.shape[1], hidden.dtype)
         rotation = self.rotary(hidden, position_ids)
+        tapped = None
         for block in self.blocks:
+            tapped = hidden if self.taps else None
             hidden = block(
                 hidden,
                 attention_mask=mask,
@@ -83,7 +90,7 @@ class DecoderSegment(nn.Module):
             )
         if self.last:
             hidden = self.head(self.norm(hidden[:, -1:]))
-        return hidden, [cache.entries[layer] for layer in self.layers]
+        return hidden, [cache.entries[layer] for layer in self.layers], tapped
 
 
 def causal_mask(attention_mask: Tensor, length: int, dtype: torch.dtype) -> Tensor:

@@ -7,7 +7,6 @@ an N x N map, and the layer itself keeps its fused attention.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,5 +92,4 @@ def _split(rows: Tensor, heads: int) -> Tensor:
 
 def _patches(adapter: VLMAdapter, values: Tensor) -> Tensor:
     """The patches' own of values (B, [1 +] N)."""
-    found: Any = adapter.patch_tokens(values.unsqueeze(-1))
-    return torch.squeeze(found, -1)
+    return adapter.patch_tokens(values.unsqueeze(-1)).squeeze(-1)

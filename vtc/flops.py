@@ -7,12 +7,12 @@ published figures can be compared.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from vtc.facts import DecoderFacts, EncoderFacts
 
 
-def encoder_flops(encoder: EncoderFacts, patches: int, layers: int, cls_rows: int = 0) -> int:
+def encoder_flops(encoder: EncoderFacts, patches: int, layers: int, readings: Iterable[str] = ()) -> int:
     """Count the vision encoder.
 
     Parameters
@@ -23,9 +23,9 @@ def encoder_flops(encoder: EncoderFacts, patches: int, layers: int, cls_rows: in
         Patches of the image, without the CLS token.
     layers
         Layers that run: those after the feature layer do not.
-    cls_rows
-        Layers whose CLS attention is read. Each costs one query, the keys, and one row of scores, never an N
-        × N map.
+    readings
+        Kinds of what selectors read, one entry for each layer. A CLS row costs one query, the keys, and one row of
+        scores, never an N × N map.
 
     Returns
     -------
@@ -36,8 +36,15 @@ def encoder_flops(encoder: EncoderFacts, patches: int, layers: int, cls_rows: in
     n = patches + encoder.has_cls
     embedding = patches * d * 3 * encoder.patch_size**2
     layer = 4 * n * d * d + 2 * n * n * d + 2 * n * d * encoder.ffn
-    row = d * d + n * d * d + n * d
-    return 2 * (embedding + layers * layer + cls_rows * row)
+    return 2 * (embedding + layers * layer + sum(_reading_products(kind, n, d) for kind in readings))
+
+
+def _reading_products(kind: str, tokens: int, width: int) -> int:
+    keys = tokens * width * width
+    if kind in ("keys", "full_keys"):
+        return keys
+    asking = tokens if kind in ("received_attention", "patch_attention") else 1
+    return keys + asking * width * width + asking * tokens * width
 
 
 def filter_flops(width: int, grid_in: tuple[int, int], grid_out: tuple[int, int]) -> int:

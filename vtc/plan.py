@@ -17,7 +17,7 @@ from vtc.facts import DecoderFacts, EncoderFacts, ModelFacts
 from vtc.plan_depth import DecoderDepth, Faults, decoder_depth, encoder_depth
 from vtc.plan_stages import StagePlan, check_combination, plan_stages
 from vtc.recipe import Prune, PruneInDecoder, Recipe
-from vtc.recipe_schema import Positions
+from vtc.recipe_values import Positions
 
 __all__ = [
     "DecoderFacts",
@@ -196,8 +196,8 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
     visual = tuple(_visual_tokens(layer, keep, kept_at) if depth.sees_image(layer) else 0 for layer in depth.kept)
     lengths = [text_tokens + count for count in visual]
     parts = {
-        "encoder": flops.encoder_flops(facts.encoder, facts.visual_tokens, len(encoder_layers), _cls_rows(stages)),
-        "projector": 2 * keep * facts.projector_params + _filter_flops(stages, facts.encoder.width),
+        "encoder": flops.encoder_flops(facts.encoder, facts.visual_tokens, len(encoder_layers), _readings(prunes, facts)),
+        "projector": 2 * _projected(prunes, keep) * facts.projector_params + _filter_flops(stages, facts.encoder.width),
         "decoder": flops.decoder_flops(facts.decoder, lengths),
         "selection": sum(
             _selection_flops(entry, stage.tokens_in, text_tokens, facts.decoder)
@@ -230,9 +230,7 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
 
 
 def _selection_flops(entry: PruneInDecoder, tokens: int, text: int, decoder: DecoderFacts) -> int:
-    asking = 1 if entry.selector.queries == "last_token" else text
-    resemblance = 2 * tokens * asking * decoder.width if entry.selector.queries == "raters" else 0
-    return flops.text_attention_flops(decoder, asking, text + tokens) + resemblance
+    return flops.text_attention_flops(decoder, entry.selector.rows(text, tokens), text + tokens)
 
 
 def _visual_tokens(layer: int, keep: int, kept_at: Mapping[int, int]) -> int:
@@ -260,9 +258,16 @@ def _segments(depth: DecoderDepth, visual: Sequence[int]) -> tuple[SegmentPlan, 
     return tuple(segments)
 
 
-def _cls_rows(stages: Sequence[StagePlan]) -> int:
-    """Count the encoder layers whose CLS attention some selector reads; two selectors share a row."""
-    return len({layer for stage in stages if stage.kind == "prune" for layer in stage.layers})
+def _readings(prunes: Sequence[tuple[StagePlan, Prune]], facts: ModelFacts) -> list[str]:
+    """Kinds of what selectors read, one entry a layer; two selectors share a reading."""
+    found = {(kind, layer) for stage, entry in prunes for kind in entry.selector.reads for layer in stage.layers}
+    instead = {} if facts.encoder.has_cls else {"cls_attention": "received_attention"}
+    return [instead.get(kind, kind) for kind, _ in found]
+
+
+def _projected(prunes: Sequence[tuple[StagePlan, Prune]], keep: int) -> int:
+    """Tokens that pass the projector: all that the first selector sees which looks at the decoder's space."""
+    return max((stage.tokens_in for stage, entry in prunes if entry.selector.projects), default=keep)
 
 
 def _filter_flops(stages: Sequence[StagePlan], width: int) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from vtc.facts import ModelFacts
 from vtc.recipe import Origin, Recipe
-from vtc.recipe_schema import ClsAttentionSelector, DropLayers, Prune, PruneInDecoder, VisualExit
+from vtc.recipe_schema import DropLayers, Prune, PruneInDecoder, VisualExit
 from vtc.yaml_lines import KeyPath
 
 
@@ -108,9 +108,7 @@ def encoder_depth(
         layer % encoder.layers
         for stage in recipe.stages
         if isinstance(stage, Prune)
-        and isinstance(stage.selector, ClsAttentionSelector)
-        and not isinstance(stage.selector.layers, str)
-        for layer in stage.selector.layers
+        for layer in stage.selector.layers_named
     }
     for number, stage in drops:
         if stage.layers != "auto":

@@ -14,17 +14,14 @@ from vtc.facts import ModelFacts
 from vtc.plan_budget import budget_keeps
 from vtc.plan_depth import DecoderDepth, Faults, listed_layers
 from vtc.recipe import Recipe
-from vtc.recipe_schema import (
+from vtc.recipe_schema import AnyStage, DropLayers, FrequencyFilter, Prune, PruneInDecoder, VisualExit
+from vtc.recipe_selectors import (
     ENCODER_SELECTORS,
-    AnyStage,
+    AnyDecoderSelector,
     ClsAttentionSelector,
-    DropLayers,
-    FrequencyFilter,
     LearnedSelector,
-    Prune,
-    PruneInDecoder,
     RandomSelector,
-    VisualExit,
+    TextAttentionSelector,
 )
 
 Grid = tuple[int, int]
@@ -46,8 +43,8 @@ class StagePlan:
     layer
         The decoder layer of a `prune_in_decoder` or a `visual_exit`, else None.
     layers
-        Layers that the stage is about, ascending, as the model numbers them: those dropped, or the encoder
-        layers whose CLS attention is read.
+        Layers that the stage is about, as the model numbers them: those dropped, ascending, or the encoder
+        layers that a selector reads.
     """
 
     kind: str
@@ -165,7 +162,7 @@ def plan_stages(
                 tokens = _kept_tokens(keeps.get(number, stage.keep), tokens, number, faults)
                 grid = None
                 layer = cut_at.get(number)
-                detail = f"before decoder layer {layer}, {stage.selector.name} of {_asking(stage)}"
+                detail = f"before decoder layer {layer}, {_cut_detail(stage.selector)}"
             case VisualExit():
                 layer = depth.exit
                 detail = f"before decoder layer {layer}"
@@ -236,7 +233,11 @@ def _attention_layers(
 ) -> tuple[int, ...]:
     selector = stage.selector
     if not isinstance(selector, ClsAttentionSelector):
-        return ()
+        try:
+            return selector.layers_read(facts.encoder, encoder_layers)
+        except ValueError as error:
+            faults.add(number, "selector", str(error))
+            return ()
     if isinstance(selector.layers, str):
         if selector.last > len(encoder_layers):
             faults.add(number, "selector.last", f"{selector.last} layers, but only {len(encoder_layers)} run")
@@ -266,8 +267,11 @@ def _listing(layers: Sequence[int]) -> str:
     return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers)) or 'none'}"
 
 
-def _asking(stage: PruneInDecoder) -> str:
-    return stage.selector.queries.replace("_", " ") + ("" if stage.selector.rope else ", without rotary positions")
+def _cut_detail(selector: AnyDecoderSelector) -> str:
+    if not isinstance(selector, TextAttentionSelector):
+        return selector.name
+    positions = "" if selector.rope else ", without rotary positions"
+    return f"text_attention of {selector.queries.replace('_', ' ')}{positions}"
 
 
 def _selector_detail(stage: Prune, layers: tuple[int, ...]) -> str:
@@ -278,5 +282,7 @@ def _selector_detail(stage: Prune, layers: tuple[int, ...]) -> str:
             return f"random, seed {seed}"
         case LearnedSelector(checkpoint=checkpoint):
             return f"learned, {checkpoint}"
+        case selector if layers:
+            return f"{selector.name}, reading encoder {_listing(layers)}"
         case selector:
             return selector.name

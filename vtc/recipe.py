@@ -21,25 +21,27 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
 from vtc.errors import RecipeError
 from vtc.recipe_faults import did_you_mean, faults
 from vtc.recipe_schema import (
-    SELECTORS,
     STAGES,
-    AnySelector,
     AnyStage,
     Budget,
-    ClsAttentionSelector,
     DropLayers,
     FrequencyFilter,
-    LearnedSelector,
     Prune,
     PruneInDecoder,
+    Stage,
+    VisualExit,
+)
+from vtc.recipe_selectors import (
+    SELECTORS,
+    AnySelector,
+    ClsAttentionSelector,
+    LearnedSelector,
     PrunerTraining,
     RandomSelector,
-    Stage,
     TextAttentionSelector,
     UniformSelector,
-    VisualExit,
-    Written,
 )
+from vtc.recipe_values import Written
 from vtc.yaml_lines import MAX_BYTES, KeyPath, read_yaml
 
 __all__ = [

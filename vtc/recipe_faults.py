@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from vtc.recipe_schema import DECODER_SELECTORS, ENCODER_SELECTORS, SELECTORS, STAGES, Budget, PrunerTraining
+from vtc.recipe_schema import STAGES, Budget
+from vtc.recipe_selectors import DECODER_SELECTORS, ENCODER_SELECTORS, SELECTORS, PrunerTraining
 from vtc.yaml_lines import KeyPath
 
 

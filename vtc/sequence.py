@@ -105,10 +105,8 @@ def text_tokens(input_ids: IntArray, attention_mask: IntArray, image_token_id: i
 
 
 @dataclass(frozen=True)
-class Cut:
-    """What pruning visual tokens inside the decoder needs to know of a batch, and what the batch is afterwards.
-
-    I images, K tokens of each before the cut and k behind it; S and S' tokens a row.
+class Asked:
+    """Where the images of a batch stand, I of them with K tokens each, and the text that asks about each.
 
     Attributes
     ----------
@@ -117,7 +115,46 @@ class Cut:
     image_columns : array of shape (I, K)
         Where its tokens stand in that row, ascending.
     query_columns, query_mask : arrays of shape (I, Q)
-        Text tokens of that row that rank its tokens; 0 in the mask is padding.
+        Text tokens of that row that ask about it; 0 in the mask is padding.
+    """
+
+    image_rows: IntArray
+    image_columns: IntArray
+    query_columns: IntArray
+    query_mask: IntArray
+
+
+def asked(input_ids: IntArray, attention_mask: IntArray, image_token_id: int, tokens: int, queries: str) -> Asked:
+    """Find the images of left-padded prompts, `tokens` placeholders each, and the text that asks about them.
+
+    Parameters
+    ----------
+    input_ids, attention_mask : arrays of shape (B, S)
+    image_token_id, tokens : int
+    queries : {"text_after_image", "all_text", "last_token"}
+    """
+    real = attention_mask.astype(bool)
+    visual = (input_ids == image_token_id) & real
+    rows, columns = (places.reshape(-1, tokens) for places in np.nonzero(visual))
+    image_rows = rows[:, 0]
+    place = np.arange(input_ids.shape[1])[None, :]
+    asks = (real & ~visual)[image_rows]
+    if queries == "last_token":
+        asks = asks & (place == input_ids.shape[1] - 1)
+    elif queries != "all_text":
+        asks &= place > columns[:, -1:]
+    return Asked(image_rows, columns, *_left_padded(asks))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What pruning visual tokens inside the decoder needs to know of a batch, and what the batch is afterwards.
+
+    I images, K tokens of each before the cut and k behind it; S and S' tokens a row.
+
+    Attributes
+    ----------
+    asked : Asked
     layout : array of shape (B, S')
         Where each token behind the cut comes from: below S the place of a token that stays in any case, from S on an
         index into the I * k kept tokens. 0 on padding.
@@ -125,10 +162,7 @@ class Cut:
         The shorter, left-padded rows.
     """
 
-    image_rows: IntArray
-    image_columns: IntArray
-    query_columns: IntArray
-    query_mask: IntArray
+    asked: Asked
     layout: IntArray
     input_ids: IntArray
     attention_mask: IntArray
@@ -136,7 +170,8 @@ class Cut:
     @property
     def graph_inputs(self) -> tuple[IntArray, ...]:
         """What the graph that cuts takes behind hidden states, mask and positions, in that order."""
-        return self.image_rows, self.image_columns, self.query_columns, self.query_mask, self.layout
+        where = self.asked
+        return where.image_rows, where.image_columns, where.query_columns, where.query_mask, self.layout
 
 
 def cut(
@@ -149,28 +184,19 @@ def cut(
     input_ids, attention_mask : arrays of shape (B, S)
         Left-padded, with at least one image, each followed by text.
     image_token_id, tokens, keep : int
-    queries : {"text_after_image", "raters", "all_text", "last_token"}
-        Which text tokens ask; the first two name the same tokens, of which raters are a choice made later.
+    queries : {"text_after_image", "all_text", "last_token"}
+        Which text tokens ask.
     """
     real = attention_mask.astype(bool)
     visual = (input_ids == image_token_id) & real
-    rows, columns = (places.reshape(-1, tokens) for places in np.nonzero(visual))
-    image_rows = rows[:, 0]
     place = np.arange(input_ids.shape[1])[None, :]
-    asks = (real & ~visual)[image_rows]
-    if queries == "last_token":
-        asks = asks & (place == input_ids.shape[1] - 1)
-    elif queries != "all_text":
-        asks &= place > columns[:, -1:]
-    query_columns, query_mask = _left_padded(asks)
-
     before = np.cumsum(visual).reshape(visual.shape) - visual  # over the whole batch, row after row
     stays = real & ~(visual & (before % tokens >= keep))
     source = np.where(visual, input_ids.shape[1] + before // tokens * keep + before % tokens, place)
     kept, mask = _left_padded(stays)
     layout = np.where(mask == 1, np.take_along_axis(source, kept, axis=1), 0)
     ids = np.take_along_axis(input_ids, kept, axis=1)
-    return Cut(image_rows, columns, query_columns, query_mask, layout, ids, mask)
+    return Cut(asked(input_ids, attention_mask, image_token_id, tokens, queries), layout, ids, mask)
 
 
 def _left_padded(chosen: NDArray[np.bool_]) -> tuple[IntArray, IntArray]:

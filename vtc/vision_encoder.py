@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from vtc.encoder_readings import read
 from vtc.models.base import VLMAdapter
-from vtc.visual_tokens import VisualTokens, on_grid
+from vtc.selectors.base import NOTHING, Needs
+from vtc.visual_tokens import TextEmbeddings, VisualTokens, on_grid
 
 
 class VisionEncoder(nn.Module):
@@ -21,8 +24,8 @@ class VisionEncoder(nn.Module):
         Encoder layers to run, ascending; those behind the feature layer are never needed.
     stages : sequence of modules
         Each maps :class:`VisualTokens` to :class:`VisualTokens`.
-    cls_layers : frozenset of int
-        Layers whose CLS attention the stages' selectors read.
+    needs : Needs
+        What the stages' selectors read.
     """
 
     def __init__(
@@ -30,32 +33,70 @@ class VisionEncoder(nn.Module):
         adapter: VLMAdapter,
         layers: Sequence[int],
         stages: Sequence[nn.Module] = (),
-        cls_layers: frozenset[int] = frozenset(),
+        needs: Needs = NOTHING,
     ) -> None:
         super().__init__()
         self.adapter = adapter
         self.layers = tuple(layers)
         self.stages = nn.ModuleList(stages)
-        self.cls_layers = cls_layers
+        self.needs = needs
+
+    @property
+    def read_layers(self) -> list[int]:
+        """Layers whose input is wanted, of those that run; ascending."""
+        return sorted({reading.layer for reading in self.needs.readings} & set(self.layers))
 
     def tokens(self, pixel_values: Tensor) -> VisualTokens:
         """All visual tokens of images (B, 3, H, W) in the encoder's space, before any stage."""
         hidden = self.adapter.embed_patches(pixel_values)
-        cls_attention: dict[int, Tensor] = {}
+        inputs: dict[int, Tensor] = {}
         for layer in self.layers:
-            if layer in self.cls_layers:
-                cls_attention[layer] = self.adapter.cls_attention(layer, hidden)
+            if layer in self.read_layers:
+                inputs[layer] = hidden
             hidden = self.adapter.encoder_layer(layer, hidden)
         patch = self.adapter.facts.encoder.patch_size
         grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
-        return on_grid(self.adapter.patch_tokens(hidden), grid, cls_attention)
+        return self.noted(hidden, inputs, grid)
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+    def noted(self, hidden: Tensor, inputs: Mapping[int, Tensor], grid: tuple[int, int]) -> VisualTokens:
+        """Visual tokens with the readings that selectors need.
+
+        Parameters
+        ----------
+        hidden : Tensor of shape (B, [1 +] N, D)
+            Output of the last layer that runs.
+        inputs : mapping of layer to Tensor of the same shape
+            Inputs of the layers that are read; a layer that is not among them reads `hidden`.
+        grid : (int, int)
+        """
+        readings = {
+            reading: read(self.adapter, reading, inputs.get(reading.layer, hidden)) for reading in self.needs.readings
+        }
+        return on_grid(self.adapter.patch_tokens(hidden), grid, readings)
+
+    def through_stages(self, tokens: VisualTokens) -> VisualTokens:
+        """Visual tokens behind the last stage."""
+        for stage in self.stages:
+            if self.needs.projected and tokens.projected is None:
+                tokens = replace(tokens, projected=self.adapter.projector(tokens.features))
+            tokens = stage(tokens)
+        return tokens
+
+    def compress(self, tokens: VisualTokens) -> tuple[Tensor, Tensor]:
+        """Stages and projector; returns as :meth:`forward` does."""
+        tokens = self.through_stages(tokens)
+        # The projector treats each token alone, so it runs on the kept ones only, unless a selector wanted all.
+        projected = self.adapter.projector(tokens.features) if tokens.projected is None else tokens.projected
+        return projected, tokens.indices
+
+    def forward(self, pixel_values: Tensor, text: TextEmbeddings | None = None) -> tuple[Tensor, Tensor]:
         """Encode images.
 
         Parameters
         ----------
         pixel_values : Tensor of shape (B, 3, H, W)
+        text : TextEmbeddings or None
+            The questions, where `needs.text` says so.
 
         Returns
         -------
@@ -64,11 +105,7 @@ class VisionEncoder(nn.Module):
         keep_indices : Tensor of shape (B, K), int64
             Their places on the grid, ascending.
         """
-        tokens = self.tokens(pixel_values)
-        for stage in self.stages:
-            tokens = stage(tokens)
-        # The projector treats each token alone, so it runs on the kept ones only.
-        return self.adapter.projector(tokens.features), tokens.indices
+        return self.compress(replace(self.tokens(pixel_values), text=text))
 
 
 class DownsampledImage(nn.Module):
@@ -85,10 +122,11 @@ class DownsampledImage(nn.Module):
     def __init__(self, encoder: VisionEncoder, grid: tuple[int, int]) -> None:
         super().__init__()
         self.encoder = encoder
+        self.needs = NOTHING
         patch = encoder.adapter.facts.encoder.patch_size
         self.size = (grid[0] * patch, grid[1] * patch)
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pixel_values: Tensor, text: TextEmbeddings | None = None) -> tuple[Tensor, Tensor]:
         """Encode images (B, 3, H, W) at the smaller size; see :class:`VisionEncoder`."""
         small = nn.functional.interpolate(pixel_values, self.size, mode="bicubic", antialias=True)
         features, indices = self.encoder(small)
@@ -100,9 +138,10 @@ class NoImage(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.needs = NOTHING
         self.width = width
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pixel_values: Tensor, text: TextEmbeddings | None = None) -> tuple[Tensor, Tensor]:
         """No tokens: (B, 0, E) and (B, 0)."""
         images = pixel_values.shape[0]
         return torch.zeros(images, 0, self.width), torch.zeros(images, 0, dtype=torch.long)

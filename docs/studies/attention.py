@@ -13,7 +13,8 @@ from vtc.compressed import CompressedModel
 from vtc.decoder import causal_mask
 from vtc.models.base import VLMAdapter
 from vtc.recipe import Recipe
-from vtc.selectors.text_attention import TextAttention
+from vtc.selectors.decoder.base import DecoderScorer, DecoderTokens
+from vtc.selectors.decoder.text_attention import TextAttention
 from vtc.sequence import cut
 
 PRUNED_SHARE = 0.9
@@ -21,14 +22,14 @@ PRUNED_AT = 2
 BOOTSTRAP = 1000
 
 
-class GivenScores(TextAttention):
+class GivenScores(DecoderScorer):
     """Ranks tokens by scores (I, K) that were computed elsewhere."""
 
-    def __init__(self, adapter: VLMAdapter, layer: int, scores: Tensor) -> None:
-        super().__init__(adapter, layer)
+    def __init__(self, adapter: VLMAdapter, scores: Tensor) -> None:
+        super().__init__(adapter, PRUNED_AT, PRUNED_AT - 1)
         self.scores = scores
 
-    def score(self, *_: Any) -> Tensor:
+    def score(self, tokens: DecoderTokens) -> Tensor:
         """The given scores."""
         return self.scores
 
@@ -61,8 +62,8 @@ def layer_sweep(questions: Questions, images: int = 240) -> dict[str, Any]:
             batch = cut(ids.numpy(), mask.numpy(), adapter.image_token_id, entrance.tokens, keep, queries)
             _, columns, asking, asking_mask, _ = map(torch.from_numpy, batch.graph_inputs)
             for layer, hidden in enumerate(states):
-                score = TextAttention(adapter, layer).score(hidden, mask, places, columns, asking, asking_mask)
-                entrance.selector = GivenScores(adapter, layer, score)
+                tokens = DecoderTokens(hidden, None, mask, places, columns, asking, asking_mask)
+                entrance.selector = GivenScores(adapter, TextAttention(adapter, layer, layer).score(tokens))
                 answers = model.answer(ids, mask, rows, MAX_NEW_TOKENS)
                 right.setdefault((queries, layer), []).extend(
                     answer.text in item.answers for answer, item in zip(answers, items, strict=True)
@@ -77,7 +78,9 @@ def layer_sweep(questions: Questions, images: int = 240) -> dict[str, Any]:
 def hidden_states(model: CompressedModel, ids: Tensor, mask: Tensor, rows: Tensor) -> tuple[list[Tensor], Tensor]:
     """Input of every decoder layer (B, S, E), and positions (B, S), of the model with all its tokens."""
     adapter = model.adapter
-    hidden, _ = model._embed(ids, rows)
+    features, _ = model.vision(rows)
+    embeds = adapter.embed_tokens(ids)
+    hidden = embeds.masked_scatter((ids == adapter.image_token_id).unsqueeze(-1), features)
     places = (mask.cumsum(dim=1) - 1).clamp_min(0)
     rotation = adapter.rotary(hidden, places)
     allowed = causal_mask(mask, ids.shape[1], hidden.dtype)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,9 @@ from vtc.models import load_adapter, model_digest
 from vtc.models.base import VLMAdapter
 from vtc.recipe import RandomSelector, Recipe
 from vtc.reference import reference_dir
+from vtc.selectors.base import NOTHING, Needs
 from vtc.vision_encoder import VisionEncoder
-from vtc.visual_tokens import on_grid
+from vtc.visual_tokens import Reading, TextEmbeddings, on_grid
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -66,13 +67,19 @@ class Questions:
         self.items: Sequence[Item] = load_dataset("reference", count, seed, split).items
         self.prompts = [self.adapter.chat(item.question) for item in self.items]
         self.images = [item.image_id for item in self.items]
-        facts = self.adapter.facts
-        layers = range(facts.encoder.feature_layer + 1)
-        encoder = VisionEncoder(self.adapter, layers, cls_layers=frozenset(layers))
-        encoded = [encoder.tokens(self.pixels(batch)) for batch in self._batches()]
-        self.features = torch.cat([tokens.features for tokens in encoded])
-        self.cls_attention = {layer: torch.cat([tokens.cls_attention[layer] for tokens in encoded]) for layer in layers}
+        self.layers = range(self.adapter.facts.encoder.feature_layer + 1)
+        self.readings: dict[Reading, Tensor] = {}
+        self.features = self._note(Needs(frozenset(Reading("cls_attention", layer) for layer in self.layers)))
         self.original = self.answer(Recipe(version=1, name="none", stages=()))
+
+    def _note(self, needs: Needs) -> Tensor:
+        """Encode all images; take readings on the way, return the features."""
+        encoder = VisionEncoder(self.adapter, self.layers, needs=needs)
+        with torch.inference_mode():
+            encoded = [encoder.tokens(self.pixels(batch)) for batch in self._batches()]
+        for reading in needs.readings:
+            self.readings[reading] = torch.cat([tokens.readings[reading] for tokens in encoded])
+        return torch.cat([tokens.features for tokens in encoded])
 
     def pixels(self, rows: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) of some questions' images."""
@@ -86,7 +93,10 @@ class Questions:
     def compressed(self, recipe: Recipe) -> CompressedModel:
         """A recipe's model that takes numbers of questions, (B, 1), in place of pixels."""
         model = compress(self.adapter, recipe, model_digest=self.digest)
-        model.vision = _Encoded(self, model.stages)
+        missing = model.vision.needs.readings - set(self.readings)
+        if missing:
+            self._note(Needs(frozenset(missing)))
+        model.vision = _Encoded(self, model.vision)
         return model
 
     def answer(self, recipe: Recipe, limit: int | None = None, kept: bool = False) -> Answers:
@@ -173,18 +183,17 @@ class Questions:
 class _Encoded(nn.Module):
     """Stands in for the vision encoder: looks encoded tokens up by number, then runs the recipe's stages."""
 
-    def __init__(self, questions: Questions, stages: nn.Module) -> None:
+    def __init__(self, questions: Questions, vision: VisionEncoder) -> None:
         super().__init__()
         self.questions = questions
-        self.stages = stages
+        self.vision = vision
+        self.needs = vision.needs
 
-    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, rows: Tensor, text: TextEmbeddings | None = None) -> tuple[Tensor, Tensor]:
         chosen = rows[:, 0]
-        attention: Mapping[int, Tensor] = {layer: row[chosen] for layer, row in self.questions.cls_attention.items()}
-        tokens = on_grid(self.questions.features[chosen], self.questions.adapter.facts.grid, attention)
-        for stage in self.stages:  # type: ignore[attr-defined]
-            tokens = stage(tokens)
-        return self.questions.adapter.projector(tokens.features), tokens.indices
+        readings = {reading: self.questions.readings[reading][chosen] for reading in self.needs.readings}
+        tokens = on_grid(self.questions.features[chosen], self.questions.adapter.facts.grid, readings)
+        return self.vision.compress(replace(tokens, text=text))
 
 
 class _FromPixels(nn.Module):
@@ -194,8 +203,9 @@ class _FromPixels(nn.Module):
         super().__init__()
         self.questions = questions
         self.vision = vision
+        self.needs = NOTHING
 
-    def forward(self, rows: Tensor) -> Any:
+    def forward(self, rows: Tensor, text: TextEmbeddings | None = None) -> Any:
         return self.vision(self.questions.pixels(rows))
 
 

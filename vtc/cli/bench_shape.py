@@ -250,7 +250,7 @@ def _selection_onnx(job: Job, model: CompressedModel, directory: Path) -> list[f
     if module is None:
         return []
     hidden, layer_inputs = module.example(job.shape.images)
-    names = ["hidden", *(f"layer_input_{layer}" for layer in module.cls_layers)]
+    names = ["hidden", *(f"layer_input_{layer}" for layer in module.layers)]
     path = directory / "selection.onnx"
     constant: tuple[Any, ...] = ({}, [{} for _ in layer_inputs])
     spec = GraphSpec("selection", module, (hidden, layer_inputs), names, ["features", "keep_indices"], constant)

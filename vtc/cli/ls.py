@@ -57,7 +57,7 @@ def _models() -> list[dict[str, Any]]:
 
 
 def _selectors() -> list[dict[str, Any]]:
-    from vtc.recipe_schema import SELECTORS
+    from vtc.recipe_selectors import SELECTORS
 
     return [
         {

@@ -1,13 +1,15 @@
-"""What selection costs, on its own: the encoder stages and the CLS attention rows they read, without the encoder."""
+"""What selection costs, on its own: the encoder stages and the readings that they take, without the encoder."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from vtc.compressed import CompressedModel
 from vtc.vision_encoder import VisionEncoder
-from vtc.visual_tokens import on_grid
+from vtc.visual_tokens import TextEmbeddings
 
 
 def selection_of(model: CompressedModel) -> Selection | None:
@@ -19,7 +21,7 @@ def selection_of(model: CompressedModel) -> Selection | None:
 class Selection(nn.Module):
     """The encoder stages alone.
 
-    In the vision graph a runtime may share the keys of a CLS row with the layer's own attention. Here they are
+    In the vision graph a runtime may share the keys of a reading with the layer's own attention. Here they are
     computed, so the cost is an upper bound.
 
     Parameters
@@ -30,9 +32,11 @@ class Selection(nn.Module):
     def __init__(self, vision: VisionEncoder) -> None:
         super().__init__()
         self.vision = vision
-        self.cls_layers = sorted(vision.cls_layers)
+        self.layers = vision.read_layers
 
-    def forward(self, hidden: Tensor, layer_inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, hidden: Tensor, layer_inputs: list[Tensor], text: TextEmbeddings | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Select.
 
         Parameters
@@ -40,21 +44,18 @@ class Selection(nn.Module):
         hidden : Tensor of shape (B, [1 +] N, D)
             The encoder's output.
         layer_inputs : list of Tensor of the same shape
-            Inputs of the layers whose CLS attention is read, in ascending order.
+            Inputs of the layers that are read, in ascending order.
+        text : TextEmbeddings or None
+            The questions, where a selector looks at them.
 
         Returns
         -------
         features : Tensor of shape (B, K, D)
         keep_indices : Tensor of shape (B, K), int64
         """
-        adapter = self.vision.adapter
-        rows = {
-            layer: adapter.cls_attention(layer, given)
-            for layer, given in zip(self.cls_layers, layer_inputs, strict=True)
-        }
-        tokens = on_grid(adapter.patch_tokens(hidden), adapter.facts.grid, rows)
-        for stage in self.vision.stages:
-            tokens = stage(tokens)
+        inputs = dict(zip(self.layers, layer_inputs, strict=True))
+        tokens = self.vision.noted(hidden, inputs, self.vision.adapter.facts.grid)
+        tokens = self.vision.through_stages(replace(tokens, text=text))
         return tokens.features, tokens.indices
 
     def example(self, images: int) -> tuple[Tensor, list[Tensor]]:
@@ -66,4 +67,4 @@ class Selection(nn.Module):
         def values() -> Tensor:
             return torch.randn(shape, device=weights.device, dtype=weights.dtype)
 
-        return values(), [values() for _ in self.cls_layers]
+        return values(), [values() for _ in self.layers]

@@ -14,6 +14,8 @@ from vtc.runtime.providers import Provider
 from vtc.runtime.session import DTYPES, Array, Graph, Tensor
 from vtc.sequence import cut, positions, text_tokens
 
+BEFORE = "before_hidden_states"
+"""Output of a segment whose last layer a selector looks at: what enters that layer."""
 IntArray = NDArray[np.int64]
 Logits = NDArray[np.float32]
 
@@ -65,13 +67,16 @@ class Segment:
         self.past = [name for name in self.graph.inputs if name.startswith("past_key_values.")]
         present = [name.replace("past_key_values", "present", 1) for name in self.past]
         self.hidden = next(iter(self.graph.inputs))
-        self.result = next(name for name in self.graph.outputs if not name.startswith("present."))
+        self.result = next(
+            name for name in self.graph.outputs if not name.startswith("present.") and name != BEFORE
+        )
         self._result = self.graph.outputs.index(self.result)
         self._present = [self.graph.outputs.index(name) for name in present]
+        self._before = self.graph.outputs.index(BEFORE) if BEFORE in self.graph.outputs else None
 
     def run(
         self, hidden: Tensor | Array, mask: IntArray, position_ids: Tensor | IntArray, past: list[Tensor], host: bool
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """Run S new tokens behind P cached ones.
 
         Parameters
@@ -88,11 +93,14 @@ class Segment:
         result : Tensor
             Hidden states (B, S, E), or in the last segment logits (B, 1, V).
         present : list of Tensor
+        before : Tensor or None
+            Hidden states (B, S, E) entering the last layer, for a selector behind this segment.
         """
         feeds = {self.hidden: hidden, "attention_mask": mask, "position_ids": position_ids}
         feeds.update(zip(self.past, past, strict=True))
         outputs = self.graph.run(feeds, host=(self.result,) if host else ())
-        return outputs[self._result], [outputs[index] for index in self._present]
+        before = None if self._before is None else outputs[self._before]
+        return outputs[self._result], [outputs[index] for index in self._present], before
 
 
 class Decoder:
@@ -150,6 +158,7 @@ class Decoder:
         cache = Cache([], [], places.following, [])
         everything = tokens = _Tokens(embeds, attention_mask, places.ids)
         last = len(self.segments) - 1
+        before: list[Tensor] = []
         for number, segment in enumerate(self.segments):
             selector, facts = self.selectors[number], self.plan[number].selector
             if selector is None or facts is None:
@@ -164,14 +173,15 @@ class Decoder:
                 tokens_in, keep = self.plan[number - 1].visual_tokens, self.plan[number].visual_tokens
                 batch = cut(ids, tokens.mask, image, tokens_in, keep, str(facts.queries))
                 hidden, kept_positions, kept = _select(
-                    selector, tokens.hidden, tokens.mask, tokens.positions, *batch.graph_inputs
+                    selector, tokens.hidden, tokens.mask, tokens.positions, *batch.graph_inputs, *before
                 )
                 ids, text = batch.input_ids, text_tokens(batch.input_ids, batch.attention_mask, image)
                 tokens = _Tokens(hidden, batch.attention_mask, kept_positions)
                 cache.kept.append(kept)
             hidden = _as(tokens.hidden, segment.graph.inputs[segment.hidden])
             past = self._no_past(segment, len(input_ids))
-            hidden, present = segment.run(hidden, tokens.mask, tokens.positions, past, host=number == last)
+            hidden, present, entering = segment.run(hidden, tokens.mask, tokens.positions, past, host=number == last)
+            before = [] if entering is None else [entering]
             tokens = _Tokens(hidden, tokens.mask, tokens.positions)
             cache.past.append(present)
             cache.masks.append(tokens.mask)
@@ -193,7 +203,7 @@ class Decoder:
         last = len(self.segments) - 1
         for number, segment in enumerate(self.segments):
             mask = np.concatenate([cache.masks[number], one], axis=1)
-            hidden, cache.past[number] = segment.run(hidden, mask, places, cache.past[number], host=number == last)
+            hidden, cache.past[number], _ = segment.run(hidden, mask, places, cache.past[number], host=number == last)
             cache.masks[number] = mask
         cache.following = cache.following + 1
         return _logits(hidden)

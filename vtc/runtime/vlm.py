@@ -25,6 +25,7 @@ from vtc.runtime.providers import Provider, choose_provider
 from vtc.runtime.sampling import Sampler
 from vtc.runtime.session import Array, Graph
 from vtc.runtime.text import Text
+from vtc.sequence import asked
 
 IntArray = NDArray[np.int64]
 ImageLike = str | Path | Image.Image
@@ -238,7 +239,7 @@ class VLM:
         if pixels is None:
             return []
         if not any(segment.selector and segment.selector.kind == "prune" for segment in self.manifest.segments):
-            return [self.encode(pixels)[1]]
+            return [self.features(pixels, input_ids, mask)[2]]
         prefilled = self.prefill(pixels, input_ids, mask)
         kept = [prefilled.keep_indices]
         for chosen in prefilled.cache.kept:
@@ -246,13 +247,12 @@ class VLM:
         self.release()
         return kept
 
-    def encode(self, pixels: Array) -> tuple[Array, IntArray]:
-        """Run the vision graph.
+    def encode(self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> tuple[Array, IntArray]:
+        """Run the vision graph on a batch of prompts' images.
 
         Parameters
         ----------
-        pixels : array of shape (n, 3, H, W), float32
-            From ``image_processor(images)``.
+        images, prompts : as in :meth:`generate`
 
         Returns
         -------
@@ -260,9 +260,11 @@ class VLM:
         keep_indices : array of shape (n, K), int64
             Places of the kept tokens on the grid, ascending.
         """
-        outputs = self.vision.run({"pixel_values": pixels}, host=self.vision.outputs)
-        named = dict(zip(self.vision.outputs, outputs, strict=True))
-        return named["image_features"].numpy(), named["keep_indices"].numpy()
+        _, pixels, input_ids, mask = self._inputs(images, prompts)
+        if pixels is None:
+            raise InputError("there is no image to encode")
+        _, features, keep_indices = self.features(pixels, input_ids, mask)
+        return features, keep_indices
 
     # Steps --------------------------------------------------------------------------------------------------
 
@@ -297,14 +299,32 @@ class VLM:
             embeds = self.embedding.run({"input_ids": input_ids})[0]
             keep_indices = np.zeros((0, self.visual_tokens), dtype=np.int64)
         else:
-            begin = time.perf_counter()
-            features, keep_indices = self.encode(pixels)
-            vision_ms = milliseconds_since(begin)
-            embeds = self.embedding.run({"input_ids": input_ids}, host=self.embedding.outputs)[0].numpy()
+            embeds, features, keep_indices = self.features(pixels, input_ids, mask)
+            vision_ms = self.vision.run_ms
             embeds[input_ids == self.text.facts.image_token_id] = features.reshape(-1, features.shape[-1])
         begin = time.perf_counter()
         logits, cache = self.decoder.prefill(embeds, input_ids, mask, keep_indices)
         return Prefilled(logits, cache, keep_indices, vision_ms, milliseconds_since(begin))
+
+    def features(self, pixels: Array, input_ids: IntArray, mask: IntArray) -> tuple[Array, Array, IntArray]:
+        """Embed prompts (B, S) and encode their images (n, 3, H, W), by the questions where the bundle asks for them.
+
+        Returns
+        -------
+        embeds : array of shape (B, S, E)
+            Of the token ids, placeholders included.
+        features : array of shape (n, K, E)
+        keep_indices : array of shape (n, K), int64
+        """
+        embeds = self.embedding.run({"input_ids": input_ids}, host=self.embedding.outputs)[0].numpy()
+        feeds: dict[str, Array] = {"pixel_values": pixels}
+        if "text_embeds" in self.vision.inputs:
+            where = asked(input_ids, mask, self.text.facts.image_token_id, self.visual_tokens, "text_after_image")
+            feeds["text_embeds"] = embeds[where.image_rows[:, None], where.query_columns]
+            feeds["text_mask"] = where.query_mask
+        outputs = self.vision.run(feeds, host=self.vision.outputs)
+        named = dict(zip(self.vision.outputs, outputs, strict=True))
+        return embeds, named["image_features"].numpy(), named["keep_indices"].numpy()
 
     def step(self, tokens: IntArray, cache: Cache) -> Logits:
         """Run one more token of each row, (B,); the cache moves on. Returns logits (B, V)."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vtc.recipe import ClsAttentionSelector, LearnedSelector, RandomSelector, UniformSelector
+from vtc.facts import EncoderFacts
+from vtc.recipe_selectors import ClsAttentionSelector, LearnedSelector, RandomSelector, UniformSelector
 from vtc.selectors.base import Selector
 from vtc.selectors.cls_attention import CLSAttention
 from vtc.selectors.learned import Learned
@@ -21,8 +22,8 @@ class BuildContext:
 
     Attributes
     ----------
-    width : int
-        Width of the vision encoder.
+    encoder : EncoderFacts
+        Sizes of the vision encoder.
     layers : tuple of int
         Encoder layers that the plan reads for this selector.
     model_digest : str
@@ -33,7 +34,7 @@ class BuildContext:
         Encoder layers that run at all, which a trained part must have been trained on.
     """
 
-    width: int
+    encoder: EncoderFacts
     layers: tuple[int, ...] = ()
     model_digest: str = ""
     checkpoint: Path | None = None
@@ -42,10 +43,10 @@ class BuildContext:
 
 def _learned(spec: LearnedSelector, context: BuildContext) -> Selector:
     if context.checkpoint is None:
-        return Learned(context.width, spec.diversity)
+        return Learned(context.encoder.width, spec.diversity)
     return Learned.from_checkpoint(
         context.checkpoint,
-        width=context.width,
+        width=context.encoder.width,
         model_digest=context.model_digest,
         layers=context.encoder_layers,
         diversity=spec.diversity,

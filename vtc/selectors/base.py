@@ -34,19 +34,26 @@ class Needs:
     text: bool = False
 
 
+    def __or__(self, other: Needs) -> Needs:
+        return Needs(self.readings | other.readings, self.projected or other.projected, self.text or other.text)
+
+
+NOTHING = Needs()
+
+
 class Selector(nn.Module, ABC):
     """Picks `keep` of N visual tokens."""
 
     @property
     def needs(self) -> Needs:
         """What `select` will look at beyond the features and the grid."""
-        return Needs()
+        return NOTHING
 
     @abstractmethod
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
         """Positions of the tokens to keep among `tokens`: (B, keep), int64, ascending, unique within each image."""
 
-    def apply(self, tokens: VisualTokens, keep: int) -> VisualTokens:
+    def prune(self, tokens: VisualTokens, keep: int) -> VisualTokens:
         """The `keep` tokens that go on."""
         return tokens.keep(self.select(tokens, keep))
 
@@ -80,7 +87,7 @@ class Merger(Selector):
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
         return self.merge(tokens, keep)[0]
 
-    def apply(self, tokens: VisualTokens, keep: int) -> VisualTokens:
+    def prune(self, tokens: VisualTokens, keep: int) -> VisualTokens:
         indices, features = self.merge(tokens, keep)
         # Whatever was projected before is no longer what these tokens are.
         return replace(tokens.keep(indices), features=features, projected=None)

@@ -18,4 +18,4 @@ class Prune(nn.Module):
 
     def forward(self, tokens: VisualTokens) -> VisualTokens:
         """The tokens that the selector keeps."""
-        return self.selector.apply(tokens, self.keep)
+        return self.selector.prune(tokens, self.keep)

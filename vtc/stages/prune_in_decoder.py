@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vtc.selectors.text_attention import TextAttention
+from vtc.selectors.decoder.base import DecoderSelector, DecoderTokens
 from vtc.visual_tokens import gather_tokens
 
 
@@ -18,12 +18,12 @@ class PruneInDecoder(nn.Module):
 
     Parameters
     ----------
-    selector : TextAttention
+    selector : DecoderSelector
     tokens, keep : int
         Visual tokens of an image before and behind the cut.
     """
 
-    def __init__(self, selector: TextAttention, tokens: int, keep: int) -> None:
+    def __init__(self, selector: DecoderSelector, tokens: int, keep: int) -> None:
         super().__init__()
         self.selector = selector
         self.tokens = tokens
@@ -39,8 +39,9 @@ class PruneInDecoder(nn.Module):
         query_columns: Tensor,
         query_mask: Tensor,
         layout: Tensor,
+        before: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Cut a batch of B rows with I images; the last five arguments are those of :class:`vtc.sequence.Cut`.
+        """Cut a batch of B rows with I images; `image_rows` to `layout` are those of :class:`vtc.sequence.Cut`.
 
         Parameters
         ----------
@@ -50,6 +51,8 @@ class PruneInDecoder(nn.Module):
         image_columns : Tensor of shape (I, K), int64
         query_columns, query_mask : Tensors of shape (I, Q), int64
         layout : Tensor of shape (B, S'), int64
+        before : Tensor of shape (B, S, E) or None
+            Hidden states entering the layer in front of the cut, where the selector reads them.
 
         Returns
         -------
@@ -58,16 +61,22 @@ class PruneInDecoder(nn.Module):
         keep_indices : Tensor of shape (I, keep), int64
             Which of the K tokens stay, ascending.
         """
-        score = self.selector.score(
-            hidden.index_select(0, image_rows),
-            attention_mask.index_select(0, image_rows),
-            position_ids.index_select(0, image_rows),
-            image_columns,
-            query_columns,
-            query_mask,
+        tokens = DecoderTokens(
+            hidden=hidden.index_select(0, image_rows),
+            before=None if before is None else before.index_select(0, image_rows),
+            attention_mask=attention_mask.index_select(0, image_rows),
+            position_ids=position_ids.index_select(0, image_rows),
+            visual=image_columns,
+            queries=query_columns,
+            query_mask=query_mask,
         )
-        keep_indices = self.selector.select(score, self.keep)
+        keep_indices, merged = self.selector.prune(tokens, self.keep)
         kept = torch.gather(image_columns, 1, keep_indices).flatten()
-        places = torch.arange(hidden.shape[1], device=hidden.device)
-        source = torch.cat([places, kept])[layout]
-        return gather_tokens(hidden, source), torch.gather(position_ids, 1, source), keep_indices
+        length = hidden.shape[1]
+        source = torch.cat([torch.arange(length, device=hidden.device), kept])[layout]
+        result = gather_tokens(hidden, source)
+        if merged is not None:
+            flat = merged.to(hidden.dtype).flatten(0, 1)
+            replaced = flat[(layout - length).clamp(min=0)]
+            result = torch.where((layout >= length).unsqueeze(-1), replaced, result)
+        return result, torch.gather(position_ids, 1, source), keep_indices

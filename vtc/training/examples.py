@@ -14,9 +14,11 @@ from vtc.errors import InputError
 from vtc.evaluate.datasets import REFERENCE, Item, load_dataset, reference_scenes
 from vtc.models.base import VLMAdapter
 from vtc.progress import Report, silent
+from vtc.selectors.base import Needs
 from vtc.training.forward import answer_states
 from vtc.training.packing import Packed, Question, pack, tokenize
 from vtc.vision_encoder import VisionEncoder
+from vtc.visual_tokens import Reading
 
 BATCH = 8
 """Images encoded at once: few enough for the largest tensors to stay in reach of the allocator's own reuse."""
@@ -139,7 +141,7 @@ class EncodedExamples:
     ) -> None:
         self.adapter = adapter
         self.guides = tuple(layers[-GUIDING_LAYERS:]) if adapter.facts.encoder.has_cls else ()
-        self.encoder = VisionEncoder(adapter, layers, cls_layers=frozenset(self.guides))
+        self.encoder = VisionEncoder(adapter, layers, needs=Needs(frozenset(Reading("cls_attention", layer) for layer in self.guides)))
         self.beginning = beginning
         self.examples = examples
         self.kept: list[Encoded] = []
@@ -184,7 +186,7 @@ class EncodedExamples:
         packed = self._pack(examples, tokens.indices)
         states = answer_states(self.adapter, packed, features.float()).to(torch.bfloat16).cpu()
         rows = packed.rows.cpu()
-        guides = [tokens.cls_attention[layer] for layer in self.guides]
+        guides = [tokens.read("cls_attention", layer) for layer in self.guides]
         attention = torch.stack(guides).mean(dim=0).cpu() if guides else [None] * len(examples)
         return [
             Encoded(one, states[rows == row], guide)

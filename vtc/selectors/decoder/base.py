@@ -62,7 +62,7 @@ class DecoderSelector(nn.Module, ABC):
     def select(self, tokens: DecoderTokens, keep: int) -> Tensor:
         """Which of the K tokens go on: (I, keep), int64, ascending, unique within each image."""
 
-    def apply(self, tokens: DecoderTokens, keep: int) -> tuple[Tensor, Tensor | None]:
+    def prune(self, tokens: DecoderTokens, keep: int) -> tuple[Tensor, Tensor | None]:
         """The tokens that go on, and what they are now, (I, keep, E), if that is not what they were."""
         return self.select(tokens, keep), None
 
@@ -117,7 +117,7 @@ class DecoderMerger(DecoderSelector):
     def select(self, tokens: DecoderTokens, keep: int) -> Tensor:
         return self.merge(tokens, keep)[0]
 
-    def apply(self, tokens: DecoderTokens, keep: int) -> tuple[Tensor, Tensor | None]:
+    def prune(self, tokens: DecoderTokens, keep: int) -> tuple[Tensor, Tensor | None]:
         return self.merge(tokens, keep)
 
 

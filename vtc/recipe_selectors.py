@@ -1,0 +1,708 @@
+"""What a user may write about a selector in a recipe: one small model each.
+
+A new one is a class, and a place in `AnySelector` or `AnyDecoderSelector`.
+"""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from vtc.facts import EncoderFacts
+from vtc.recipe_values import AttentionLayers, LayerOrDepth, Multiple, Weight, Written
+
+class SelectorEntry(Written):
+    """What ``vtc ls selectors`` tells of a method, beside its options."""
+
+    summary: ClassVar[str]
+    paper: ClassVar[str] = ""
+    needs: ClassVar[str] = "nothing"
+    where: ClassVar[str]
+    text_aware: ClassVar[bool] = False
+    exportable: ClassVar[bool] = True
+
+
+class EncoderSelectorEntry(SelectorEntry):
+    """A selector between the vision encoder and the decoder."""
+
+    where = "after the vision encoder"
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Kinds of reading that it takes in each of its layers, as :class:`vtc.visual_tokens.Reading` names them."""
+    reads_encoder_grid: ClassVar[bool] = False
+    """Its scores belong to the encoder's own patches, so no other stage may have replaced those."""
+    projects: ClassVar[bool] = False
+    """It looks at all tokens in the decoder's space, so the projector runs before it."""
+    needs_cls: ClassVar[bool] = False
+
+    @property
+    def layers_named(self) -> tuple[int, ...]:
+        """Encoder layers that the recipe names, negative ones from the end."""
+        return ()
+
+    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
+        """Layers that it takes readings in, of those that run or the one behind them, in the order that it wants.
+
+        Raises
+        ------
+        ValueError
+            If a layer that the recipe names does not run.
+        """
+        return ()
+
+
+def _feature_layer(running: Sequence[int]) -> tuple[int, ...]:
+    """The last layer that runs: its output is what selectors and projector see."""
+    return (running[-1],)
+
+
+def _behind_features(encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
+    """The layer whose queries and keys are made of the features; the feature layer itself where it is the last."""
+    return (min(running[-1] + 1, encoder.layers - 1),)
+
+
+def _at_depth(depth: int | float, encoder: EncoderFacts, running: Sequence[int]) -> int:
+    """A layer by number or by its share of the depth (0.25 of 24 layers is the sixth, number 5), among those that run.
+
+    Raises
+    ------
+    ValueError
+        If it is given by number and does not run.
+    """
+    if isinstance(depth, float):
+        wanted = max(0, round(depth * encoder.layers) - 1)
+        return min(running, key=lambda layer: (abs(layer - wanted), layer))
+    layer = depth + encoder.layers if depth < 0 else depth
+    if layer not in running:
+        raise ValueError(f"encoder layer {depth} does not run here; these do: {', '.join(map(str, running))}")
+    return layer
+
+
+class RandomSelector(EncoderSelectorEntry):
+    """The same random subset for every image: the floor that any method has to beat."""
+
+    summary = "one random subset, the same for every image; a baseline"
+    name: Literal["random"] = "random"
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+
+class UniformSelector(EncoderSelectorEntry):
+    """Tokens at a uniform stride in raster order: the strongest baseline that does not look at the image."""
+
+    summary = "uniform stride in raster order; a baseline"
+    name: Literal["uniform"] = "uniform"
+
+
+class ClsAttentionSelector(EncoderSelectorEntry):
+    """The tokens that the encoder's CLS token attends to most.
+
+    ``layers`` says in which encoder layer the attention is read: ``feature`` is the layer whose output feeds
+    the projector, a list is averaged, negative numbers count from the encoder's end, ``auto`` is calibrated.
+    With ``feature``, ``last`` averages that many layers up to and including it.
+
+    Based on FasterVLM (arXiv 2412.01818) and, for several layers, VTC-CLS (arXiv 2412.05819).
+    """
+
+    summary = "highest CLS attention; a list of layers is averaged"
+    paper = "FasterVLM (arXiv 2412.01818); several layers: VTC-CLS (arXiv 2412.05819)"
+    needs = "the CLS row of the encoder's attention"
+    reads = ("cls_attention",)
+    reads_encoder_grid = True
+    needs_cls = True
+    name: Literal["cls_attention"] = "cls_attention"
+    layers: AttentionLayers = "feature"
+    last: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _last_goes_with_feature(self) -> ClsAttentionSelector:
+        if self.last > 1 and self.layers != "feature":
+            raise ValueError("last is only for layers: feature, a list already says which layers to average")
+        return self
+
+    @property
+    def layers_named(self) -> tuple[int, ...]:
+        return () if isinstance(self.layers, str) else self.layers
+
+
+class PrunerTraining(Written):
+    """How a learned selector is trained: ``steps`` of ``batch`` images each, out of ``images``.
+
+    Before that, ``imitation_steps`` teach it the attention of the encoder's CLS token, where there is one; they take
+    seconds, and training goes on from there.
+
+    Every step draws how many tokens are kept, log-uniformly between ``budgets`` times the stage's own number, so that
+    one pruner serves them all (``straight_through`` cannot aim at a number: it always has the stage's own). Of the
+    tokens that are not kept, ``dropped`` random ones take part in a step and can win their place; 0 means all. Features
+    of up to ``memory_gb`` are computed only once.
+    """
+
+    steps: Annotated[int, Field(ge=1)] = 1000
+    imitation_steps: Annotated[int, Field(ge=0)] = 400
+    images: Annotated[int, Field(ge=1)] = 2000
+    validation: Annotated[int, Field(ge=1)] = 100
+    batch: Annotated[int, Field(ge=1)] = 16
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.001
+    mask: Literal["top_k", "straight_through"] = "top_k"
+    lm_weight: Weight = 1.0
+    kl_weight: Weight = 1.0
+    budget_weight: Weight = 2.0
+    budgets: Annotated[tuple[Multiple, Multiple], Field(strict=False)] = (0.5, 4.0)
+    dropped: Annotated[int, Field(ge=0)] = 64
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    memory_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 4.0
+
+    @model_validator(mode="after")
+    def _something_to_learn_from(self) -> PrunerTraining:
+        if self.lm_weight == 0 and self.kl_weight == 0:
+            raise ValueError("lm_weight and kl_weight are both 0, there is nothing to learn from")
+        if self.budgets[0] > self.budgets[1]:
+            raise ValueError(f"budgets is the smaller and the larger multiple, not {list(self.budgets)}")
+        return self
+
+
+class LearnedSelector(EncoderSelectorEntry):
+    """A trained per-token scorer.
+
+    ``checkpoint`` is a safetensors file beside the recipe; ``auto`` takes the one that ships with the model, if there
+    is one, and trains one as ``training`` says, if there is none. ``diversity`` is the share of the budget given to
+    tokens that resemble the chosen ones least.
+
+    Based on LearnPruner (arXiv 2604.23950).
+    """
+
+    summary = "highest score of a trained per-token MLP"
+    paper = "LearnPruner (arXiv 2604.23950)"
+    needs = "the encoder's hidden states and a trained checkpoint"
+    reads_encoder_grid = True
+    name: Literal["learned"] = "learned"
+    checkpoint: str = "auto"
+    diversity: float = Field(default=0.1, ge=0, lt=1, allow_inf_nan=False)
+    training: PrunerTraining | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_training(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("checkpoint", "auto") == "auto" and data.get("training") is None:
+            return {**data, "training": {}}
+        return data
+
+    @model_validator(mode="after")
+    def _training_goes_with_auto(self) -> LearnedSelector:
+        if self.checkpoint != "auto" and self.training is not None:
+            raise ValueError("training is only for checkpoint: auto, here the checkpoint is trained already")
+        return self
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _stays_inside(cls, value: str) -> str:
+        if value == "auto":
+            return value
+        path = PurePosixPath(value)
+        if not value or path.is_absolute() or ".." in path.parts or re.search(r"[\\:\x00]", value):
+            raise ValueError(f"is a path below the recipe's own directory, not {reprlib.repr(value)}")
+        if path.suffix != ".safetensors":
+            raise ValueError(f"is a .safetensors file, not {reprlib.repr(value)}")
+        return value
+
+
+class HiPruneSelector(EncoderSelectorEntry):
+    """Anchors that attention meets in a middle layer, their neighbours, and registers that it meets in the last one.
+
+    ``alpha`` is the share of the budget that anchors and neighbours take. ``as_published`` lets neighbours wrap over
+    row ends, as the authors' code does.
+
+    Based on HiPrune (arXiv 2508.00553).
+    """
+
+    summary = "attention received in a middle layer with neighbours, then in the last layer"
+    paper = "HiPrune (arXiv 2508.00553)"
+    needs = "attention received in two encoder layers"
+    reads = ("received_attention",)
+    reads_encoder_grid = True
+    name: Literal["hiprune"] = "hiprune"
+    alpha: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.1
+    object_layer: LayerOrDepth = 0.375
+    as_published: bool = False
+
+    @property
+    def layers_named(self) -> tuple[int, ...]:
+        return (self.object_layer,) if isinstance(self.object_layer, int) else ()
+
+    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
+        return _at_depth(self.object_layer, encoder, running), running[-1]
+
+
+class FoPruSelector(EncoderSelectorEntry):
+    """Attention among patches: received or given, whichever varies more; by token, or by whole ``row`` of the image.
+
+    Based on FoPru (arXiv 2411.14164); which of the two to take is from a re-implementation, not from the authors.
+    """
+
+    summary = "attention among patches, by token or by row of the image"
+    paper = "FoPru (arXiv 2411.14164)"
+    needs = "the encoder's attention among patches"
+    reads = ("patch_attention",)
+    reads_encoder_grid = True
+    name: Literal["fopru"] = "fopru"
+    strategy: Literal["rank", "row"] = "rank"
+
+    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
+        return _feature_layer(running)
+
+
+class VisPrunerSelector(EncoderSelectorEntry):
+    """Most attended tokens for the share ``important`` of the budget, then those that resemble the others least.
+
+    Based on VisPruner (ICCV 2025, arXiv 2412.01818v2).
+    """
+
+    summary = "highest CLS attention, the rest of the budget without duplicates"
+    paper = "VisPruner (arXiv 2412.01818v2)"
+    needs = "the CLS row of the encoder's attention"
+    reads = ("cls_attention",)
+    reads_encoder_grid = True
+    needs_cls = True
+    name: Literal["vispruner"] = "vispruner"
+    important: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.5
+    as_published: bool = False
+
+    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
+        return _feature_layer(running)
+
+
+class VScanSelector(EncoderSelectorEntry):
+    """Most attended tokens of every window in a shallow layer, and of the whole image in the last; others merge in.
+
+    ``windows`` is the number of windows along each side, ``local_layer`` the shallow layer or its depth.
+
+    Based on VScan (arXiv 2505.22654), its stage in front of the decoder.
+    """
+
+    summary = "highest CLS attention by window and overall; the others merge into the nearest"
+    paper = "VScan (arXiv 2505.22654)"
+    needs = "the CLS rows of two encoder layers, projected tokens"
+    reads = ("cls_attention",)
+    reads_encoder_grid = True
+    projects = True
+    needs_cls = True
+    name: Literal["vscan"] = "vscan"
+    local_layer: LayerOrDepth = 0.25
+    windows: Annotated[int, Field(ge=1, le=16)] = 4
+    as_published: bool = False
+
+    @property
+    def layers_named(self) -> tuple[int, ...]:
+        return (self.local_layer,) if isinstance(self.local_layer, int) else ()
+
+    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
+        return _at_depth(self.local_layer, encoder, running), running[-1]
+
+
+class DivPruneSelector(EncoderSelectorEntry):
+    """Tokens that are far from one another: each the one whose nearest chosen neighbour is furthest away.
+
+    Based on DivPrune (arXiv 2503.02175).
+    """
+
+    summary = "largest distance to the tokens chosen so far (max-min)"
+    paper = "DivPrune (arXiv 2503.02175)"
+    needs = "projected tokens"
+    projects = True
+    name: Literal["divprune"] = "divprune"
+
+
+class CDPrunerSelector(EncoderSelectorEntry):
+    """Tokens that are relevant to the question and unlike one another: greedy MAP of a determinantal point process.
+
+    ``relevance`` says whether a token is relevant where its ``cosine`` to the question is high, or, as the authors find
+    for CLIP's embeddings, where it is low (``negative_cosine``).
+
+    Based on CDPruner (arXiv 2506.10967); checkpoints carry no CLIP text encoder, so relevance is that of the decoder's
+    own space.
+    """
+
+    summary = "relevance to the question times diversity (DPP)"
+    paper = "CDPruner (arXiv 2506.10967)"
+    needs = "projected tokens and the question"
+    projects = True
+    text_aware = True
+    name: Literal["cdpruner"] = "cdpruner"
+    relevance: Literal["cosine", "negative_cosine"] = "cosine"
+    as_published: bool = False
+
+
+class ToDRESelector(EncoderSelectorEntry):
+    """From the most attended token on, each the one that resembles the chosen ones least in sum.
+
+    Based on ToDRE (arXiv 2505.18757), stage 1; its stage 2 is a ``visual_exit``.
+    """
+
+    summary = "smallest summed similarity to the tokens chosen so far (max-sum)"
+    paper = "ToDRE (arXiv 2505.18757)"
+    needs = "projected tokens; the CLS row where there is one"
+    reads = ("cls_attention",)
+    projects = True
+    name: Literal["todre"] = "todre"
+
+    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
+        return _feature_layer(running) if encoder.has_cls else ()
+
+
+class MMTokSelector(EncoderSelectorEntry):
+    """Tokens that together cover the question's words and the image's own tokens best (greedy maximum coverage).
+
+    ``alpha`` weighs the image against the question; the temperatures say how local a token's coverage is.
+
+    Based on MMTok (arXiv 2508.18264); no words are left out of the question.
+    """
+
+    summary = "greedy coverage of the question and of the image"
+    paper = "MMTok (arXiv 2508.18264)"
+    needs = "features, projected tokens and the question"
+    projects = True
+    text_aware = True
+    name: Literal["mmtok"] = "mmtok"
+    text_temperature: Multiple = 0.02
+    vision_temperature: Multiple = 0.2
+    alpha: Weight = 0.5
+
+
+class VisionZipSelector(EncoderSelectorEntry):
+    """Most attended tokens, and for the share ``contextual`` of the budget tokens that stand for the others.
+
+    A contextual token is the mean of what it stands for; ``as_published`` adds the mean of the others to the token
+    itself, about twice the norm, as the authors' code does. Without a CLS token attention received takes its place.
+
+    Based on VisionZip (arXiv 2412.04467).
+    """
+
+    summary = "highest attention, and contextual tokens that the others merge into"
+    paper = "VisionZip (arXiv 2412.04467)"
+    needs = "the CLS row (or attention received) and keys of an encoder layer"
+    reads = ("cls_attention", "keys")
+    reads_encoder_grid = True
+    name: Literal["visionzip"] = "visionzip"
+    contextual: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.15625
+    as_published: bool = False
+
+    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
+        return _feature_layer(running)
+
+
+class PruMergeSelector(EncoderSelectorEntry):
+    """Most attended tokens, each with its nearest tokens merged in, and one token for all that are dropped.
+
+    ``spatial`` is PruMerge+: part of the budget goes to places spread over the image.
+
+    Based on LLaVA-PruMerge (arXiv 2403.15388), at a fixed budget.
+    """
+
+    summary = "highest CLS attention with neighbours merged in, one token for the rest"
+    paper = "LLaVA-PruMerge (arXiv 2403.15388)"
+    needs = "one-head CLS attention and keys of the encoder layer behind the features"
+    reads = ("one_head_cls_attention", "full_keys")
+    reads_encoder_grid = True
+    needs_cls = True
+    name: Literal["prumerge"] = "prumerge"
+    spatial: bool = False
+    as_published: bool = False
+
+    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
+        return _behind_features(encoder, running)
+
+
+class ToMeSelector(EncoderSelectorEntry):
+    """The most similar pairs of tokens merge, again and again, until the budget is met.
+
+    Based on ToMe (arXiv 2210.09461), applied behind the encoder and not inside its layers.
+    """
+
+    summary = "similar tokens merge pairwise (bipartite matching)"
+    paper = "ToMe (arXiv 2210.09461)"
+    needs = "keys of an encoder layer"
+    reads = ("keys",)
+    reads_encoder_grid = True
+    name: Literal["tome"] = "tome"
+
+    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
+        return _feature_layer(running)
+
+
+class TurboSelector(EncoderSelectorEntry):
+    """As ToMe, but tokens that the CLS token attends to are spared; ``alpha`` says how much.
+
+    Based on Turbo (arXiv 2407.11717).
+    """
+
+    summary = "similar tokens of little CLS attention merge pairwise"
+    paper = "Turbo (arXiv 2407.11717)"
+    needs = "the CLS row and keys of an encoder layer"
+    reads = ("keys", "cls_attention")
+    reads_encoder_grid = True
+    needs_cls = True
+    name: Literal["turbo"] = "turbo"
+    alpha: Weight = 1.0
+
+    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
+        return _feature_layer(running)
+
+
+class PoolingSelector(EncoderSelectorEntry):
+    """The grid in cells of near-equal size, each the mean of its tokens: adaptive average pooling to any budget."""
+
+    summary = "mean over cells of the grid; a baseline that merges"
+    name: Literal["pooling"] = "pooling"
+
+
+class ClusteringSelector(EncoderSelectorEntry):
+    """Clusters of similar tokens, each as its mean at its centre (DPC-KNN); ``neighbours`` sets how local density is.
+
+    Based on DPC-KNN (Du et al. 2016), as TCFormer (arXiv 2204.08680) and Chat-UniVi (arXiv 2311.08046) use it.
+    """
+
+    summary = "means of clusters (DPC-KNN)"
+    paper = "DPC-KNN, as in Chat-UniVi (arXiv 2311.08046)"
+    needs = "features"
+    name: Literal["clustering"] = "clustering"
+    neighbours: Annotated[int, Field(ge=1)] = 5
+
+
+class HiREDSelector(EncoderSelectorEntry):
+    """Tiles share the budget by the attention that their part of the whole view gets; then the most attended tokens.
+
+    ``share`` of the budget goes to the whole view. A model without tiles has one view, whose most attended tokens are
+    kept.
+
+    Based on HiRED (arXiv 2408.10945).
+    """
+
+    summary = "CLS attention, with a budget for each tile"
+    paper = "HiRED (arXiv 2408.10945)"
+    needs = "the CLS rows of the first and of the last encoder layer"
+    where = "across the tiles of an image, after the vision encoder"
+    reads = ("cls_attention",)
+    reads_encoder_grid = True
+    needs_cls = True
+    name: Literal["hired"] = "hired"
+    share: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.5
+    as_published: bool = False
+
+    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
+        return running[0], running[-1]
+
+
+class GlobalCom2Selector(EncoderSelectorEntry):
+    """The whole view says what share of the budget each tile gets, and has a say in which of its tokens stay.
+
+    ``temperature`` evens the shares out. A model without tiles has one view, whose highest scores are kept.
+
+    Based on GlobalCom2 (arXiv 2501.05179).
+    """
+
+    summary = "CLS scores of tile and whole view, with a budget for each tile"
+    paper = "GlobalCom2 (arXiv 2501.05179)"
+    needs = "the CLS row of the layer behind the features, before the softmax"
+    where = "across the tiles of an image, after the vision encoder"
+    reads = ("cls_logits",)
+    reads_encoder_grid = True
+    needs_cls = True
+    name: Literal["globalcom2"] = "globalcom2"
+    temperature: Multiple = 10.0
+
+    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
+        return _behind_features(encoder, running)
+
+
+class DecoderSelectorEntry(SelectorEntry):
+    """A selector before a decoder layer."""
+
+    where = "before a decoder layer"
+    text_aware = True
+
+    @property
+    def asks(self) -> str:
+        """Which text tokens are handed to it: those behind the image, all, or the last one."""
+        return "text_after_image"
+
+    def rows(self, text: int, visual: int) -> int:
+        """Rows of attention that it computes, of `text` and `visual` tokens."""
+        return 1 if self.asks == "last_token" else text
+
+
+class TextAttentionSelector(DecoderSelectorEntry):
+    """The visual tokens that the prompt's text attends to in the decoder layer behind the cut.
+
+    ``queries`` says which text tokens ask: all of those behind the image, all text, the last token (FastV,
+    PyramidDrop), or SparseVLM's ``raters``, those behind the image that resemble it more than the average one. Without
+    ``rope`` queries and keys are compared without their rotary positions (FEATHER), which takes out the preference for
+    near tokens.
+
+    Based on LearnPruner (arXiv 2604.23950); FastV (2403.06764), PyramidDrop (2410.17247), SparseVLM (2410.04417) and
+    FEATHER (2412.13180) for the variants.
+    """
+
+    summary = "highest attention from the prompt's text"
+    paper = "LearnPruner (arXiv 2604.23950); FastV, PyramidDrop, SparseVLM, FEATHER for its variants"
+    needs = "queries and keys of one decoder layer"
+    name: Literal["text_attention"] = "text_attention"
+    queries: Literal["text_after_image", "all_text", "last_token", "raters"] = "text_after_image"
+    rope: bool = True
+
+    @property
+    def asks(self) -> str:
+        return "text_after_image" if self.queries == "raters" else self.queries
+
+
+class FastVSelector(DecoderSelectorEntry):
+    """The visual tokens that the prompt's last token attends to in the decoder layer in front of the cut.
+
+    Based on FastV (arXiv 2403.06764); the authors cut before layer 2 or 3.
+    """
+
+    summary = "highest attention from the last token, layer in front of the cut"
+    paper = "FastV (arXiv 2403.06764)"
+    needs = "queries and keys of the decoder layer in front of the cut"
+    name: Literal["fastv"] = "fastv"
+
+    @property
+    def asks(self) -> str:
+        return "last_token"
+
+
+class PyramidDropSelector(DecoderSelectorEntry):
+    """The visual tokens that the prompt's last token attends to in the decoder layer behind the cut.
+
+    Based on PyramidDrop (arXiv 2410.17247), which cuts three times, by half each; original positions are kept.
+    """
+
+    summary = "highest attention from the last token, layer behind the cut"
+    paper = "PyramidDrop (arXiv 2410.17247)"
+    needs = "queries and keys of the decoder layer behind the cut"
+    name: Literal["pyramiddrop"] = "pyramiddrop"
+
+    @property
+    def asks(self) -> str:
+        return "last_token"
+
+
+class FeatherSelector(DecoderSelectorEntry):
+    """Attention from the last token without rotary positions, and the share ``uniform`` of the budget spread evenly.
+
+    Based on FEATHER (arXiv 2412.13180).
+    """
+
+    summary = "attention from the last token without positions, and a uniform share"
+    paper = "FEATHER (arXiv 2412.13180)"
+    needs = "queries and keys of one decoder layer"
+    name: Literal["feather"] = "feather"
+    uniform: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.33
+
+    @property
+    def asks(self) -> str:
+        return "last_token"
+
+
+class SparseVLMSelector(DecoderSelectorEntry):
+    """Attention from the text tokens that resemble the image, in the layer in front of the cut.
+
+    With ``recycle`` the best of the dropped tokens come back as cluster means, inside the budget.
+
+    Based on SparseVLM (arXiv 2410.04417); ties are resolved by the lowest index in place of noise.
+    """
+
+    summary = "attention from text that resembles the image; dropped tokens recycled"
+    paper = "SparseVLM (arXiv 2410.04417)"
+    needs = "queries and keys of the decoder layer in front of the cut"
+    name: Literal["sparsevlm"] = "sparsevlm"
+    recycle: bool = True
+
+
+class VisionDropSelector(DecoderSelectorEntry):
+    """Attention from the image's own tokens; for the share ``contextual`` of the budget others merge in.
+
+    Based on VisionDrop (arXiv 2506.22283).
+    """
+
+    summary = "attention from visual tokens, and contextual tokens that others merge into"
+    paper = "VisionDrop (arXiv 2506.22283)"
+    needs = "queries and keys of the decoder layer behind the cut"
+    text_aware = False
+    name: Literal["visiondrop"] = "visiondrop"
+    contextual: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.15
+    as_published: bool = False
+
+    @property
+    def asks(self) -> str:
+        return "last_token"
+
+    def rows(self, text: int, visual: int) -> int:
+        return visual
+
+
+class DARTSelector(DecoderSelectorEntry):
+    """Tokens that resemble a few pivots least, the pivots being image and text tokens of large keys.
+
+    Based on DART (arXiv 2502.11494), which cuts before layer 2.
+    """
+
+    summary = "tokens that duplicate pivot tokens least"
+    paper = "DART (arXiv 2502.11494)"
+    needs = "keys of the decoder layer in front of the cut"
+    name: Literal["dart"] = "dart"
+
+    def rows(self, text: int, visual: int) -> int:
+        return 0
+
+
+AnySelector = (
+    RandomSelector
+    | UniformSelector
+    | PoolingSelector
+    | ClsAttentionSelector
+    | LearnedSelector
+    | HiPruneSelector
+    | FoPruSelector
+    | VisPrunerSelector
+    | VScanSelector
+    | DivPruneSelector
+    | CDPrunerSelector
+    | ToDRESelector
+    | MMTokSelector
+    | VisionZipSelector
+    | PruMergeSelector
+    | ToMeSelector
+    | TurboSelector
+    | ClusteringSelector
+    | HiREDSelector
+    | GlobalCom2Selector
+)
+AnyDecoderSelector = (
+    TextAttentionSelector
+    | FastVSelector
+    | PyramidDropSelector
+    | FeatherSelector
+    | SparseVLMSelector
+    | VisionDropSelector
+    | DARTSelector
+)
+
+
+def _by_name(union: Any) -> dict[str, Any]:
+    return {model.model_fields["name"].default: model for model in get_args(union)}
+
+
+ENCODER_SELECTORS: dict[str, type[EncoderSelectorEntry]] = _by_name(AnySelector)
+DECODER_SELECTORS: dict[str, type[DecoderSelectorEntry]] = _by_name(AnyDecoderSelector)
+SELECTORS: dict[str, type[SelectorEntry]] = {**ENCODER_SELECTORS, **DECODER_SELECTORS}
+
+
+def _expand_shorthand(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+Selector = Annotated[AnySelector, Field(discriminator="name"), BeforeValidator(_expand_shorthand)]
+DecoderSelector = Annotated[AnyDecoderSelector, Field(discriminator="name"), BeforeValidator(_expand_shorthand)]
