@@ -19,6 +19,7 @@ from torch.export import Dim
 
 from vtc.compressed import CompressedModel
 from vtc.decoder import DecoderSegment
+from vtc.evaluate.selection import Selection
 from vtc.stages.prune_in_decoder import PruneInDecoder
 from vtc.visual_tokens import TextEmbeddings
 
@@ -131,6 +132,13 @@ def _vision_spec(model: CompressedModel) -> GraphSpec:
         axes += [{0: "batch_size", 1: "text_length"}] * 2
     outputs = ["image_features", "keep_indices"]
     return GraphSpec("vision_encoder", VisionGraph(model), args, inputs, outputs, tuple(axes))
+
+
+def selection_spec(selection: Selection, images: int) -> GraphSpec:
+    """Selection in front of the decoder as a graph of its own, for a fixed number of images: to measure it."""
+    args = selection.example(images)
+    axes: tuple[Any, ...] = tuple({} for _ in args)
+    return GraphSpec("selection", selection, args, selection.inputs, ["features", "keep_indices"], (axes,))
 
 
 def segment_name(model: CompressedModel, number: int) -> str:

@@ -136,8 +136,10 @@ def test_kept_tokens_at_original_positions_equal_masking_the_others(adapter: VLM
         places = (ids[0] == adapter.image_token_id).nonzero()[:, 0]
         visible[0, places] = 0
         visible[0, places[keep[0]]] = 1
-        hidden, _ = full._embed(ids, pixels)
-        expected, _ = full.segments[0](hidden, visible, torch.arange(ids.shape[1])[None], full._no_past(4, hidden))
+        features, _ = full.vision(pixels)
+        images = (ids == adapter.image_token_id).unsqueeze(-1)
+        hidden = adapter.embed_tokens(ids).masked_scatter(images, features)
+        expected, _, _ = full.segments[0](hidden, visible, torch.arange(ids.shape[1])[None], full._no_past(4, hidden))
         ours, _ = model.prefill(*model.inputs([sample[0]], [sample[1]]))
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
 

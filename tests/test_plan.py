@@ -19,6 +19,7 @@ from vtc.errors import InputError, RecipeError
 from vtc.plan import ModelFacts, SegmentPlan, TokenPlan, check, plan
 from vtc.plan_stages import smaller_grid
 from vtc.recipe import Recipe, builtin_recipes, load_recipe, parse_recipe
+from vtc.recipe_selectors import ENCODER_SELECTORS
 
 CLS = {"kind": "prune", "keep": 14, "selector": "cls_attention"}
 RANDOM = {"kind": "prune", "keep": 14, "selector": "random"}
@@ -29,6 +30,11 @@ def faults(facts: ModelFacts, *stages: dict[str, Any]) -> list[str]:
     with pytest.raises(RecipeError) as error:
         plan(recipe(*stages), facts)
     return [line.removeprefix("recipe: ") for line in str(error.value).splitlines()]
+
+
+def without(flag: str) -> str:
+    """Selectors that lack a property, as messages list them."""
+    return ", ".join(name for name, entry in ENCODER_SELECTORS.items() if not getattr(entry, flag))
 
 
 def planned(data: dict[str, Any], facts: ModelFacts) -> tuple[Recipe, TokenPlan]:
@@ -290,7 +296,7 @@ BAD: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
         [{"kind": "frequency_filter", "keep": 64}, CLS],
         [
             "stages.1.selector: cls_attention scores the encoder's own patches, and stages.0 has replaced those; "
-            "after a frequency_filter these work: random, uniform"
+            f"after a frequency_filter these work: {without('reads_encoder_grid')}"
         ],
     ),
     "learned after filter": (
@@ -300,7 +306,7 @@ BAD: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
         ],
         [
             "stages.1.selector: learned scores the encoder's own patches, and stages.0 has replaced those; "
-            "after a frequency_filter these work: random, uniform"
+            f"after a frequency_filter these work: {without('reads_encoder_grid')}"
         ],
     ),
     "prune after exit": (
@@ -410,7 +416,7 @@ def test_layers_after_the_feature_layer_cannot_be_used() -> None:
 def test_cls_attention_needs_a_cls_token() -> None:
     assert faults(WITHOUT_CLS, CLS) == [
         "stages.0.selector: cls_attention needs a CLS token, and this encoder has none; "
-        "these work: random, uniform, learned"
+        f"these work: {without('needs_cls')}"
     ]
 
 

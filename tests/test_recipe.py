@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.strategies import in_any_order, recipes
 from vtc.errors import RecipeError
 from vtc.recipe import SELECTORS, STAGES, Recipe, builtin_recipes, load_recipe, parse_recipe
+from vtc.recipe_selectors import DECODER_SELECTORS, ENCODER_SELECTORS
 from vtc.yaml_lines import MAX_BYTES
 
 
@@ -152,7 +153,7 @@ BAD_STAGES = {
         "stages.0.selector: unknown selector 'text_atention', did you mean 'text_attention'?"
     ),
     "kind: prune_in_decoder, keep: 8, layer: 2, selector: {name: uniform}": (
-        "stages.0.selector.name: unknown selector 'uniform', one of text_attention"
+        f"stages.0.selector.name: unknown selector 'uniform', one of {', '.join(DECODER_SELECTORS)}"
     ),
     "kind: prune_in_decoder, keep: 8, layer: 2, selector: {query: last_token}": (
         "stages.0.selector.query: unknown key, did you mean 'queries'?"
@@ -165,10 +166,10 @@ BAD_STAGES = {
         "stages.0.selector: unknown selector 'clsattention', did you mean 'cls_attention'?"
     ),
     "kind: prune, keep: 8, selector: {name: x}": (
-        "stages.0.selector.name: unknown selector 'x', one of random, uniform, cls_attention, learned"
+        f"stages.0.selector.name: unknown selector 'x', one of {', '.join(ENCODER_SELECTORS)}"
     ),
     "kind: prune, keep: 8, selector: {seed: 1}": (
-        "stages.0.selector: names no selector, give name: one of random, uniform, cls_attention, learned"
+        f"stages.0.selector: names no selector, give name: one of {', '.join(ENCODER_SELECTORS)}"
     ),
     "kind: prune, keep: 8, selector: {name: random, sed: 1}": (
         "stages.0.selector.sed: unknown key, did you mean 'seed'?"

@@ -92,4 +92,4 @@ def _split(rows: Tensor, heads: int) -> Tensor:
 
 def _patches(adapter: VLMAdapter, values: Tensor) -> Tensor:
     """The patches' own of values (B, [1 +] N)."""
-    return adapter.patch_tokens(values.unsqueeze(-1)).squeeze(-1)
+    return adapter.patch_tokens(values.unsqueeze(-1))[..., 0]

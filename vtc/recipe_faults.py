@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from vtc.recipe_schema import STAGES, Budget
-from vtc.recipe_selectors import DECODER_SELECTORS, ENCODER_SELECTORS, SELECTORS, PrunerTraining
+from vtc.recipe_selectors import CUT_SELECTOR, DECODER_SELECTORS, ENCODER_SELECTORS, SELECTORS, PrunerTraining
 from vtc.yaml_lines import KeyPath
 
 
@@ -48,9 +48,6 @@ def faults(
             yield path, f"unknown key, {_suggest(str(path[-1]), valid, 'valid here: ')}"
         elif error["type"] in ("union_tag_invalid", "union_tag_not_found"):
             yield _tag_path(path, data), _describe_tag(path, error, data)
-        elif error["type"] == "literal_error" and path[-2:] == ("selector", "name"):
-            bare = not isinstance(_value_at(path[:-1], data), dict)
-            yield path[:-1] if bare else path, _unknown("selector", str(error["input"]), _selectors(path, data))
         else:
             yield path, _describe(error)
 
@@ -73,9 +70,8 @@ def _key_path(location: tuple[int | str, ...], data: Any) -> KeyPath:
     """Drop from pydantic's location the tags of discriminated unions, which are no keys of the user's."""
     path: KeyPath = ()
     for step in location:
-        if isinstance(data, dict) and step not in data and step in (data.get("kind"), data.get("name")):
-            continue
-        if isinstance(data, str) and step == data:
+        tags = (data.get("kind"), data.get("name", CUT_SELECTOR)) if isinstance(data, dict) else (data,)
+        if isinstance(data, dict | str) and step in tags and not (isinstance(data, dict) and step in data):
             continue
         path = (*path, step)
         if isinstance(data, dict):
@@ -108,7 +104,7 @@ def _valid_keys(path: KeyPath, data: Any, top_keys: Sequence[str]) -> Sequence[s
         return list(Budget.model_fields)
     if path[-1] == "selector":
         table = _selectors(path, data)
-        name = value if isinstance(value, str) else value.get("name", next(iter(table)))
+        name = value if isinstance(value, str) else value.get("name", table[0])
         return list(SELECTORS[name].model_fields)
     if path[-1] == "training":
         return list(PrunerTraining.model_fields)

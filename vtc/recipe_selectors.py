@@ -345,6 +345,7 @@ class ToDRESelector(EncoderSelectorEntry):
     paper = "ToDRE (arXiv 2505.18757)"
     needs = "projected tokens; the CLS row where there is one"
     reads = ("cls_attention",)
+    reads_encoder_grid = True
     projects = True
     name: Literal["todre"] = "todre"
 
@@ -700,9 +701,17 @@ DECODER_SELECTORS: dict[str, type[DecoderSelectorEntry]] = _by_name(AnyDecoderSe
 SELECTORS: dict[str, type[SelectorEntry]] = {**ENCODER_SELECTORS, **DECODER_SELECTORS}
 
 
+CUT_SELECTOR = "text_attention"
+"""What a cut uses if nothing else is said: options without a name are its."""
+
+
 def _expand_shorthand(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
+def _expand_in_decoder(value: object) -> object:
+    return {"name": CUT_SELECTOR, **value} if isinstance(value, dict) else _expand_shorthand(value)
+
+
 Selector = Annotated[AnySelector, Field(discriminator="name"), BeforeValidator(_expand_shorthand)]
-DecoderSelector = Annotated[AnyDecoderSelector, Field(discriminator="name"), BeforeValidator(_expand_shorthand)]
+DecoderSelector = Annotated[AnyDecoderSelector, Field(discriminator="name"), BeforeValidator(_expand_in_decoder)]

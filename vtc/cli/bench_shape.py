@@ -241,7 +241,7 @@ def _parity(path: Path, precision: str) -> dict[str, Any]:
 
 def _selection_onnx(job: Job, model: CompressedModel, directory: Path) -> list[float]:
     """Milliseconds of each run of the encoder stages, as a graph of their own."""
-    from exporters.graphs import GraphSpec, as_half, export_graph
+    from exporters.graphs import as_half, export_graph, selection_spec
     from vtc.evaluate.selection import selection_of
     from vtc.runtime.providers import choose_provider
     from vtc.runtime.session import Graph
@@ -249,14 +249,11 @@ def _selection_onnx(job: Job, model: CompressedModel, directory: Path) -> list[f
     module = selection_of(as_half(model) if job.precision == "fp16" else model)
     if module is None:
         return []
-    hidden, layer_inputs = module.example(job.shape.images)
-    names = ["hidden", *(f"layer_input_{layer}" for layer in module.layers)]
+    spec = selection_spec(module, job.shape.images)
     path = directory / "selection.onnx"
-    constant: tuple[Any, ...] = ({}, [{} for _ in layer_inputs])
-    spec = GraphSpec("selection", module, (hidden, layer_inputs), names, ["features", "keep_indices"], constant)
     export_graph(spec, path)
     graph = Graph(path, choose_provider(job.device), job.threads)
-    feeds = dict(zip(names, (tensor.numpy() for tensor in (hidden, *layer_inputs)), strict=True))
+    feeds = {name: tensor.numpy() for name, tensor in zip(spec.inputs, spec.args, strict=True)}
     feeds = {name: feeds[name] for name in graph.inputs}  # a selector may not look at the features
     taken = []
     for _ in range(job.warmup + SELECTION_RUNS):

@@ -12,6 +12,9 @@ from vtc.vision_encoder import VisionEncoder
 from vtc.visual_tokens import TextEmbeddings
 
 
+TEXT_TOKENS = 16
+
+
 def selection_of(model: CompressedModel) -> Selection | None:
     """A model's selection in front of the decoder; None where its recipe has none."""
     vision = model.vision
@@ -34,37 +37,46 @@ class Selection(nn.Module):
         self.vision = vision
         self.layers = vision.read_layers
 
-    def forward(
-        self, hidden: Tensor, layer_inputs: list[Tensor], text: TextEmbeddings | None = None
-    ) -> tuple[Tensor, Tensor]:
+    @property
+    def inputs(self) -> list[str]:
+        """Names of what `forward` takes, in order."""
+        text = ["text_embeds", "text_mask"] if self.vision.needs.text else []
+        return ["hidden", *(f"layer_input_{layer}" for layer in self.layers), *text]
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, Tensor]:
         """Select.
 
         Parameters
         ----------
-        hidden : Tensor of shape (B, [1 +] N, D)
-            The encoder's output.
-        layer_inputs : list of Tensor of the same shape
-            Inputs of the layers that are read, in ascending order.
-        text : TextEmbeddings or None
-            The questions, where a selector looks at them.
+        values : Tensors
+            The encoder's output (B, [1 +] N, D); inputs of the layers that are read, of the same shape; and, where a
+            selector looks at the questions, their embeddings (B, T, E) and mask (B, T).
 
         Returns
         -------
         features : Tensor of shape (B, K, D)
         keep_indices : Tensor of shape (B, K), int64
         """
-        inputs = dict(zip(self.layers, layer_inputs, strict=True))
+        hidden, *others = values
+        inputs = dict(zip(self.layers, others, strict=False))
+        text = TextEmbeddings(*others[-2:]) if self.vision.needs.text else None
         tokens = self.vision.noted(hidden, inputs, self.vision.adapter.facts.grid)
         tokens = self.vision.through_stages(replace(tokens, text=text))
         return tokens.features, tokens.indices
 
-    def example(self, images: int) -> tuple[Tensor, list[Tensor]]:
-        """Random inputs for a number of images, as the model's weights are."""
+    def example(self, images: int) -> tuple[Tensor, ...]:
+        """Random inputs for a number of images, as the model's weights are; questions of `TEXT_TOKENS` tokens."""
         facts = self.vision.adapter.facts
         weights = next(self.vision.adapter.embed_tokens.parameters())
-        shape = (images, facts.visual_tokens + facts.encoder.has_cls, facts.encoder.width)
 
-        def values() -> Tensor:
-            return torch.randn(shape, device=weights.device, dtype=weights.dtype)
+        def values(tokens: int, width: int) -> Tensor:
+            return torch.randn(images, tokens, width, device=weights.device, dtype=weights.dtype)
 
-        return values(), [values() for _ in self.layers]
+        hidden = [
+            values(facts.visual_tokens + facts.encoder.has_cls, facts.encoder.width)
+            for _ in range(1 + len(self.layers))
+        ]
+        if not self.vision.needs.text:
+            return tuple(hidden)
+        mask = torch.ones(images, TEXT_TOKENS, dtype=torch.long, device=weights.device)
+        return (*hidden, values(TEXT_TOKENS, facts.decoder.width), mask)
