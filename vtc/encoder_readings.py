@@ -55,8 +55,12 @@ def _one_head_cls_attention(adapter: VLMAdapter, layer: int, hidden: Tensor) -> 
 
 
 def _keys(adapter: VLMAdapter, layer: int, hidden: Tensor) -> Tensor:
-    keys = adapter.patch_tokens(adapter.encoder_keys(layer, hidden)).float()
+    keys = _full_keys(adapter, layer, hidden)
     return keys.reshape(*keys.shape[:2], adapter.facts.encoder.heads, -1).mean(dim=2)
+
+
+def _full_keys(adapter: VLMAdapter, layer: int, hidden: Tensor) -> Tensor:
+    return adapter.patch_tokens(adapter.encoder_keys(layer, hidden)).float()
 
 
 _READERS: dict[ReadingKind, Callable[[VLMAdapter, int, Tensor], Tensor]] = {
@@ -66,6 +70,7 @@ _READERS: dict[ReadingKind, Callable[[VLMAdapter, int, Tensor], Tensor]] = {
     "patch_attention": _patch_attention,
     "one_head_cls_attention": _one_head_cls_attention,
     "keys": _keys,
+    "full_keys": _full_keys,
 }
 
 

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 ReadingKind = Literal[
-    "cls_attention", "cls_logits", "received_attention", "patch_attention", "one_head_cls_attention", "keys"
+    "cls_attention",
+    "cls_logits",
+    "received_attention",
+    "patch_attention",
+    "one_head_cls_attention",
+    "keys",
+    "full_keys",
 ]
 
 
@@ -24,6 +30,7 @@ class Reading(NamedTuple):
     - ``one_head_cls_attention`` (B, N): attention of the CLS token with queries and keys taken as one head of full
       width, scores divided by sqrt(D).
     - ``keys`` (B, N, Dh): keys of the patches, mean over heads.
+    - ``full_keys`` (B, N, D): keys of the patches, all heads side by side.
 
     A layer right behind the last one that runs may be read too: its queries and keys are made of the features.
     """
@@ -91,9 +98,7 @@ class VisualTokens:
         )
 
 
-def on_grid(
-    features: Tensor, grid: tuple[int, int], readings: Mapping[Reading, Tensor] | None = None
-) -> VisualTokens:
+def on_grid(features: Tensor, grid: tuple[int, int], readings: Mapping[Reading, Tensor] | None = None) -> VisualTokens:
     """All tokens (B, H * W, D) of a grid in raster order."""
     places = torch.arange(grid[0] * grid[1], device=features.device).expand(features.shape[0], -1)
     return VisualTokens(features, places, grid, readings or {})

@@ -1,0 +1,76 @@
+"""PruMerge: numbers of the authors' code, and blends that are means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vtc.selectors.base import taken
+from vtc.selectors.prumerge import PruMerge, blend, rest
+from vtc.visual_tokens import Reading, VisualTokens, on_grid
+
+GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "prumerge.npz")
+LAYER = 23
+
+
+def image(count: int) -> VisualTokens:
+    side = int(count**0.5)
+    read = {key: torch.from_numpy(GOLDEN[f"n{count}_{key}"]) for key in ("q", "k", "patch_feats")}
+    scores = torch.matmul(read["q"][:, :1], read["k"].transpose(1, 2)) * read["k"].shape[-1] ** -0.5
+    attention = torch.softmax(scores, dim=-1)[:, 0, 1:]
+    np.testing.assert_allclose(attention, GOLDEN[f"n{count}_cls_attn"], rtol=1e-5)
+    readings = {Reading("one_head_cls_attention", LAYER): attention, Reading("full_keys", LAYER): read["k"][:, 1:]}
+    return on_grid(read["patch_feats"], (side, side), readings)
+
+
+@pytest.mark.parametrize(
+    "case", ["n64_adaptive", "n64_ratio0.125", "n64_ratio0.25", "n576_adaptive", "n576_ratio0.125"]
+)
+def test_equals_the_authors_numbers(case: str) -> None:
+    kept = GOLDEN[f"{case}_topk_idx"][0].tolist()
+    expected = torch.from_numpy(GOLDEN[f"{case}_out"])
+    tokens = image(int(case[1:].split("_")[0]))
+    indices, features = PruMerge(LAYER, as_published=True).merge(tokens, len(kept) + 1)
+    (extra,) = set(indices[0].tolist()) - set(kept)
+    attention = tokens.read("one_head_cls_attention", LAYER)[0]
+    assert attention[extra] <= attention[kept].min()
+    torch.testing.assert_close(features, expected[:, np.argsort([*kept, extra])])
+
+
+@pytest.mark.parametrize("count", [64, 576])
+def test_blends_what_the_authors_adaptive_plus_form_keeps_alike(count: int) -> None:
+    kept = torch.from_numpy(GOLDEN[f"n{count}_plus_idx"]).unsqueeze(0)
+    tokens = image(count)
+    attention = tokens.read("one_head_cls_attention", LAYER)
+    blended = blend(tokens.features, tokens.read("full_keys", LAYER), attention, kept, as_published=True)
+    extra = rest(tokens.features, attention * (1 - taken(kept, count)), as_published=True)
+    expected = torch.from_numpy(GOLDEN[f"n{count}_plus_out"])
+    torch.testing.assert_close(torch.cat([blended, extra], dim=1), expected)
+
+
+def test_plus_spends_a_quarter_by_attention_and_spreads_the_rest() -> None:
+    tokens = image(576)
+    attention = tokens.read("one_head_cls_attention", LAYER)
+    kept = PruMerge(LAYER, spatial=True).choose(attention, 64)[0]
+    assert kept[:16].tolist() == attention[0].topk(16).indices.tolist()
+    assert len(set(kept.tolist())) == 64
+    gaps = kept[16:].diff()
+    assert int(gaps.min()) >= 11
+    assert int(gaps.max()) <= 16
+
+
+def test_blends_are_weighted_means() -> None:
+    tokens = image(64)
+    constant = VisualTokens(torch.full((1, 64, 32), 3.0), tokens.indices, tokens.grid, tokens.readings)
+    _, features = PruMerge(LAYER).merge(constant, 9)
+    torch.testing.assert_close(features, torch.full((1, 9, 32), 3.0))
+
+
+def test_tokens_without_any_attention_still_have_a_mean() -> None:
+    tokens = image(64)
+    readings = {**tokens.readings, Reading("one_head_cls_attention", LAYER): torch.zeros(1, 64)}
+    _, features = PruMerge(LAYER).merge(VisualTokens(tokens.features, tokens.indices, tokens.grid, readings), 9)
+    torch.testing.assert_close(features[:, 8], tokens.features[:, 8:].mean(dim=1))

@@ -1,0 +1,53 @@
+"""EVS: of a video, keep what changes from frame to frame (Efficient Video Sampling, arXiv 2510.14624).
+
+Score of a token: 1 - cosine with the token at the same place one frame earlier, in the decoder's space. The first frame
+comes before all others whatever the scores, and ties go to the earlier token. The authors' code never keeps less than
+one frame; here a budget below that is spread evenly over the first frame.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vtc.selectors.base import Needs, Selector, ascending, top_k
+from vtc.visual_tokens import VisualTokens
+
+FIRST_FRAME = 4.0
+
+
+class EVS(Selector):
+    """Top-k of dissimilarity in time.
+
+    Parameters
+    ----------
+    frames : int
+        How many frames the tokens belong to, in time order and with equally many tokens each.
+    """
+
+    def __init__(self, frames: int) -> None:
+        super().__init__()
+        self.frames = frames
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(projected=True)
+
+    def select(self, tokens: VisualTokens, keep: int) -> Tensor:
+        if tokens.projected is None:
+            raise AssertionError("a selector that looks at projected tokens is given them")
+        batch, count, _ = tokens.projected.shape
+        size, left = divmod(count, self.frames)
+        if left:
+            raise ValueError(f"{count} visual tokens are not {self.frames} frames of equal size")
+        if keep < size:
+            spread = [(2 * i + 1) * size // (2 * keep) for i in range(keep)]
+            return torch.tensor(spread, device=tokens.projected.device).expand(batch, keep)
+        return ascending(top_k(dissimilarity(tokens.projected, size), keep))
+
+
+def dissimilarity(video: Tensor, size: int) -> Tensor:
+    """1 - cosine of each token (B, N, E) with the one `size` tokens earlier, (B, N); above all for the first `size`."""
+    unit = nn.functional.normalize(video.float(), dim=-1)
+    change = 1 - (unit[:, size:] * unit[:, :-size]).sum(dim=-1)
+    return torch.cat([torch.full_like(unit[:, :size, 0], FIRST_FRAME), change], dim=1)

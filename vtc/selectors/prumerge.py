@@ -1,0 +1,130 @@
+"""PruMerge: keep what the CLS token looks at and blend the rest into it (LLaVA-PruMerge, arXiv 2403.15388).
+
+Tokens are kept by the attention of the CLS token, taken as one head of full width. Each kept token becomes the mean,
+weighted by that attention, of itself and the 32 dropped tokens whose keys have the highest cosine with its own. One
+more token, the weighted mean of all dropped ones, stands at the best of these, unless the budget is one token.
+PruMerge+ spends only a quarter of the budget by attention and spreads the rest evenly over the other tokens in raster
+order. In the original, budgets follow from the image (outliers of the attention, and a quarter is about what these are
+of PruMerge+'s tokens); here the budget is given.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vtc.selectors.base import Merger, Needs, ascending_with, best, taken, top_k
+from vtc.visual_tokens import Reading, VisualTokens, gather_tokens
+
+NEIGHBOURS = 32
+LEAST_WEIGHT = 1e-9
+BY_ATTENTION = 0.25
+"""Share of PruMerge+'s budget that goes by attention."""
+
+
+class PruMerge(Merger):
+    """Top-k by attention, each blended with its neighbours, plus one token for all that is dropped.
+
+    Parameters
+    ----------
+    layer : int
+        Encoder layer (0-based) whose queries and keys are read; the authors take the last one, behind the layer whose
+        output goes on.
+    spatial : bool
+        Spread three quarters of the budget evenly over the image (PruMerge+).
+    as_published : bool
+        Blend as the authors' code does: weights are the attention itself, not scaled to sum to 1 (a kept token hardly
+        changes, and the additional one is far shorter than a token of the encoder), and neighbours may be kept tokens.
+    """
+
+    def __init__(self, layer: int, spatial: bool = False, as_published: bool = False) -> None:
+        super().__init__()
+        self.layer = layer
+        self.spatial = spatial
+        self.as_published = as_published
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(frozenset({Reading("one_head_cls_attention", self.layer), Reading("full_keys", self.layer)}))
+
+    def merge(self, tokens: VisualTokens, keep: int) -> tuple[Tensor, Tensor]:
+        attention = tokens.read("one_head_cls_attention", self.layer).float()
+        batch, count = attention.shape
+        if keep == count and not self.as_published:
+            return torch.arange(count, device=attention.device).expand(batch, -1), tokens.features
+        kept = self.choose(attention, max(1, keep - 1))
+        features = tokens.features.float()
+        weights = attention if self.as_published else attention.clamp(min=LEAST_WEIGHT)
+        blended = blend(features, tokens.read("full_keys", self.layer), weights, kept, self.as_published)
+        if keep > 1:
+            dropped = 1 - taken(kept, count)
+            extra = best(torch.where(dropped > 0, attention, -1.0))
+            blended = torch.cat([blended, rest(features, weights * dropped, self.as_published)], dim=1)
+            kept = torch.cat([kept, extra], dim=1)
+        return ascending_with(kept, blended.to(tokens.features.dtype))
+
+    def choose(self, attention: Tensor, count: int) -> Tensor:
+        """Tokens (B, count) that are kept, by attention (B, N); those by attention come first, best first."""
+        if not self.spatial:
+            return top_k(attention, count)
+        important = top_k(attention, max(1, round(count * BY_ATTENTION)))
+        spread = count - important.shape[1]
+        if not spread:
+            return important
+        total = attention.shape[1]
+        left = total - important.shape[1]
+        places = torch.arange(total, device=attention.device)
+        others = top_k(-(places + total * taken(important, total)), left)
+        even = torch.tensor([(2 * i + 1) * left // (2 * spread) for i in range(spread)], device=attention.device)
+        return torch.cat([important, others.index_select(1, even)], dim=1)
+
+
+def blend(features: Tensor, keys: Tensor, weights: Tensor, kept: Tensor, as_published: bool) -> Tensor:
+    """Kept tokens and their neighbours in one.
+
+    Parameters
+    ----------
+    features : Tensor of shape (B, N, D), float32
+    keys : Tensor of shape (B, N, D)
+    weights : Tensor of shape (B, N)
+        Attention to each token.
+    kept : Tensor of shape (B, K), int64
+    as_published : bool
+
+    Returns
+    -------
+    Tensor of shape (B, K, D)
+    """
+    count = keys.shape[1]
+    own = gather_tokens(features, kept)
+    neighbours = min(NEIGHBOURS, count - (1 if as_published else kept.shape[1]))
+    if not neighbours:
+        return own
+    unit = nn.functional.normalize(keys.float(), dim=-1)
+    similarity = torch.matmul(gather_tokens(unit, kept), unit.transpose(1, 2))
+    places = torch.arange(count, device=kept.device)
+    out_of_reach = places == kept.unsqueeze(-1) if as_published else taken(kept, count).unsqueeze(1) > 0
+    nearest = top_k(torch.where(out_of_reach, -2.0, similarity), neighbours)
+    shares = torch.zeros_like(similarity).scatter(2, nearest, 1.0) * weights.unsqueeze(1)
+    if as_published:
+        return own + torch.matmul(shares, features)
+    own_share = torch.gather(weights, 1, kept).unsqueeze(-1)
+    return (own_share * own + torch.matmul(shares, features)) / (own_share + shares.sum(dim=-1, keepdim=True))
+
+
+def rest(features: Tensor, weights: Tensor, as_published: bool) -> Tensor:
+    """All dropped tokens in one.
+
+    Parameters
+    ----------
+    features : Tensor of shape (B, N, D), float32
+    weights : Tensor of shape (B, N)
+        Attention to each dropped token, 0 for a kept one.
+    as_published : bool
+
+    Returns
+    -------
+    Tensor of shape (B, 1, D)
+    """
+    total = torch.matmul(weights.unsqueeze(1), features)
+    return total if as_published else total / weights.sum(dim=-1).view(-1, 1, 1)

@@ -1,0 +1,141 @@
+"""Token merging: join the most similar tokens until the budget is met (ToMe, arXiv 2210.09461).
+
+One step deals the tokens out in turn to two sides, A and B, finds for each of A the one of B whose key has the highest
+cosine with its own, and merges the r best pairs: a token of B becomes the mean of all that it stands for, weighted by
+the number of encoder tokens in each.
+
+The original does this inside every layer of the encoder, with the layer's own keys and with attention that counts a
+merged token as many. Here it runs behind the encoder: keys are merged like the tokens, and steps follow each other,
+none merging more than a quarter of the tokens, until exactly the budget is left; between them tokens are in raster
+order, so that the sides interleave on the image.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vtc.selectors.base import Merger, Needs, ascending_with, best, top_k
+from vtc.visual_tokens import Reading, VisualTokens, gather_tokens
+
+
+class ToMe(Merger):
+    """Repeated bipartite matching; a merged token stands at the place of the one of B that took others in.
+
+    Parameters
+    ----------
+    layer : int
+        Encoder layer (0-based) whose keys are compared.
+    """
+
+    def __init__(self, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(frozenset({Reading("keys", self.layer)}))
+
+    def importance(self, tokens: VisualTokens) -> Tensor | None:
+        """What counts against merging a token away, (B, N), on the scale of a cosine."""
+        return None
+
+    def merge(self, tokens: VisualTokens, keep: int) -> tuple[Tensor, Tensor]:
+        batch, count, width = tokens.features.shape
+        importance = self.importance(tokens)
+        parts = [tokens.features.float(), tokens.read("keys", self.layer).float()]
+        if importance is not None:
+            parts.append(importance.float().unsqueeze(-1))
+        state = torch.cat(parts, dim=-1)
+        metric_end = width + parts[1].shape[-1]
+        sizes = torch.ones(batch, count, 1, device=state.device)
+        places = torch.arange(count, device=state.device).expand(batch, -1)
+        while count > keep:
+            step = min(count - keep, max(1, count // 4))
+            guard = None if importance is None else state[..., -1]
+            pairs = match(state[..., width:metric_end], step, importance=guard)
+            places = torch.cat([torch.gather(places[:, ::2], 1, pairs.unmerged), places[:, 1::2]], dim=1)
+            places, state = ascending_with(places, torch.cat(merge_pairs(state, sizes, pairs), dim=-1))
+            state, sizes = state[..., :-1], state[..., -1:]
+            count -= step
+        return places, state[..., :width].to(tokens.features.dtype)
+
+
+class Pairs(NamedTuple):
+    """Which tokens merge, as positions within the sides A and B.
+
+    Attributes
+    ----------
+    unmerged : Tensor of shape (B, |A| - r)
+        Tokens of A that stay.
+    merged, into : Tensors of shape (B, r)
+        Tokens of A that go, and the ones of B that take them in.
+    """
+
+    unmerged: Tensor
+    merged: Tensor
+    into: Tensor
+
+
+def bipartite_step(
+    features: Tensor, metric: Tensor, sizes: Tensor, r: int, protect_first: bool = False
+) -> tuple[Tensor, Tensor]:
+    """One step of the original.
+
+    Parameters
+    ----------
+    features : Tensor of shape (B, N, D), float32
+    metric : Tensor of shape (B, N, Dk)
+    sizes : Tensor of shape (B, N, 1)
+        How many encoder tokens each stands for.
+    r : int
+        Tokens to merge away; at most half of those that are not protected.
+    protect_first : bool
+        Never merge the first token, the CLS token, and leave tokens of A in their order.
+
+    Returns
+    -------
+    features : Tensor of shape (B, N - r, D)
+        Unmerged tokens of A (best pairs first, unless the first is protected), then all of B.
+    sizes : Tensor of shape (B, N - r, 1)
+    """
+    return merge_pairs(features, sizes, match(metric, r, protect_first))
+
+
+def match(metric: Tensor, r: int, protect_first: bool = False, importance: Tensor | None = None) -> Pairs:
+    """The `r` best pairs of tokens on even places with tokens on odd places.
+
+    Parameters
+    ----------
+    metric : Tensor of shape (B, N, Dk)
+    r : int
+    protect_first : bool
+    importance : Tensor of shape (B, N) or None
+        Taken off the cosine of a pair by its token on the even place.
+    """
+    r = min(r, (metric.shape[1] - protect_first) // 2)
+    unit = nn.functional.normalize(metric.float(), dim=-1)
+    similarity = torch.matmul(unit[:, ::2], unit[:, 1::2].transpose(1, 2))
+    partner = best(similarity).squeeze(-1)
+    score = similarity.amax(dim=-1)
+    if importance is not None:
+        score = score - importance[:, ::2]
+    if protect_first:
+        score = torch.cat([torch.full_like(score[:, :1], -torch.inf), score[:, 1:]], dim=1)
+    order = top_k(score, score.shape[1])
+    merged, unmerged = order[:, :r], order[:, r:]
+    if protect_first:
+        unmerged = unmerged.sort(dim=-1).values
+    return Pairs(unmerged, merged, torch.gather(partner, 1, merged))
+
+
+def merge_pairs(features: Tensor, sizes: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """Size-weighted means (B, N - r, D), and their sizes (B, N - r, 1): unmerged tokens of A, then all of B."""
+    weighted = torch.cat([features * sizes, sizes], dim=-1)
+    even, odd = weighted[:, ::2], weighted[:, 1::2]
+    takes = (torch.arange(odd.shape[1], device=odd.device).view(1, -1, 1) == pairs.into.unsqueeze(1)).float()
+    odd = odd + torch.matmul(takes, gather_tokens(even, pairs.merged))
+    total = torch.cat([gather_tokens(even, pairs.unmerged), odd], dim=1)
+    return total[..., :-1] / total[..., -1:], total[..., -1:]
