@@ -91,9 +91,7 @@ class VisualTokens:
         )
 
 
-def on_grid(
-    features: Tensor, grid: tuple[int, int], readings: Mapping[Reading, Tensor] | None = None
-) -> VisualTokens:
+def on_grid(features: Tensor, grid: tuple[int, int], readings: Mapping[Reading, Tensor] | None = None) -> VisualTokens:
     """All tokens (B, H * W, D) of a grid in raster order."""
     places = torch.arange(grid[0] * grid[1], device=features.device).expand(features.shape[0], -1)
     return VisualTokens(features, places, grid, readings or {})
