@@ -1,16 +1,18 @@
 """Text attention: keep the visual tokens that the question looks at, by queries and keys of one decoder layer.
 
 Score of visual token v: softmax over the whole row of q_t . k_v / sqrt(d) in the layer behind the cut, mean over heads
-and over the text tokens t that ask. All text behind the image asks in LearnPruner (arXiv 2604.23950).
+and over the text tokens t that ask. All text behind the image asks in LearnPruner (arXiv 2604.23950); letting only
+SparseVLM's raters ask (arXiv 2410.04417) and leaving out rotary positions, as FEATHER does (arXiv 2412.13180), are
+variants.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from vtc.models.base import VLMAdapter
 from vtc.selectors.decoder.base import DecoderScorer, DecoderTokens, mean_over_queries
+from vtc.selectors.decoder.sparsevlm import rater_weights
 from vtc.visual_tokens import gather_tokens
 
 
@@ -36,30 +38,7 @@ class TextAttention(DecoderScorer):
         self.rope = rope
 
     def score(self, tokens: DecoderTokens) -> Tensor:
-        rows = self.attention(tokens, tokens.queries, rope=self.rope)
         weights = tokens.query_mask.float()
         if self.raters:
-            asking = gather_tokens(self.entering(tokens), tokens.queries)
-            weights = rater_weights(gather_tokens(self.entering(tokens), tokens.visual), asking, weights)
-        return mean_over_queries(rows, weights)
-
-
-def rater_weights(image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
-    """1 for a text token of above-average relevance: softmax over the text of its products with visual tokens, mean
-    over these (SparseVLM, arXiv 2410.04417, equation 6).
-
-    Parameters
-    ----------
-    image : Tensor of shape (I, K, E)
-    text : Tensor of shape (I, Q, E)
-    mask : Tensor of shape (I, Q)
-
-    Returns
-    -------
-    Tensor of shape (I, Q), float32
-    """
-    products = torch.matmul(image.float(), text.float().transpose(1, 2))
-    products = torch.where(mask.unsqueeze(1) > 0, products, torch.finfo(torch.float32).min)
-    relevance = torch.softmax(products, dim=-1).mean(dim=1)
-    mean = (relevance * mask).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True)
-    return mask * (relevance >= mean).float()
+            weights = rater_weights(self.visual_states(tokens), gather_tokens(tokens.hidden, tokens.queries), weights)
+        return mean_over_queries(self.attention(tokens, tokens.queries, rope=self.rope), weights)

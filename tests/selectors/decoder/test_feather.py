@@ -1,0 +1,34 @@
+"""FEATHER: no rotary positions in the score, and tokens spread evenly beside the best scored."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.selectors.decoder.fakes import FakeAdapter, adapter, decoder_tokens
+from vtc.selectors.decoder.base import DecoderTokens
+from vtc.selectors.decoder.feather import FEATHER
+
+
+@pytest.fixture
+def setting() -> tuple[FakeAdapter, DecoderTokens]:
+    row = torch.zeros(1, 1, 20, 20)
+    row[0, 0, -1, 2:18] = torch.linspace(0, 1, 16)
+    return FakeAdapter({7: row}), decoder_tokens(torch.zeros(1, 20, 4), 2, 16)
+
+
+def test_asks_without_rotary_positions(setting: tuple[FakeAdapter, DecoderTokens]) -> None:
+    fake, tokens = setting
+    FEATHER(adapter(fake), behind=8, before=7).select(tokens, 4)
+    assert fake.asked == [(7, False)]
+
+
+@pytest.mark.parametrize(
+    ("uniform", "expected"),
+    [(0.0, [10, 11, 12, 13, 14, 15]), (0.5, [2, 8, 12, 13, 14, 15]), (1.0, [1, 4, 6, 9, 12, 14])],
+)
+def test_a_share_of_the_budget_is_spread_evenly(
+    setting: tuple[FakeAdapter, DecoderTokens], uniform: float, expected: list[int]
+) -> None:
+    fake, tokens = setting
+    assert FEATHER(adapter(fake), behind=8, before=7, uniform=uniform).select(tokens, 6)[0].tolist() == expected

@@ -1,0 +1,72 @@
+"""The relevance network: what it reads, and which checkpoints it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.selectors.decoder.fakes import FakeAdapter, adapter, decoder_tokens
+from vtc.errors import InputError
+from vtc.selectors.decoder.relevance import Relevance
+
+
+def make(maps: torch.Tensor | None = None) -> Relevance:
+    torch.manual_seed(0)
+    return Relevance(adapter(FakeAdapter({} if maps is None else {0: maps})), behind=1, before=0)
+
+
+def save(selector: Relevance, path: Path, layer: str = "0") -> Path:
+    save_file(selector.state_dict(), path, metadata={"model_sha256": "abc", "decoder_layer": layer})
+    return path
+
+
+def load(path: Path, digest: str = "abc") -> Relevance:
+    return Relevance.from_checkpoint(path, adapter(FakeAdapter()), 1, 0, model_digest=digest)
+
+
+def test_reads_the_mean_row_of_the_first_layer_whatever_its_level() -> None:
+    maps = torch.rand(2, 3, 20, 20)
+    tokens = decoder_tokens(torch.zeros(2, 20, 4), 2, 12)
+    score = make(maps).score(tokens)
+    row = maps.mean(dim=1)[:, 14:, 2:14].mean(dim=1)
+    assert torch.allclose(score, make().logits(row), atol=1e-6)
+    assert torch.allclose(score, make().logits(row / 7), atol=1e-4)
+
+
+def test_equal_attention_leaves_no_gap() -> None:
+    assert torch.isfinite(make().logits(torch.zeros(1, 9))).all()
+
+
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
+    trained = make()
+    row = torch.rand(1, 30)
+    assert torch.equal(load(save(trained, tmp_path / "r.safetensors")).logits(row), trained.logits(row))
+
+
+def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="was trained on model abc"):
+        load(save(make(), tmp_path / "r.safetensors"), digest="other")
+
+
+def test_checkpoint_of_another_layer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="reads decoder layer 3, here it would read layer 0"):
+        load(save(make(), tmp_path / "r.safetensors", layer="3"))
+
+
+def test_other_tensors_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.safetensors"
+    save_file({"x": torch.zeros(1)}, path, metadata={"model_sha256": "abc", "decoder_layer": "0"})
+    with pytest.raises(InputError, match="not a relevance network"):
+        load(path)
+
+
+@pytest.mark.parametrize("content", [None, b"not safetensors at all"])
+def test_unreadable_checkpoint_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "r.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read"):
+        load(path)

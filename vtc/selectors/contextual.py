@@ -1,0 +1,60 @@
+"""Contextual tokens: what the dominant tokens leave over, merged into a few (VisionZip, arXiv 2412.04467).
+
+Of the R tokens that are left over, in raster order, every max(1, R // C)-th is a target, C in all. Every other one
+goes to the target whose metric is most similar to its own (cosine), of equal ones the first.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vtc.selectors.base import best, taken
+from vtc.visual_tokens import gather_tokens
+
+
+def contextual_merge(
+    features: Tensor, metric: Tensor, dominant: Tensor, count: int, published: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Merge the tokens that are not dominant into `count` ones.
+
+    Parameters
+    ----------
+    features : Tensor of shape (B, N, D)
+    metric : Tensor of shape (B, N, M)
+        What similarity is measured by; keys, as a rule.
+    dominant : Tensor of shape (B, d), int64
+        Tokens that are kept as they are, unique within each image.
+    count : int
+        C, in 1..N - d.
+    published : bool
+        Give a target plus the mean of what went to it, as the authors' code does: about twice the norm that the model
+        knows. Otherwise the mean of a target and all that went to it.
+
+    Returns
+    -------
+    target_indices : Tensor of shape (B, C), int64
+        Places of the targets among the N tokens, ascending.
+    merged : Tensor of shape (B, C, D)
+        What they are now, in the type of `features`.
+    """
+    total = features.shape[1]
+    left = total - dominant.shape[1]
+    step = max(1, left // count)
+    # Dominant tokens are moved behind all others, which stay in raster order.
+    order = torch.arange(total, device=features.device) + total * taken(dominant, total)
+    rest = torch.sort(order, dim=-1).indices[:, :left]
+    target_indices = rest[:, : step * count : step]
+
+    unit = nn.functional.normalize(metric.float(), dim=-1)
+    cosine = torch.matmul(gather_tokens(unit, rest), gather_tokens(unit, target_indices).transpose(1, 2))
+    targets = torch.arange(count, device=features.device)
+    place = torch.arange(left, device=features.device)
+    is_target = (place % step == 0) & (place < step * count)
+    goes = (best(cosine.flatten(0, 1)).reshape(-1, left, 1) == targets) & ~is_target.unsqueeze(-1)
+    members = goes.float().transpose(1, 2)
+    size = members.sum(dim=-1, keepdim=True)
+    own = gather_tokens(features, target_indices).float()
+    summed = torch.matmul(members, gather_tokens(features, rest).float())
+    merged = own + summed / size.clamp(min=1) if published else (own + summed) / (size + 1)
+    return target_indices, merged.to(features.dtype)

@@ -1,0 +1,113 @@
+"""Relevance: a small convolutional network reads how the text attends in a shallow layer and says what matters.
+
+After the explainability-based compressor ("Generic Token Compression in Multimodal Large Language Models from an
+Explainability Perspective"), which teaches a network to tell from the first layer's attention what gradient-based
+relevance over the whole model would say.
+
+The row of attention that the text behind the image gives to the visual tokens in the layer in front of the cut (mean
+over heads and over the text; before layer 1 that is the first layer) goes through five depthwise-separable 1-D
+convolutions along raster order, of 32 to 512 channels, to one logit per token.
+
+The paper says so much. Assumed are the channels in between (doubled each time), kernels of 5, ReLU between layers and
+no normalisation layers, a pointwise output layer, and the input's normalisation: logarithm of the row plus 1e-9,
+standardised within each image.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from vtc.errors import InputError
+from vtc.models.base import VLMAdapter
+from vtc.selectors.decoder.base import DecoderScorer, DecoderTokens, mean_over_queries
+
+CHANNELS = (1, 32, 64, 128, 256, 512)
+KERNEL = 5
+
+
+class Relevance(DecoderScorer):
+    """Top-k of the relevance that a trained network reads off the text's attention.
+
+    Parameters
+    ----------
+    adapter : VLMAdapter
+    behind, before : int
+        Decoder layers around the cut, as the model numbers them.
+    """
+
+    reads_before = True
+
+    def __init__(self, adapter: VLMAdapter, behind: int, before: int) -> None:
+        super().__init__(adapter, behind, before)
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(CHANNELS):
+            layers += [
+                nn.Conv1d(inputs, inputs, KERNEL, padding=KERNEL // 2, groups=inputs),
+                nn.Conv1d(inputs, outputs, 1),
+                nn.ReLU(),
+            ]
+        self.network = nn.Sequential(*layers, nn.Conv1d(CHANNELS[-1], 1, 1))
+
+    @classmethod
+    def from_checkpoint(cls, path: Path, adapter: VLMAdapter, behind: int, before: int, *, model_digest: str) -> Self:
+        """Load a trained network.
+
+        Parameters
+        ----------
+        path : Path
+            A safetensors file with the network's tensors and, as metadata, ``model_sha256`` of the model and
+            ``decoder_layer`` that it was trained on.
+        adapter, behind, before
+            As for the class.
+        model_digest : str
+            SHA-256 of the model that runs here.
+
+        Raises
+        ------
+        InputError
+            If the file is missing or damaged, or was trained on another model or another layer.
+        """
+        selector = cls(adapter, behind, before)
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: relevance checkpoint cannot be read ({error})") from None
+        trained_on = metadata.get("model_sha256")
+        if trained_on != model_digest:
+            raise InputError(
+                f"{path}: relevance network was trained on model {str(trained_on)[:12]}, not {model_digest[:12]}; "
+                "train it again"
+            )
+        if metadata.get("decoder_layer") != str(selector.layer):
+            raise InputError(
+                f"{path}: relevance network reads decoder layer {metadata.get('decoder_layer')}, "
+                f"here it would read layer {selector.layer}; train it again"
+            )
+        try:
+            selector.load_state_dict(tensors)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{path}: not a relevance network ({reason})") from None
+        return selector
+
+    def score(self, tokens: DecoderTokens) -> Tensor:
+        """Logit of each token's relevance, (I, K)."""
+        row = mean_over_queries(self.attention(tokens, tokens.queries), tokens.query_mask.float())
+        return self.logits(row)
+
+    def logits(self, row: Tensor) -> Tensor:
+        """Logits (I, K), float32, of a row of attention (I, K)."""
+        level = torch.log(row + 1e-9)
+        centred = level - level.mean(dim=1, keepdim=True)
+        deviation = centred.square().mean(dim=1, keepdim=True).sqrt()
+        standard = centred / (deviation + 1e-6)
+        logits: Tensor = self.network(standard.unsqueeze(1).to(next(self.network.parameters()).dtype))
+        return logits.squeeze(1).float()

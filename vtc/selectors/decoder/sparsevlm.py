@@ -1,0 +1,166 @@
+"""SparseVLM: text tokens that concern the image rate it, and the best of what is dropped is recycled into a few tokens.
+
+Zhang et al. 2024, arXiv 2410.04417, version 1 of its code. In the layer in front of the cut:
+
+1. Relevance of text token t: softmax over the text of the products of visual and text states, mean over visual tokens.
+   Raters are the tokens above the mean relevance; all of them, if none is.
+2. Score of visual token v: attention of the raters to it, softmax over the whole row, mean over heads and raters.
+3. Of the tokens dropped, the best scored share `recycle`, int(share * dropped) + 1 of them, are clustered into
+   c = int(a tenth of them) + 1 tokens by density peaks (DPC-KNN), each the mean of its cluster.
+
+Where this differs. The authors keep as many tokens as a table says, and add the c recycled ones behind them; here the c
+come out of the budget, at most half of it, and each stands at its cluster centre's place. They choose the raters once,
+from the decoder's input; here each cut chooses them from the states that it looks at. They add random noise to the
+densities, which decides wherever two tokens are nearest to one another and so equally dense; here the token with the
+lower index among the equals, in order of score, counts as the denser one. Densities are compared as logarithms, since
+at the distances of a real decoder's states they would all be 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vtc.models.base import VLMAdapter
+from vtc.selectors.base import ascending_with, best, top_k
+from vtc.selectors.decoder.base import DecoderMerger, DecoderTokens, mean_over_queries
+from vtc.visual_tokens import gather_tokens
+
+RECYCLED_PER_CLUSTER = 10
+
+
+class SparseVLM(DecoderMerger):
+    """Tokens that the raters look at, and recycled ones.
+
+    Parameters
+    ----------
+    adapter : VLMAdapter
+    behind, before : int
+        Decoder layers around the cut, as the model numbers them.
+    recycle : float
+        Share of the dropped tokens, in [0, 1], that is recycled; 0 recycles none.
+    """
+
+    reads_before = True
+
+    def __init__(self, adapter: VLMAdapter, behind: int, before: int, *, recycle: float = 0.3) -> None:
+        super().__init__(adapter, behind, before)
+        self.recycle = recycle
+
+    def score(self, tokens: DecoderTokens) -> Tensor:
+        """Attention that each visual token gets from the raters: (I, K), float32."""
+        states = self.entering(tokens)
+        weights = rater_weights(
+            gather_tokens(states, tokens.visual), gather_tokens(states, tokens.queries), tokens.query_mask.float()
+        )
+        return mean_over_queries(self.attention(tokens, tokens.queries), weights)
+
+    def merge(self, tokens: DecoderTokens, keep: int) -> tuple[Tensor, Tensor]:
+        states = self.visual_states(tokens)
+        clusters, candidates = recycling_budget(states.shape[1], keep, self.recycle)
+        chosen = keep - clusters
+        ranked = top_k(self.score(tokens), chosen + candidates)
+        kept = ranked[:, :chosen]
+        if not clusters:
+            return ascending_with(kept, gather_tokens(states, kept))
+        dropped = ranked[:, chosen:]
+        centres, merged = cluster(gather_tokens(states, dropped), clusters)
+        indices = torch.cat([kept, torch.gather(dropped, 1, centres)], dim=1)
+        return ascending_with(indices, torch.cat([gather_tokens(states, kept), merged], dim=1))
+
+
+def rater_weights(image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+    """Which text tokens concern the image more than the average one does.
+
+    Parameters
+    ----------
+    image : Tensor of shape (I, K, E)
+    text : Tensor of shape (I, Q, E)
+    mask : Tensor of shape (I, Q), float32
+        0 is padding.
+
+    Returns
+    -------
+    Tensor of shape (I, Q), float32
+        1 for a rater, 0 for others; where none is above the mean, 1 for all that are no padding.
+    """
+    products = torch.matmul(image.float(), text.float().transpose(1, 2))
+    products = torch.where(mask.unsqueeze(1) > 0, products, torch.finfo(torch.float32).min)
+    relevance = torch.softmax(products, dim=-1).mean(dim=1)
+    mean = (relevance * mask).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    raters = mask * (relevance > mean).float()
+    return torch.where(raters.sum(dim=1, keepdim=True) > 0, raters, mask)
+
+
+def recycling_budget(total: int, keep: int, share: float) -> tuple[int, int]:
+    """How many clusters fit into a budget beside what is kept, and how many dropped tokens they are made of.
+
+    Kept by score are the most tokens whose recycled ones still fit, though never less than half of the budget.
+    """
+
+    def recycled(chosen: int) -> int:
+        return min(int(share * (total - chosen)) + 1, total - chosen) if share else 0
+
+    def clusters(chosen: int) -> int:
+        return recycled(chosen) // RECYCLED_PER_CLUSTER + 1 if recycled(chosen) else 0
+
+    half = keep - keep // 2
+    chosen = next((count for count in range(keep, half, -1) if count + clusters(count) <= keep), half)
+    return keep - chosen, recycled(chosen) if chosen < keep else 0
+
+
+def cluster(states: Tensor, count: int, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Cluster tokens by density peaks: DPC-KNN (Du et al. 2016).
+
+    A token's density is exp(-mean of its squared distances to the `count` tokens nearest to it, itself among them),
+    distances divided by sqrt(E). Centres are the tokens of the highest product of density and distance to the nearest
+    denser one (the largest distance of all, for the densest); all others join the centre nearest to them.
+
+    Parameters
+    ----------
+    states : Tensor of shape (I, n, E)
+    count : int
+        In 1..n.
+    noise : Tensor of shape (I, n) or None
+        Added to the densities. Without it, the lower index is the denser of equals.
+
+    Returns
+    -------
+    centres : Tensor of shape (I, count), int64
+        Highest product first.
+    merged : Tensor of shape (I, count, E)
+        Mean of each cluster, in the type of `states`.
+    """
+    values = states.float()
+    total = values.shape[1]
+    places = torch.arange(total, device=values.device)
+    squared = squared_distances(values) / values.shape[2]
+    log_density = torch.topk(squared, count, dim=-1, largest=False).values.mean(dim=-1).neg()
+    if noise is not None:
+        log_density = torch.log(torch.exp(log_density) + noise)
+    own, other = log_density.unsqueeze(2), log_density.unsqueeze(1)
+    denser = (other > own) | ((other == own) & (places < places.unsqueeze(1)))
+    farthest = squared.amax(dim=(1, 2), keepdim=True)
+    to_denser = torch.where(denser, squared, farthest).amin(dim=-1)
+    # The product's logarithm: half that of the squared distance, which must not be 0.
+    centres = top_k(0.5 * torch.log(to_denser.clamp(min=1e-30)) + log_density, count)
+
+    to_centres = gather_tokens(squared, centres).transpose(1, 2)
+    is_centre = centres.unsqueeze(1) == places.unsqueeze(1)
+    # A centre is its own, also where another one is no farther away.
+    nearness = torch.where(is_centre, 1.0, -to_centres)
+    joins = best(nearness.flatten(0, 1)).reshape(-1, total, 1) == torch.arange(count, device=values.device)
+    members = joins.float().transpose(1, 2)
+    merged = torch.matmul(members, values) / members.sum(dim=-1, keepdim=True)
+    return centres, merged.to(states.dtype)
+
+
+def squared_distances(values: Tensor) -> Tensor:
+    """Squared distances (I, n, n) between vectors (I, n, E), 0 to themselves and exactly symmetric."""
+    # Distances are those of centred vectors, which lose fewer digits in the differences below.
+    centred = values - values.mean(dim=1, keepdim=True)
+    products = torch.matmul(centred, centred.transpose(1, 2))
+    length = centred.square().sum(dim=-1)
+    squared = (length.unsqueeze(1) + length.unsqueeze(2)) - (products + products.transpose(1, 2))
+    itself = torch.eye(values.shape[1], device=values.device)
+    return squared.clamp(min=0) * (1 - itself)
