@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.selectors.decoder.fakes import FakeAdapter, adapter, decoder_tokens
+from tests.selectors.decoder.fakes import FakeAdapter, LinearAdapter, adapter, decoder_tokens
 from vtc.selectors.decoder.base import DecoderTokens
 from vtc.selectors.decoder.feather import FEATHER
 
@@ -21,6 +21,13 @@ def test_asks_without_rotary_positions(setting: tuple[FakeAdapter, DecoderTokens
     fake, tokens = setting
     FEATHER(adapter(fake), behind=8, before=7).select(tokens, 4)
     assert fake.asked == [(7, False)]
+
+
+def test_attention_is_shared_among_the_visual_tokens_alone() -> None:
+    torch.manual_seed(0)
+    fake = LinearAdapter(torch.randn(8, 8), torch.randn(8, 8), heads=2)
+    score = FEATHER(adapter(fake), behind=8, before=7).score(decoder_tokens(torch.randn(2, 20, 8), 2, 16))
+    assert torch.allclose(score.sum(dim=1), torch.ones(2))
 
 
 @pytest.mark.parametrize(

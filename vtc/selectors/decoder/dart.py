@@ -67,8 +67,8 @@ class DART(DecoderSelector):
         pivots = torch.where(pivots < 0, pivots[:, :1], pivots)
         if self.as_published:
             padding = (1 - tokens.attention_mask).sum(dim=1, keepdim=True)
-            turns = torch.sort(((pivots - padding) % SET_TABLE).float(), dim=1, stable=True).indices
-            pivots = torch.gather(pivots, 1, turns)
+            slot = (pivots - padding) % SET_TABLE
+            pivots = torch.gather(pivots, 1, top_k(-slot.float(), pivots.shape[1]))
         unit = [
             nn.functional.normalize(self.adapter.final_norm(gather_tokens(tokens.hidden, places)).float(), dim=-1)
             for places in (pivots, tokens.visual)

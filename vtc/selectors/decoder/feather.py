@@ -2,13 +2,14 @@
 
 Endo et al. 2024, arXiv 2412.13180. FastV's criterion, the last text token's attention in the layer in front of the cut,
 favours tokens near the end of the image, since rotary positions make far keys count less; so queries and keys are
-compared without them. At an early cut the criterion is still poor, and tokens at a uniform stride are kept besides.
+compared without them, the softmax running over the image's tokens alone, mean over heads. At an early cut the criterion
+is still poor, and tokens at a uniform stride are kept besides. The paper cuts before layers 8 and 16 of 32, with
+uniform tokens at the first cut only (`uniform: 0` at the second).
 
-With m = round(keep * uniform), tokens (2i + 1) * K // (2m) of the K, i < m, stay in any case, and the best scored
-of the others fill the budget. The paper takes every third row and column, whatever the budget, which a count of
-`keep` does not leave room for; a third of the budget is as many tokens, a ninth of all, where a third is kept. They
-are spread along raster order and not in two dimensions, since an image that was pruned before has no grid.
-The paper cuts before layers 8 and 16 of 32, with uniform tokens at the first cut only (`uniform: 0` at the second).
+With m = round(keep * uniform), tokens (2i + 1) * K // (2m) of the K, i < m, stay in any case, and the best scored of
+the others fill the budget. The authors join the best scored to every third token of every third row, however many come
+out; that ninth of all tokens is a third of the budget where a third is kept. Here they are spread along raster order
+and not in two dimensions, since an image that was pruned before has no grid.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from vtc.models.base import VLMAdapter
-from vtc.selectors.base import ascending, top_k
+from vtc.selectors.base import ascending, taken, top_k
 from vtc.selectors.decoder.base import DecoderScorer, DecoderTokens
 
 
@@ -40,7 +41,12 @@ class FEATHER(DecoderScorer):
         self.uniform = uniform
 
     def score(self, tokens: DecoderTokens) -> Tensor:
-        return self.attention(tokens, tokens.queries[:, -1:], rope=False).squeeze(1)
+        hidden = self.entering(tokens)
+        image = taken(tokens.visual, hidden.shape[1]).bool().unsqueeze(1)
+        row = self.adapter.attention_rows(
+            self.layer, hidden, tokens.queries[:, -1:], image, tokens.position_ids, rope=False
+        )
+        return torch.gather(row.squeeze(1), 1, tokens.visual)
 
     def select(self, tokens: DecoderTokens, keep: int) -> Tensor:
         score = self.score(tokens)

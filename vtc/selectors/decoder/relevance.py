@@ -1,16 +1,14 @@
 """Relevance: a small convolutional network reads how the text attends in a shallow layer and says what matters.
 
-After the explainability-based compressor ("Generic Token Compression in Multimodal Large Language Models from an
-Explainability Perspective"), which teaches a network to tell from the first layer's attention what gradient-based
-relevance over the whole model would say.
+Lei et al. 2025, arXiv 2506.01097, who teach a network to tell from the decoder's first layer what an explanation by
+gradients over the whole model would say. The attention that the text behind the image gives to the visual tokens in the
+layer in front of the cut, mean over heads and over the text, is a signal along raster order; five depthwise-separable
+convolutions of 32 to 512 channels turn it into a logit per token. In front of layer 1 it is the first layer that is
+read; the paper prunes the decoder's input by it, and so runs that layer's attention ahead.
 
-The row of attention that the text behind the image gives to the visual tokens in the layer in front of the cut (mean
-over heads and over the text; before layer 1 that is the first layer) goes through five depthwise-separable 1-D
-convolutions along raster order, of 32 to 512 channels, to one logit per token.
-
-The paper says so much. Assumed are the channels in between (doubled each time), kernels of 5, ReLU between layers and
-no normalisation layers, a pointwise output layer, and the input's normalisation: logarithm of the row plus 1e-9,
-standardised within each image.
+Assumed, for want of the authors' code: channels double from layer to layer, kernels are 5 wide, ReLU follows each layer
+and no normalisation does, a pointwise convolution makes the logit, and the input is the logarithm of attention plus
+1e-9, standardised within each image.
 """
 
 from __future__ import annotations
@@ -108,6 +106,6 @@ class Relevance(DecoderScorer):
         level = torch.log(row + 1e-9)
         centred = level - level.mean(dim=1, keepdim=True)
         deviation = centred.square().mean(dim=1, keepdim=True).sqrt()
-        standard = centred / (deviation + 1e-6)
+        standard = centred / deviation.clamp(min=1e-3)
         logits: Tensor = self.network(standard.unsqueeze(1).to(next(self.network.parameters()).dtype))
         return logits.squeeze(1).float()
