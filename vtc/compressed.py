@@ -213,7 +213,8 @@ class CompressedModel(nn.Module):
             return features, keep_indices
         where = asked(ids, mask, self.adapter.image_token_id, self.visual_tokens, "text_after_image")
         rows, columns, real = (
-            torch.from_numpy(part).to(embeds.device) for part in (where.image_rows, where.query_columns, where.query_mask)
+            torch.from_numpy(part).to(embeds.device)
+            for part in (where.image_rows, where.query_columns, where.query_mask)
         )
         text = TextEmbeddings(gather_tokens(embeds.index_select(0, rows), columns), real)
         features, keep_indices = self.vision(pixel_values, text)

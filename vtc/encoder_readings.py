@@ -87,7 +87,8 @@ def _attention(adapter: VLMAdapter, layer: int, hidden: Tensor) -> Tensor:
 def _scores(adapter: VLMAdapter, layer: int, asking: Tensor, hidden: Tensor, heads: int) -> Tensor:
     query = _split(adapter.encoder_queries(layer, asking), heads)
     key = _split(adapter.encoder_keys(layer, hidden), heads)
-    return torch.matmul(query, key.transpose(2, 3)).float() * query.shape[-1] ** -0.5
+    scale = float(query.shape[-1]) ** -0.5
+    return torch.matmul(query, key.transpose(2, 3)).float() * scale
 
 
 def _split(rows: Tensor, heads: int) -> Tensor:

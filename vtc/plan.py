@@ -196,7 +196,9 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
     visual = tuple(_visual_tokens(layer, keep, kept_at) if depth.sees_image(layer) else 0 for layer in depth.kept)
     lengths = [text_tokens + count for count in visual]
     parts = {
-        "encoder": flops.encoder_flops(facts.encoder, facts.visual_tokens, len(encoder_layers), _readings(prunes, facts)),
+        "encoder": flops.encoder_flops(
+            facts.encoder, facts.visual_tokens, len(encoder_layers), _readings(prunes, facts)
+        ),
         "projector": 2 * _projected(prunes, keep) * facts.projector_params + _filter_flops(stages, facts.encoder.width),
         "decoder": flops.decoder_flops(facts.decoder, lengths),
         "selection": sum(

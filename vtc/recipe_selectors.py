@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from vtc.facts import EncoderFacts
 from vtc.recipe_values import AttentionLayers, LayerOrDepth, Multiple, Weight, Written
 
+
 class SelectorEntry(Written):
     """What ``vtc ls selectors`` tells of a method, beside its options."""
 
@@ -513,6 +514,7 @@ class GlobalCom2Selector(EncoderSelectorEntry):
     needs_cls = True
     name: Literal["globalcom2"] = "globalcom2"
     temperature: Multiple = 10.0
+    as_published: bool = False
 
     def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
         return _behind_features(encoder, running)
@@ -598,9 +600,9 @@ class FeatherSelector(DecoderSelectorEntry):
 
     summary = "attention from the last token without positions, and a uniform share"
     paper = "FEATHER (arXiv 2412.13180)"
-    needs = "queries and keys of one decoder layer"
+    needs = "queries and keys of the decoder layer in front of the cut"
     name: Literal["feather"] = "feather"
-    uniform: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.33
+    uniform: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.33
 
     @property
     def asks(self) -> str:
@@ -610,7 +612,7 @@ class FeatherSelector(DecoderSelectorEntry):
 class SparseVLMSelector(DecoderSelectorEntry):
     """Attention from the text tokens that resemble the image, in the layer in front of the cut.
 
-    With ``recycle`` the best of the dropped tokens come back as cluster means, inside the budget.
+    The share ``recycle`` of the dropped tokens comes back as a few cluster means, inside the budget.
 
     Based on SparseVLM (arXiv 2410.04417); ties are resolved by the lowest index in place of noise.
     """
@@ -619,7 +621,7 @@ class SparseVLMSelector(DecoderSelectorEntry):
     paper = "SparseVLM (arXiv 2410.04417)"
     needs = "queries and keys of the decoder layer in front of the cut"
     name: Literal["sparsevlm"] = "sparsevlm"
-    recycle: bool = True
+    recycle: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.3
 
 
 class VisionDropSelector(DecoderSelectorEntry):
@@ -654,6 +656,9 @@ class DARTSelector(DecoderSelectorEntry):
     paper = "DART (arXiv 2502.11494)"
     needs = "keys of the decoder layer in front of the cut"
     name: Literal["dart"] = "dart"
+    pivots_image: Annotated[int, Field(ge=1)] = 4
+    pivots_text: Annotated[int, Field(ge=0)] = 4
+    as_published: bool = False
 
     def rows(self, text: int, visual: int) -> int:
         return 0

@@ -11,7 +11,6 @@ from vtc.compressed import CompressedModel
 from vtc.vision_encoder import VisionEncoder
 from vtc.visual_tokens import TextEmbeddings
 
-
 TEXT_TOKENS = 16
 
 

@@ -67,9 +67,7 @@ class Segment:
         self.past = [name for name in self.graph.inputs if name.startswith("past_key_values.")]
         present = [name.replace("past_key_values", "present", 1) for name in self.past]
         self.hidden = next(iter(self.graph.inputs))
-        self.result = next(
-            name for name in self.graph.outputs if not name.startswith("present.") and name != BEFORE
-        )
+        self.result = next(name for name in self.graph.outputs if not name.startswith("present.") and name != BEFORE)
         self._result = self.graph.outputs.index(self.result)
         self._present = [self.graph.outputs.index(name) for name in present]
         self._before = self.graph.outputs.index(BEFORE) if BEFORE in self.graph.outputs else None

@@ -33,7 +33,6 @@ class Needs:
     projected: bool = False
     text: bool = False
 
-
     def __or__(self, other: Needs) -> Needs:
         return Needs(self.readings | other.readings, self.projected or other.projected, self.text or other.text)
 

@@ -9,9 +9,10 @@ never among the tokens. Without a CLS token, attention is that which all patches
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vtc.selectors.base import Merger, Needs, ascending, ascending_with, best, taken, top_k
+from vtc.selectors.base import Merger, Needs, ascending, ascending_with, top_k
+from vtc.selectors.contextual import contextual_merge
 from vtc.visual_tokens import Reading, ReadingKind, VisualTokens, gather_tokens
 
 
@@ -50,25 +51,7 @@ class VisionZip(Merger):
         dominant = ascending(top_k(score, keep - contextual))
         if not contextual:
             return dominant, gather_tokens(tokens.features, dominant)
-        count = score.shape[1]
-        left = count - dominant.shape[1]
-        places = torch.arange(count, device=score.device)
-        rest = ascending(top_k(-(places + count * taken(dominant, count)), left))
-        targets = rest[:, :: max(1, left // contextual)][:, :contextual]
-        merged = self._contextual(tokens, rest, targets)
-        features = torch.cat([gather_tokens(tokens.features, dominant), merged.to(tokens.features.dtype)], dim=1)
+        keys = tokens.read("keys", self.layer)
+        targets, merged = contextual_merge(tokens.features, keys, dominant, contextual, self.as_published)
+        features = torch.cat([gather_tokens(tokens.features, dominant), merged], dim=1)
         return ascending_with(torch.cat([dominant, targets], dim=1), features)
-
-    def _contextual(self, tokens: VisualTokens, rest: Tensor, targets: Tensor) -> Tensor:
-        """What becomes of `targets` (B, C), which are among `rest` (B, R): (B, C, D), float32."""
-        keys = nn.functional.normalize(tokens.read("keys", self.layer).float(), dim=-1)
-        similarity = torch.matmul(gather_tokens(keys, rest), gather_tokens(keys, targets).transpose(1, 2))
-        columns = torch.arange(targets.shape[1], device=targets.device)
-        others = 1 - torch.gather(taken(targets, keys.shape[1]), 1, rest)
-        joins = (best(similarity) == columns).float().transpose(1, 2) * others.unsqueeze(1)
-        target = gather_tokens(tokens.features, targets).float()
-        total = torch.matmul(joins, gather_tokens(tokens.features, rest).float())
-        number = joins.sum(dim=-1, keepdim=True)
-        if self.as_published:
-            return target + total / number.clamp(min=1)
-        return (target + total) / (1 + number)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.selectors.decoder.fakes import FakeAdapter, adapter, decoder_tokens, golden
-from vtc.selectors.decoder.sparsevlm import SparseVLM, cluster, rater_weights, recycling_budget
+from vtc.selectors.decoder.sparsevlm import SparseVLM, rater_weights, recycling_budget
+from vtc.selectors.density_peaks import cluster
 
 
 def make(**options: float) -> tuple[SparseVLM, dict[str, torch.Tensor]]:
@@ -39,13 +40,13 @@ def test_kept_and_recycled_tokens_equal_the_original(case: str, kept: int) -> No
     assert torch.equal(states[0, is_kept], data["hidden"][0, 6 + expected])
     assert recycling_budget(64, kept + clusters, 0.3) == (clusters, len(source))
 
-    _, merged = cluster(data["hidden"][:, 6 + source], clusters, data[f"{case}_recycle_noise"] * 1e-6)
+    _, merged = cluster(data["hidden"][:, 6 + source], clusters, clusters, data[f"{case}_recycle_noise"] * 1e-6)
     assert torch.allclose(merged, data[f"{case}_recycled_out"], atol=1e-5)
 
 
 def test_clusters_equal_the_original() -> None:
     data = golden("sparsevlm")
-    _, merged = cluster(data["hidden"][:, 6:46], 5, data["cluster40_noise"] * 1e-6)
+    _, merged = cluster(data["hidden"][:, 6:46], 5, 5, data["cluster40_noise"] * 1e-6)
     assert torch.allclose(merged, data["cluster40_k5_out"], atol=1e-5)
 
 
@@ -66,12 +67,12 @@ def test_recycled_tokens_fit_into_the_budget(total: int, data: st.DataObject, sh
 
 def test_of_tokens_equally_dense_the_first_is_the_centre() -> None:
     pairs = torch.tensor([[[0.0, 0], [1, 0], [10, 0], [11, 0]]])
-    centres, merged = cluster(pairs, 2)
+    centres, merged = cluster(pairs, 2, 2)
     assert sorted(centres[0].tolist()) == [0, 2]
     assert sorted(merged[0, :, 0].tolist()) == [0.5, 10.5]
 
 
 def test_equal_tokens_still_make_as_many_clusters() -> None:
-    centres, merged = cluster(torch.ones(1, 6, 3), 3)
+    centres, merged = cluster(torch.ones(1, 6, 3), 3, 3)
     assert centres.tolist() == [[0, 1, 2]]
     assert torch.equal(merged, torch.ones(1, 3, 3))

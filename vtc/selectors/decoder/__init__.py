@@ -16,10 +16,24 @@ from vtc.recipe_selectors import (
     VisionDropSelector,
 )
 from vtc.selectors.decoder.base import DecoderSelector
+from vtc.selectors.decoder.dart import DART
+from vtc.selectors.decoder.fastv import FastV
+from vtc.selectors.decoder.feather import FEATHER
+from vtc.selectors.decoder.pyramiddrop import PyramidDrop
+from vtc.selectors.decoder.sparsevlm import SparseVLM
 from vtc.selectors.decoder.text_attention import TextAttention
+from vtc.selectors.decoder.visiondrop import VisionDrop
 
 _BUILDERS: dict[type, Callable[..., DecoderSelector]] = {
     TextAttentionSelector: lambda spec, *at: TextAttention(*at, raters=spec.queries == "raters", rope=spec.rope),
+    FastVSelector: lambda _, *at: FastV(*at),
+    PyramidDropSelector: lambda _, *at: PyramidDrop(*at),
+    FeatherSelector: lambda spec, *at: FEATHER(*at, uniform=spec.uniform),
+    SparseVLMSelector: lambda spec, *at: SparseVLM(*at, recycle=spec.recycle),
+    VisionDropSelector: lambda spec, *at: VisionDrop(*at, contextual=spec.contextual, as_published=spec.as_published),
+    DARTSelector: lambda spec, *at: DART(
+        *at, pivots_image=spec.pivots_image, pivots_text=spec.pivots_text, as_published=spec.as_published
+    ),
 }
 
 

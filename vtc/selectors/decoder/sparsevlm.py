@@ -12,8 +12,7 @@ Where this differs. The authors keep as many tokens as a table says, and add the
 come out of the budget, at most half of it, and each stands at its cluster centre's place. They choose the raters once,
 from the decoder's input; here each cut chooses them from the states that it looks at. They add random noise to the
 densities, which decides wherever two tokens are nearest to one another and so equally dense; here the token with the
-lower index among the equals, in order of score, counts as the denser one. Densities are compared as logarithms, since
-at the distances of a real decoder's states they would all be 0.
+lower index among the equals, in order of score, counts as the denser one.
 """
 
 from __future__ import annotations
@@ -22,8 +21,9 @@ import torch
 from torch import Tensor
 
 from vtc.models.base import VLMAdapter
-from vtc.selectors.base import ascending_with, best, top_k
+from vtc.selectors.base import ascending_with, top_k
 from vtc.selectors.decoder.base import DecoderMerger, DecoderTokens, mean_over_queries
+from vtc.selectors.density_peaks import cluster
 from vtc.visual_tokens import gather_tokens
 
 RECYCLED_PER_CLUSTER = 10
@@ -64,7 +64,7 @@ class SparseVLM(DecoderMerger):
         if not clusters:
             return ascending_with(kept, gather_tokens(states, kept))
         dropped = ranked[:, chosen:]
-        centres, merged = cluster(gather_tokens(states, dropped), clusters)
+        centres, merged = cluster(gather_tokens(states, dropped), clusters, neighbours=clusters)
         indices = torch.cat([kept, torch.gather(dropped, 1, centres)], dim=1)
         return ascending_with(indices, torch.cat([gather_tokens(states, kept), merged], dim=1))
 
@@ -107,60 +107,3 @@ def recycling_budget(total: int, keep: int, share: float) -> tuple[int, int]:
     half = keep - keep // 2
     chosen = next((count for count in range(keep, half, -1) if count + clusters(count) <= keep), half)
     return keep - chosen, recycled(chosen) if chosen < keep else 0
-
-
-def cluster(states: Tensor, count: int, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Cluster tokens by density peaks: DPC-KNN (Du et al. 2016).
-
-    A token's density is exp(-mean of its squared distances to the `count` tokens nearest to it, itself among them),
-    distances divided by sqrt(E). Centres are the tokens of the highest product of density and distance to the nearest
-    denser one (the largest distance of all, for the densest); all others join the centre nearest to them.
-
-    Parameters
-    ----------
-    states : Tensor of shape (I, n, E)
-    count : int
-        In 1..n.
-    noise : Tensor of shape (I, n) or None
-        Added to the densities. Without it, the lower index is the denser of equals.
-
-    Returns
-    -------
-    centres : Tensor of shape (I, count), int64
-        Highest product first.
-    merged : Tensor of shape (I, count, E)
-        Mean of each cluster, in the type of `states`.
-    """
-    values = states.float()
-    total = values.shape[1]
-    places = torch.arange(total, device=values.device)
-    squared = squared_distances(values) / values.shape[2]
-    log_density = torch.topk(squared, count, dim=-1, largest=False).values.mean(dim=-1).neg()
-    if noise is not None:
-        log_density = torch.log(torch.exp(log_density) + noise)
-    own, other = log_density.unsqueeze(2), log_density.unsqueeze(1)
-    denser = (other > own) | ((other == own) & (places < places.unsqueeze(1)))
-    farthest = squared.amax(dim=(1, 2), keepdim=True)
-    to_denser = torch.where(denser, squared, farthest).amin(dim=-1)
-    # The product's logarithm: half that of the squared distance, which must not be 0.
-    centres = top_k(0.5 * torch.log(to_denser.clamp(min=1e-30)) + log_density, count)
-
-    to_centres = gather_tokens(squared, centres).transpose(1, 2)
-    is_centre = centres.unsqueeze(1) == places.unsqueeze(1)
-    # A centre is its own, also where another one is no farther away.
-    nearness = torch.where(is_centre, 1.0, -to_centres)
-    joins = best(nearness.flatten(0, 1)).reshape(-1, total, 1) == torch.arange(count, device=values.device)
-    members = joins.float().transpose(1, 2)
-    merged = torch.matmul(members, values) / members.sum(dim=-1, keepdim=True)
-    return centres, merged.to(states.dtype)
-
-
-def squared_distances(values: Tensor) -> Tensor:
-    """Squared distances (I, n, n) between vectors (I, n, E), 0 to themselves and exactly symmetric."""
-    # Distances are those of centred vectors, which lose fewer digits in the differences below.
-    centred = values - values.mean(dim=1, keepdim=True)
-    products = torch.matmul(centred, centred.transpose(1, 2))
-    length = centred.square().sum(dim=-1)
-    squared = (length.unsqueeze(1) + length.unsqueeze(2)) - (products + products.transpose(1, 2))
-    itself = torch.eye(values.shape[1], device=values.device)
-    return squared.clamp(min=0) * (1 - itself)
