@@ -1,0 +1,58 @@
+"""FoPru: keep the patches that the encoder's patches attend to (Jiang et al. 2024, arXiv 2411.14164).
+
+The significance of a patch is the mean of its column (what it receives) or of its row (what it gives) in the attention
+of patches to patches, mean over heads: for each image whichever varies more over the patches. ``rank`` keeps the
+highest; ``row`` keeps whole rows of the image, those with the highest sums first, and of the row in which the budget
+ends the highest patches. The authors' code is not public: the choice by variance follows an unofficial implementation.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vtc.selectors.base import Needs, Scorer, ascending, top_k
+from vtc.selectors.ranking import ranks
+from vtc.visual_tokens import Reading, VisualTokens
+
+
+class FoPru(Scorer):
+    """Top-k of the significance, by patch or by whole rows.
+
+    Parameters
+    ----------
+    layer : int
+        Encoder layer (0-based) whose attention is read.
+    strategy : {"rank", "row"}
+        What competes: patches, or rows of the image. Tokens that have lost their grid always compete as patches.
+    """
+
+    def __init__(self, layer: int, strategy: Literal["rank", "row"] = "rank") -> None:
+        super().__init__()
+        self.layer = layer
+        self.strategy = strategy
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(frozenset({Reading("patch_attention", self.layer)}))
+
+    def score(self, tokens: VisualTokens) -> Tensor:
+        attention = tokens.read("patch_attention", self.layer).float()
+        received, given = attention.mean(dim=1), attention.mean(dim=2)
+        varies_more = received.var(dim=-1, keepdim=True) >= given.var(dim=-1, keepdim=True)
+        return torch.where(varies_more, received, given)
+
+    def select(self, tokens: VisualTokens, keep: int) -> Tensor:
+        score = self.score(tokens)
+        if self.strategy == "row" and tokens.grid is not None:
+            score = _by_rows(score, tokens.grid)
+        return ascending(top_k(score, keep))
+
+
+def _by_rows(score: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A score (B, N) that ranks tokens by the sum of their row and, within a row, by `score` (B, N)."""
+    rows, columns = grid
+    row = ranks(score.reshape(-1, rows, columns).sum(dim=-1))
+    return -(row.repeat_interleave(columns, dim=1) * (rows * columns) + ranks(score))

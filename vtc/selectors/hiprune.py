@@ -1,0 +1,98 @@
+"""HiPrune: keep what a middle encoder layer finds, what lies next to it, and what a deep layer summarises.
+
+HiPrune (Liu et al. 2025, arXiv 2508.00553) scores a patch by the attention that it receives from all queries, mean over
+heads. ``round(keep * alpha / 5)`` anchors are the highest of the object layer; their four neighbours on the grid are
+kept with them; registers, the highest of the deep layer among the rest, fill the budget. Where the anchors and their
+neighbours are more than the budget, anchors come first and then the neighbours that the deep layer rates highest.
+
+The authors' code takes neighbours by index: the patch left of a row's first is the last of the row above, and a
+neighbour beyond the image becomes the first or the last patch of all. Here a patch at the border has fewer neighbours.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vtc.selectors.base import Needs, Selector, ascending, taken, top_k
+from vtc.selectors.ranking import ranks
+from vtc.visual_tokens import Reading, VisualTokens
+
+
+class HiPrune(Selector):
+    """Anchors of one layer, their neighbours, and registers of another.
+
+    Parameters
+    ----------
+    object_layer : int
+        Layer (0-based) that picks the anchors. The paper's is 9 of 24 counted from 1, here 8, and 16 of Qwen2.5-VL's.
+    deep_layer : int
+        Layer (0-based) that picks the registers: in LLaVA the one whose output feeds the projector.
+    alpha : float
+        Share of the budget, in [0, 1], for anchors with their neighbours.
+    as_published : bool
+        Take neighbours by index, as the authors' code does.
+    """
+
+    def __init__(self, object_layer: int, deep_layer: int, alpha: float = 0.1, as_published: bool = False) -> None:
+        super().__init__()
+        self.object_layer = object_layer
+        self.deep_layer = deep_layer
+        self.alpha = alpha
+        self.as_published = as_published
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(frozenset(Reading("received_attention", layer) for layer in (self.object_layer, self.deep_layer)))
+
+    def select(self, tokens: VisualTokens, keep: int) -> Tensor:
+        # Tokens that have lost their grid are a single row.
+        grid = tokens.grid or (1, tokens.features.shape[1])
+        found = tokens.read("received_attention", self.object_layer)
+        deep = tokens.read("received_attention", self.deep_layer)
+        return hierarchical(found, deep, grid, keep, self.alpha, self.as_published)
+
+
+def hierarchical(
+    found: Tensor, deep: Tensor, grid: tuple[int, int], keep: int, alpha: float, as_published: bool = False
+) -> Tensor:
+    """HiPrune's choice by two scores of any scale.
+
+    Parameters
+    ----------
+    found, deep : Tensors of shape (B, N)
+        Scores by the object layer and by the deep layer.
+    grid : (int, int)
+        Rows and columns, N their product.
+    keep : int
+    alpha : float
+    as_published : bool
+
+    Returns
+    -------
+    Tensor of shape (B, keep), int64, ascending
+    """
+    count = grid[0] * grid[1]
+    anchors = min(round(keep * alpha / 5), keep)
+    if not anchors:
+        return ascending(top_k(deep.float(), keep))
+    chosen = top_k(found.float(), anchors)
+    anchor = taken(chosen, count)
+    beside = _beside_by_index(chosen, grid) if as_published else _beside(anchor, grid)
+    tier = torch.where(anchor > 0, 2.0, beside)
+    return ascending(top_k(tier * count - ranks(deep.float()), keep))
+
+
+def _beside(anchor: Tensor, grid: tuple[int, int]) -> Tensor:
+    """1 for the grid neighbours of the anchors (B, N), which are 1: (B, N)."""
+    framed = nn.functional.pad(anchor.reshape(-1, *grid), (1, 1, 1, 1))
+    vertical = torch.maximum(framed[:, :-2, 1:-1], framed[:, 2:, 1:-1])
+    horizontal = torch.maximum(framed[:, 1:-1, :-2], framed[:, 1:-1, 2:])
+    return torch.maximum(vertical, horizontal).flatten(1)
+
+
+def _beside_by_index(chosen: Tensor, grid: tuple[int, int]) -> Tensor:
+    """1 for the tokens one and one row's length before and behind the anchors at `chosen` (B, A): (B, N)."""
+    count = grid[0] * grid[1]
+    moved = torch.cat([chosen + step for step in (-grid[1], -1, 1, grid[1])], dim=1).clamp(0, count - 1)
+    return taken(moved, count)

@@ -1,0 +1,124 @@
+"""VScan, encoder stage: keep what the CLS token attends to locally and globally; dropped tokens merge into kept ones.
+
+VScan (Zhang et al. 2025, arXiv 2505.22654) spends half of the budget, rounded down, on local tokens: the image is cut
+into windows, and each gives its share of tokens with the highest CLS attention in a shallow layer. The other half are
+the highest of the rest in a deep layer. Every dropped token is then averaged into the kept token with the highest
+cosine to it, in the decoder's space: ``(x + sum of the dropped) / (1 + their number)``.
+
+Where the local half does not divide by the number of windows, the authors' code loses the remainder and keeps fewer
+tokens; here the windows whose next token is highest give one more, and all that the code keeps is kept. The code knows
+24 x 24 patches only; here windows are as equal as any grid allows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from vtc.selectors.base import Needs, Selector, ascending, best, taken, top_k
+from vtc.selectors.given import projected
+from vtc.selectors.ranking import ranks
+from vtc.selectors.similarity import unit
+from vtc.visual_tokens import Reading, VisualTokens, gather_tokens
+
+
+class VScan(Selector):
+    """Local and global choice by CLS attention, merging in the decoder's space.
+
+    `prune` merges `projected`; `features` are gathered as they were.
+
+    Parameters
+    ----------
+    local_layer, global_layer : int
+        Encoder layers (0-based); for LLaVA-1.5 the authors take 5 and 22.
+    windows : int
+        Windows along each side; tokens that have lost their grid are one window.
+    """
+
+    def __init__(self, local_layer: int, global_layer: int, windows: int = 4) -> None:
+        super().__init__()
+        self.local_layer = local_layer
+        self.global_layer = global_layer
+        self.windows = windows
+
+    @property
+    def needs(self) -> Needs:
+        readings = frozenset(Reading("cls_attention", layer) for layer in (self.local_layer, self.global_layer))
+        return Needs(readings, projected=True)
+
+    def select(self, tokens: VisualTokens, keep: int) -> Tensor:
+        windows = _windows(tokens.grid or (1, tokens.features.shape[1]), self.windows if tokens.grid else 1)
+        local = keep // 2
+        overall = tokens.read("cls_attention", self.global_layer).float()
+        if not local:
+            return ascending(top_k(overall, keep))
+        chosen = by_window(tokens.read("cls_attention", self.local_layer).float(), windows, local)
+        rest = torch.where(taken(chosen, overall.shape[-1]) > 0, -torch.inf, overall)
+        return ascending(torch.cat([chosen, top_k(rest, keep - local)], dim=1))
+
+    def prune(self, tokens: VisualTokens, keep: int) -> VisualTokens:
+        chosen = self.select(tokens, keep)
+        return replace(tokens.keep(chosen), projected=averaged(projected(tokens), chosen))
+
+
+def _windows(grid: tuple[int, int], per_side: int) -> list[int]:
+    """The window of each token of a grid in raster order."""
+    rows, columns = grid
+    return [
+        (row * per_side // rows) * per_side + column * per_side // columns
+        for row in range(rows)
+        for column in range(columns)
+    ]
+
+
+def by_window(score: Tensor, windows: list[int], keep: int) -> Tensor:
+    """The highest scores, as many of each window as of any other.
+
+    The highest of every window comes first, then the second of every window, and so on. Of the round in which the
+    budget ends the highest are taken; a window that has no more tokens is passed over.
+
+    Parameters
+    ----------
+    score : Tensor of shape (B, N)
+    windows : list of int
+        The window of each token.
+    keep : int
+
+    Returns
+    -------
+    Tensor of shape (B, keep), int64
+        In the order of choice.
+    """
+    count = len(windows)
+    size = Counter(windows)
+    window = torch.tensor(windows, dtype=torch.float32, device=score.device)
+    before = {own: sum(size[other] for other in size if other < own) for own in size}
+    start = torch.tensor([before[own] for own in windows], dtype=torch.float32, device=score.device)
+    rank = ranks(score)
+    round_ = ranks(-(window * count + rank)) - start
+    return top_k(-(round_ * count + rank), keep)
+
+
+def averaged(features: Tensor, chosen: Tensor) -> Tensor:
+    """Chosen tokens with the dropped ones averaged in, each into the chosen one most similar to it.
+
+    Parameters
+    ----------
+    features : Tensor of shape (B, N, D)
+    chosen : Tensor of shape (B, K), int64
+
+    Returns
+    -------
+    Tensor of shape (B, K, D)
+        In the type of `features`.
+    """
+    directions = unit(features)
+    target = best(torch.matmul(directions, gather_tokens(directions, chosen).transpose(1, 2)))
+    dropped = 1 - taken(chosen, features.shape[1])
+    places = torch.arange(chosen.shape[1], device=chosen.device)
+    joins = (target == places).float() * dropped.unsqueeze(-1)
+    merged = gather_tokens(features, chosen).float() + torch.matmul(joins.transpose(1, 2), features.float())
+    return (merged / (1 + joins.sum(dim=1)).unsqueeze(-1)).to(features.dtype)
