@@ -212,10 +212,8 @@ class CompressedModel(nn.Module):
             features, keep_indices = self.vision(pixel_values)
             return features, keep_indices
         where = asked(ids, mask, self.adapter.image_token_id, self.visual_tokens, "text_after_image")
-        rows, columns, real = (
-            torch.from_numpy(part).to(embeds.device)
-            for part in (where.image_rows, where.query_columns, where.query_mask)
-        )
+        parts = (where.image_rows, where.query_columns, where.query_mask)
+        rows, columns, real = (torch.from_numpy(part).to(embeds.device) for part in parts)
         text = TextEmbeddings(gather_tokens(embeds.index_select(0, rows), columns), real)
         features, keep_indices = self.vision(pixel_values, text)
         return features, keep_indices
@@ -387,9 +385,7 @@ def compress(
         elif isinstance(entry, PruneEntry):
             learned = entry.selector.name == "learned" and not from_state
             checkpoint = recipe.checkpoint(number) if learned else None
-            context = BuildContext(
-                adapter.facts.encoder, stage.layers, model_digest, checkpoint, token_plan.encoder_layers
-            )
+            context = BuildContext(adapter.facts, stage.layers, model_digest, checkpoint, token_plan.encoder_layers)
             selector = build_selector(entry.selector, context)
             needs |= selector.needs
             stages.append(Prune(selector, stage.tokens_out))

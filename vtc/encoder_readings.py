@@ -6,6 +6,7 @@ an N x N map, and the layer itself keeps its fused attention.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -87,7 +88,7 @@ def _attention(adapter: VLMAdapter, layer: int, hidden: Tensor) -> Tensor:
 def _scores(adapter: VLMAdapter, layer: int, asking: Tensor, hidden: Tensor, heads: int) -> Tensor:
     query = _split(adapter.encoder_queries(layer, asking), heads)
     key = _split(adapter.encoder_keys(layer, hidden), heads)
-    scale = float(query.shape[-1]) ** -0.5
+    scale = 1 / math.sqrt(query.shape[-1])
     return torch.matmul(query, key.transpose(2, 3)).float() * scale
 
 

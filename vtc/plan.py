@@ -195,11 +195,11 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
     kept_at = {layer: stages[number].tokens_out for layer, number in depth.cuts.items()}
     visual = tuple(_visual_tokens(layer, keep, kept_at) if depth.sees_image(layer) else 0 for layer in depth.kept)
     lengths = [text_tokens + count for count in visual]
+    readings = _readings(prunes, facts)
+    projections = 2 * _projected(prunes, keep) * facts.projector_params
     parts = {
-        "encoder": flops.encoder_flops(
-            facts.encoder, facts.visual_tokens, len(encoder_layers), _readings(prunes, facts)
-        ),
-        "projector": 2 * _projected(prunes, keep) * facts.projector_params + _filter_flops(stages, facts.encoder.width),
+        "encoder": flops.encoder_flops(facts.encoder, facts.visual_tokens, len(encoder_layers), readings),
+        "projector": projections + _filter_flops(stages, facts.encoder.width),
         "decoder": flops.decoder_flops(facts.decoder, lengths),
         "selection": sum(
             _selection_flops(entry, stage.tokens_in, text_tokens, facts.decoder)

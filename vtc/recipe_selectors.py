@@ -268,8 +268,7 @@ class VisPrunerSelector(EncoderSelectorEntry):
     reads_encoder_grid = True
     needs_cls = True
     name: Literal["vispruner"] = "vispruner"
-    important: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.5
-    as_published: bool = False
+    important: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
 
     def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
         return _feature_layer(running)
@@ -293,7 +292,6 @@ class VScanSelector(EncoderSelectorEntry):
     name: Literal["vscan"] = "vscan"
     local_layer: LayerOrDepth = 0.25
     windows: Annotated[int, Field(ge=1, le=16)] = 4
-    as_published: bool = False
 
     @property
     def layers_named(self) -> tuple[int, ...]:

@@ -7,13 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vtc.facts import EncoderFacts
-from vtc.recipe_selectors import ClsAttentionSelector, LearnedSelector, RandomSelector, UniformSelector
+from vtc import recipe_selectors as entries
+from vtc.facts import ModelFacts
 from vtc.selectors.base import Selector
+from vtc.selectors.cdpruner import CDPruner
 from vtc.selectors.cls_attention import CLSAttention
+from vtc.selectors.clustering import Clustering
+from vtc.selectors.divprune import DivPrune
+from vtc.selectors.fopru import FoPru
+from vtc.selectors.globalcom2 import GlobalCom2
+from vtc.selectors.hiprune import HiPrune
+from vtc.selectors.hired import HiRED
 from vtc.selectors.learned import Learned
+from vtc.selectors.mmtok import MMTok
+from vtc.selectors.pooling import Pooling
+from vtc.selectors.prumerge import PruMerge
 from vtc.selectors.random import Random
+from vtc.selectors.todre import ToDRE
+from vtc.selectors.tome import ToMe
+from vtc.selectors.turbo import Turbo
 from vtc.selectors.uniform import Uniform
+from vtc.selectors.visionzip import VisionZip
+from vtc.selectors.vispruner import VisPruner
+from vtc.selectors.vscan import VScan
 
 
 @dataclass(frozen=True)
@@ -22,8 +38,8 @@ class BuildContext:
 
     Attributes
     ----------
-    encoder : EncoderFacts
-        Sizes of the vision encoder.
+    facts : ModelFacts
+        Sizes of the model.
     layers : tuple of int
         Encoder layers that the plan reads for this selector.
     model_digest : str
@@ -34,19 +50,19 @@ class BuildContext:
         Encoder layers that run at all, which a trained part must have been trained on.
     """
 
-    encoder: EncoderFacts
+    facts: ModelFacts
     layers: tuple[int, ...] = ()
     model_digest: str = ""
     checkpoint: Path | None = None
     encoder_layers: tuple[int, ...] = ()
 
 
-def _learned(spec: LearnedSelector, context: BuildContext) -> Selector:
+def _learned(spec: entries.LearnedSelector, context: BuildContext) -> Selector:
     if context.checkpoint is None:
-        return Learned(context.encoder.width, spec.diversity)
+        return Learned(context.facts.encoder.width, spec.diversity)
     return Learned.from_checkpoint(
         context.checkpoint,
-        width=context.encoder.width,
+        width=context.facts.encoder.width,
         model_digest=context.model_digest,
         layers=context.encoder_layers,
         diversity=spec.diversity,
@@ -54,10 +70,34 @@ def _learned(spec: LearnedSelector, context: BuildContext) -> Selector:
 
 
 _BUILDERS: dict[type, Callable[[Any, BuildContext], Selector]] = {
-    RandomSelector: lambda spec, _: Random(spec.seed),
-    UniformSelector: lambda _, __: Uniform(),
-    ClsAttentionSelector: lambda _, context: CLSAttention(context.layers),
-    LearnedSelector: _learned,
+    entries.RandomSelector: lambda spec, _: Random(spec.seed),
+    entries.UniformSelector: lambda _, __: Uniform(),
+    entries.PoolingSelector: lambda _, __: Pooling(),
+    entries.ClsAttentionSelector: lambda _, context: CLSAttention(context.layers),
+    entries.LearnedSelector: _learned,
+    entries.HiPruneSelector: lambda spec, context: HiPrune(
+        context.layers[0], context.layers[1], spec.alpha, spec.as_published
+    ),
+    entries.FoPruSelector: lambda spec, context: FoPru(context.layers[0], spec.strategy),
+    entries.VisPrunerSelector: lambda spec, context: VisPruner(context.layers[0], spec.important),
+    entries.VScanSelector: lambda spec, context: VScan(context.layers[0], context.layers[1], spec.windows),
+    entries.DivPruneSelector: lambda _, __: DivPrune(),
+    entries.CDPrunerSelector: lambda spec, _: CDPruner(spec.relevance, spec.as_published),
+    entries.ToDRESelector: lambda _, context: ToDRE(context.layers[0] if context.layers else None),
+    entries.MMTokSelector: lambda spec, _: MMTok(spec.text_temperature, spec.vision_temperature, spec.alpha),
+    entries.VisionZipSelector: lambda spec, context: VisionZip(
+        context.layers[0], spec.contextual, context.facts.encoder.has_cls, spec.as_published
+    ),
+    entries.PruMergeSelector: lambda spec, context: PruMerge(context.layers[0], spec.spatial, spec.as_published),
+    entries.ToMeSelector: lambda _, context: ToMe(context.layers[0]),
+    entries.TurboSelector: lambda spec, context: Turbo(context.layers[0], spec.alpha),
+    entries.ClusteringSelector: lambda spec, _: Clustering(spec.neighbours),
+    entries.HiREDSelector: lambda spec, context: HiRED(
+        context.layers[0], context.layers[1], share=spec.share, grid=context.facts.grid, as_published=spec.as_published
+    ),
+    entries.GlobalCom2Selector: lambda spec, context: GlobalCom2(
+        context.layers[0], None, context.facts.grid, spec.temperature, spec.as_published
+    ),
 }
 
 

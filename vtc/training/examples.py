@@ -141,9 +141,8 @@ class EncodedExamples:
     ) -> None:
         self.adapter = adapter
         self.guides = tuple(layers[-GUIDING_LAYERS:]) if adapter.facts.encoder.has_cls else ()
-        self.encoder = VisionEncoder(
-            adapter, layers, needs=Needs(frozenset(Reading("cls_attention", layer) for layer in self.guides))
-        )
+        rows = frozenset(Reading("cls_attention", layer) for layer in self.guides)
+        self.encoder = VisionEncoder(adapter, layers, needs=Needs(rows))
         self.beginning = beginning
         self.examples = examples
         self.kept: list[Encoded] = []
