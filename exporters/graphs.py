@@ -158,7 +158,7 @@ def _selector_spec(model: CompressedModel, number: int, enters: str, dtype: torc
     full = torch.zeros(2, 9, width, dtype=dtype)
     part = torch.zeros(2, 4, width, dtype=dtype)
     if isinstance(module, PruneInDecoder):
-        return _prune_spec(name, module, width, dtype)
+        return prune_spec(name, module, width, dtype)
     args: tuple[Any, ...]
     axes: tuple[Any, ...]
     if enters == "gather":
@@ -169,7 +169,8 @@ def _selector_spec(model: CompressedModel, number: int, enters: str, dtype: torc
     return GraphSpec(name, module, args, [*names, "indices"], ["hidden_states"], axes)
 
 
-def _prune_spec(name: str, module: PruneInDecoder, width: int, dtype: torch.dtype) -> GraphSpec:
+def prune_spec(name: str, module: PruneInDecoder, width: int, dtype: torch.dtype) -> GraphSpec:
+    """The graph of a cut inside the decoder, on hidden states of `width` values."""
     rows, images, asking, text, behind = 2, 3, 4, 7, 11
     length = module.tokens + text
 

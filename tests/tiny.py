@@ -70,6 +70,21 @@ RECIPES: dict[str, list[dict[str, Any]]] = {
         {"kind": "prune_in_decoder", "layer": 1, "keep": 6, "selector": {"queries": "all_text"}},
         {"kind": "drop_layers", "layers": [2], "visual_only": True},
     ],
+    "text_aware": [{"kind": "prune", "keep": 5, "selector": "mmtok", "positions": "original"}],
+    "filter_and_text": [
+        {"kind": "frequency_filter", "keep": 9},
+        {"kind": "prune", "keep": 4, "selector": "cdpruner"},
+    ],
+    "merged": [{"kind": "prune", "keep": 6, "selector": {"name": "visionzip", "contextual": 0.5}}],
+    "merged_behind_the_projector": [
+        {"kind": "prune", "keep": 9, "selector": "vscan"},
+        {"kind": "prune_in_decoder", "layer": 2, "keep": 5, "selector": "fastv"},
+    ],
+    "merged_in_the_decoder": [
+        {"kind": "prune_in_decoder", "layer": 1, "keep": 8, "selector": {"name": "sparsevlm", "recycle": 0.5}},
+        {"kind": "prune_in_decoder", "layer": 2, "keep": 5, "selector": {"name": "visiondrop", "contextual": 0.4}},
+        {"kind": "prune_in_decoder", "layer": 3, "keep": 3, "selector": "dart"},
+    ],
     "everything": [
         {"kind": "drop_layers", "component": "encoder", "layers": [0]},
         {"kind": "frequency_filter", "keep": 9},
@@ -80,5 +95,7 @@ RECIPES: dict[str, list[dict[str, Any]]] = {
 }
 """One recipe for each thing that can be done, and one of all at once."""
 
-WITHOUT_CLS = [name for name in RECIPES if name not in ("cls", "cls_layers", "learnpruner")]
+WITHOUT_CLS = [
+    name for name in RECIPES if name not in ("cls", "cls_layers", "learnpruner", "merged_behind_the_projector")
+]
 """Those that a tower without a CLS token can take."""

@@ -21,7 +21,7 @@ from vtc.recipe import Prune as PruneEntry
 from vtc.recipe import PruneInDecoder as PruneInDecoderEntry
 from vtc.recipe import Recipe
 from vtc.selectors import BuildContext, build_selector
-from vtc.selectors.base import NOTHING
+from vtc.selectors.base import NOTHING, Selector
 from vtc.selectors.decoder import build_decoder_selector
 from vtc.sequence import asked, cut, positions, text_tokens
 from vtc.stages.frequency_filter import FrequencyFilter
@@ -345,7 +345,12 @@ def _numbers(tensor: Tensor) -> NDArray[np.int64]:
 
 
 def compress(
-    adapter: VLMAdapter, recipe: Recipe, *, model_digest: str = "", from_state: bool = False
+    adapter: VLMAdapter,
+    recipe: Recipe,
+    *,
+    model_digest: str = "",
+    from_state: bool = False,
+    selectors: Mapping[int, Selector] | None = None,
 ) -> CompressedModel:
     """Apply a recipe to a loaded model, in memory.
 
@@ -358,6 +363,8 @@ def compress(
         The checkpoint's digest, which trained parts are checked against.
     from_state : bool
         Leave trained parts empty: the caller loads them from a compressed model's state.
+    selectors : mapping of stage number to Selector
+        Selectors of your own, in place of those that the recipe names in its ``prune`` stages.
 
     Returns
     -------
@@ -383,10 +390,11 @@ def compress(
                 raise AssertionError("a frequency filter's plan always has grids")
             stages.append(FrequencyFilter(stage.grid_in, stage.grid_out, preserve_mean=entry.preserve_mean))
         elif isinstance(entry, PruneEntry):
-            learned = entry.selector.name == "learned" and not from_state
+            own = (selectors or {}).get(number)
+            learned = entry.selector.name == "learned" and not from_state and own is None
             checkpoint = recipe.checkpoint(number) if learned else None
             context = BuildContext(adapter.facts, stage.layers, model_digest, checkpoint, token_plan.encoder_layers)
-            selector = build_selector(entry.selector, context)
+            selector = own or build_selector(entry.selector, context)
             needs |= selector.needs
             stages.append(Prune(selector, stage.tokens_out))
     vision = VisionEncoder(adapter, token_plan.encoder_layers, stages, needs)

@@ -22,10 +22,12 @@ def command(what: str, as_json: bool) -> None:
         "models": {"name": "model", "family": "family", "summary": "what it is"},
         "selectors": {
             "name": "selector",
+            "paper": "method",
             "summary": "keeps",
+            "where": "acts",
             "needs": "needs",
-            "options": "options",
-            "paper": "paper",
+            "text_aware": "text-aware",
+            "exportable": "exportable",
         },
         "recipes": {
             "name": "recipe",
@@ -39,6 +41,8 @@ def command(what: str, as_json: bool) -> None:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

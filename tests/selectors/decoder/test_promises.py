@@ -1,0 +1,132 @@
+"""What every selector inside the decoder promises, on a tiny model's own layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from exporters.graphs import export_graph, prune_spec
+from exporters.lint import lint
+from vtc.models.base import VLMAdapter
+from vtc.recipe_selectors import DECODER_SELECTORS
+from vtc.selectors.decoder import build_decoder_selector
+from vtc.selectors.decoder.base import DecoderSelector
+from vtc.sequence import cut
+from vtc.stages.prune_in_decoder import PruneInDecoder
+
+IMAGE = 1
+BEHIND, BEFORE = 2, 1
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{name: {"name": name} for name in DECODER_SELECTORS},
+    "text_attention, raters": {"name": "text_attention", "queries": "raters", "rope": False},
+    "sparsevlm, nothing recycled": {"name": "sparsevlm", "recycle": 0.0},
+    "visiondrop as published": {"name": "visiondrop", "contextual": 0.3, "as_published": True},
+    "dart as published": {"name": "dart", "as_published": True},
+}
+
+
+def make(name: str, adapter: VLMAdapter) -> tuple[DecoderSelector, str]:
+    """A selector and who asks."""
+    entry = DECODER_SELECTORS[VARIANTS[name]["name"]].model_validate(VARIANTS[name])
+    return build_decoder_selector(entry, adapter, BEHIND, BEFORE), entry.asks
+
+
+def batch(rows: int, visual: int, keep: int, asks: str, padded: bool = True) -> tuple[Tensor, ...]:
+    """Prompts of two words, an image, and a question of which each row has one word more, left-padded."""
+    words = [3 + row % 4 if padded else 5 for row in range(rows)]
+    longest = 2 + visual + max(words)
+    ids = np.full((rows, longest), 7, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, count in enumerate(words):
+        start = longest - count - visual
+        ids[row, start : start + visual] = IMAGE
+        mask[row, start - 2 :] = 1
+    positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
+    laid_out = cut(ids, mask, IMAGE, visual, keep, asks).graph_inputs
+    return tuple(torch.from_numpy(part) for part in (mask, positions, *laid_out))
+
+
+def states(adapter: VLMAdapter, rows: int, length: int, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    width = adapter.facts.decoder.width
+    return [torch.randn(rows, length, width, generator=generator) for _ in range(2)]
+
+
+def run(name: str, adapter: VLMAdapter, rows: int, visual: int, keep: int, change: Any = None) -> tuple[Tensor, ...]:
+    """Hidden states behind the cut, positions and kept places."""
+    selector, asks = make(name, adapter)
+    others = batch(rows, visual, keep, asks)
+    hidden, before = states(adapter, rows, others[0].shape[1])
+    if change is not None:
+        hidden, before = change(hidden), change(before)
+    result: tuple[Tensor, ...] = PruneInDecoder(selector, visual, keep)(hidden, *others, before=before)
+    return result
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@settings(max_examples=15, deadline=None)
+@given(data=st.data(), visual=st.sampled_from([1, 21, 64]))
+def test_keeps_exactly_the_budget(name: str, adapter: VLMAdapter, data: st.DataObject, visual: int) -> None:
+    keep = data.draw(st.integers(1, visual))
+    hidden, positions, kept = run(name, adapter, 3, visual, keep)
+    assert kept.shape == (3, keep)
+    assert (kept.diff(dim=1) > 0).all()
+    assert 0 <= int(kept.min()) <= int(kept.max()) < visual
+    assert hidden.shape[1] == positions.shape[1] == 2 + keep + 5
+    assert hidden.isfinite().all()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_states_without_any_difference_still_keep_the_budget(name: str, adapter: VLMAdapter) -> None:
+    for keep in (1, 5, 21):
+        _, _, kept = run(name, adapter, 2, 21, keep, torch.zeros_like)
+        assert kept.shape == (2, keep)
+        assert (kept.diff(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_batch_is_cut_as_its_rows_alone(name: str, adapter: VLMAdapter) -> None:
+    selector, asks = make(name, adapter)
+    stage = PruneInDecoder(selector, 21, 6)
+    others = batch(3, 21, 6, asks)
+    hidden, before = states(adapter, 3, others[0].shape[1])
+    together = stage(hidden, *others, before=before)
+    for row in range(3):
+        padding = int((others[0][row] == 0).sum())
+        mask, positions, *_ = (part[row : row + 1, padding:] for part in others[:2])
+        ids = np.full(mask.shape, 7, dtype=np.int64)
+        ids[:, 2 : 2 + 21] = IMAGE
+        parts = map(torch.from_numpy, cut(ids, mask.numpy(), IMAGE, 21, 6, asks).graph_inputs)
+        alone = stage(hidden[row : row + 1, padding:], mask, positions, *parts, before=before[row : row + 1, padding:])
+        assert torch.equal(alone[2][0], together[2][row])
+        torch.testing.assert_close(alone[0][0], together[0][row, padding:], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_exported_graph_chooses_as_pytorch_does(name: str, adapter: VLMAdapter, tmp_path: Path) -> None:
+    selector, asks = make(name, adapter)
+    visual, keep, images = 64, 16, 50
+    stage = PruneInDecoder(selector, visual, keep)
+    spec = prune_spec("token_selector", stage, adapter.facts.decoder.width, torch.float32)
+    path = tmp_path / "selector.onnx"
+    export_graph(spec, path)
+    assert lint(path) == []
+    assert len(onnx.load(path).graph.node) < 300
+    others = batch(images, visual, keep, asks)
+    hidden, before = states(adapter, images, others[0].shape[1], seed=4)
+    values = [hidden, *others, *([before] if selector.reads_before else [])]
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = session.run(None, {name: value.numpy() for name, value in zip(spec.inputs, values, strict=True)})
+    expected = stage(hidden, *others, before=before)
+    np.testing.assert_array_equal(found[2], expected[2].numpy())
+    np.testing.assert_array_equal(found[1], expected[1].numpy())
+    np.testing.assert_allclose(found[0], expected[0].numpy(), atol=1e-4)

@@ -1,0 +1,40 @@
+"""CLS attention: the authors' own choices, of one layer and of several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vtc.selectors.cls_attention import CLSAttention
+from vtc.visual_tokens import Reading, on_grid
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+
+
+def test_cls_attention_equals_fastervlm() -> None:
+    golden = np.load(GOLDENS / "fastervlm.npz")
+    for count, keeps in ((64, (8, 16, 32)), (576, (29, 58))):
+        side = int(count**0.5)
+        features = torch.from_numpy(golden[f"n{count}_patch_feats"])
+        row = torch.from_numpy(golden[f"n{count}_cls_attn"]).mean(dim=1)
+        for keep in keeps:
+            chosen = CLSAttention([22]).select(
+                on_grid(features, (side, side), {Reading("cls_attention", 22): row}), keep
+            )
+            assert chosen[0].tolist() == golden[f"n{count}_k{keep}_idx"].tolist()
+
+
+@pytest.mark.parametrize("start", [2, 4, 6])
+def test_averaged_cls_attention_equals_vtc_cls(start: int) -> None:
+    golden = np.load(GOLDENS / "vtc_cls.npz")
+    rows = {
+        Reading("cls_attention", layer): torch.from_numpy(golden["attn_all"][layer])[:, :, 0, 1:].mean(dim=1)
+        for layer in range(start, 7)
+    }
+    grid = on_grid(torch.from_numpy(golden["patch_feats"]), (8, 8), rows)
+    for keep in (8, 16, 32):
+        chosen = CLSAttention(range(start, 7)).select(grid, keep)
+        assert chosen[0].tolist() == golden[f"start{start}_k{keep}_idx"].tolist()
