@@ -55,7 +55,8 @@ cuts = st.fixed_dictionaries(
     {"kind": st.just("prune_in_decoder"), "layer": layer_numbers | st.floats(0, 1, exclude_min=True, exclude_max=True)},
     optional={"keep": keeps, "selector": decoder_selectors},
 )
-exits = st.fixed_dictionaries({"kind": st.just("visual_exit"), "layer": layer_numbers | st.just("auto")})
+depths = st.floats(0, 1, exclude_min=True, exclude_max=True)
+exits = st.fixed_dictionaries({"kind": st.just("visual_exit"), "layer": layer_numbers | depths | st.just("auto")})
 
 
 def drops(component: str) -> st.SearchStrategy[dict[str, Any]]:

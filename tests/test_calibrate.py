@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.tiny import compressed, image, recipe
-from vtc.calibrate import Calibrator, Measurements, Sample, recording_influence
+from vtc.calibrate import Calibrator, Compared, Measurements, Sample, recording_influence
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
 from vtc.stages.frequency_filter import retained_energy
@@ -49,6 +49,18 @@ def test_energy_chooses_the_smallest_grid_that_holds_it(adapter: VLMAdapter, sam
     tokens = vision.tokens(adapter.preprocess([s.images[0] for s in samples])).features  # type: ignore[operator]
     assert retained_energy(tokens, (4, 4), (side, side)) >= 0.8
     assert side == 1 or retained_energy(tokens, (4, 4), (side - 1, side - 1)) < 0.8
+
+
+def test_dyvte_exits_only_where_the_loss_stays(
+    adapter: VLMAdapter, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers 2 and 3 agree; at layer 2 the loss has grown by a tenth."""
+    measured = {1: Compared(1.0, 0.5, 2.0, 1.0), 2: Compared(0.1, 1.0, 1.1, 1.0), 3: Compared(0.0, 1.0, 1.02, 1.0)}
+    calibrator = Calibrator(adapter, samples, Measurements())
+    monkeypatch.setattr(calibrator, "_compared", lambda _, stage: measured[stage.layer])
+    for criterion, layer in (("agreement", 2), ("dyvte", 3)):
+        resolved = calibrator.resolve(recipe({"kind": "visual_exit", "layer": "auto", "criterion": criterion}))
+        assert resolved.canonical()["stages"][0]["layer"] == layer
 
 
 def test_layers_of_least_influence_are_dropped(adapter: VLMAdapter, samples: list[Sample]) -> None:

@@ -182,6 +182,10 @@ def test_filter_keeps_the_aspect() -> None:
     assert plan(recipe({"kind": "frequency_filter", "keep": 0.25}), wide).stages[0].grid_out == (6, 12)
 
 
+def test_exit_at_a_depth() -> None:
+    assert plan(recipe({"kind": "visual_exit", "layer": 0.875}), LLAVA_15).stages[0].layer == 28
+
+
 def test_exit_leaves_two_segments() -> None:
     made = plan(recipe({**RANDOM, "keep": 10}, {"kind": "visual_exit", "layer": -3}), SMALL)
     assert made.stages[1].layer == 5

@@ -110,7 +110,7 @@ def test_autos_are_named_and_resolved() -> None:
             "selector": {"name": "cls_attention", "layers": [2], "last": 1},
             "positions": "renumber",
         },
-        {"kind": "visual_exit", "layer": 5},
+        {"kind": "visual_exit", "layer": 5, "criterion": "agreement"},
         {
             "kind": "drop_layers",
             "component": "decoder",
@@ -210,8 +210,13 @@ BAD_STAGES = {
     "kind: drop_layers, layers: [1], component: encoder, visual_only: true": (
         "stages.0: visual_only is only for the decoder, the encoder sees nothing but visual tokens"
     ),
-    "kind: visual_exit, layer: deep": "stages.0.layer: is the number of a layer or auto, not 'deep'",
-    "kind: visual_exit, layer: 1.5": "stages.0.layer: is the number of a layer or auto, not 1.5",
+    "kind: visual_exit, layer: 3, criterion: dyvte": "stages.0: criterion is only for layer: auto, here layer is 3",
+    "kind: visual_exit, layer: deep": (
+        "stages.0.layer: is the number of a layer, a depth between 0 and 1, or auto, not 'deep'"
+    ),
+    "kind: visual_exit, layer: 1.5": (
+        "stages.0.layer: is the number of a layer, a depth between 0 and 1, or auto, not 1.5"
+    ),
 }
 
 

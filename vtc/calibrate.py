@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from vtc.compressed import CompressedModel, compress
 from vtc.errors import InputError
 from vtc.evaluate.datasets import load_dataset
-from vtc.evaluate.fidelity import divergence
+from vtc.evaluate.fidelity import divergence, log_softmax
 from vtc.models.base import VLMAdapter
 from vtc.progress import Report, silent
 from vtc.recipe import DropLayers, FrequencyFilter, Prune, Recipe, VisualExit
@@ -31,10 +31,31 @@ from vtc.vision_encoder import VisionEncoder
 
 EXIT_AGREEMENT = 0.99
 """A visual exit is early enough when this share of the original's tokens stays the most likely one."""
+EXIT_LOSS = 1.03
+"""DyVTE's second condition: the answers' loss stays below this multiple of the original's."""
 PrunerSource = Callable[[Recipe, int], Path]
 """Called with a recipe and the number of a stage whose pruner is left ``auto``; gives the pruner's file."""
 BATCH = 16
 ANSWER_TOKENS = 16
+
+
+class Compared(NamedTuple):
+    """A model beside the original, mean over the tokens of the original's answers.
+
+    Attributes
+    ----------
+    divergence : float
+        KL divergence, in nats.
+    agreement : float
+        Share of tokens that both find most likely.
+    loss, original_loss : float
+        Negative log-likelihood of the answers by each.
+    """
+
+    divergence: float
+    agreement: float
+    loss: float
+    original_loss: float
 
 
 @dataclass(frozen=True)
@@ -185,7 +206,7 @@ class Calibrator:
         for done, layer in enumerate(layers):
             self.progress("calibrating the attention layer", done, len(layers))
             candidate = stage.model_copy(update={"selector": spec.model_copy(update={"layers": (layer,)})})
-            divergences[layer] = self._divergence(before, candidate)[0]
+            divergences[layer] = self._compared(before, candidate).divergence
         self.progress("calibrating the attention layer", len(layers), len(layers))
         return [min(layers, key=lambda layer: (divergences[layer], layer))]
 
@@ -194,7 +215,7 @@ class Calibrator:
         original's.
 
         The criterion of Visual Tokens Withdrawal (Lin et al. 2024, arXiv 2405.05803), with agreement in place of a KL
-        threshold, which has no natural size.
+        threshold, which has no natural size; or that of DyVTE's labels (arXiv 2411.19628).
         """
         plan = self._model(before).plan
         layers = plan.decoder_layers
@@ -203,7 +224,9 @@ class Calibrator:
         candidates = [layer for layer in layers[1:] if layer > max(plan.cut_layers, default=0)]
         for done, layer in enumerate(reversed(candidates)):
             self.progress("calibrating the exit layer", done, len(candidates))
-            if self._divergence(before, stage.model_copy(update={"layer": layer}))[1] < EXIT_AGREEMENT:
+            found = self._compared(before, stage.model_copy(update={"layer": layer, "criterion": "agreement"}))
+            grown = stage.criterion == "dyvte" and found.loss >= EXIT_LOSS * found.original_loss
+            if found.agreement < EXIT_AGREEMENT or grown:
                 break
             earliest = layer
         self.progress("calibrating the exit layer", len(candidates), len(candidates))
@@ -217,7 +240,7 @@ class Calibrator:
         for done, layer in enumerate(layers):
             self.progress("calibrating the layers to skip", done, len(layers))
             candidate = stage.model_copy(update={"layers": (layer,), "count": None})
-            divergences[layer] = self._divergence(before, candidate)[0]
+            divergences[layer] = self._compared(before, candidate).divergence
         self.progress("calibrating the layers to skip", len(layers), len(layers))
         ranked = sorted(layers, key=lambda layer: (divergences[layer], layer))
         return sorted(ranked[: stage.count])
@@ -250,23 +273,24 @@ class Calibrator:
     def _model(self, recipe: Recipe) -> CompressedModel:
         return compress(self.adapter, recipe, model_digest=self.model_digest)
 
-    def _divergence(self, before: Recipe, stage: Any) -> tuple[float, float]:
-        """Mean KL divergence and top-1 agreement with the original, teacher-forced on the original's answers."""
+    def _compared(self, before: Recipe, stage: Any) -> Compared:
+        """How far a stage, behind those `before` it, moves the model; teacher-forced on the original's answers."""
         recipe = before.model_copy(update={"stages": (*before.stages, stage)})
 
         def measure() -> list[float]:
             model = self._model(recipe)
-            divergences, agreements = [], []
+            parts: dict[str, list[Any]] = {"kld": [], "top": [], "loss": [], "original": []}
             for batch, answers, logits in self._original():
                 scores = model.score([s.images for s in batch], [s.prompt for s in batch], answers)
-                for reference, candidate in zip(logits, scores, strict=True):
+                for ids, reference, candidate in zip(answers, logits, scores, strict=True):
                     compared = divergence(reference, candidate)
-                    divergences.append(compared.kld)
-                    agreements.append(compared.same_top)
-            return [float(np.concatenate(divergences).mean()), float(np.concatenate(agreements).mean())]
+                    parts["kld"].append(compared.kld)
+                    parts["top"].append(compared.same_top)
+                    parts["loss"].append(-log_softmax(candidate)[np.arange(len(ids)), ids])
+                    parts["original"].append(-log_softmax(reference)[np.arange(len(ids)), ids])
+            return [float(np.concatenate(values).mean()) for values in parts.values()]
 
-        mean, agreement = self.measurements.get(f"divergence {recipe.digest}", measure)
-        return mean, agreement
+        return Compared(*self.measurements.get(f"compared {recipe.digest}", measure))
 
     def _original(self) -> list[tuple[list[Sample], list[list[int]], list[Any]]]:
         if not hasattr(self, "_cached"):

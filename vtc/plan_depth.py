@@ -138,7 +138,7 @@ def decoder_depth(recipe: Recipe, facts: ModelFacts, faults: Faults) -> DecoderD
             by_distance = sorted(range(1, total), key=lambda place: (abs(place - total // 2), place))
             candidates = by_distance or [None]
         else:
-            layer = stage.layer + total if stage.layer < 0 else stage.layer
+            layer = layer_at(stage.layer, total)
             candidates = [layer] if 1 <= layer < total else [None]
             if candidates == [None]:
                 problem = f"no exit before layer {stage.layer} of {total}; give one from 1 to {total - 1}"
@@ -202,11 +202,11 @@ def _decoder_depth(recipe: Recipe, total: int, exit_layer: int | None, faults: F
     return depth
 
 
-def cut_layer(stage: PruneInDecoder, total: int) -> int:
-    """Resolve where a `prune_in_decoder` stage acts in a decoder of `total` layers; it may lie outside of it."""
-    if isinstance(stage.layer, float):
-        return min(max(1, round(stage.layer * total)), total - 1)
-    return stage.layer + total if stage.layer < 0 else stage.layer
+def layer_at(layer: int | float, total: int) -> int:
+    """Resolve a layer of `total`, given by number, from the end, or as a share of the depth; it may lie outside."""
+    if isinstance(layer, float):
+        return min(max(1, round(layer * total)), total - 1)
+    return layer + total if layer < 0 else layer
 
 
 def _cuts(recipe: Recipe, total: int, exit_layer: int | None, faults: Faults) -> dict[int, int]:
@@ -214,7 +214,7 @@ def _cuts(recipe: Recipe, total: int, exit_layer: int | None, faults: Faults) ->
     for number, stage in enumerate(recipe.stages):
         if not isinstance(stage, PruneInDecoder):
             continue
-        layer = cut_layer(stage, total)
+        layer = layer_at(stage.layer, total)
         before = max(cuts, default=0)
         if not 1 <= layer < total:
             faults.add(number, "layer", f"no cut before layer {stage.layer} of {total}; give one from 1 to {total - 1}")

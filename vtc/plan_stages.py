@@ -157,6 +157,9 @@ def plan_stages(
                 if stage.selector.needs_cls and not facts.encoder.has_cls:
                     problem = f"needs a CLS token, and this encoder has none; these work: {_others('needs_cls')}"
                     faults.add(number, "selector", f"{stage.selector.name} {problem}")
+                if stage.selector.needs_frames:
+                    problem = f"needs the frames of a video, and {facts.model_type} takes single images"
+                    faults.add(number, "selector", f"{stage.selector.name} {problem}")
                 detail = _selector_detail(stage, layers)
             case PruneInDecoder():
                 tokens = _kept_tokens(keeps.get(number, stage.keep), tokens, number, faults)

@@ -16,7 +16,7 @@ from vtc.recipe_values import (
     Fraction,
     Keep,
     KeepOrAuto,
-    LayerOrAuto,
+    LayerDepthOrAuto,
     LayerOrDepth,
     LayersOrAuto,
     Positions,
@@ -95,12 +95,25 @@ class PruneInDecoder(_StageEntry):
 class VisualExit(_StageEntry):
     """All visual tokens leave before decoder layer ``layer`` (0-based); the text keeps its positions.
 
-    Based on Visual Tokens Withdrawal (arXiv 2405.05803).
+    A number between 0 and 1 is a share of the decoder's depth; ``auto`` is the earliest layer at which calibration data
+    finds that nothing is lost. By ``agreement``, the most likely tokens still agree with the original's; by ``dyvte``,
+    the answers' loss must not grow by 3 % either.
+
+    Based on Visual Tokens Withdrawal (arXiv 2405.05803), ToDRE (arXiv 2505.18757, stage 2) for a given depth and DyVTE
+    (arXiv 2411.19628), whose labels the second criterion is: its gates decide for each prompt, here all prompts share a
+    layer, so that the graph has one shape.
     """
 
     summary = "all visual tokens leave before a decoder layer"
     kind: Literal["visual_exit"] = "visual_exit"
-    layer: LayerOrAuto
+    layer: LayerDepthOrAuto
+    criterion: Literal["agreement", "dyvte"] = "agreement"
+
+    @model_validator(mode="after")
+    def _criterion_goes_with_auto(self) -> VisualExit:
+        if self.layer != "auto" and self.criterion != "agreement":
+            raise ValueError(f"criterion is only for layer: auto, here layer is {self.layer}")
+        return self
 
 
 class DropLayers(_StageEntry):

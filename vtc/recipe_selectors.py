@@ -21,7 +21,7 @@ class SelectorEntry(Written):
     """What ``vtc ls selectors`` tells of a method, beside its options."""
 
     summary: ClassVar[str]
-    paper: ClassVar[str] = ""
+    paper: ClassVar[str] = "baseline"
     needs: ClassVar[str] = "nothing"
     where: ClassVar[str]
     text_aware: ClassVar[bool] = False
@@ -31,7 +31,7 @@ class SelectorEntry(Written):
 class EncoderSelectorEntry(SelectorEntry):
     """A selector between the vision encoder and the decoder."""
 
-    where = "after the vision encoder"
+    where = "after the encoder"
     reads: ClassVar[tuple[str, ...]] = ()
     """Kinds of reading that it takes in each of its layers, as :class:`vtc.visual_tokens.Reading` names them."""
     reads_encoder_grid: ClassVar[bool] = False
@@ -39,6 +39,7 @@ class EncoderSelectorEntry(SelectorEntry):
     projects: ClassVar[bool] = False
     """It looks at all tokens in the decoder's space, so the projector runs before it."""
     needs_cls: ClassVar[bool] = False
+    needs_frames: ClassVar[bool] = False
 
     @property
     def layers_named(self) -> tuple[int, ...]:
@@ -483,7 +484,7 @@ class HiREDSelector(EncoderSelectorEntry):
     summary = "CLS attention, with a budget for each tile"
     paper = "HiRED (arXiv 2408.10945)"
     needs = "the CLS rows of the first and of the last encoder layer"
-    where = "across the tiles of an image, after the vision encoder"
+    where = "across tiles"
     reads = ("cls_attention",)
     reads_encoder_grid = True
     needs_cls = True
@@ -506,7 +507,7 @@ class GlobalCom2Selector(EncoderSelectorEntry):
     summary = "CLS scores of tile and whole view, with a budget for each tile"
     paper = "GlobalCom2 (arXiv 2501.05179)"
     needs = "the CLS row of the layer behind the features, before the softmax"
-    where = "across the tiles of an image, after the vision encoder"
+    where = "across tiles"
     reads = ("cls_logits",)
     reads_encoder_grid = True
     needs_cls = True
@@ -521,7 +522,7 @@ class GlobalCom2Selector(EncoderSelectorEntry):
 class DecoderSelectorEntry(SelectorEntry):
     """A selector before a decoder layer."""
 
-    where = "before a decoder layer"
+    where = "in the decoder"
     text_aware = True
 
     @property
@@ -662,6 +663,25 @@ class DARTSelector(DecoderSelectorEntry):
         return 0
 
 
+class EVSSelector(EncoderSelectorEntry):
+    """What changes from frame to frame of a video, at one budget for all ``frames``; the first frame comes first.
+
+    No family of models here takes a video as one input yet; :class:`vtc.selectors.evs.EVS` chooses among the tokens of
+    a list of images.
+
+    Based on EVS (arXiv 2510.14624).
+    """
+
+    summary = "lowest similarity to the frame before"
+    paper = "EVS (arXiv 2510.14624)"
+    needs = "projected tokens of several frames"
+    where = "across frames"
+    projects = True
+    needs_frames = True
+    name: Literal["evs"] = "evs"
+    frames: Annotated[int, Field(ge=2)] = 2
+
+
 AnySelector = (
     RandomSelector
     | UniformSelector
@@ -683,6 +703,7 @@ AnySelector = (
     | ClusteringSelector
     | HiREDSelector
     | GlobalCom2Selector
+    | EVSSelector
 )
 AnyDecoderSelector = (
     TextAttentionSelector

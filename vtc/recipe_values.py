@@ -38,12 +38,12 @@ def _ratio(value: object) -> float:
     raise ValueError(f"is a number above 1, how many times more tokens come before a cut, not {reprlib.repr(value)}")
 
 
-def _layer_or_auto(value: object) -> int | Literal["auto"]:
+def _layer_depth_or_auto(value: object) -> int | float | Literal["auto"]:
     if value == "auto":
         return "auto"
-    if type(value) is int:
+    if type(value) is int or (type(value) is float and 0.0 < value < 1.0):
         return value
-    raise ValueError(f"is the number of a layer or auto, not {reprlib.repr(value)}")
+    raise ValueError(f"is the number of a layer, a depth between 0 and 1, or auto, not {reprlib.repr(value)}")
 
 
 def _layers(value: object, otherwise: str) -> tuple[int, ...]:
@@ -69,7 +69,7 @@ Keep = Annotated[int | float, BeforeValidator(_keep)]
 KeepOrAuto = Annotated[int | float | Literal["auto"], BeforeValidator(_keep_or_auto)]
 LayerOrDepth = Annotated[int | float, BeforeValidator(_layer_or_depth)]
 Ratio = Annotated[float, BeforeValidator(_ratio)]
-LayerOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_layer_or_auto)]
+LayerDepthOrAuto = Annotated[int | float | Literal["auto"], BeforeValidator(_layer_depth_or_auto)]
 LayersOrAuto = Annotated[tuple[int, ...] | Literal["auto"], BeforeValidator(_layers_or_auto)]
 AttentionLayers = Annotated[tuple[int, ...] | Literal["feature", "auto"], BeforeValidator(_attention_layers)]
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]

@@ -12,7 +12,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.export import Dim
 
 from exporters.graphs import GraphSpec, export_graph
 from exporters.lint import lint

@@ -14,6 +14,7 @@ from vtc.selectors.cdpruner import CDPruner
 from vtc.selectors.cls_attention import CLSAttention
 from vtc.selectors.clustering import Clustering
 from vtc.selectors.divprune import DivPrune
+from vtc.selectors.evs import EVS
 from vtc.selectors.fopru import FoPru
 from vtc.selectors.globalcom2 import GlobalCom2
 from vtc.selectors.hiprune import HiPrune
@@ -95,6 +96,7 @@ _BUILDERS: dict[type, Callable[[Any, BuildContext], Selector]] = {
     entries.HiREDSelector: lambda spec, context: HiRED(
         context.layers[0], context.layers[1], share=spec.share, grid=context.facts.grid, as_published=spec.as_published
     ),
+    entries.EVSSelector: lambda spec, _: EVS(spec.frames),
     entries.GlobalCom2Selector: lambda spec, context: GlobalCom2(
         context.layers[0], None, context.facts.grid, spec.temperature, spec.as_published
     ),

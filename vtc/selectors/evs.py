@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vtc.selectors.base import Needs, Selector, ascending, top_k
+from vtc.selectors.given import projected
 from vtc.visual_tokens import VisualTokens
 
 FIRST_FRAME = 4.0
@@ -34,16 +35,15 @@ class EVS(Selector):
         return Needs(projected=True)
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
-        if tokens.projected is None:
-            raise AssertionError("a selector that looks at projected tokens is given them")
-        batch, count, _ = tokens.projected.shape
+        video = projected(tokens)
+        batch, count, _ = video.shape
         size, left = divmod(count, self.frames)
         if left:
             raise ValueError(f"{count} visual tokens are not {self.frames} frames of equal size")
         if keep < size:
             spread = [(2 * i + 1) * size // (2 * keep) for i in range(keep)]
-            return torch.tensor(spread, device=tokens.projected.device).expand(batch, keep)
-        return ascending(top_k(dissimilarity(tokens.projected, size), keep))
+            return torch.tensor(spread, device=video.device).expand(batch, keep)
+        return ascending(top_k(dissimilarity(video, size), keep))
 
 
 def dissimilarity(video: Tensor, size: int) -> Tensor:

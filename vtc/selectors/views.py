@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vtc.selectors.base import ascending, top_k
+from vtc.selectors.ranking import ranks
 
 
 def view_size(count: int, views: tuple[int, int] | None) -> int:
@@ -56,7 +57,4 @@ def apportion(score: Tensor, budgets: Tensor, keep: int) -> Tensor:
     Tensor of shape (B, keep), int64
         Ascending places among the V * n tokens.
     """
-    order = top_k(score, score.shape[-1])
-    places = torch.arange(score.shape[-1], device=score.device, dtype=torch.float32)
-    rank = torch.zeros_like(score).scatter(-1, order, places.expand_as(score))
-    return ascending(top_k((budgets.unsqueeze(-1) - rank).flatten(1), keep))
+    return ascending(top_k((budgets.unsqueeze(-1) - ranks(score)).flatten(1), keep))
