@@ -155,7 +155,7 @@ class Questions:
         difference = answers.scores - rival.scores
         return {
             "difference": float(difference.mean()),
-            "ci95": list(stats.mean_interval(difference, self.images, seed=0) or ()),
+            "ci95": list(stats.mean_interval(difference, self.images[: len(difference)], seed=0) or ()),
         }
 
     def by_capability(self, answers: Answers) -> dict[str, float]:

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 Results = Mapping[str, Any]
+Tables = Mapping[str, tuple[str, Callable[[Results], str]]]
 _SLOT = re.compile(r"(<!-- table: ([a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def fill_tables(page: Path, results: Results) -> None:
-    """Write the tables of a page that these results are for; others stay."""
+def fill_tables(page: Path, results: Results, tables: Tables | None = None) -> None:
+    """Write the tables of a page that these results are for; others stay. `tables` are those of LearnPruner's page."""
 
     def filled(slot: re.Match[str]) -> str:
-        key, make = TABLES[slot[2]]
+        key, make = (tables or TABLES)[slot[2]]
         return f"{slot[1]}\n{make(results)}\n\n{slot[3]}" if key in results else slot[0]
 
     page.write_text(_SLOT.sub(filled, page.read_text(encoding="utf-8")), encoding="utf-8")
@@ -138,7 +139,7 @@ def _training(results: Results) -> str:
     return table(["", *(f"{keep} tokens" for keep in budgets), "time"], body)
 
 
-TABLES: dict[str, tuple[str, Callable[[Results], str]]] = {
+TABLES: Tables = {
     "summary": ("headline", _summary),
     "budgets": ("budgets", _budgets),
     "capabilities": ("headline", _capabilities),

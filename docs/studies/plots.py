@@ -48,6 +48,44 @@ def plot_budgets(results: Mapping[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
+PANELS = {
+    "attention": ("FasterVLM", "VTC-CLS", "HiPrune", "FoPru", "VisPruner", "GlobalCom2", "LearnPruner, stage 1"),
+    "diversity and coverage": ("DivPrune", "ToDRE, stage 1", "MMTok", "CDPruner", "LearnPruner, stage 1"),
+    "merging": ("VScan, stage 1", "VisionZip", "PruMerge", "PruMerge+", "ToMe", "Turbo", "clustering", "pooling"),
+}
+BASELINES = {"uniform": "^-", "random": "s-", "downsampling": "v-"}
+
+
+def plot_selectors(results: Mapping[str, Any], path: Path) -> None:
+    """Retention of every selector against its budget: a panel for each kind, baselines in grey in all."""
+    figure, axes = plt.subplots(2, 2, figsize=(11, 9), sharey=True)
+    for axis, (title, names) in zip(axes.flat, [*PANELS.items(), ("inside the decoder", None)], strict=True):
+        rows = results["inside"] if names is None else {name: results["in_front"][name] for name in names}
+        if names is not None:
+            for (name, marker), grey in zip(BASELINES.items(), ("#4d4d4d", "#8c8c8c", "#bdbdbd"), strict=True):
+                _line(axis, results["in_front"][name], marker, label=name, color=grey, lw=1.2)
+        for number, (name, row) in enumerate(rows.items()):
+            learned = name.startswith("LearnPruner")
+            style = {"color": "black", "ls": "--"} if learned else {"color": f"C{number}"}
+            _line(axis, row, "o-", label=name, lw=1.6, **style)
+        axis.axhline(100 * results["blind"]["retention"], color="black", lw=1, ls=":")
+        axis.set(title=title, ylim=(25, 103))
+        axis.set_xlabel("visual tokens kept" + ("" if names else " from decoder layer 2 on"))
+        axis.grid(alpha=0.3)
+        axis.legend(loc="lower right", fontsize=8)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("retention of accuracy, %")
+    _save(figure, path)
+
+
+def _line(axis: Any, row: Mapping[str, Any], marker: str, **style: Any) -> None:
+    shares = [100 * float(share) for share in row]
+    axis.plot(shares, [100 * cell["retention"] for cell in row.values()], marker, ms=4, **style)
+    axis.set_xscale("log")
+    axis.set_xticks(shares, [f"{share:g} %" for share in shares])
+    axis.minorticks_off()
+
+
 def plot_sweep(results: Mapping[str, Any], path: Path) -> None:
     """Where to cut, and how well each layer's attention ranks."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), sharey=True)

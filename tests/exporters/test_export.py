@@ -14,7 +14,7 @@ import pytest
 from transformers import LlavaProcessor
 
 import exporters.onnx as onnx_export
-from exporters import graphs
+from exporters import graphs, parity
 from exporters.lint import lint
 from exporters.onnx import Request, export
 from exporters.parity import check_parity
@@ -26,6 +26,8 @@ from vtc.compressed import compress
 from vtc.errors import BundleError, ParityError
 from vtc.models.base import VLMAdapter
 from vtc.runtime.vlm import VLM
+
+pytestmark = pytest.mark.xdist_group("exported")  # bundles are made once for all tests here
 
 Prompts = tuple[list[list[Any]], list[str]]
 ORIGIN = Origin("tiny", "0" * 64)
@@ -216,6 +218,23 @@ def test_parity_refuses_a_different_choice_of_tokens(adapter: VLMAdapter, export
     other = request(adapter, {"kind": "prune", "keep": 0.25, "selector": {"name": "random", "seed": 4}})
     with pytest.raises(ParityError, match="other tokens of an image than the model, of 4"):
         check_parity(other.model, VLM.load(exported("random")[1]), "fp32", other.samples)
+
+
+def test_parity_accepts_what_rounding_does_to_the_model_too(
+    adapter: VLMAdapter, exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = request(adapter, {"kind": "prune", "keep": 0.25, "selector": {"name": "random", "seed": 4}})
+    monkeypatch.setattr(parity, "_moved_by_noise", lambda *_: 4)
+    found = check_parity(other.model, VLM.load(exported("random")[1]), "fp32", other.samples)
+    assert found.indices_equal == 0.0
+
+
+def test_a_choice_that_rounding_does_not_move_is_told_from_one_that_it_does(adapter: VLMAdapter) -> None:
+    asked = request(adapter, *RECIPES["cls"])
+    assert parity._moved_by_noise(asked.model, asked.samples[0]) == 0
+    monkey = request(adapter, *RECIPES["cls"])
+    monkey.model.stages[0].selector.score = lambda tokens: (1e7 * tokens.features.sum(dim=-1)).sin()
+    assert parity._moved_by_noise(monkey.model, monkey.samples[0]) > 0
 
 
 def test_large_weights_go_beside_their_graph(
