@@ -188,6 +188,21 @@ def test_a_cut_keeps_what_the_models_own_attention_ranks_highest(
             assert kept.tolist() == sorted(score.topk(5).indices.tolist())
 
 
+@pytest.mark.parametrize(("selector", "layer"), [("fastv", 1), ("pyramiddrop", 2)])
+def test_a_cut_reads_the_layer_that_its_authors_read(
+    adapter: VLMAdapter, prompts: Prompts, selector: str, layer: int
+) -> None:
+    """FastV ranks by the layer in front of the cut, PyramidDrop by the one behind it."""
+    model = compressed(adapter, {"kind": "prune_in_decoder", "layer": 2, "keep": 5, "selector": selector})
+    for images, prompt in list(zip(*prompts, strict=True))[:3]:
+        ids, attentions = attention_maps(adapter, images, prompt)
+        visual = (ids == adapter.image_token_id).nonzero()[:, 0].reshape(len(images), -1)
+        _, state = model.prefill(*model.inputs([images], [prompt]))
+        for places, kept in zip(visual, state.kept[1], strict=True):
+            score = attentions[layer][0, :, -1][:, places].mean(dim=0)
+            assert kept.tolist() == sorted(score.topk(5).indices.tolist())
+
+
 def test_a_batch_is_cut_as_its_rows_alone(adapter: VLMAdapter, prompts: Prompts) -> None:
     model = compressed(adapter, *RECIPES["cuts"])
     images, texts = prompts

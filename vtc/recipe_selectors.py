@@ -666,8 +666,8 @@ class DARTSelector(DecoderSelectorEntry):
 class EVSSelector(EncoderSelectorEntry):
     """What changes from frame to frame of a video, at one budget for all ``frames``; the first frame comes first.
 
-    No family of models here takes a video as one input yet; :class:`vtc.selectors.evs.EVS` chooses among the tokens of
-    a list of images.
+    No family of models here takes a video as one input yet; in Python, :class:`vtc.selectors.evs.EVS` chooses among the
+    tokens of a list of images that :func:`vtc.visual_tokens.join_views` puts in a row.
 
     Based on EVS (arXiv 2510.14624).
     """

@@ -104,6 +104,34 @@ def on_grid(features: Tensor, grid: tuple[int, int], readings: Mapping[Reading, 
     return VisualTokens(features, places, grid, readings or {})
 
 
+def join_views(tokens: VisualTokens, views: int) -> VisualTokens:
+    """Tokens of `views` images in a row as those of one: frames of a video, or a picture and its tiles.
+
+    Parameters
+    ----------
+    tokens : VisualTokens
+        Whole grids of B * views images; the views of one stand together.
+    views : int
+
+    Returns
+    -------
+    VisualTokens
+        Of B images with views * N tokens each, whose grid has the views below each other. Attention among patches is
+        left out: patches of different views never saw each other.
+    """
+
+    def joined(values: Tensor) -> Tensor:
+        return values.reshape(-1, views * values.shape[1], *values.shape[2:])
+
+    if tokens.grid is None:
+        raise ValueError("views are joined before tokens are pruned")
+    readings = {
+        reading: joined(value) for reading, value in tokens.readings.items() if reading.kind != "patch_attention"
+    }
+    together = on_grid(joined(tokens.features), (views * tokens.grid[0], tokens.grid[1]), readings)
+    return replace(together, projected=None if tokens.projected is None else joined(tokens.projected))
+
+
 def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
     """The tokens (B, K, D) of (B, N, D) at indices (B, K)."""
     return torch.gather(tokens, 1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
