@@ -13,7 +13,7 @@ from vtc.facts import DecoderFacts, EncoderFacts
 
 
 def encoder_flops(encoder: EncoderFacts, patches: int, layers: int, readings: Iterable[str] = ()) -> int:
-    """Count the vision encoder.
+    """Count the vision encoder and what selectors read of it.
 
     Parameters
     ----------
@@ -45,6 +45,11 @@ def _reading_products(kind: str, tokens: int, width: int) -> int:
         return keys
     asking = tokens if kind in ("received_attention", "patch_attention") else 1
     return keys + asking * width * width + asking * tokens * width
+
+
+def product_flops(products: Iterable[tuple[int, int, int]]) -> int:
+    """Count matrix products, each given by its rows, inner size and columns."""
+    return sum(2 * rows * inner * columns for rows, inner, columns in products)
 
 
 def filter_flops(width: int, grid_in: tuple[int, int], grid_out: tuple[int, int]) -> int:

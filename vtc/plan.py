@@ -85,9 +85,9 @@ class TokenPlan:
     flops
         Of a prefill, by the ``exact`` count and the ``fastv`` and ``pyramiddrop`` formulas, see `vtc.flops`.
     flops_parts
-        The exact count by ``encoder``, ``projector`` (with frequency filters), ``decoder``, ``selection`` (queries,
-        keys and scores of `prune_in_decoder`, as if all text stood behind the image) and ``head``. A learned
-        selector's own product is not in it.
+        The exact count by ``encoder`` (with what selectors behind it read and multiply), ``projector`` (with frequency
+        filters), ``decoder``, ``selection`` (queries, keys and scores of `prune_in_decoder`, as if all text stood
+        behind the image, without what is merged there) and ``head``.
     kv_bytes
         Keys and values after prefill.
     provisional
@@ -198,7 +198,11 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
     readings = _readings(prunes, facts)
     projections = 2 * _projected(prunes, keep) * facts.projector_params
     parts = {
-        "encoder": flops.encoder_flops(facts.encoder, facts.visual_tokens, len(encoder_layers), readings),
+        "encoder": flops.encoder_flops(facts.encoder, facts.visual_tokens, len(encoder_layers), readings)
+        + sum(
+            flops.product_flops(entry.selector.products(stage.tokens_in, stage.tokens_out, text_tokens, facts))
+            for stage, entry in prunes
+        ),
         "projector": projections + _filter_flops(stages, facts.encoder.width),
         "decoder": flops.decoder_flops(facts.decoder, lengths),
         "selection": sum(

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from vtc.facts import EncoderFacts
+from vtc.facts import EncoderFacts, ModelFacts
 from vtc.recipe_values import AttentionLayers, LayerOrDepth, Multiple, Weight, Written
+
+Product = tuple[int, int, int]
+"""A matrix product: rows, inner size, columns."""
 
 
 class SelectorEntry(Written):
@@ -55,6 +58,27 @@ class EncoderSelectorEntry(SelectorEntry):
             If a layer that the recipe names does not run.
         """
         return ()
+
+    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+        """Matrix products that choosing `keep` of `tokens` for a question of `text` tokens is made of."""
+        return ()
+
+
+def _contextual(tokens: int, keep: int, share: float, encoder: EncoderFacts) -> Iterable[Product]:
+    """Products of merging what the dominant tokens leave into contextual ones."""
+    contextual = min(round(keep * share), keep - 1)
+    left = tokens - keep + contextual
+    return (left, encoder.width // encoder.heads, contextual), (contextual, left, encoder.width)
+
+
+def _matching(tokens: int, keep: int, encoder: EncoderFacts, carried: int = 1) -> Iterable[Product]:
+    """Products of merging pairs step by step, at most a quarter of the tokens in each; `carried` numbers go along."""
+    head = encoder.width // encoder.heads
+    while tokens > keep:
+        step = min(tokens - keep, max(1, tokens // 4))
+        yield tokens - tokens // 2, head, tokens // 2
+        yield tokens // 2, step, encoder.width + head + carried
+        tokens -= step
 
 
 def _feature_layer(running: Sequence[int]) -> tuple[int, ...]:
@@ -210,6 +234,9 @@ class LearnedSelector(EncoderSelectorEntry):
             raise ValueError(f"is a .safetensors file, not {reprlib.repr(value)}")
         return value
 
+    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+        return ((tokens, facts.encoder.width, facts.encoder.width // 2), (tokens, facts.encoder.width // 2, 2))
+
 
 class HiPruneSelector(EncoderSelectorEntry):
     """Anchors that attention meets in a middle layer, their neighbours, and registers that it meets in the last one.
@@ -274,6 +301,12 @@ class VisPrunerSelector(EncoderSelectorEntry):
     def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
         return _feature_layer(running)
 
+    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+        left, wanted = tokens - int(keep * self.important), keep - int(keep * self.important)
+        while left > wanted > 0:
+            yield left - left // 2, facts.encoder.width, left // 2
+            left -= min(8, left // 2, left - wanted)
+
 
 class VScanSelector(EncoderSelectorEntry):
     """Most attended tokens of every window in a shallow layer, and of the whole image in the last; others merge in.
@@ -301,6 +334,9 @@ class VScanSelector(EncoderSelectorEntry):
     def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
         return _at_depth(self.local_layer, encoder, running), running[-1]
 
+    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+        return ((tokens, facts.decoder.width, keep), (keep, tokens, facts.decoder.width))
+
 
 class DivPruneSelector(EncoderSelectorEntry):
     """Tokens that are far from one another: each the one whose nearest chosen neighbour is furthest away.
@@ -313,6 +349,9 @@ class DivPruneSelector(EncoderSelectorEntry):
     needs = "projected tokens"
     projects = True
     name: Literal["divprune"] = "divprune"
+
+    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+        return ((tokens, facts.decoder.width, tokens),)
 
 
 class CDPrunerSelector(EncoderSelectorEntry):
@@ -334,6 +373,9 @@ class CDPrunerSelector(EncoderSelectorEntry):
     relevance: Literal["cosine", "negative_cosine"] = "cosine"
     as_published: bool = False
 
+    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+        return ((tokens, facts.decoder.width, tokens), (1, text, facts.decoder.width), (tokens, facts.decoder.width, 1))
+
 
 class ToDRESelector(EncoderSelectorEntry):
     """From the most attended token on, each the one that resembles the chosen ones least in sum.
@@ -351,6 +393,9 @@ class ToDRESelector(EncoderSelectorEntry):
 
     def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
         return _feature_layer(running) if encoder.has_cls else ()
+
+    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+        return ((tokens, facts.decoder.width, tokens),)
 
 
 class MMTokSelector(EncoderSelectorEntry):
@@ -370,6 +415,9 @@ class MMTokSelector(EncoderSelectorEntry):
     text_temperature: Multiple = 0.02
     vision_temperature: Multiple = 0.2
     alpha: Weight = 0.5
+
+    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+        return ((tokens, facts.encoder.width, tokens), (text, facts.decoder.width, tokens))
 
 
 class VisionZipSelector(EncoderSelectorEntry):
@@ -393,6 +441,9 @@ class VisionZipSelector(EncoderSelectorEntry):
     def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
         return _feature_layer(running)
 
+    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+        return _contextual(tokens, keep, self.contextual, facts.encoder)
+
 
 class PruMergeSelector(EncoderSelectorEntry):
     """Most attended tokens, each with its nearest tokens merged in, and one token for all that are dropped.
@@ -415,6 +466,9 @@ class PruMergeSelector(EncoderSelectorEntry):
     def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
         return _behind_features(encoder, running)
 
+    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+        return ((keep - 1, facts.encoder.width, tokens), (keep, tokens, facts.encoder.width))
+
 
 class ToMeSelector(EncoderSelectorEntry):
     """The most similar pairs of tokens merge, again and again, until the budget is met.
@@ -431,6 +485,9 @@ class ToMeSelector(EncoderSelectorEntry):
 
     def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
         return _feature_layer(running)
+
+    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+        return _matching(tokens, keep, facts.encoder)
 
 
 class TurboSelector(EncoderSelectorEntry):
@@ -451,12 +508,18 @@ class TurboSelector(EncoderSelectorEntry):
     def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
         return _feature_layer(running)
 
+    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+        return _matching(tokens, keep, facts.encoder, carried=2)
+
 
 class PoolingSelector(EncoderSelectorEntry):
     """The grid in cells of near-equal size, each the mean of its tokens: adaptive average pooling to any budget."""
 
     summary = "mean over cells of the grid; a baseline that merges"
     name: Literal["pooling"] = "pooling"
+
+    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+        return ((keep, tokens, facts.encoder.width),)
 
 
 class ClusteringSelector(EncoderSelectorEntry):
@@ -471,6 +534,9 @@ class ClusteringSelector(EncoderSelectorEntry):
     name: Literal["clustering"] = "clustering"
     neighbours: Annotated[int, Field(ge=1)] = 5
 
+    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+        return ((tokens, facts.encoder.width, tokens), (keep, tokens, facts.encoder.width))
+
 
 class HiREDSelector(EncoderSelectorEntry):
     """Tiles share the budget by the attention that their part of the whole view gets; then the most attended tokens.
@@ -483,7 +549,7 @@ class HiREDSelector(EncoderSelectorEntry):
 
     summary = "CLS attention, with a budget for each tile"
     paper = "HiRED (arXiv 2408.10945)"
-    needs = "the CLS rows of the first and of the last encoder layer"
+    needs = "the CLS row of the last encoder layer; with tiles, of the first one too"
     where = "across tiles"
     reads = ("cls_attention",)
     reads_encoder_grid = True
@@ -493,7 +559,7 @@ class HiREDSelector(EncoderSelectorEntry):
     as_published: bool = False
 
     def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
-        return running[0], running[-1]
+        return _feature_layer(running)  # the first layer has a say where there are tiles
 
 
 class GlobalCom2Selector(EncoderSelectorEntry):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vtc.encoder_readings import read
 from vtc.models.base import VLMAdapter
 from vtc.selectors.base import NOTHING, Needs
+from vtc.stages.prune import Prune
 from vtc.visual_tokens import TextEmbeddings, VisualTokens, on_grid
 
 
@@ -77,7 +78,7 @@ class VisionEncoder(nn.Module):
     def through_stages(self, tokens: VisualTokens) -> VisualTokens:
         """Visual tokens behind the last stage."""
         for stage in self.stages:
-            if self.needs.projected and tokens.projected is None:
+            if isinstance(stage, Prune) and stage.selector.needs.projected and tokens.projected is None:
                 tokens = replace(tokens, projected=self.adapter.projector(tokens.features))
             tokens = stage(tokens)
         return tokens

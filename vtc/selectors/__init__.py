@@ -94,7 +94,7 @@ _BUILDERS: dict[type, Callable[[Any, BuildContext], Selector]] = {
     entries.TurboSelector: lambda spec, context: Turbo(context.layers[0], spec.alpha),
     entries.ClusteringSelector: lambda spec, _: Clustering(spec.neighbours),
     entries.HiREDSelector: lambda spec, context: HiRED(
-        context.layers[0], context.layers[1], share=spec.share, grid=context.facts.grid, as_published=spec.as_published
+        context.layers[0], context.layers[-1], share=spec.share, grid=context.facts.grid, as_published=spec.as_published
     ),
     entries.EVSSelector: lambda spec, _: EVS(spec.frames),
     entries.GlobalCom2Selector: lambda spec, context: GlobalCom2(
