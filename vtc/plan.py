@@ -115,6 +115,11 @@ class TokenPlan:
         """Decoder layers, as the model numbers them, before which a selector prunes."""
         return tuple(self.decoder_layers[segment.layers[0]] for segment in self.segments if segment.enters == "prune")
 
+    def around(self, segment: int) -> tuple[int, int]:
+        """Decoder layers behind and in front of where segment number `segment` begins, as the model numbers them."""
+        behind, before = self.segments[segment].layers[0], self.segments[segment - 1].layers[-1]
+        return self.decoder_layers[behind], self.decoder_layers[before]
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data; `from_dict` makes an equal plan of it."""
         data: dict[str, Any] = _plain(asdict(self))
