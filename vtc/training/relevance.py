@@ -1,16 +1,16 @@
 """Train a relevance network on a frozen model: from how the first layer attends to what mattered in the end.
 
 What mattered is the generic attention explainability of Chefer et al. 2021 (arXiv 2103.15679): in each decoder layer,
-attention times its gradient, where positive, mean over heads; layers are chained by R <- R + A R, and the rows where the
-answer is predicted say how much each visual token had to do with it. The lower half is masked, the rest is a
+attention times its gradient, where positive, mean over heads; layers are chained by R <- R + A R, and the rows where
+the answer is predicted say how much each visual token had to do with it. The lower half is masked, the rest is a
 distribution that the network's softmax is drawn to by KL divergence.
 
 Known of Lei et al. 2025 (arXiv 2506.01097), who explain a model to itself in this way: labels by gradient-weighted
-rollout over the generated tokens, bottom half masked, renormalised; KL divergence, Adam, batches of 128, some 100 epochs.
-Assumed, for want of their code: gradients are those of the summed log-probability of the original's own greedy answer,
-its end token included; rows are summed over the places that predict a token of it, unweighted; the rate follows a cosine
-after a short warm-up; a question that nothing visual had to do with teaches nothing.
-The attention that the network reads is that of the original, which loses no tokens before the cut.
+rollout over the generated tokens, bottom half masked, renormalised; KL divergence, Adam, batches of 128, some 100
+epochs. Assumed, for want of their code: gradients are those of the summed log-probability of the original's own greedy
+answer, its end token included; rows are summed over the places that predict a token of it, unweighted; the rate follows
+a cosine after a short warm-up; a question that nothing visual had to do with teaches nothing. The attention that the
+network reads is that of the original, which has lost no tokens in front of the cut.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -356,7 +356,7 @@ def fit(
     for epoch in range(epochs, config.epochs):
         order = torch.from_numpy(np.random.default_rng([config.seed, epoch]).permutation(len(train_on)))
         total = rate = 0.0
-        for number, chosen in enumerate(order.split(config.batch)):
+        for number, chosen in enumerate(torch.split(order, config.batch)):
             step = epoch * batches + number
             rate = config.learning_rate * learning_rate_factor(step, config.epochs * batches)
             for group in optimizer.param_groups:
@@ -386,7 +386,7 @@ def validate(network: Relevance, explained: Explained, batch: int) -> Row:
     device = next(network.parameters()).device
     keep = max(1, round(OVERLAP * explained.rows.shape[1]))
     divergences, common = [], []
-    for rows, labels in zip(explained.rows.split(batch), explained.labels.split(batch), strict=True):
+    for rows, labels in zip(torch.split(explained.rows, batch), torch.split(explained.labels, batch), strict=True):
         rows, labels = rows.to(device), labels.to(device)
         divergences.append(_kl(network, rows, labels))
         found, wanted = top_k(network.logits(rows), keep), top_k(labels, keep)
