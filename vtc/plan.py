@@ -86,8 +86,8 @@ class TokenPlan:
         Of a prefill, by the ``exact`` count and the ``fastv`` and ``pyramiddrop`` formulas, see `vtc.flops`.
     flops_parts
         The exact count by ``encoder``, ``projector`` (with frequency filters), ``decoder``, ``selection`` (queries,
-        keys and scores of `prune_in_decoder`, as if all text stood behind the image) and ``head``. A learned
-        selector's own product is not in it.
+        keys and scores of `prune_in_decoder`, as if all text stood behind the image) and ``head``. What a
+        trained selector computes itself is not in it.
     kv_bytes
         Keys and values after prefill.
     provisional

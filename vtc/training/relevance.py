@@ -35,6 +35,7 @@ from torch.nn import functional as F
 
 from vtc.calibrate import ANSWER_TOKENS
 from vtc.compressed import compress
+from vtc.facts import ModelFacts
 from vtc.models.base import VLMAdapter
 from vtc.progress import Report, silent
 from vtc.recipe import Recipe, RelevanceTraining
@@ -50,7 +51,8 @@ from vtc.training.trainer import frozen, learning_rate_factor, state_path, write
 from vtc.vision_encoder import VisionEncoder
 
 BATCH = 16
-"""Questions explained at once; each holds the attention maps of all layers, and their gradients."""
+MAPS = 2**30
+"""Questions explained at once, at most: so many, and so many bytes of attention maps of all layers."""
 SAVED = 20
 """Times that what is explained so far is written down."""
 OVERLAP = 0.25
@@ -222,13 +224,14 @@ class _Explainer:
         done = _load_explained(file, self.fingerprint)
         rows, labels = ([done.rows], [done.labels]) if done else ([], [])
         at = len(done) if done else 0
-        every = BATCH * -(-len(chosen) // (SAVED * BATCH))
+        size = batch_size(self.adapter.facts)
+        every = size * -(-len(chosen) // (SAVED * size))
         while at < len(chosen):
             self.report(f"explaining answers, {what}", at, len(chosen))
-            found = self._explained(chosen[at : at + BATCH])
+            found = self._explained(chosen[at : at + size])
             rows.append(found.rows.cpu())
             labels.append(found.labels.cpu())
-            at = min(at + BATCH, len(chosen))
+            at = min(at + size, len(chosen))
             if at % every == 0 or at == len(chosen):
                 _save_explained(file, Explained(torch.cat(rows), torch.cat(labels)), self.fingerprint)
         self.report(f"explaining answers, {what}", len(chosen), len(chosen))
@@ -256,6 +259,12 @@ class _Explainer:
             for (example, number), ids in zip(chosen, (answer.token_ids for answer in answers), strict=True)
         ]
         return explain(self.network, questions, self.beginning, torch.stack([features[id(one)] for one, _ in chosen]))
+
+
+def batch_size(facts: ModelFacts) -> int:
+    """Questions of a model to explain at once."""
+    maps = 4 * facts.decoder.layers * facts.decoder.heads * facts.visual_tokens**2
+    return max(1, min(BATCH, MAPS // maps))
 
 
 def _save_explained(file: Path, explained: Explained, fingerprint: str) -> None:
@@ -304,8 +313,7 @@ def train_relevance(
             explainer = _Explainer(subject, data.beginning, config, fingerprint, report)
             train_on = explainer(data.train, notes["training"], "training")
             validate_on = explainer(data.validation, notes["validation"], "validation")
-            network = subject.network().to(accelerator.device)
-            log = fit(network, train_on, validate_on, config, state_path(path), fingerprint, report)
+            network, log = fit(subject, train_on, validate_on, config, state_path(path), fingerprint, report)
         write_log(log_path(path), log, RELEVANCE_LOG_FIELDS)
         facts = {
             "run": fingerprint,
@@ -324,19 +332,19 @@ def train_relevance(
 
 
 def fit(
-    network: Relevance,
+    subject: Subject,
     train_on: Explained,
     validate_on: Explained,
     config: RelevanceTraining,
     state: Path,
     fingerprint: str,
     report: Report = silent,
-) -> list[Row]:
-    """Draw a network's softmax to labels, in place; returns the log, a row an epoch.
+) -> tuple[Relevance, list[Row]]:
+    """Draw a new network's softmax to labels.
 
     Parameters
     ----------
-    network : Relevance
+    subject : Subject
     train_on, validate_on : Explained
     config : RelevanceTraining
     state : Path
@@ -344,10 +352,16 @@ def fit(
     fingerprint : str
         What makes it the same run.
     report : callable
+
+    Returns
+    -------
+    Relevance
+    list of rows
+        The log, a row an epoch.
     """
-    device = next(network.parameters()).device
+    device = subject.adapter.model.device
     torch.manual_seed(config.seed)
-    network.load_state_dict(Relevance(network.adapter, network.layer, network.layer).state_dict())
+    network = subject.network().to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
     epochs, log = load_state(state, network, optimizer, fingerprint)
     spent, began = (log[-1]["seconds"] if log else 0.0), time.monotonic()
@@ -371,7 +385,7 @@ def fit(
         log.append(row | {"kl": total / len(train_on)} | validate(network, validate_on, config.batch))
         words = f"training the relevance network (KL {log[-1]['kl']:.3f}, validation {log[-1]['validation_kl']:.3f})"
         save_state(state, network, optimizer, epoch + 1, log, fingerprint)
-    return log
+    return network, log
 
 
 @torch.no_grad()
