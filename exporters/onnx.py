@@ -77,7 +77,7 @@ class Request:
         return {
             "recipe": self.recipe.digest,
             "model": self.origin.digest,
-            "trained": hashlib.sha256(safetensors.torch.save(self.model.stages.state_dict())).hexdigest(),
+            "trained": hashlib.sha256(safetensors.torch.save(self.model.trained.state_dict())).hexdigest(),
             "opset": self.opset,
             "vtc": version("vtc"),
             "torch": torch.__version__,

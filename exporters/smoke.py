@@ -16,8 +16,9 @@ from vtc.plan import plan
 from vtc.progress import Report, silent
 from vtc.recipe import DropLayers, Prune, PruneInDecoder, Recipe, VisualExit
 from vtc.runtime.vlm import VLM
+from vtc.selectors.decoder.relevance import Relevance
 from vtc.selectors.learned import Learned
-from vtc.training.checkpoint import save_pruner
+from vtc.training.checkpoint import save_pruner, save_relevance
 
 SAMPLES = 4
 
@@ -25,8 +26,8 @@ SAMPLES = 4
 def run(recipe: Recipe, progress: Report = silent) -> None:
     """Take a recipe all the way to a running bundle.
 
-    The model is as deep as the recipe's layer numbers ask for. Learned pruners stay untrained: no pruner was trained on
-    a random model, and nothing could be learnt on it.
+    The model is as deep as the recipe's layer numbers ask for. Learned selectors stay untrained: none was trained on a
+    random model, and nothing could be learnt on it.
 
     Raises
     ------
@@ -46,9 +47,14 @@ def run(recipe: Recipe, progress: Report = silent) -> None:
         compressing.mkdir()
 
         def untrained(so_far: Recipe, number: int) -> Path:
-            file = compressing / f"pruner-{number}.safetensors"
-            layers = plan(so_far, adapter.facts).encoder_layers
-            save_pruner(file, Learned(adapter.facts.encoder.width), model_digest=digest, layers=layers)
+            file = compressing / f"trained-{number}.safetensors"
+            token_plan = plan(so_far, adapter.facts)
+            cut = [token_plan.around(at) for at, part in enumerate(token_plan.segments) if part.stage == number]
+            if cut:
+                save_relevance(file, Relevance(adapter, *cut[0]), model_digest=digest)
+            else:
+                layers = token_plan.encoder_layers
+                save_pruner(file, Learned(adapter.facts.encoder.width), model_digest=digest, layers=layers)
             return file
 
         resolved = Calibrator(adapter, samples, Measurements(), digest, progress, untrained).resolve(recipe)

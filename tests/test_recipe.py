@@ -408,6 +408,23 @@ def test_checkpoint_is_found_beside_the_recipe(tmp_path: Path) -> None:
     assert recipe.checkpoint(0) == (tmp_path / "part.safetensors").resolve()
 
 
+def test_a_trained_selector_in_the_decoder_has_a_checkpoint_as_well(tmp_path: Path) -> None:
+    file = tmp_path / "cut.yaml"
+    cut = "{{kind: prune_in_decoder, layer: 1, keep: 8, selector: {{name: relevance, checkpoint: {}}}}}"
+    file.write_text(with_stage(cut.format("part.safetensors")))
+    with pytest.raises(RecipeError, match=r"cut.yaml:4: stages\.0\.selector\.checkpoint: no such file"):
+        load_recipe(file).checkpoint(0)
+    file.write_text(with_stage(cut.format("../part.safetensors")))
+    with pytest.raises(RecipeError, match=r"cut.yaml:4: stages\.0\.selector\.checkpoint: is a path below"):
+        load_recipe(file)
+    file.write_text(with_stage(cut.format("auto")))
+    recipe = load_recipe(file)
+    assert recipe.autos == ["stages.0.selector.checkpoint"]
+    assert recipe.canonical()["stages"][0]["selector"]["training"]["epochs"] == 100
+    resolved = recipe.resolved({"stages.0.selector.checkpoint": "part.safetensors"})
+    assert resolved.canonical()["stages"][0]["selector"] == {"name": "relevance", "checkpoint": "part.safetensors"}
+
+
 def test_checkpoint_link_cannot_leave_the_directory(tmp_path: Path) -> None:
     (tmp_path / "outside.safetensors").write_bytes(b"")
     inside = tmp_path / "recipes"

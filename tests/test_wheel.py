@@ -55,11 +55,12 @@ def test_recipes_and_reference_model_come_with_the_wheel(light: Path, tmp_path: 
     assert "model.safetensors" in shell(light / "python", "-c", script, cwd=tmp_path)
 
 
-def test_reference_pruner_comes_with_the_wheel(light: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["pruner", "relevance"])
+def test_trained_parts_for_the_reference_model_come_with_the_wheel(light: Path, tmp_path: Path, name: str) -> None:
     script = (
-        "from vtc.reference import reference_pruner as p; print(*sorted(f.name for f in p().parent.glob('pruner*')))"
+        f"from vtc.reference import reference_{name} as p; print(*sorted(f.name for f in p().parent.glob('{name}*')))"
     )
-    assert shell(light / "python", "-c", script, cwd=tmp_path).split() == ["pruner.safetensors", "pruner_log.csv"]
+    assert shell(light / "python", "-c", script, cwd=tmp_path).split() == [f"{name}.safetensors", f"{name}_log.csv"]
 
 
 def test_compressing_without_the_extra_says_what_to_install(light: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from vtc.evaluate.fidelity import divergence, log_softmax
 from vtc.models.base import VLMAdapter
 from vtc.progress import Report, silent
 from vtc.recipe import DropLayers, FrequencyFilter, Prune, Recipe, VisualExit
+from vtc.recipe_selectors import TrainedSelectorEntry
 from vtc.stages.frequency_filter import retained_energy
 from vtc.vision_encoder import VisionEncoder
 
@@ -34,7 +36,7 @@ EXIT_AGREEMENT = 0.99
 EXIT_LOSS = 1.03
 """DyVTE's second condition: the answers' loss stays below this multiple of the original's."""
 PrunerSource = Callable[[Recipe, int], Path]
-"""Called with a recipe and the number of a stage whose pruner is left ``auto``; gives the pruner's file."""
+"""Called with a recipe and the number of a stage whose trained part is left ``auto``; gives its file."""
 BATCH = 16
 ANSWER_TOKENS = 16
 
@@ -127,7 +129,7 @@ class Calibrator:
     progress : callable
         Told what is measured, how many measurements are done and how many there are.
     pruner : callable or None
-        Finds or trains a learned pruner; the recipe then starts its paths where that file is.
+        Finds or trains a selector's part; the recipe then starts its paths where that file is.
     """
 
     def __init__(
@@ -158,7 +160,7 @@ class Calibrator:
             number = int(key.split(".")[1])
             if key.endswith(".checkpoint") and self.pruner is not None:
                 file = self.pruner(recipe, number)
-                recipe = recipe.resolved({key: file.name}).with_origin(replace(recipe.origin, directory=file.parent))
+                recipe = _moved(recipe, file.parent).resolved({key: file.name})
                 continue
             if not self.samples:
                 raise needs_data(recipe)
@@ -322,6 +324,18 @@ def recording_influence(layers: dict[int, nn.Module]) -> Iterator[dict[int, list
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _moved(recipe: Recipe, directory: Path) -> Recipe:
+    """The same recipe with paths that start in another directory, which its trained parts are copied into."""
+    for number, stage in enumerate(recipe.stages):
+        selector = getattr(stage, "selector", None)
+        if isinstance(selector, TrainedSelectorEntry) and selector.checkpoint != "auto":
+            file, target = recipe.checkpoint(number), directory / selector.checkpoint
+            if file != target.resolve():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target)
+    return recipe.with_origin(replace(recipe.origin, directory=directory))
 
 
 def _batches(samples: Sequence[Sample]) -> Iterable[list[Sample]]:

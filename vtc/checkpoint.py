@@ -63,7 +63,7 @@ def save_compressed(
     """
     work.mkdir(parents=True, exist_ok=True)
     (work / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-    save_file(model.stages.state_dict(), work / "state.safetensors", metadata={"model_sha256": origin.digest})
+    save_file(model.trained.state_dict(), work / "state.safetensors", metadata={"model_sha256": origin.digest})
     manifest = {
         "kind": KIND,
         "schema": SCHEMA,
@@ -111,5 +111,5 @@ def load_compressed(path: Path, base: str | None = None) -> tuple[CompressedMode
             f"{checkpoint}: is not the model that {path} was made from (its contents differ); compress again"
         )
     model = compress(load_adapter(checkpoint), recipe, from_state=True)
-    model.stages.load_state_dict(load_file(path / "state.safetensors"))
+    model.trained.load_state_dict(load_file(path / "state.safetensors"))
     return model, recipe, origin

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,9 +21,11 @@ from vtc.recipe import FrequencyFilter as FrequencyFilterEntry
 from vtc.recipe import Prune as PruneEntry
 from vtc.recipe import PruneInDecoder as PruneInDecoderEntry
 from vtc.recipe import Recipe
+from vtc.recipe_selectors import TrainedSelectorEntry
 from vtc.selectors import BuildContext, build_selector
 from vtc.selectors.base import NOTHING, Selector
 from vtc.selectors.decoder import build_decoder_selector
+from vtc.selectors.decoder.base import DecoderSelector
 from vtc.sequence import asked, cut, positions, text_tokens
 from vtc.stages.frequency_filter import FrequencyFilter
 from vtc.stages.prune import Prune
@@ -60,6 +63,13 @@ class DecoderState:
     kept: list[Tensor]
 
 
+class CutSelector(NamedTuple):
+    """What chooses at a cut, and which text tokens it is handed (see :func:`vtc.sequence.asked`)."""
+
+    selector: DecoderSelector
+    asks: str
+
+
 class CompressedModel(nn.Module):
     """Adapter plus plan: prefill, decode, generate.
 
@@ -71,8 +81,8 @@ class CompressedModel(nn.Module):
         Pixels (B, 3, H, W), and the questions where its `needs` say so, to features (B, K, E) and keep indices (B, K).
     tokens_per_image : int or None
         K; None takes it from the plan.
-    cuts : mapping of segment number to PruneInDecoderEntry
-        The recipe's entries for segments that are entered by ``prune``.
+    cuts : mapping of segment number to CutSelector
+        For segments that are entered by ``prune``.
     """
 
     def __init__(
@@ -81,7 +91,7 @@ class CompressedModel(nn.Module):
         plan: TokenPlan,
         vision: nn.Module,
         tokens_per_image: int | None = None,
-        cuts: Mapping[int, PruneInDecoderEntry] | None = None,
+        cuts: Mapping[int, CutSelector] | None = None,
     ) -> None:
         super().__init__()
         self.adapter = adapter
@@ -89,7 +99,7 @@ class CompressedModel(nn.Module):
         self.vision: Any = vision
         self.visual_tokens = plan.keep if tokens_per_image is None else tokens_per_image
         self.embed_tokens = adapter.embed_tokens
-        self.asks = {number: entry.selector.asks for number, entry in (cuts or {}).items()}
+        self.asks = {number: at_cut.asks for number, at_cut in (cuts or {}).items()}
         self.entrances = nn.ModuleList(
             self._entrance(number, segment, (cuts or {}).get(number)) for number, segment in enumerate(plan.segments)
         )
@@ -105,18 +115,17 @@ class CompressedModel(nn.Module):
         )
 
     @property
-    def stages(self) -> nn.Module:
-        """The encoder stages, which hold whatever a recipe trained."""
-        return self.vision.stages if isinstance(self.vision, VisionEncoder) else nn.ModuleList()
+    def trained(self) -> nn.Module:
+        """What holds whatever a recipe trained: encoder stages by number, and what hands tokens over in the decoder."""
+        stages = self.vision.stages.named_children() if isinstance(self.vision, VisionEncoder) else ()
+        return nn.ModuleDict({**dict(stages), "entrances": self.entrances})
 
-    def _entrance(self, number: int, segment: SegmentPlan, entry: PruneInDecoderEntry | None) -> nn.Module:
+    def _entrance(self, number: int, segment: SegmentPlan, at_cut: CutSelector | None) -> nn.Module:
         """What hands tokens over to a segment."""
-        if entry is None:
+        if at_cut is None:
             return {"same": nn.Identity, "gather": GatherTokens, "merge": MergeTokens}[segment.enters]()
-        front = self.plan.segments[number - 1]
-        behind, before = (self.plan.decoder_layers[layer] for layer in (segment.layers[0], front.layers[-1]))
-        selector = build_decoder_selector(entry.selector, self.adapter, behind, before)
-        return PruneInDecoder(selector, front.visual_tokens, segment.visual_tokens)
+        tokens = self.plan.segments[number - 1].visual_tokens
+        return PruneInDecoder(at_cut.selector, tokens, segment.visual_tokens)
 
     def reads_before(self, number: int) -> bool:
         """Whether what stands in front of a segment reads the input of the layer in front of it."""
@@ -377,11 +386,19 @@ def compress(
         If the recipe does not fit the model.
     """
     token_plan = plan(recipe, adapter.facts)
-    cuts = {
-        number: entry
-        for number, segment in enumerate(token_plan.segments)
-        if segment.stage is not None and isinstance(entry := recipe.stages[segment.stage], PruneInDecoderEntry)
-    }
+
+    def checkpoint(number: int, entry: PruneEntry | PruneInDecoderEntry) -> Path | None:
+        trained = isinstance(entry.selector, TrainedSelectorEntry) and not from_state
+        return recipe.checkpoint(number) if trained else None
+
+    cuts = {}
+    for number, segment in enumerate(token_plan.segments):
+        cut_entry = None if segment.stage is None else recipe.stages[segment.stage]
+        if segment.stage is not None and isinstance(cut_entry, PruneInDecoderEntry):
+            trained = checkpoint(segment.stage, cut_entry)
+            around = token_plan.around(number)
+            decoder_selector = build_decoder_selector(cut_entry.selector, adapter, *around, trained, model_digest)
+            cuts[number] = CutSelector(decoder_selector, cut_entry.selector.asks)
     stages: list[nn.Module] = []
     needs = NOTHING
     for number, (entry, stage) in enumerate(zip(recipe.stages, token_plan.stages, strict=True)):
@@ -391,9 +408,8 @@ def compress(
             stages.append(FrequencyFilter(stage.grid_in, stage.grid_out, preserve_mean=entry.preserve_mean))
         elif isinstance(entry, PruneEntry):
             own = (selectors or {}).get(number)
-            learned = entry.selector.name == "learned" and not from_state and own is None
-            checkpoint = recipe.checkpoint(number) if learned else None
-            context = BuildContext(adapter.facts, stage.layers, model_digest, checkpoint, token_plan.encoder_layers)
+            trained = checkpoint(number, entry) if own is None else None
+            context = BuildContext(adapter.facts, stage.layers, model_digest, trained, token_plan.encoder_layers)
             selector = own or build_selector(entry.selector, context)
             needs |= selector.needs
             stages.append(Prune(selector, stage.tokens_out))

@@ -87,7 +87,7 @@ class TokenPlan:
     flops_parts
         The exact count by ``encoder`` (with what selectors behind it read and multiply), ``projector`` (with frequency
         filters), ``decoder``, ``selection`` (queries, keys and scores of `prune_in_decoder`, as if all text stood
-        behind the image, without what is merged there) and ``head``.
+        behind the image, without what is merged or computed by a trained part there) and ``head``.
     kv_bytes
         Keys and values after prefill.
     provisional
@@ -114,6 +114,11 @@ class TokenPlan:
     def cut_layers(self) -> tuple[int, ...]:
         """Decoder layers, as the model numbers them, before which a selector prunes."""
         return tuple(self.decoder_layers[segment.layers[0]] for segment in self.segments if segment.enters == "prune")
+
+    def around(self, segment: int) -> tuple[int, int]:
+        """Decoder layers behind and in front of where segment number `segment` begins, as the model numbers them."""
+        behind, before = self.segments[segment].layers[0], self.segments[segment - 1].layers[-1]
+        return self.decoder_layers[behind], self.decoder_layers[before]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data; `from_dict` makes an equal plan of it."""

@@ -21,6 +21,7 @@ from vtc.recipe_selectors import (
     ClsAttentionSelector,
     LearnedSelector,
     RandomSelector,
+    RelevanceSelector,
     TextAttentionSelector,
 )
 
@@ -271,6 +272,8 @@ def _listing(layers: Sequence[int]) -> str:
 
 
 def _cut_detail(selector: AnyDecoderSelector) -> str:
+    if isinstance(selector, RelevanceSelector):
+        return f"relevance, {selector.checkpoint}"
     if not isinstance(selector, TextAttentionSelector):
         return selector.name
     positions = "" if selector.rope else ", without rotary positions"

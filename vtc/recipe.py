@@ -38,7 +38,10 @@ from vtc.recipe_selectors import (
     LearnedSelector,
     PrunerTraining,
     RandomSelector,
+    RelevanceSelector,
+    RelevanceTraining,
     TextAttentionSelector,
+    TrainedSelectorEntry,
     UniformSelector,
 )
 from vtc.recipe_values import Written
@@ -60,6 +63,8 @@ __all__ = [
     "PrunerTraining",
     "RandomSelector",
     "Recipe",
+    "RelevanceSelector",
+    "RelevanceTraining",
     "TextAttentionSelector",
     "UniformSelector",
     "VisualExit",
@@ -185,11 +190,13 @@ class Recipe(Written):
             for parent in parents:
                 target = target[int(parent)] if isinstance(target, list) else target[parent]
             target[key] = value
-            target.pop({"keep": "energy", "layers": "count", "checkpoint": "training"}.get(key, ""), None)
+            target.pop(
+                {"keep": "energy", "layers": "count", "layer": "criterion", "checkpoint": "training"}.get(key, ""), None
+            )
         return Recipe.model_validate(data).with_origin(self._origin)
 
     def checkpoint(self, stage: int) -> Path:
-        """Return the file of stage number `stage`'s learned selector.
+        """Return the file of stage number `stage`'s trained selector.
 
         Raises
         ------
@@ -198,7 +205,7 @@ class Recipe(Written):
         """
         entry = self.stages[stage]
         path = ("stages", stage, "selector", "checkpoint")
-        if not isinstance(entry, Prune) or not isinstance(entry.selector, LearnedSelector):
+        if not isinstance(entry, Prune | PruneInDecoder) or not isinstance(entry.selector, TrainedSelectorEntry):
             raise RecipeError(self._origin.message(("stages", stage), "has no checkpoint"))
         directory = (self._origin.directory or Path.cwd()).resolve()
         file = (directory / entry.selector.checkpoint).resolve()

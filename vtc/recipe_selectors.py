@@ -9,7 +9,7 @@ import re
 import reprlib
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -190,24 +190,11 @@ class PrunerTraining(Written):
         return self
 
 
-class LearnedSelector(EncoderSelectorEntry):
-    """A trained per-token scorer.
+class TrainedSelectorEntry(SelectorEntry):
+    """A selector with a trained part: a file beside the recipe, or ``auto`` and how to train it."""
 
-    ``checkpoint`` is a safetensors file beside the recipe; ``auto`` takes the one that ships with the model, if there
-    is one, and trains one as ``training`` says, if there is none. ``diversity`` is the share of the budget given to
-    tokens that resemble the chosen ones least.
-
-    Based on LearnPruner (arXiv 2604.23950).
-    """
-
-    summary = "highest score of a trained per-token MLP"
-    paper = "LearnPruner (arXiv 2604.23950)"
-    needs = "the encoder's hidden states and a trained checkpoint"
-    reads_encoder_grid = True
-    name: Literal["learned"] = "learned"
     checkpoint: str = "auto"
-    diversity: float = Field(default=0.1, ge=0, lt=1, allow_inf_nan=False)
-    training: PrunerTraining | None = None
+    training: Written | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -217,7 +204,7 @@ class LearnedSelector(EncoderSelectorEntry):
         return data
 
     @model_validator(mode="after")
-    def _training_goes_with_auto(self) -> LearnedSelector:
+    def _training_goes_with_auto(self) -> Self:
         if self.checkpoint != "auto" and self.training is not None:
             raise ValueError("training is only for checkpoint: auto, here the checkpoint is trained already")
         return self
@@ -236,6 +223,25 @@ class LearnedSelector(EncoderSelectorEntry):
 
     def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
         return ((tokens, facts.encoder.width, facts.encoder.width // 2), (tokens, facts.encoder.width // 2, 2))
+
+
+class LearnedSelector(EncoderSelectorEntry, TrainedSelectorEntry):
+    """A trained per-token scorer.
+
+    ``checkpoint`` is a safetensors file beside the recipe; ``auto`` takes the one that ships with the model, if there
+    is one, and trains one as ``training`` says, if there is none. ``diversity`` is the share of the budget given to
+    tokens that resemble the chosen ones least.
+
+    Based on LearnPruner (arXiv 2604.23950).
+    """
+
+    summary = "highest score of a trained per-token MLP"
+    paper = "LearnPruner (arXiv 2604.23950)"
+    needs = "the encoder's hidden states and a trained checkpoint"
+    reads_encoder_grid = True
+    name: Literal["learned"] = "learned"
+    diversity: float = Field(default=0.1, ge=0, lt=1, allow_inf_nan=False)
+    training: PrunerTraining | None = None
 
 
 class HiPruneSelector(EncoderSelectorEntry):
@@ -729,6 +735,38 @@ class DARTSelector(DecoderSelectorEntry):
         return 0
 
 
+class RelevanceTraining(Written):
+    """How a relevance network is trained: ``epochs`` over at most ``questions`` about each of ``images`` images.
+
+    Each question is explained once, by gradients through the whole decoder; the network itself is small. It is checked
+    on as many questions about each of ``validation`` other images.
+    """
+
+    images: Annotated[int, Field(ge=1)] = 1000
+    questions: Annotated[int, Field(ge=1)] = 2
+    validation: Annotated[int, Field(ge=1)] = 100
+    epochs: Annotated[int, Field(ge=1)] = 100
+    batch: Annotated[int, Field(ge=1)] = 128
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.001
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+class RelevanceSelector(DecoderSelectorEntry, TrainedSelectorEntry):
+    """What a small network, taught by explanations of the whole model, reads off the attention of a shallow layer.
+
+    It reads the decoder layer in front of the cut. ``checkpoint`` is a safetensors file beside the recipe; ``auto``
+    takes the one that ships with the model, if there is one, and trains one as ``training`` says, if there is none.
+
+    Based on Lei et al. 2025 (arXiv 2506.01097), who cut in front of the first layer.
+    """
+
+    summary = "relevance that a trained network reads off the text's attention"
+    paper = "Explainability-based compression (arXiv 2506.01097)"
+    needs = "queries and keys of the decoder layer in front of the cut and a trained checkpoint"
+    name: Literal["relevance"] = "relevance"
+    training: RelevanceTraining | None = None
+
+
 class EVSSelector(EncoderSelectorEntry):
     """What changes from frame to frame of a video, at one budget for all ``frames``; the first frame comes first.
 
@@ -779,6 +817,7 @@ AnyDecoderSelector = (
     | SparseVLMSelector
     | VisionDropSelector
     | DARTSelector
+    | RelevanceSelector
 )
 
 

@@ -9,8 +9,9 @@ from tests.tiny import recipe
 from vtc.recipe import load_recipe
 
 
-def test_calibrated_recipe_makes_a_running_bundle() -> None:
-    smoke.run(load_recipe("visual-layer-drop"))
+@pytest.mark.parametrize("name", ["visual-layer-drop", "relevance"])
+def test_recipe_that_leaves_something_open_makes_a_running_bundle(name: str) -> None:
+    smoke.run(load_recipe(name))
 
 
 @pytest.mark.parametrize(

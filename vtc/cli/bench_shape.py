@@ -136,10 +136,10 @@ def _models(job: Job, directory: Path, dtype: Any, device: str) -> tuple[LlavaAd
     adapter = random_adapter(job.shape, directory, dtype=dtype, device=device)
     models = [compress(adapter, recipe, from_state=True) for recipe in _recipes(job)]
     for model in models:
-        model.stages.to(device)
-        for parameter in model.stages.parameters():
+        model.trained.to(device)
+        for parameter in model.trained.parameters():
             parameter.data = parameter.data.to(dtype)
-        randomise(model.stages)  # a learned selector, untrained
+        randomise(model.trained)  # trained selectors, untrained
     return adapter, models
 
 

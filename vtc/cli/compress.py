@@ -21,7 +21,7 @@ from vtc.progress import progress
 )
 @click.option("--samples", default=64, show_default=True, type=click.IntRange(1), help="Samples to calibrate on.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Draws the samples.")
-@click.option("--retrain", is_flag=True, help="Train a learned pruner even where one ships with the model.")
+@click.option("--retrain", is_flag=True, help="Train a selector even where one ships with the model.")
 def command(
     model: str,
     recipe_name: str,
@@ -56,7 +56,7 @@ def command(
         from vtc.calibrate import Calibrator, Measurements, samples_from
         from vtc.checkpoint import Origin, save_compressed
         from vtc.compressed import compress
-        from vtc.training.auto import AutoPruner, discard_pruners
+        from vtc.training.auto import AutoPruner
 
         digest = model_digest(path)
         adapter = load_adapter(path)
@@ -65,8 +65,7 @@ def command(
         measured = [key for key in recipe.autos if not key.endswith(".checkpoint")]
         chosen = samples_from(adapter, source, samples, seed) if measured else []
         pruner = AutoPruner(adapter, digest, work, source, retrain, tell)
-        if len(measured) == len(recipe.autos):
-            discard_pruners(work)  # of an earlier, interrupted run with another recipe
+        pruner.discard_others(recipe)
         measurements = Measurements(work / f".measurements-{digest[:12]}-{samples}-{seed}.json")
         resolved = Calibrator(adapter, chosen, measurements, digest, tell, pruner).resolve(recipe)
         compressed = compress(adapter, resolved, model_digest=digest)

@@ -209,11 +209,11 @@ class VLMAdapter(ABC):
         heads = projected.reshape(batch, length, -1, self.facts.decoder.head_dim)
         return (heads if norm is None else norm(heads)).transpose(1, 2)
 
-    def set_decoder_attention(self, kind: Literal["sdpa", "grouped"]) -> None:
+    def set_decoder_attention(self, kind: Literal["sdpa", "grouped", "eager"]) -> None:
         """Choose the decoder's attention: ``sdpa`` is fast in PyTorch, ``grouped`` exports to standard operators with
-        grouped key-value heads kept grouped. Both compute the same.
+        grouped key-value heads kept grouped, ``eager`` gives its maps out too. All compute the same.
         """
-        self.model.set_attn_implementation({"text_config": GROUPED_ATTENTION if kind == "grouped" else "sdpa"})
+        self.model.set_attn_implementation({"text_config": GROUPED_ATTENTION if kind == "grouped" else kind})
 
     # Prompts --------------------------------------------------------------------------------------------------------
 

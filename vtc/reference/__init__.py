@@ -22,3 +22,8 @@ def reference_pruner() -> Path:
     Outside of the checkpoint's directory, whose safetensors files make up the model's digest.
     """
     return Path(__file__).parent / "pruner.safetensors"
+
+
+def reference_relevance() -> Path:
+    """File of the relevance network that ships with the reference VLM; its training log lies beside it."""
+    return Path(__file__).parent / "relevance.safetensors"

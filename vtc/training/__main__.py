@@ -1,6 +1,6 @@
-"""Train a recipe's learned pruner on its own, on one device or, with ``accelerate launch -m vtc.training``, on several.
+"""Train a recipe's selectors on their own, on one device or, with ``accelerate launch -m vtc.training``, on several.
 
-``vtc compress`` does the same on the way; a pruner made here is named in a recipe as ``checkpoint``.
+``vtc compress`` does the same on the way; a file made here is named in a recipe as ``checkpoint``.
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ from vtc.errors import InputError, VtcError
 from vtc.models import load_adapter, model_digest, resolve_model
 from vtc.progress import progress
 from vtc.recipe import load_recipe
-from vtc.training.auto import AutoPruner
+from vtc.training.auto import AutoPruner, left_open
 
 
 @click.command()
 @click.argument("model")
-@click.option("--recipe", "recipe_name", required=True, metavar="R", help="One with a learned selector.")
+@click.option("--recipe", "recipe_name", required=True, metavar="R", help="One with a trained selector.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe.")
 @click.option("--data", metavar="D", help="A directory with data.jsonl, or 'reference'.")
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Directory for pruner and log.")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Directory for their files and logs.")
 def main(model: str, recipe_name: str, overrides: tuple[str, ...], data: str | None, out: Path) -> None:
-    """Train the pruner that RECIPE leaves open for MODEL; the same command takes up an interrupted run."""
+    """Train what RECIPE leaves open for MODEL; the same command takes up an interrupted run."""
     recipe = load_recipe(recipe_name, overrides)
-    open_stages = [int(key.split(".")[1]) for key in recipe.autos if key.endswith(".checkpoint")]
-    if not open_stages:
+    if not left_open(recipe):
         raise InputError(f"recipe {recipe.name} leaves no pruner to training; write checkpoint: auto")
     source = data or ("reference" if model == "reference" else None)
     if source is None:
@@ -37,7 +36,8 @@ def main(model: str, recipe_name: str, overrides: tuple[str, ...], data: str | N
     out.mkdir(parents=True, exist_ok=True)
     with progress() as tell:
         train = AutoPruner(load_adapter(path), model_digest(path), out, source, retrain=True, report=tell)
-        click.echo(train(recipe, open_stages[0]))
+        for number in left_open(recipe):
+            click.echo(train(recipe, number))
 
 
 if __name__ == "__main__":

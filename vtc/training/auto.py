@@ -1,8 +1,10 @@
-"""``checkpoint: auto``: the pruner that ships with the model if it fits, a newly trained one if not."""
+"""``checkpoint: auto``: the trained part that ships with the model if it fits, a newly trained one if not."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,28 +12,60 @@ from vtc.errors import InputError, MissingDependency
 from vtc.models.base import VLMAdapter
 from vtc.plan import plan
 from vtc.progress import Report, silent
-from vtc.recipe import LearnedSelector, Prune, Recipe
-from vtc.reference import reference_pruner
-from vtc.training.checkpoint import fits, log_path
-from vtc.training.examples import load_examples
+from vtc.recipe import (
+    LearnedSelector,
+    Prune,
+    PruneInDecoder,
+    PrunerTraining,
+    Recipe,
+    RelevanceSelector,
+    RelevanceTraining,
+)
+from vtc.reference import reference_pruner, reference_relevance
+from vtc.training.checkpoint import fits, log_path, relevance_fits
+from vtc.training.examples import Data, load_examples
 
-PRUNER = "pruner.safetensors"
+STEMS = ("pruner", "relevance")
+"""What files of trained parts are called, by kind."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A trained part of a recipe.
+
+    Attributes
+    ----------
+    stem : str
+    shipped : Path
+        The reference model's.
+    fits : callable
+        Whether a file holds one that this recipe and model can use.
+    training : PrunerTraining, RelevanceTraining or None
+    train : callable
+        Given the file to make and what data to make it from.
+    """
+
+    stem: str
+    shipped: Path
+    fits: Callable[[Path], bool]
+    training: PrunerTraining | RelevanceTraining | None
+    train: Callable[[Path, str], None]
 
 
 @dataclass(frozen=True)
 class AutoPruner:
-    """Puts the pruner of a stage into a directory, and says where it is.
+    """Puts the trained part of a stage, a pruner or a relevance network, into a directory, and says where it is.
 
     Attributes
     ----------
     adapter : VLMAdapter
     model_digest : str
     directory : Path
-        Where pruners go; training goes on there if it was interrupted.
+        Where trained parts go; training goes on there if it was interrupted.
     source : str or None
         Data to train on: ``reference`` or a directory with data.jsonl.
     retrain : bool
-        Do not use the shipped pruner.
+        Do not use what is shipped.
     report : callable
     """
 
@@ -43,44 +77,92 @@ class AutoPruner:
     report: Report = silent
 
     def __call__(self, recipe: Recipe, number: int) -> Path:
-        """The pruner's file for stage `number`, whose ``checkpoint`` is ``auto``.
+        """The trained part's file for stage `number`, whose ``checkpoint`` is ``auto``.
 
         Raises
         ------
         InputError
             If one has to be trained and there are no data.
         """
-        entry = recipe.stages[number]
-        if not isinstance(entry, Prune) or not isinstance(entry.selector, LearnedSelector):
-            raise AssertionError(f"stage {number} has no learned selector")
-        selector = entry.selector
-        token_plan = plan(recipe, self.adapter.facts)
-        layers, width = token_plan.encoder_layers, self.adapter.facts.encoder.width
-        path = self.directory / (PRUNER if _is_first(recipe, number) else f"pruner-{number}.safetensors")
-        shipped = reference_pruner()
-        if not self.retrain and fits(shipped, model_digest=self.model_digest, layers=layers, width=width):
-            shutil.copyfile(shipped, path)
-            shutil.copyfile(log_path(shipped), log_path(path))
+        part, path = self._part(recipe, number), self.path(recipe, number)
+        if not self.retrain and part.fits(part.shipped):
+            shutil.copyfile(part.shipped, path)
+            shutil.copyfile(log_path(part.shipped), log_path(path))
             return path
-        if self.source is None or selector.training is None:
+        if self.source is None or part.training is None:
             raise InputError(f"recipe {recipe.name} leaves a pruner to training; give --data DIR to vtc compress")
-        try:
-            from vtc.training.trainer import Subject, train_pruner
-        except ModuleNotFoundError as error:
-            raise MissingDependency(f"training needs {error.name}: pip install 'vtc[compress]'") from None
-        config = selector.training
-        data = load_examples(self.adapter, self.source, config.images, config.validation, config.seed)
-        keep = token_plan.stages[number].tokens_out
-        subject = Subject(self.adapter, self.model_digest, layers, keep, selector.diversity)
-        train_pruner(subject, data, config, path, self.source, self.report)
+        part.train(path, self.source)
         return path
 
+    def path(self, recipe: Recipe, number: int) -> Path:
+        """Where the trained part of stage `number` goes."""
+        kind = type(getattr(recipe.stages[number], "selector", None))
+        first = not any(isinstance(getattr(stage, "selector", None), kind) for stage in recipe.stages[:number])
+        stem = self._part(recipe, number).stem
+        return self.directory / f"{stem if first else f'{stem}-{number}'}.safetensors"
 
-def discard_pruners(directory: Path) -> None:
-    """Remove the pruners and logs in a directory."""
-    for path in directory.glob("pruner*"):
-        path.unlink()
+    def discard_others(self, recipe: Recipe) -> None:
+        """Remove trained parts and logs that an interrupted run with another recipe left in the directory."""
+        own = [self.path(recipe, number) for number in left_open(recipe)]
+        keep = {*own, *map(log_path, own)}
+        for found in [found for stem in STEMS for found in self.directory.glob(f"{stem}*")]:
+            if found not in keep:
+                found.unlink()
+
+    def _part(self, recipe: Recipe, number: int) -> _Part:
+        match recipe.stages[number]:
+            case Prune(selector=LearnedSelector() as selector):
+                return self._pruner(recipe, number, selector)
+            case PruneInDecoder(selector=RelevanceSelector() as selector):
+                return self._relevance(recipe, number, selector)
+        raise AssertionError(f"stage {number} has no trained selector")
+
+    def _data(self, config: PrunerTraining | RelevanceTraining, source: str) -> Data:
+        return load_examples(self.adapter, source, config.images, config.validation, config.seed)
+
+    def _pruner(self, recipe: Recipe, number: int, selector: LearnedSelector) -> _Part:
+        token_plan = plan(recipe, self.adapter.facts)
+        layers, width = token_plan.encoder_layers, self.adapter.facts.encoder.width
+
+        def train(path: Path, source: str) -> None:
+            with _extra_wanted():
+                from vtc.training.trainer import Subject, train_pruner
+            config = selector.training or PrunerTraining()
+            keep = token_plan.stages[number].tokens_out
+            subject = Subject(self.adapter, self.model_digest, layers, keep, selector.diversity)
+            train_pruner(subject, self._data(config, source), config, path, source, self.report)
+
+        def suits(path: Path) -> bool:
+            return fits(path, model_digest=self.model_digest, layers=layers, width=width)
+
+        return _Part(STEMS[0], reference_pruner(), suits, selector.training, train)
+
+    def _relevance(self, recipe: Recipe, number: int, selector: RelevanceSelector) -> _Part:
+        token_plan = plan(recipe, self.adapter.facts)
+        (segment,) = (at for at, segment in enumerate(token_plan.segments) if segment.stage == number)
+        behind, before = token_plan.around(segment)
+
+        def train(path: Path, source: str) -> None:
+            with _extra_wanted():
+                from vtc.training.relevance import Subject, train_relevance
+            config = selector.training or RelevanceTraining()
+            subject = Subject(self.adapter, self.model_digest, behind, before)
+            train_relevance(subject, self._data(config, source), config, path, source, self.report)
+
+        def suits(path: Path) -> bool:
+            return relevance_fits(path, model_digest=self.model_digest, layer=before)
+
+        return _Part(STEMS[1], reference_relevance(), suits, selector.training, train)
 
 
-def _is_first(recipe: Recipe, number: int) -> bool:
-    return not any(isinstance(getattr(s, "selector", None), LearnedSelector) for s in recipe.stages[:number])
+@contextmanager
+def _extra_wanted() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingDependency(f"training needs {error.name}: pip install 'vtc[compress]'") from None
+
+
+def left_open(recipe: Recipe) -> list[int]:
+    """Numbers of the stages whose trained part is left ``auto``."""
+    return [int(key.split(".")[1]) for key in recipe.autos if key.endswith(".checkpoint")]

@@ -1,4 +1,4 @@
-"""A trained pruner as a file: safetensors with what it was trained on, and how, as metadata."""
+"""A trained selector as a file: safetensors with what it was trained on, and how, as metadata."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
+from vtc.selectors.decoder.relevance import Relevance
 from vtc.selectors.learned import Learned, layer_list
 
 LOG_FIELDS = (
@@ -23,6 +25,7 @@ LOG_FIELDS = (
     "learning_rate",
     "validation_accuracy",
 )
+RELEVANCE_LOG_FIELDS = ("epoch", "seconds", "kl", "learning_rate", "validation_kl", "validation_overlap")
 
 
 def save_pruner(
@@ -45,14 +48,19 @@ def save_pruner(
     facts : mapping
         How it was trained, for the record; values are written as text.
     """
-    metadata = {
-        "model_sha256": model_digest,
-        "layer": str(layers[-1]),
-        "encoder_layers": layer_list(layers),
-        "width": str(selector.width),
-        "vtc_version": version("vtc"),
-        **{name: str(value) for name, value in (facts or {}).items()},
-    }
+    own = {"layer": layers[-1], "encoder_layers": layer_list(layers), "width": selector.width}
+    _save(path, selector, {"model_sha256": model_digest, **own, **(facts or {})})
+
+
+def save_relevance(
+    path: Path, selector: Relevance, *, model_digest: str, facts: Mapping[str, object] | None = None
+) -> None:
+    """Write a relevance network, whole or not at all; arguments as for :func:`save_pruner`."""
+    _save(path, selector, {"model_sha256": model_digest, "decoder_layer": selector.layer, **(facts or {})})
+
+
+def _save(path: Path, selector: nn.Module, facts: Mapping[str, object]) -> None:
+    metadata = {"vtc_version": version("vtc"), **{name: str(value) for name, value in facts.items()}}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in selector.state_dict().items()}
     draft = path.with_suffix(".tmp")
     save_file(tensors, draft, metadata=metadata)
@@ -60,12 +68,12 @@ def save_pruner(
 
 
 def log_path(pruner: Path) -> Path:
-    """Where the log of a pruner's training is."""
+    """Where the log of a trained selector's training is."""
     return pruner.with_name(f"{pruner.stem}_log.csv")
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """A pruner file's metadata; empty where there is no such file or it is no safetensors file."""
+    """A trained selector's metadata; empty where there is no such file or it is no safetensors file."""
     try:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
@@ -75,6 +83,14 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def fits(path: Path, *, model_digest: str, layers: Sequence[int], width: int) -> bool:
     """Whether a file holds a pruner trained on this very model, these encoder layers and this width."""
+    return _says(path, {"model_sha256": model_digest, "encoder_layers": layer_list(layers), "width": str(width)})
+
+
+def relevance_fits(path: Path, *, model_digest: str, layer: int) -> bool:
+    """Whether a file holds a relevance network trained on this very model and decoder layer."""
+    return _says(path, {"model_sha256": model_digest, "decoder_layer": str(layer)})
+
+
+def _says(path: Path, wanted: Mapping[str, str]) -> bool:
     metadata = read_metadata(path)
-    wanted = {"model_sha256": model_digest, "encoder_layers": layer_list(layers), "width": str(width)}
     return all(metadata.get(name) == value for name, value in wanted.items())

@@ -15,9 +15,11 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -100,20 +102,11 @@ def train_pruner(
     if read_metadata(path).get("run") == fingerprint:
         return
     accelerator = Accelerator()
-    adapter, device = subject.adapter, accelerator.device
     report = report if accelerator.is_main_process else silent
-    adapter.set_decoder_attention("grouped")
-    adapter.model.to(device)
-    before = tensors_digest(adapter.model)
-    try:
+    with frozen(subject.adapter, "grouped", accelerator.device):
         run = _Run(subject, data, config, accelerator, state_path(path), fingerprint, report, encoded)
         log = run.train()
         selector, spread = run.selector(), run.spread()
-    finally:
-        adapter.model.to("cpu")
-        adapter.set_decoder_attention("sdpa")
-    if tensors_digest(adapter.model) != before:
-        raise AssertionError("training has changed the base model")
     if accelerator.is_main_process:
         write_log(log_path(path), log)
         facts = {
@@ -131,6 +124,21 @@ def train_pruner(
         save_pruner(path, selector, model_digest=subject.model_digest, layers=subject.layers, facts=facts)
         state_path(path).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
+
+
+@contextmanager
+def frozen(adapter: VLMAdapter, attention: Literal["grouped", "eager"], device: torch.device) -> Iterator[None]:
+    """While open, the model is on a device with a kind of decoder attention; it must come out as it went in."""
+    adapter.set_decoder_attention(attention)
+    adapter.model.to(device)
+    before = tensors_digest(adapter.model)
+    try:
+        yield
+    finally:
+        adapter.model.to("cpu")
+        adapter.set_decoder_attention("sdpa")
+    if tensors_digest(adapter.model) != before:
+        raise AssertionError("training has changed the base model")
 
 
 def state_path(pruner: Path) -> Path:
@@ -339,11 +347,11 @@ def tensors_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def write_log(path: Path, log: Sequence[Row]) -> None:
+def write_log(path: Path, log: Sequence[Row], fields: Sequence[str] = LOG_FIELDS) -> None:
     """Write a run's log as CSV."""
     draft = path.with_suffix(".tmp")
     with draft.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, LOG_FIELDS, extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(file, fields, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: round(value, 6) for name, value in row.items()} for row in log)
     os.replace(draft, path)

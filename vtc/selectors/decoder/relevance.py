@@ -98,8 +98,11 @@ class Relevance(DecoderScorer):
 
     def score(self, tokens: DecoderTokens) -> Tensor:
         """Logit of each token's relevance, (I, K)."""
-        row = mean_over_queries(self.attention(tokens, tokens.queries), tokens.query_mask.float())
-        return self.logits(row)
+        return self.logits(self.row(tokens))
+
+    def row(self, tokens: DecoderTokens) -> Tensor:
+        """The attention that the network reads, (I, K): mean over heads and over the text that asks."""
+        return mean_over_queries(self.attention(tokens, tokens.queries), tokens.query_mask.float())
 
     def logits(self, row: Tensor) -> Tensor:
         """Logits (I, K), float32, of a row of attention (I, K)."""
