@@ -67,7 +67,7 @@ def plot_selectors(results: Mapping[str, Any], path: Path) -> None:
         for number, (name, row) in enumerate(rows.items()):
             learned = name.startswith("LearnPruner")
             style = {"color": "black", "ls": "--"} if learned else {"color": f"C{number}"}
-            _line(axis, row, "o-", label=name, lw=1.6, **style)
+            _line(axis, row, "o", label=name, lw=1.6, **{"ls": "-"} | style)
         axis.axhline(100 * results["blind"]["retention"], color="black", lw=1, ls=":")
         axis.set(title=title, ylim=(25, 103))
         axis.set_xlabel("visual tokens kept" + ("" if names else " from decoder layer 2 on"))

@@ -30,7 +30,6 @@ from vtc.compressed import compress
 from vtc.evaluate.selection import Selection
 from vtc.recipe import Origin as RecipeOrigin
 from vtc.recipe import Recipe
-from vtc.recipe_selectors import SELECTORS
 from vtc.reference import reference_pruner
 from vtc.runtime.providers import choose_provider
 from vtc.runtime.session import Graph
@@ -85,11 +84,9 @@ INSIDE: dict[str, Any] = {
     "SparseVLM": "sparsevlm",
     "VisionDrop": "visiondrop",
     "DART": "dart",
+    "Relevance, before layer 1": {"name": "relevance", "checkpoint": "relevance.safetensors"},
 }
 """The same inside the decoder."""
-
-if "relevance" in SELECTORS:
-    INSIDE["Relevance"] = "relevance"
 
 
 def in_front(selector: Any, keep: float) -> dict[str, Any]:
@@ -97,8 +94,9 @@ def in_front(selector: Any, keep: float) -> dict[str, Any]:
     return {"kind": "prune", "keep": keep, "selector": selector, "positions": "original"}
 
 
-def inside(selector: Any, keep: float, layer: int = CUT_BEFORE) -> dict[str, Any]:
-    """Stage of a selector inside the decoder."""
+def inside(selector: Any, keep: float) -> dict[str, Any]:
+    """Stage of a selector inside the decoder; the trained one reads the first layer, which it was trained on."""
+    layer = 1 if isinstance(selector, dict) and selector["name"] == "relevance" else CUT_BEFORE
     return {"kind": "prune_in_decoder", "layer": layer, "keep": keep, "selector": selector}
 
 
