@@ -1,34 +1,18 @@
-"""What a user may write about a selector in a recipe: one small model each.
-
-A new one is a class, and a place in `AnySelector` or `AnyDecoderSelector`.
-"""
+"""Selectors between the vision encoder and the decoder, as a recipe names them."""
 
 from __future__ import annotations
 
-import re
-import reprlib
 from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from vtc.facts import EncoderFacts, ModelFacts
+from vtc.recipe_selectors.base import SelectorEntry, TrainedSelectorEntry
 from vtc.recipe_values import AttentionLayers, LayerOrDepth, Multiple, Weight, Written
 
 Product = tuple[int, int, int]
 """A matrix product: rows, inner size, columns."""
-
-
-class SelectorEntry(Written):
-    """What ``vtc ls selectors`` tells of a method, beside its options."""
-
-    summary: ClassVar[str]
-    paper: ClassVar[str] = "baseline"
-    needs: ClassVar[str] = "nothing"
-    where: ClassVar[str]
-    text_aware: ClassVar[bool] = False
-    exportable: ClassVar[bool] = True
 
 
 class EncoderSelectorEntry(SelectorEntry):
@@ -190,41 +174,6 @@ class PrunerTraining(Written):
         return self
 
 
-class TrainedSelectorEntry(SelectorEntry):
-    """A selector with a trained part: a file beside the recipe, or ``auto`` and how to train it."""
-
-    checkpoint: str = "auto"
-    training: Written | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_training(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("checkpoint", "auto") == "auto" and data.get("training") is None:
-            return {**data, "training": {}}
-        return data
-
-    @model_validator(mode="after")
-    def _training_goes_with_auto(self) -> Self:
-        if self.checkpoint != "auto" and self.training is not None:
-            raise ValueError("training is only for checkpoint: auto, here the checkpoint is trained already")
-        return self
-
-    @field_validator("checkpoint")
-    @classmethod
-    def _stays_inside(cls, value: str) -> str:
-        if value == "auto":
-            return value
-        path = PurePosixPath(value)
-        if not value or path.is_absolute() or ".." in path.parts or re.search(r"[\\:\x00]", value):
-            raise ValueError(f"is a path below the recipe's own directory, not {reprlib.repr(value)}")
-        if path.suffix != ".safetensors":
-            raise ValueError(f"is a .safetensors file, not {reprlib.repr(value)}")
-        return value
-
-    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
-        return ((tokens, facts.encoder.width, facts.encoder.width // 2), (tokens, facts.encoder.width // 2, 2))
-
-
 class LearnedSelector(EncoderSelectorEntry, TrainedSelectorEntry):
     """A trained per-token scorer.
 
@@ -242,6 +191,9 @@ class LearnedSelector(EncoderSelectorEntry, TrainedSelectorEntry):
     name: Literal["learned"] = "learned"
     diversity: float = Field(default=0.1, ge=0, lt=1, allow_inf_nan=False)
     training: PrunerTraining | None = None
+
+    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+        return ((tokens, facts.encoder.width, facts.encoder.width // 2), (tokens, facts.encoder.width // 2, 2))
 
 
 class HiPruneSelector(EncoderSelectorEntry):
@@ -591,182 +543,6 @@ class GlobalCom2Selector(EncoderSelectorEntry):
         return _behind_features(encoder, running)
 
 
-class DecoderSelectorEntry(SelectorEntry):
-    """A selector before a decoder layer."""
-
-    where = "in the decoder"
-    text_aware = True
-
-    @property
-    def asks(self) -> str:
-        """Which text tokens are handed to it: those behind the image, all, or the last one."""
-        return "text_after_image"
-
-    def rows(self, text: int, visual: int) -> int:
-        """Rows of attention that it computes, of `text` and `visual` tokens."""
-        return 1 if self.asks == "last_token" else text
-
-
-class TextAttentionSelector(DecoderSelectorEntry):
-    """The visual tokens that the prompt's text attends to in the decoder layer behind the cut.
-
-    ``queries`` says which text tokens ask: all of those behind the image, all text, the last token (FastV,
-    PyramidDrop), or SparseVLM's ``raters``, those behind the image that resemble it more than the average one. Without
-    ``rope`` queries and keys are compared without their rotary positions (FEATHER), which takes out the preference for
-    near tokens.
-
-    Based on LearnPruner (arXiv 2604.23950); FastV (2403.06764), PyramidDrop (2410.17247), SparseVLM (2410.04417) and
-    FEATHER (2412.13180) for the variants.
-    """
-
-    summary = "highest attention from the prompt's text"
-    paper = "LearnPruner (arXiv 2604.23950); FastV, PyramidDrop, SparseVLM, FEATHER for its variants"
-    needs = "queries and keys of one decoder layer"
-    name: Literal["text_attention"] = "text_attention"
-    queries: Literal["text_after_image", "all_text", "last_token", "raters"] = "text_after_image"
-    rope: bool = True
-
-    @property
-    def asks(self) -> str:
-        return "text_after_image" if self.queries == "raters" else self.queries
-
-
-class FastVSelector(DecoderSelectorEntry):
-    """The visual tokens that the prompt's last token attends to in the decoder layer in front of the cut.
-
-    Based on FastV (arXiv 2403.06764); the authors cut before layer 2 or 3.
-    """
-
-    summary = "highest attention from the last token, layer in front of the cut"
-    paper = "FastV (arXiv 2403.06764)"
-    needs = "queries and keys of the decoder layer in front of the cut"
-    name: Literal["fastv"] = "fastv"
-
-    @property
-    def asks(self) -> str:
-        return "last_token"
-
-
-class PyramidDropSelector(DecoderSelectorEntry):
-    """The visual tokens that the prompt's last token attends to in the decoder layer behind the cut.
-
-    Based on PyramidDrop (arXiv 2410.17247), which cuts three times, by half each; original positions are kept.
-    """
-
-    summary = "highest attention from the last token, layer behind the cut"
-    paper = "PyramidDrop (arXiv 2410.17247)"
-    needs = "queries and keys of the decoder layer behind the cut"
-    name: Literal["pyramiddrop"] = "pyramiddrop"
-
-    @property
-    def asks(self) -> str:
-        return "last_token"
-
-
-class FeatherSelector(DecoderSelectorEntry):
-    """Attention from the last token without rotary positions, and the share ``uniform`` of the budget spread evenly.
-
-    Based on FEATHER (arXiv 2412.13180).
-    """
-
-    summary = "attention from the last token without positions, and a uniform share"
-    paper = "FEATHER (arXiv 2412.13180)"
-    needs = "queries and keys of the decoder layer in front of the cut"
-    name: Literal["feather"] = "feather"
-    uniform: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.33
-
-    @property
-    def asks(self) -> str:
-        return "last_token"
-
-
-class SparseVLMSelector(DecoderSelectorEntry):
-    """Attention from the text tokens that resemble the image, in the layer in front of the cut.
-
-    The share ``recycle`` of the dropped tokens comes back as a few cluster means, inside the budget.
-
-    Based on SparseVLM (arXiv 2410.04417); ties are resolved by the lowest index in place of noise.
-    """
-
-    summary = "attention from text that resembles the image; dropped tokens recycled"
-    paper = "SparseVLM (arXiv 2410.04417)"
-    needs = "queries and keys of the decoder layer in front of the cut"
-    name: Literal["sparsevlm"] = "sparsevlm"
-    recycle: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.3
-
-
-class VisionDropSelector(DecoderSelectorEntry):
-    """Attention from the image's own tokens; for the share ``contextual`` of the budget others merge in.
-
-    Based on VisionDrop (arXiv 2506.22283).
-    """
-
-    summary = "attention from visual tokens, and contextual tokens that others merge into"
-    paper = "VisionDrop (arXiv 2506.22283)"
-    needs = "queries and keys of the decoder layer behind the cut"
-    text_aware = False
-    name: Literal["visiondrop"] = "visiondrop"
-    contextual: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.15
-    as_published: bool = False
-
-    @property
-    def asks(self) -> str:
-        return "last_token"
-
-    def rows(self, text: int, visual: int) -> int:
-        return visual
-
-
-class DARTSelector(DecoderSelectorEntry):
-    """Tokens that resemble a few pivots least, the pivots being image and text tokens of large keys.
-
-    Based on DART (arXiv 2502.11494), which cuts before layer 2.
-    """
-
-    summary = "tokens that duplicate pivot tokens least"
-    paper = "DART (arXiv 2502.11494)"
-    needs = "keys of the decoder layer in front of the cut"
-    name: Literal["dart"] = "dart"
-    pivots_image: Annotated[int, Field(ge=1)] = 4
-    pivots_text: Annotated[int, Field(ge=0)] = 4
-    as_published: bool = False
-
-    def rows(self, text: int, visual: int) -> int:
-        return 0
-
-
-class RelevanceTraining(Written):
-    """How a relevance network is trained: ``epochs`` over at most ``questions`` about each of ``images`` images.
-
-    Each question is explained once, by gradients through the whole decoder; the network itself is small. It is checked
-    on as many questions about each of ``validation`` other images.
-    """
-
-    images: Annotated[int, Field(ge=1)] = 1000
-    questions: Annotated[int, Field(ge=1)] = 2
-    validation: Annotated[int, Field(ge=1)] = 100
-    epochs: Annotated[int, Field(ge=1)] = 100
-    batch: Annotated[int, Field(ge=1)] = 128
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.001
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-
-
-class RelevanceSelector(DecoderSelectorEntry, TrainedSelectorEntry):
-    """What a small network, taught by explanations of the whole model, reads off the attention of a shallow layer.
-
-    It reads the decoder layer in front of the cut. ``checkpoint`` is a safetensors file beside the recipe; ``auto``
-    takes the one that ships with the model, if there is one, and trains one as ``training`` says, if there is none.
-
-    Based on Lei et al. 2025 (arXiv 2506.01097), who cut in front of the first layer.
-    """
-
-    summary = "relevance that a trained network reads off the text's attention"
-    paper = "Explainability-based compression (arXiv 2506.01097)"
-    needs = "queries and keys of the decoder layer in front of the cut and a trained checkpoint"
-    name: Literal["relevance"] = "relevance"
-    training: RelevanceTraining | None = None
-
-
 class EVSSelector(EncoderSelectorEntry):
     """What changes from frame to frame of a video, at one budget for all ``frames``; the first frame comes first.
 
@@ -784,63 +560,3 @@ class EVSSelector(EncoderSelectorEntry):
     needs_frames = True
     name: Literal["evs"] = "evs"
     frames: Annotated[int, Field(ge=2)] = 2
-
-
-AnySelector = (
-    RandomSelector
-    | UniformSelector
-    | PoolingSelector
-    | ClsAttentionSelector
-    | LearnedSelector
-    | HiPruneSelector
-    | FoPruSelector
-    | VisPrunerSelector
-    | VScanSelector
-    | DivPruneSelector
-    | CDPrunerSelector
-    | ToDRESelector
-    | MMTokSelector
-    | VisionZipSelector
-    | PruMergeSelector
-    | ToMeSelector
-    | TurboSelector
-    | ClusteringSelector
-    | HiREDSelector
-    | GlobalCom2Selector
-    | EVSSelector
-)
-AnyDecoderSelector = (
-    TextAttentionSelector
-    | FastVSelector
-    | PyramidDropSelector
-    | FeatherSelector
-    | SparseVLMSelector
-    | VisionDropSelector
-    | DARTSelector
-    | RelevanceSelector
-)
-
-
-def _by_name(union: Any) -> dict[str, Any]:
-    return {model.model_fields["name"].default: model for model in get_args(union)}
-
-
-ENCODER_SELECTORS: dict[str, type[EncoderSelectorEntry]] = _by_name(AnySelector)
-DECODER_SELECTORS: dict[str, type[DecoderSelectorEntry]] = _by_name(AnyDecoderSelector)
-SELECTORS: dict[str, type[SelectorEntry]] = {**ENCODER_SELECTORS, **DECODER_SELECTORS}
-
-
-CUT_SELECTOR = "text_attention"
-"""What a cut uses if nothing else is said: options without a name are its."""
-
-
-def _expand_shorthand(value: object) -> object:
-    return {"name": value} if isinstance(value, str) else value
-
-
-def _expand_in_decoder(value: object) -> object:
-    return {"name": CUT_SELECTOR, **value} if isinstance(value, dict) else _expand_shorthand(value)
-
-
-Selector = Annotated[AnySelector, Field(discriminator="name"), BeforeValidator(_expand_shorthand)]
-DecoderSelector = Annotated[AnyDecoderSelector, Field(discriminator="name"), BeforeValidator(_expand_in_decoder)]
