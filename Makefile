@@ -37,9 +37,10 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-study: $(STAMP) ## Measure everything that docs/learnpruner.md shows (about half an hour)
+study: $(STAMP) ## Measure everything that docs/learnpruner.md and docs/selectors.md show (about an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt matplotlib
 	$(BIN)/python -m docs.studies.learnpruner
+	$(BIN)/python -m docs.studies.selectors
 
 bench: $(STAMP) ## Time the demo's bundle against the original, with many repeats
 	@test -f $(OUT)/bundle/manifest.json || $(MAKE) demo
