@@ -332,7 +332,12 @@ class CDPrunerSelector(EncoderSelectorEntry):
     as_published: bool = False
 
     def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
-        return ((tokens, facts.decoder.width, tokens), (1, text, facts.decoder.width), (tokens, facts.decoder.width, 1))
+        return (
+            (tokens, facts.decoder.width, tokens),
+            (1, text, facts.decoder.width),
+            (tokens, facts.decoder.width, 1),
+            (1, keep * (keep - 1) // 2, tokens),
+        )
 
 
 class ToDRESelector(EncoderSelectorEntry):

@@ -115,7 +115,7 @@ def most_probable(features: Tensor, relevance: Tensor, keep: int) -> Tensor:
     for _ in range(keep - 1):
         row = row_of(kernel, pick)
         if factor is not None:
-            row = row - (column_of(factor, pick) * factor).sum(dim=1, keepdim=True)
+            row = row - torch.matmul(column_of(factor, pick).transpose(1, 2), factor)
         row = row / left.amax(dim=-1, keepdim=True).sqrt()
         factor = row if factor is None else torch.cat([factor, row], dim=1)
         # Nothing is left of the pick itself, so it falls to its floor, from which nothing rises.

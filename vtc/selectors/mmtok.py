@@ -69,16 +69,18 @@ def best_cover(cover: Tensor, keep: int) -> Tensor:
     Tensor of shape (B, keep), int64
         In the order of choice.
     """
-    gain = cover.sum(dim=1, keepdim=True)
+    # Summed by a matrix product, which runtimes do several times faster than a reduction over this axis.
+    each = torch.ones(1, 1, cover.shape[1], device=cover.device).expand(cover.shape[0], -1, -1)
+    # What each token would add to what is covered: entries above the highest kept one.
+    missing = cover
+    gain = torch.matmul(each, missing)
     pick = best(gain)
     picks = [pick]
-    covered = column_of(cover, pick)
     chosen, barred = torch.ones_like(gain[..., :1]), torch.zeros_like(gain)
     for _ in range(keep - 1):
         barred = barred.scatter(2, pick, chosen)
-        gain = torch.relu(cover - covered).sum(dim=1, keepdim=True)
+        missing = torch.relu(missing - column_of(missing, pick))
         # Nothing more is gained by a chosen token, which may tie with others.
-        pick = best(gain - barred)
+        pick = best(torch.matmul(each, missing) - barred)
         picks.append(pick)
-        covered = torch.maximum(covered, column_of(cover, pick))
     return torch.cat(picks, dim=-1).squeeze(1)
