@@ -380,7 +380,11 @@ class MMTokSelector(EncoderSelectorEntry):
     alpha: Weight = 0.5
 
     def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
-        return ((tokens, facts.encoder.width, tokens), (text, facts.decoder.width, tokens))
+        return (
+            (tokens, facts.encoder.width, tokens),
+            (text, facts.decoder.width, tokens),
+            (keep, text + tokens, tokens),
+        )
 
 
 class VisionZipSelector(EncoderSelectorEntry):
