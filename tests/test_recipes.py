@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-import exporters.onnx
-from exporters.graphs import EmbedGraph, GraphSpec, SegmentGraph, export_graph
 from exporters.onnx import Request, export
+from tests.sharing import graphs_in_common
 from vtc.calibrate import Calibrator, Measurements, samples_from
 from vtc.checkpoint import Origin
 from vtc.compressed import compress
@@ -40,28 +37,9 @@ def items() -> tuple[Item, ...]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def graphs_in_common(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Embeddings, and runs of the same decoder layers, are the same graph whatever the recipe; export each once."""
-    made: dict[tuple[Any, ...], Path] = {}
-    store = tmp_path_factory.mktemp("graphs")
-
-    def export_once(spec: GraphSpec, path: Path, *, opset: int) -> None:
-        module: Any = spec.module
-        if isinstance(module, SegmentGraph):
-            segment = module.segment
-            key: tuple[Any, ...] = (segment.layers, segment.last, segment.taps, module.dtype, *spec.inputs, opset)
-        elif isinstance(module, EmbedGraph):
-            key = (spec.name, opset)
-        else:
-            export_graph(spec, path, opset=opset)
-            return
-        if key not in made:
-            made[key] = store / f"{len(made)}.onnx"
-            export_graph(spec, made[key], opset=opset)
-        shutil.copyfile(made[key], path)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporters.onnx, "export_graph", export_once)
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What recipes have in common is exported once."""
+    with graphs_in_common(tmp_path_factory.mktemp("graphs")):
         yield
 
 
