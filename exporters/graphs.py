@@ -20,6 +20,7 @@ from torch.export import Dim
 from vtc.compressed import CompressedModel
 from vtc.decoder import DecoderSegment
 from vtc.evaluate.selection import Selection
+from vtc.runtime.decoder import BEFORE
 from vtc.stages.prune_in_decoder import PruneInDecoder
 from vtc.visual_tokens import TextEmbeddings
 
@@ -181,7 +182,7 @@ def prune_spec(name: str, module: PruneInDecoder, width: int, dtype: torch.dtype
     sequence, kept = {0: "batch_size", 1: "sequence_length"}, {0: "batch_size", 1: "kept_length"}
     cut_arrays = ("image_rows", "image_columns", "query_columns", "query_mask", "layout")
     image, query = {0: "image_count"}, {0: "image_count", 1: "query_length"}
-    before = ["before_hidden_states"] if module.selector.reads_before else []
+    before = [BEFORE] if module.selector.reads_before else []
     states = torch.zeros(rows, length, width, dtype=dtype)
     return GraphSpec(
         name,
@@ -232,7 +233,7 @@ def _segment_spec(
         + [f"past_key_values.{part}" for part in parts],
         ["logits" if last else "last_hidden_state"]
         + [f"present.{part}" for part in parts]
-        + (["before_hidden_states"] if segment.taps else []),
+        + ([BEFORE] if segment.taps else []),
         axes,
     )
 

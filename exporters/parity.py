@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vtc.calibrate import Sample
 from vtc.compressed import CompressedModel
@@ -29,6 +30,7 @@ ROUNDING = 1e-5
 NOISY_RUNS = 8
 """Relative change of pixels, and times it is tried, that tell a choice between near-ties from a wrong one."""
 ANSWER_TOKENS = 16
+Indices = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def _compare_vision(model: CompressedModel, bundle: VLM, sample: Sample) -> tupl
     asked = [sample.images], [sample.prompt]
     features, indices = (tensor.float().numpy() for tensor in model.features(*asked))
     their_features, their_indices = bundle.encode(*asked)
-    moved = [len(set(theirs) - set(ours)) for ours, theirs in zip(indices, their_indices, strict=True)]
+    moved = _moved(indices, their_indices)
     kept = np.asarray(moved) == 0
     difference = np.abs(features[kept] - their_features[kept].astype(np.float32))
     return moved, float(difference.max(initial=0.0))
@@ -159,11 +161,12 @@ def _moved_in_decoder(model: CompressedModel, bundle: VLM, sample: Sample) -> li
     if not sample.images or not model.plan.cut_layers:
         return []
     ours, theirs = (one.kept([sample.images], [sample.prompt]) for one in (model, bundle))
-    moved = (
-        [len(set(b) - set(a)) for a, b in zip(mine, other, strict=True)]
-        for mine, other in zip(ours, theirs, strict=True)
-    )
-    return [max(counts) for counts in zip(*moved, strict=True)]
+    return [max(counts) for counts in zip(*map(_moved, ours, theirs), strict=True)]
+
+
+def _moved(ours: Indices, theirs: Indices) -> list[int]:
+    """For each image how many of their tokens (images, K) are not among ours."""
+    return [len(set(b) - set(a)) for a, b in zip(ours, theirs, strict=True)]
 
 
 def _moved_by_noise(model: CompressedModel, sample: Sample) -> int:
@@ -183,7 +186,7 @@ def _moved_by_noise(model: CompressedModel, sample: Sample) -> int:
         with torch.inference_mode():
             _, state = model.prefill(ids, mask, pixels * noise)
         for mine, other in zip(kept, state.kept, strict=True):
-            most = max(most, *(len(set(b) - set(a)) for a, b in zip(mine, other.numpy(), strict=True)))
+            most = max(most, *_moved(mine, other.numpy()))
     return most
 
 

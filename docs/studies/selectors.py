@@ -82,6 +82,7 @@ INSIDE: dict[str, Any] = {
     "PyramidDrop": "pyramiddrop",
     "FEATHER": "feather",
     "SparseVLM": "sparsevlm",
+    "SparseVLM, nothing recycled": {"name": "sparsevlm", "recycle": 0.0},
     "VisionDrop": "visiondrop",
     "DART": "dart",
     "Relevance, before layer 1": {"name": "relevance", "checkpoint": "relevance.safetensors"},

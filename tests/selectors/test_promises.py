@@ -107,7 +107,7 @@ def test_a_batch_is_chosen_from_as_its_images_alone(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_works_in_half_precision(name: str, dtype: torch.dtype) -> None:
     half = mapped(tokens(2, (6, 6), 0, views_of(name)), lambda tensor: tensor.to(dtype))
-    kept = make(name, (6, 6)).to(dtype).prune(half, 7)  # type: ignore[arg-type]
+    kept = make(name, (6, 6)).to(dtype).prune(half, 7)
     assert kept.features.dtype == dtype
     check(kept, kept.indices, half.features.shape[1], 7)
 

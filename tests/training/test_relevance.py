@@ -23,7 +23,7 @@ from vtc.recipe import RelevanceTraining, load_recipe
 from vtc.reference import reference_dir, reference_relevance
 from vtc.selectors.decoder.relevance import Relevance
 from vtc.selectors.learned import Learned
-from vtc.training import relevance
+from vtc.training import explanations, relevance
 from vtc.training.auto import AutoPruner
 from vtc.training.checkpoint import (
     RELEVANCE_LOG_FIELDS,
@@ -34,8 +34,9 @@ from vtc.training.checkpoint import (
     save_relevance,
 )
 from vtc.training.examples import Data, Example
+from vtc.training.explanations import Explained, Subject, explain, label, rollout
 from vtc.training.packing import Question
-from vtc.training.relevance import Explained, Subject, explain, fit, label, rollout, train_relevance
+from vtc.training.relevance import fit, train_relevance
 from vtc.training.trainer import tensors_digest
 from vtc.vision_encoder import VisionEncoder
 
@@ -224,10 +225,10 @@ def test_file_says_what_it_is(adapter: VLMAdapter, data: Data, tmp_path: Path) -
 def test_interrupted_training_ends_as_an_uninterrupted_one(
     adapter: VLMAdapter, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    monkeypatch.setattr(relevance, "BATCH", 4)
+    monkeypatch.setattr(explanations, "BATCH", 4)
     whole = train(adapter, data, tmp_path / "a" / "r.safetensors")
-    name = "explain" if where == "explaining" else "validate"
-    function, calls = getattr(relevance, name), []
+    module, name = (explanations, "explain") if where == "explaining" else (relevance, "validate")
+    function, calls = getattr(module, name), []
 
     def counted(*arguments: object) -> object:
         calls.append(name)
@@ -235,7 +236,7 @@ def test_interrupted_training_ends_as_an_uninterrupted_one(
             raise KeyboardInterrupt
         return function(*arguments)
 
-    monkeypatch.setattr(relevance, name, counted)
+    monkeypatch.setattr(module, name, counted)
     path = tmp_path / "b" / "r.safetensors"
     with pytest.raises(KeyboardInterrupt):
         train(adapter, data, path)

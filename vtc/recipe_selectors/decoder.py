@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,10 +16,12 @@ class DecoderSelectorEntry(SelectorEntry):
     where = "in the decoder"
     text_aware = True
 
+    asking: ClassVar[str] = "text_after_image"
+
     @property
     def asks(self) -> str:
-        """Which text tokens are handed to it: those behind the image, all, or the last one."""
-        return "text_after_image"
+        """Which text tokens are handed to it: ``text_after_image``, ``all_text`` or ``last_token``."""
+        return self.asking
 
     def rows(self, text: int, visual: int) -> int:
         """Rows of attention that it computes, of `text` and `visual` tokens."""
@@ -59,11 +61,8 @@ class FastVSelector(DecoderSelectorEntry):
     summary = "highest attention from the last token, layer in front of the cut"
     paper = "FastV (arXiv 2403.06764)"
     needs = "queries and keys of the decoder layer in front of the cut"
+    asking = "last_token"
     name: Literal["fastv"] = "fastv"
-
-    @property
-    def asks(self) -> str:
-        return "last_token"
 
 
 class PyramidDropSelector(DecoderSelectorEntry):
@@ -75,11 +74,8 @@ class PyramidDropSelector(DecoderSelectorEntry):
     summary = "highest attention from the last token, layer behind the cut"
     paper = "PyramidDrop (arXiv 2410.17247)"
     needs = "queries and keys of the decoder layer behind the cut"
+    asking = "last_token"
     name: Literal["pyramiddrop"] = "pyramiddrop"
-
-    @property
-    def asks(self) -> str:
-        return "last_token"
 
 
 class FeatherSelector(DecoderSelectorEntry):
@@ -91,12 +87,9 @@ class FeatherSelector(DecoderSelectorEntry):
     summary = "attention from the last token without positions, and a uniform share"
     paper = "FEATHER (arXiv 2412.13180)"
     needs = "queries and keys of the decoder layer in front of the cut"
+    asking = "last_token"
     name: Literal["feather"] = "feather"
     uniform: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.33
-
-    @property
-    def asks(self) -> str:
-        return "last_token"
 
 
 class SparseVLMSelector(DecoderSelectorEntry):
@@ -124,13 +117,10 @@ class VisionDropSelector(DecoderSelectorEntry):
     paper = "VisionDrop (arXiv 2506.22283)"
     needs = "queries and keys of the decoder layer behind the cut"
     text_aware = False
+    asking = "last_token"
     name: Literal["visiondrop"] = "visiondrop"
     contextual: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.15
     as_published: bool = False
-
-    @property
-    def asks(self) -> str:
-        return "last_token"
 
     def rows(self, text: int, visual: int) -> int:
         return visual

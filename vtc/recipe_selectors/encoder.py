@@ -36,12 +36,14 @@ class EncoderSelectorEntry(SelectorEntry):
     def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
         """Layers that it takes readings in, of those that run or the one behind them, in the order that it wants.
 
+        Where it reads at all, that is the last one: its output is what selectors and projector see.
+
         Raises
         ------
         ValueError
             If a layer that the recipe names does not run.
         """
-        return ()
+        return (running[-1],) if self.reads else ()
 
     def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
         """Matrix products that choosing `keep` of `tokens` for a question of `text` tokens is made of."""
@@ -63,11 +65,6 @@ def _matching(tokens: int, keep: int, encoder: EncoderFacts, carried: int = 1) -
         yield tokens - tokens // 2, head, tokens // 2
         yield tokens // 2, step, encoder.width + head + carried
         tokens -= step
-
-
-def _feature_layer(running: Sequence[int]) -> tuple[int, ...]:
-    """The last layer that runs: its output is what selectors and projector see."""
-    return (running[-1],)
 
 
 def _behind_features(encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
@@ -237,9 +234,6 @@ class FoPruSelector(EncoderSelectorEntry):
     name: Literal["fopru"] = "fopru"
     strategy: Literal["rank", "row"] = "rank"
 
-    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
-        return _feature_layer(running)
-
 
 class VisPrunerSelector(EncoderSelectorEntry):
     """Most attended tokens for the share ``important`` of the budget, then those that resemble the others least.
@@ -255,9 +249,6 @@ class VisPrunerSelector(EncoderSelectorEntry):
     needs_cls = True
     name: Literal["vispruner"] = "vispruner"
     important: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
-
-    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
-        return _feature_layer(running)
 
     def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
         left, wanted = tokens - int(keep * self.important), keep - int(keep * self.important)
@@ -355,7 +346,7 @@ class ToDRESelector(EncoderSelectorEntry):
     name: Literal["todre"] = "todre"
 
     def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
-        return _feature_layer(running) if encoder.has_cls else ()
+        return super().layers_read(encoder, running) if encoder.has_cls else ()
 
     def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
         return ((tokens, facts.decoder.width, tokens),)
@@ -405,9 +396,6 @@ class VisionZipSelector(EncoderSelectorEntry):
     contextual: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.15625
     as_published: bool = False
 
-    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
-        return _feature_layer(running)
-
     def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
         return _contextual(tokens, keep, self.contextual, facts.encoder)
 
@@ -450,9 +438,6 @@ class ToMeSelector(EncoderSelectorEntry):
     reads_encoder_grid = True
     name: Literal["tome"] = "tome"
 
-    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
-        return _feature_layer(running)
-
     def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
         return _matching(tokens, keep, facts.encoder)
 
@@ -471,9 +456,6 @@ class TurboSelector(EncoderSelectorEntry):
     needs_cls = True
     name: Literal["turbo"] = "turbo"
     alpha: Weight = 1.0
-
-    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
-        return _feature_layer(running)
 
     def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
         return _matching(tokens, keep, facts.encoder, carried=2)
@@ -524,9 +506,6 @@ class HiREDSelector(EncoderSelectorEntry):
     name: Literal["hired"] = "hired"
     share: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.5
     as_published: bool = False
-
-    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
-        return _feature_layer(running)  # the first layer has a say where there are tiles
 
 
 class GlobalCom2Selector(EncoderSelectorEntry):

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from vtc.errors import InputError
 from vtc.selectors.base import Selector, ascending, top_k
+from vtc.selectors.trained import fill, read_trained
 from vtc.visual_tokens import VisualTokens
 
 
@@ -57,27 +57,13 @@ class Learned(Selector):
             If the file is missing or damaged, or was trained on another model, other layers or another width.
         """
         selector = cls(width, diversity)
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{path}: pruner checkpoint cannot be read ({error})") from None
-        trained_on = metadata.get("model_sha256")
-        if trained_on != model_digest:
-            raise InputError(
-                f"{path}: pruner was trained on model {str(trained_on)[:12]}, not {model_digest[:12]}; train it again"
-            )
+        tensors, metadata = read_trained(path, "pruner", model_digest)
         if metadata.get("encoder_layers") != layer_list(layers):
             raise InputError(
                 f"{path}: pruner reads the output of encoder layers {metadata.get('encoder_layers')}, "
                 f"here {layer_list(layers)} run; train it again"
             )
-        try:
-            selector.load_state_dict(tensors)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{path}: not a pruner for an encoder of width {width} ({reason})") from None
+        fill(selector, tensors, path, f"pruner for an encoder of width {width}")
         return selector
 
     def score(self, tokens: VisualTokens) -> Tensor:

@@ -144,7 +144,8 @@ class AutoPruner:
 
         def train(path: Path, source: str) -> None:
             with _extra_wanted():
-                from vtc.training.relevance import Subject, train_relevance
+                from vtc.training.explanations import Subject
+                from vtc.training.relevance import train_relevance
             config = selector.training or RelevanceTraining()
             subject = Subject(self.adapter, self.model_digest, behind, before)
             train_relevance(subject, self._data(config, source), config, path, source, self.report)

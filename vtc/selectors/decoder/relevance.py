@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
 from vtc.selectors.decoder.base import DecoderScorer, DecoderTokens, mean_over_queries
+from vtc.selectors.trained import fill, read_trained
 
 CHANNELS = (1, 32, 64, 128, 256, 512)
 KERNEL = 5
@@ -72,28 +72,13 @@ class Relevance(DecoderScorer):
             If the file is missing or damaged, or was trained on another model or another layer.
         """
         selector = cls(adapter, behind, before)
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{path}: relevance checkpoint cannot be read ({error})") from None
-        trained_on = metadata.get("model_sha256")
-        if trained_on != model_digest:
-            raise InputError(
-                f"{path}: relevance network was trained on model {str(trained_on)[:12]}, not {model_digest[:12]}; "
-                "train it again"
-            )
+        tensors, metadata = read_trained(path, "relevance network", model_digest)
         if metadata.get("decoder_layer") != str(selector.layer):
             raise InputError(
                 f"{path}: relevance network reads decoder layer {metadata.get('decoder_layer')}, "
                 f"here it would read layer {selector.layer}; train it again"
             )
-        try:
-            selector.load_state_dict(tensors)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{path}: not a relevance network ({reason})") from None
+        fill(selector, tensors, path, "relevance network")
         return selector
 
     def score(self, tokens: DecoderTokens) -> Tensor:
