@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vtc.models.base import VLMAdapter
 from vtc.recipe_selectors import (
@@ -27,17 +27,40 @@ from vtc.selectors.decoder.sparsevlm import SparseVLM
 from vtc.selectors.decoder.text_attention import TextAttention
 from vtc.selectors.decoder.visiondrop import VisionDrop
 
-_BUILDERS: dict[type, Callable[..., DecoderSelector]] = {
-    TextAttentionSelector: lambda spec, *at: TextAttention(*at, raters=spec.queries == "raters", rope=spec.rope),
-    FastVSelector: lambda _, *at: FastV(*at),
-    PyramidDropSelector: lambda _, *at: PyramidDrop(*at),
-    FeatherSelector: lambda spec, *at: FEATHER(*at, uniform=spec.uniform),
-    SparseVLMSelector: lambda spec, *at: SparseVLM(*at, recycle=spec.recycle),
-    VisionDropSelector: lambda spec, *at: VisionDrop(*at, contextual=spec.contextual, as_published=spec.as_published),
-    DARTSelector: lambda spec, *at: DART(
-        *at, pivots_image=spec.pivots_image, pivots_text=spec.pivots_text, as_published=spec.as_published
+
+class _Cut(NamedTuple):
+    """Where a selector acts, and the file of its trained part."""
+
+    adapter: VLMAdapter
+    behind: int
+    before: int
+    checkpoint: Path | None
+    model_digest: str
+
+    @property
+    def place(self) -> tuple[VLMAdapter, int, int]:
+        return self.adapter, self.behind, self.before
+
+
+def _relevance(_: RelevanceSelector, cut: _Cut) -> DecoderSelector:
+    if cut.checkpoint is None:
+        return Relevance(*cut.place)
+    return Relevance.from_checkpoint(cut.checkpoint, *cut.place, model_digest=cut.model_digest)
+
+
+_BUILDERS: dict[type, Callable[[Any, _Cut], DecoderSelector]] = {
+    TextAttentionSelector: lambda spec, cut: TextAttention(*cut.place, raters=spec.queries == "raters", rope=spec.rope),
+    FastVSelector: lambda _, cut: FastV(*cut.place),
+    PyramidDropSelector: lambda _, cut: PyramidDrop(*cut.place),
+    FeatherSelector: lambda spec, cut: FEATHER(*cut.place, uniform=spec.uniform),
+    SparseVLMSelector: lambda spec, cut: SparseVLM(*cut.place, recycle=spec.recycle),
+    VisionDropSelector: lambda spec, cut: VisionDrop(
+        *cut.place, contextual=spec.contextual, as_published=spec.as_published
     ),
-    RelevanceSelector: lambda _, *at: Relevance(*at),
+    DARTSelector: lambda spec, cut: DART(
+        *cut.place, pivots_image=spec.pivots_image, pivots_text=spec.pivots_text, as_published=spec.as_published
+    ),
+    RelevanceSelector: _relevance,
 }
 
 
@@ -57,6 +80,4 @@ def build_decoder_selector(
     model_digest : str
         SHA-256 of the model, which a trained part must have been trained on.
     """
-    if checkpoint is not None:
-        return Relevance.from_checkpoint(checkpoint, adapter, behind, before, model_digest=model_digest)
-    return _BUILDERS[type(spec)](spec, adapter, behind, before)
+    return _BUILDERS[type(spec)](spec, _Cut(adapter, behind, before, checkpoint, model_digest))
