@@ -25,6 +25,7 @@ VARIANTS = {
     "fopru by rows": {"name": "fopru", "strategy": "row"},
     "visionzip as published": {"name": "visionzip", "as_published": True},
     "prumerge+": {"name": "prumerge", "spatial": True},
+    "prumerge+ as published": {"name": "prumerge", "spatial": True, "as_published": True},
     "cdpruner, negative": {"name": "cdpruner", "relevance": "negative_cosine"},
 }
 VIEWS = ("hired over views", "globalcom2 over views", "evs")

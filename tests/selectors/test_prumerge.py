@@ -51,6 +51,19 @@ def test_blends_what_the_authors_adaptive_plus_form_keeps_alike(count: int) -> N
     torch.testing.assert_close(torch.cat([blended, extra], dim=1), expected)
 
 
+@pytest.mark.parametrize("count", [64, 576])
+def test_plus_equals_the_authors_numbers_at_their_budget(count: int) -> None:
+    kept = GOLDEN[f"n{count}_plus_idx"].tolist()
+    outliers = round(float(GOLDEN[f"n{count}_outlier_ratio"]) * count)
+    plus = PruMerge(LAYER, spatial=True, as_published=True, important=outliers / len(kept))
+    tokens = image(count)
+    assert plus.choose(tokens.read("one_head_cls_attention", LAYER), len(kept))[0].tolist() == kept
+    indices, features = plus.merge(tokens, len(kept) + 1)
+    (extra,) = set(indices[0].tolist()) - set(kept)
+    expected = torch.from_numpy(GOLDEN[f"n{count}_plus_out"])
+    torch.testing.assert_close(features, expected[:, np.argsort([*kept, extra])])
+
+
 def test_plus_spends_a_quarter_by_attention_and_spreads_the_rest() -> None:
     tokens = image(576)
     attention = tokens.read("one_head_cls_attention", LAYER)

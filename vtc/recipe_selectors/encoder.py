@@ -403,7 +403,7 @@ class VisionZipSelector(EncoderSelectorEntry):
 class PruMergeSelector(EncoderSelectorEntry):
     """Most attended tokens, each with its nearest tokens merged in, and one token for all that are dropped.
 
-    ``spatial`` is PruMerge+: part of the budget goes to places spread over the image.
+    ``spatial`` is PruMerge+: all but the share ``important`` of the budget goes to places spread over the image.
 
     Based on LLaVA-PruMerge (arXiv 2403.15388), at a fixed budget.
     """
@@ -416,6 +416,7 @@ class PruMergeSelector(EncoderSelectorEntry):
     needs_cls = True
     name: Literal["prumerge"] = "prumerge"
     spatial: bool = False
+    important: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.25
     as_published: bool = False
 
     def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:

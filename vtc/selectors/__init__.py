@@ -89,7 +89,9 @@ _BUILDERS: dict[type, Callable[[Any, BuildContext], Selector]] = {
     entries.VisionZipSelector: lambda spec, context: VisionZip(
         context.layers[0], spec.contextual, context.facts.encoder.has_cls, spec.as_published
     ),
-    entries.PruMergeSelector: lambda spec, context: PruMerge(context.layers[0], spec.spatial, spec.as_published),
+    entries.PruMergeSelector: lambda spec, context: PruMerge(
+        context.layers[0], spec.spatial, spec.as_published, spec.important
+    ),
     entries.ToMeSelector: lambda _, context: ToMe(context.layers[0]),
     entries.TurboSelector: lambda spec, context: Turbo(context.layers[0], spec.alpha),
     entries.ClusteringSelector: lambda spec, _: Clustering(spec.neighbours),

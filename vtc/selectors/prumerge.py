@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vtc.selectors.base import Merger, Needs, ascending_with, best, taken, top_k
+from vtc.selectors.ranking import ranks
 from vtc.visual_tokens import Reading, VisualTokens, gather_tokens
 
 NEIGHBOURS = 32
@@ -31,17 +32,23 @@ class PruMerge(Merger):
         Encoder layer (0-based) whose queries and keys are read; the authors take the last one, behind the layer whose
         output goes on.
     spatial : bool
-        Spread three quarters of the budget evenly over the image (PruMerge+).
+        Spread what is left of the budget over the image (PruMerge+).
     as_published : bool
         Blend as the authors' code does: weights are the attention itself, not scaled to sum to 1 (a kept token hardly
         changes, and the additional one is far shorter than a token of the encoder), and neighbours may be kept tokens.
+        Spread as it does: every s-th token from the first on, the last left out, s = int(int(N / important) / 3).
+    important : float
+        Share of the budget, in (0, 1], that `spatial` leaves to attention.
     """
 
-    def __init__(self, layer: int, spatial: bool = False, as_published: bool = False) -> None:
+    def __init__(
+        self, layer: int, spatial: bool = False, as_published: bool = False, important: float = BY_ATTENTION
+    ) -> None:
         super().__init__()
         self.layer = layer
         self.spatial = spatial
         self.as_published = as_published
+        self.important = important
 
     @property
     def needs(self) -> Needs:
@@ -67,11 +74,18 @@ class PruMerge(Merger):
         """Tokens (B, count) that are kept, by attention (B, N); those by attention come first, best first."""
         if not self.spatial:
             return top_k(attention, count)
-        important = top_k(attention, max(1, round(count * BY_ATTENTION)))
+        total = attention.shape[1]
+        important = top_k(attention, max(1, round(count * self.important)))
         spread = count - important.shape[1]
         if not spread:
             return important
-        total = attention.shape[1]
+        if self.as_published:
+            step = max(1, int(total // important.shape[1] / 3))
+            places = torch.arange(total, device=attention.device)
+            sampled = (places % step == 0) & (places < total - 1)
+            # Samples in raster order come before all others, which are there for budgets that the samples do not fill.
+            order = torch.where(sampled, places.float() - total, ranks(attention))
+            return torch.cat([important, top_k(-(order + 2 * total * taken(important, total)), spread)], dim=1)
         left = total - important.shape[1]
         places = torch.arange(total, device=attention.device)
         others = top_k(-(places + total * taken(important, total)), left)
