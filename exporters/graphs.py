@@ -20,8 +20,8 @@ from torch.export import Dim
 from vtc.compressed import CompressedModel
 from vtc.decoder import DecoderSegment
 from vtc.evaluate.selection import Selection
+from vtc.facts import DecoderFacts
 from vtc.runtime.decoder import BEFORE
-from vtc.stages.prune_in_decoder import PruneInDecoder
 from vtc.visual_tokens import TextEmbeddings
 
 Precision = Literal["fp32", "fp16"]
@@ -96,43 +96,74 @@ class SegmentGraph(nn.Module):
         self.dtype = dtype
 
     def forward(
-        self, hidden: Tensor, attention_mask: Tensor, position_ids: Tensor, past: list[tuple[Tensor, Tensor]]
+        self,
+        hidden: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        past: list[tuple[Tensor, Tensor]],
+        block_ids: Tensor | None = None,
+        key_position_ids: Tensor | None = None,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]], Tensor | None]:
-        output, present, tapped = self.segment(hidden.to(self.dtype), attention_mask, position_ids, past)
+        output, present, tapped = self.segment(
+            hidden.to(self.dtype), attention_mask, position_ids, past, block_ids, key_position_ids
+        )
         return (output.float() if self.segment.last else output), present, tapped
 
 
-def graph_specs(model: CompressedModel, dtype: torch.dtype) -> list[GraphSpec]:
-    """The graphs that make up a compressed model, in the order data meets them."""
-    plan = model.plan
-    specs = [
-        _vision_spec(model),
+def extra_inputs(decoder: DecoderFacts) -> dict[str, bool]:
+    """What a segment's graph may take beyond what every decoder's does, each (B, P + S), and whether this one does."""
+    return {"block_ids": decoder.bidirectional != "none", "key_position_ids": decoder.window > 0}
+
+
+def graph_specs(models: Sequence[CompressedModel], dtype: torch.dtype) -> list[GraphSpec]:
+    """The graphs that make up a compressed model, in the order data meets them.
+
+    Parameters
+    ----------
+    models : sequence of CompressedModel
+        One for each layout of images that is served, which share all but the graphs that depend on it.
+    dtype : torch.dtype
+    """
+    first = models[0]
+    specs = [_vision_spec(model, suffix(number)) for number, model in enumerate(models)]
+    specs.append(
         GraphSpec(
             "embed_tokens",
-            EmbedGraph(model),
+            EmbedGraph(first),
             (torch.zeros(2, 7, dtype=torch.long),),
             ["input_ids"],
             ["inputs_embeds"],
             ({0: "batch_size", 1: "sequence_length"},),
-        ),
-    ]
-    for number, (segment, spec) in enumerate(zip(model.segments, plan.segments, strict=True)):
-        if spec.enters != "same":
-            specs.append(_selector_spec(model, number, spec.enters, dtype))
-        specs.append(_segment_spec(model, number, segment, spec.layers, dtype))
+        )
+    )
+    for number, (segment, spec) in enumerate(zip(first.segments, first.plan.segments, strict=True)):
+        if spec.enters == "prune":
+            specs += [
+                prune_spec(selector_name(number) + suffix(layout), model.entrances[number], first.begins(number), dtype)
+                for layout, model in enumerate(models)
+            ]
+        elif spec.enters != "same":
+            specs.append(_selector_spec(first, number, spec.enters, dtype))
+        specs.append(_segment_spec(first, number, segment, spec.layers, dtype))
     return specs
 
 
-def _vision_spec(model: CompressedModel) -> GraphSpec:
+def suffix(layout: int) -> str:
+    """What stands behind the names of graphs that are made for layout number `layout`."""
+    return f"_{layout}" if layout else ""
+
+
+def _vision_spec(model: CompressedModel, behind: str) -> GraphSpec:
     facts = model.adapter.facts
-    args: tuple[Tensor, ...] = (torch.zeros(2, 3, *facts.image_size),)
+    args: tuple[Tensor, ...] = (torch.zeros(2, *model.adapter.pixels.shape),)
     inputs, axes = ["pixel_values"], [{0: "batch_size"}]
     if model.reads_text:
-        args = (*args, torch.zeros(2, 5, facts.decoder.width), torch.ones(2, 5, dtype=torch.long))
+        rows = 2 * model.plan.spans
+        args = (*args, torch.zeros(rows, 5, facts.decoder.width), torch.ones(rows, 5, dtype=torch.long))
         inputs += ["text_embeds", "text_mask"]
-        axes += [{0: "batch_size", 1: "text_length"}] * 2
+        axes += [{0: "batch_size" if rows == 2 else "span_count", 1: "text_length"}] * 2
     outputs = ["image_features", "keep_indices"]
-    return GraphSpec("vision_encoder", VisionGraph(model), args, inputs, outputs, tuple(axes))
+    return GraphSpec(f"vision_encoder{behind}", VisionGraph(model), args, inputs, outputs, tuple(axes))
 
 
 def selection_spec(selection: Selection, images: int) -> GraphSpec:
@@ -155,11 +186,11 @@ def selector_name(number: int) -> str:
 def _selector_spec(model: CompressedModel, number: int, enters: str, dtype: torch.dtype) -> GraphSpec:
     hidden = {0: "batch_size", 1: "sequence_length"}
     kept = {0: "batch_size", 1: "kept_length"}
-    name, module, width = selector_name(number), model.entrances[number], model.adapter.facts.decoder.width
-    full = torch.zeros(2, 9, width, dtype=dtype)
-    part = torch.zeros(2, 4, width, dtype=dtype)
-    if isinstance(module, PruneInDecoder):
-        return prune_spec(name, module, width, dtype)
+    name, module, facts = selector_name(number), model.entrances[number], model.adapter.facts.decoder
+    here = facts.hidden_width(model.begins(number))
+    sat_out = enters == "merge"  # what sits out stands in front of the segment before
+    full = torch.zeros(2, 9, facts.hidden_width(model.begins(number - 1)) if sat_out else here, dtype=dtype)
+    part = torch.zeros(2, 4, here, dtype=dtype)
     args: tuple[Any, ...]
     axes: tuple[Any, ...]
     if enters == "gather":
@@ -170,10 +201,11 @@ def _selector_spec(model: CompressedModel, number: int, enters: str, dtype: torc
     return GraphSpec(name, module, args, [*names, "indices"], ["hidden_states"], axes)
 
 
-def prune_spec(name: str, module: PruneInDecoder, width: int, dtype: torch.dtype) -> GraphSpec:
-    """The graph of a cut inside the decoder, on hidden states of `width` values."""
+def prune_spec(name: str, module: Any, layer: int, dtype: torch.dtype) -> GraphSpec:
+    """The graph of a cut inside the decoder, a :class:`PruneInDecoder` on tokens that stand in front of `layer`."""
     rows, images, asking, text, behind = 2, 3, 4, 7, 11
     length = module.tokens + text
+    facts = module.selector.adapter.facts.decoder
 
     def whole(*shape: int) -> Tensor:
         return torch.ones(*shape, dtype=torch.long)
@@ -183,24 +215,25 @@ def prune_spec(name: str, module: PruneInDecoder, width: int, dtype: torch.dtype
     cut_arrays = ("image_rows", "image_columns", "query_columns", "query_mask", "layout")
     image, query = {0: "image_count"}, {0: "image_count", 1: "query_length"}
     before = [BEFORE] if module.selector.reads_before else []
-    states = torch.zeros(rows, length, width, dtype=dtype)
+    states = torch.zeros(rows, length, facts.hidden_width(layer), dtype=dtype)
+    places, place_axes = _positions(facts, whole(rows, length))
     return GraphSpec(
         name,
         module,
         (
             states,
             whole(rows, length),
-            whole(rows, length),
+            places,
             torch.zeros(images, dtype=torch.long),
             columns,
             whole(images, asking) * (length - 1),
             whole(images, asking),
             torch.zeros(rows, behind, dtype=torch.long),
-            *[states.clone() for _ in before],
+            *[states[..., : facts.width].clone() for _ in before],
         ),
         ["full_hidden_states", "attention_mask", "position_ids", *cut_arrays, *before],
         ["hidden_states", "kept_position_ids", "keep_indices"],
-        (sequence, sequence, sequence, image, image, query, query, kept, *[sequence for _ in before]),
+        (sequence, sequence, place_axes, image, image, query, query, kept, *[sequence for _ in before]),
     )
 
 
@@ -211,18 +244,23 @@ def _segment_spec(
     first, last = number == 0, number == len(model.segments) - 1
     batch, length, past = 2, 5, 3
     cache = torch.zeros(batch, decoder.kv_heads, past, decoder.head_dim, dtype=dtype)
+    places, place_axes = _positions(decoder, torch.arange(past, past + length).expand(batch, length).contiguous())
+    extra = extra_inputs(decoder)
+    width = decoder.hidden_width(model.begins(number))
     args = (
-        torch.zeros(batch, length, decoder.width, dtype=torch.float32 if first else dtype),
+        torch.zeros(batch, length, width, dtype=torch.float32 if first else dtype),
         torch.ones(batch, past + length, dtype=torch.long),
-        torch.arange(past, past + length).expand(batch, length).contiguous(),
+        places,
         [(cache.clone(), cache.clone()) for _ in layers],
+        *[torch.zeros(batch, past + length, dtype=torch.long) if taken else None for taken in extra.values()],
     )
     past_axes = {0: "batch_size", 2: "past_sequence_length"}
     axes = (
         {0: "batch_size", 1: "sequence_length"},
         {0: "batch_size", 1: "total_sequence_length"},
-        {0: "batch_size", 1: "sequence_length"},
+        place_axes,
         [(past_axes, past_axes) for _ in layers],
+        *[{0: "batch_size", 1: "total_sequence_length"} if taken else None for taken in extra.values()],
     )
     parts = [f"{layer}.{part}" for layer in layers for part in ("key", "value")]
     return GraphSpec(
@@ -230,12 +268,20 @@ def _segment_spec(
         SegmentGraph(segment, dtype),
         args,
         ["inputs_embeds" if first else "hidden_states", "attention_mask", "position_ids"]
-        + [f"past_key_values.{part}" for part in parts],
+        + [f"past_key_values.{part}" for part in parts]
+        + [name for name, taken in extra.items() if taken],
         ["logits" if last else "last_hidden_state"]
         + [f"present.{part}" for part in parts]
         + ([BEFORE] if segment.taps else []),
         axes,
     )
+
+
+def _positions(decoder: DecoderFacts, ids: Tensor) -> tuple[Tensor, dict[int, str]]:
+    """Example positions like `ids` (B, S), and their dynamic axes; in front of them time, row and column, if need be."""
+    if decoder.position_axes == 1:
+        return ids, {0: "batch_size", 1: "sequence_length"}
+    return ids.repeat(decoder.position_axes, 1, 1), {1: "batch_size", 2: "sequence_length"}
 
 
 def export_graph(spec: GraphSpec, path: Path, *, opset: int = DEFAULT_OPSET) -> None:
@@ -265,23 +311,28 @@ def export_graph(spec: GraphSpec, path: Path, *, opset: int = DEFAULT_OPSET) -> 
         onnx.save(proto, path)
 
 
-def as_half(model: CompressedModel) -> CompressedModel:
-    """A copy with float16 weights. Rotary frequencies stay float32, and norms and softmax compute in float32 as they
-    do in the model's own code.
+def as_half(models: Sequence[CompressedModel]) -> list[CompressedModel]:
+    """Copies with float16 weights. Rotary frequencies stay float32, and norms and softmax compute in float32 as they do
+    in the model's own code.
     """
-    half = copy.deepcopy(model)
-    for parameter in (*half.adapter.model.parameters(), *half.parameters()):
-        parameter.data = parameter.data.half()
-    return half
+    copies = copy.deepcopy(list(models))  # in one go, so that they go on sharing weights
+    for half in copies:
+        for parameter in (*half.adapter.model.parameters(), *half.parameters()):
+            parameter.data = parameter.data.half()
+    return copies
 
 
 def _dynamic(axes: Any) -> Any:
+    if axes is None:
+        return None
     if isinstance(axes, dict):
         return dict.fromkeys(axes, Dim.DYNAMIC)
     return type(axes)(_dynamic(item) for item in axes)
 
 
 def _flatten(axes: Any) -> list[dict[int, str]]:
+    if axes is None:
+        return []
     return [axes] if isinstance(axes, dict) else [leaf for item in axes for leaf in _flatten(item)]
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,17 @@ from exporters.graphs import (
     graph_specs,
     segment_name,
     selector_name,
+    suffix,
 )
 from exporters.lint import lint
 from exporters.parity import Parity, check_parity
 from vtc.artifact import check_output, sha256, staging_dir
-from vtc.bundle import draft_manifest, placeholder_config, write_bundle
+from vtc.bundle import draft_manifest, write_bundle
 from vtc.calibrate import Sample
 from vtc.checkpoint import Origin
 from vtc.compressed import CompressedModel
 from vtc.errors import VtcError
+from vtc.models.base import image_settings
 from vtc.plan import plan
 from vtc.progress import Report, silent
 from vtc.recipe import Recipe
@@ -50,7 +52,8 @@ class Request:
 
     Attributes
     ----------
-    model : CompressedModel
+    models : sequence of CompressedModel
+        One for each layout of images to serve, the default one first; they differ in nothing else.
     recipe : Recipe
         The resolved recipe that the model was made with.
     origin : Origin
@@ -63,7 +66,7 @@ class Request:
         Told what is done, how much of it is done and how much there is.
     """
 
-    model: CompressedModel
+    models: Sequence[CompressedModel]
     recipe: Recipe
     origin: Origin
     samples: Sequence[Sample]
@@ -72,12 +75,18 @@ class Request:
     progress: Report = silent
 
     @property
+    def model(self) -> CompressedModel:
+        """The one of the default layout."""
+        return self.models[0]
+
+    @property
     def key(self) -> dict[str, Any]:
         """What a half-finished export must share with this one to be taken up again."""
         return {
             "recipe": self.recipe.digest,
             "model": self.origin.digest,
             "trained": hashlib.sha256(safetensors.torch.save(self.model.trained.state_dict())).hexdigest(),
+            "layouts": [str(model.adapter.facts.layout) for model in self.models],
             "opset": self.opset,
             "vtc": version("vtc"),
             "torch": torch.__version__,
@@ -109,7 +118,7 @@ def export(request: Request, out: Path) -> dict[Precision, Parity]:
     parity = {}
     for precision in request.precisions:
         bundle = VLM(draft_manifest(work, manifest), precision=precision)
-        parity[precision] = check_parity(request.model, bundle, precision, request.samples, request.progress)
+        parity[precision] = check_parity(request.models, bundle, precision, request.samples, request.progress)
     write_bundle(work, out, {**manifest, "parity": {name: figures.to_dict() for name, figures in parity.items()}})
     return parity
 
@@ -121,9 +130,9 @@ def _export_graphs(request: Request, work: Path) -> dict[str, dict[str, str]]:
     request.model.adapter.set_decoder_attention("grouped")
     try:
         for precision in request.precisions:
-            model = as_half(request.model) if precision == "fp16" else request.model
-            dtype = torch.float16 if precision == "fp16" else torch.float32
-            specs = graph_specs(model, dtype)
+            half = precision == "fp16"
+            models = as_half(request.models) if half else request.models
+            specs = graph_specs(models, torch.float16 if half else torch.float32)
             for done, spec in enumerate(specs):
                 request.progress(f"exporting {precision} graphs", done, len(specs))
                 name = f"onnx/{spec.name}{SUFFIX[precision]}.onnx"
@@ -161,7 +170,7 @@ def _export_one(spec: GraphSpec, path: Path, opset: int) -> None:
         raise VtcError(
             f"{path}: cannot be written ({error.strerror or error}); free space and run the same command again"
         ) from error
-    findings = lint(path, max_opset=opset, constant_tokens=spec.name == "vision_encoder")
+    findings = lint(path, max_opset=opset, constant_tokens=spec.name.startswith("vision_encoder"))
     if findings:
         raise VtcError(
             f"exported graph cannot be deployed: {findings[0]} ({len(findings)} finding(s)); please report this"
@@ -180,14 +189,13 @@ def _write_processor(request: Request, work: Path) -> None:
     generation = _read_json(adapter.path / "generation_config.json")
     _write_json(work / "generation_config.json", {**generation, "eos_token_id": adapter.eos_token_ids})
     processor = {"image_token": adapter.image_token, **_read_json(adapter.path / "processor_config.json")}
-    processor |= placeholder_config(adapter.facts.image_size, token_plan.keep, adapter.facts.encoder.patch_size)
-    _write_json(work / "processor_config.json", processor)
-    image_processor = adapter.processor.image_processor.to_dict()
-    image_processor["processor_class"] = type(adapter.processor).__name__
-    _write_json(work / "preprocessor_config.json", image_processor)
+    _write_json(work / "processor_config.json", processor | adapter.placeholder_settings(request.model.visual_tokens))
+    _write_json(work / "preprocessor_config.json", image_settings(adapter.path))
     config = _read_json(adapter.path / "config.json")
-    config["image_seq_length"] = token_plan.keep
-    config["text_config"] = {**config["text_config"], "num_hidden_layers": len(token_plan.decoder_layers)}
+    if "image_seq_length" in config:
+        config["image_seq_length"] = token_plan.keep
+    text = config.get("text_config", config)
+    text["num_hidden_layers"] = len(token_plan.decoder_layers)
     _write_json(work / "config.json", config)
 
 
@@ -208,7 +216,6 @@ def _manifest(request: Request, graphs: dict[str, dict[str, str]]) -> dict[str, 
             "graph": segment_name(model, number),
             "layers": list(segment.layers),
             "sees": segment.sees,
-            "visual_tokens": segment.visual_tokens,
             "selector": None
             if segment.enters == "same"
             else {
@@ -228,26 +235,39 @@ def _manifest(request: Request, graphs: dict[str, dict[str, str]]) -> dict[str, 
         "baseline_plan": plan(Recipe(version=1, name="none", stages=()), facts).to_dict(),
         "opset": request.opset,
         "precisions": list(request.precisions),
-        "image": {
-            "size": list(facts.image_size),
-            "grid": list(facts.grid),
-            "tokens": facts.visual_tokens,
-            "keep": token_plan.keep,
-        },
+        "images": [_served(model, number) for number, model in enumerate(request.models)],
         "generation": {
-            "image_token": adapter.image_token,
-            "image_token_id": adapter.image_token_id,
             "eos_token_ids": adapter.eos_token_ids,
             "pad_token_id": adapter.pad_token_id,
             "bos_token_id": bos,
             "context": facts.decoder.context,
-            "positions": token_plan.positions,
-            "position_span": token_plan.position_span,
+            "width": facts.decoder.width,
             "kv_heads": facts.decoder.kv_heads,
             "head_dim": facts.decoder.head_dim,
             "layers": len(token_plan.decoder_layers),
+            "bidirectional": facts.decoder.bidirectional,
         },
         "segments": segments,
         "graphs": graphs,
         "parity": {},
+    }
+
+
+def _served(model: CompressedModel, number: int) -> dict[str, Any]:
+    """What the manifest says of layout number `number`; plain JSON data of :class:`vtc.bundle.ServedImage`."""
+    adapter, token_plan, layout = model.adapter, model.plan, model.adapter.facts.layout
+    return {
+        "size": layout.image_size,
+        "frames": layout.frames,
+        "suffix": suffix(number),
+        "pixels": asdict(adapter.pixels),
+        "placeholder": adapter.placeholder,
+        "prompt_parts": list(adapter.prompt_parts),
+        "token": adapter.image_token,
+        "token_id": adapter.image_token_id,
+        "grids": layout.grids,
+        "tokens": layout.tokens,
+        "keep": model.visual_tokens,
+        "segment_tokens": [token_plan.each(segment.visual_tokens) for segment in token_plan.segments],
+        "positions": asdict(model.rule),
     }

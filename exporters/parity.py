@@ -67,13 +67,18 @@ class Parity:
 
 
 def check_parity(
-    model: CompressedModel, bundle: VLM, precision: str, samples: Sequence[Sample], progress: Report = silent
+    models: Sequence[CompressedModel],
+    bundle: VLM,
+    precision: str,
+    samples: Sequence[Sample],
+    progress: Report = silent,
 ) -> Parity:
     """Compare a bundle with the model it was exported from.
 
     Parameters
     ----------
-    model : CompressedModel
+    models : sequence of CompressedModel
+        One for each layout that the bundle serves.
     bundle : VLM
     precision : str
         Names the tolerances.
@@ -91,9 +96,10 @@ def check_parity(
         its pixels are rounded), features or logits differ by more than the precision's
         tolerance, or greedy tokens differ elsewhere than at a near-tie.
     """
-    allowed = max(1, int(MOVED[precision] * model.visual_tokens))
     equal_indices, features_diff, logits_diff, matches, near_ties = [], 0.0, 0.0, 0, 0
     for done, sample in enumerate(samples, start=1):
+        model = models[bundle.manifest.images.index(bundle.serve([sample.images]))]
+        allowed = max(1, int(MOVED[precision] * model.visual_tokens))
         moved, difference = _compare_vision(model, bundle, sample)
         if not any(moved):
             moved = _moved_in_decoder(model, bundle, sample) or moved

@@ -61,7 +61,7 @@ def run(recipe: Recipe, progress: Report = silent) -> None:
         model = compress(adapter, resolved, from_state=True)
         save_compressed(compressing, work / "compressed", model, resolved, Origin(str(path), digest), {})
         model, resolved, origin = load_compressed(work / "compressed")
-        export(Request(model, resolved, origin, samples, progress=progress), work / "bundle")
+        export(Request([model], resolved, origin, samples, progress=progress), work / "bundle")
         VLM.load(work / "bundle").ask(samples[0].images[0], "what is it ?", max_new_tokens=4)
 
 

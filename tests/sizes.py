@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vtc.facts import DecoderFacts, EncoderFacts, ModelFacts
+from vtc.layout import single_view
 
 SMALL = ModelFacts(
     family="llava",
     model_type="llava",
-    image_size=(224, 224),
-    grid=(16, 16),
+    layout=single_view((224, 224), (16, 16)),
     encoder=EncoderFacts(layers=5, width=128, heads=4, ffn=512, patch_size=14, has_cls=True, feature_layer=4),
     decoder=DecoderFacts(
         layers=8,
@@ -30,8 +30,7 @@ SMALL = ModelFacts(
 LLAVA_15 = ModelFacts(
     family="llava",
     model_type="llava",
-    image_size=(336, 336),
-    grid=(24, 24),
+    layout=single_view((336, 336), (24, 24)),
     encoder=EncoderFacts(layers=24, width=1024, heads=16, ffn=4096, patch_size=14, has_cls=True, feature_layer=22),
     decoder=DecoderFacts(
         layers=32,

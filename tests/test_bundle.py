@@ -37,7 +37,7 @@ def rewritten(bundle: Path, change: Callable[[dict[str, Any]], object]) -> Path:
 def test_manifest_says_what_was_written(bundle: Path) -> None:
     manifest = load_manifest(bundle)
     assert manifest.root == bundle
-    assert manifest.image.keep == 3
+    assert manifest.images[0].keep == 3
     assert manifest.generation.eos_token_ids == (2,)
     assert [segment.sees for segment in manifest.segments] == ["all", "text"]
     assert manifest.segments[1].selector is not None
@@ -63,7 +63,7 @@ def test_sizes_are_compared_even_where_hashes_are_not(bundle: Path) -> None:
     ("change", "message"),
     [
         (lambda m: m.pop("segments"), "segments: Field required"),
-        (lambda m: m["image"].update(keep="3"), r"image\.keep: .*integer"),
+        (lambda m: m["images"][0].update(keep="3"), r"images\.0\.keep: .*integer"),
         (lambda m: m["generation"].update(positions="any"), r"generation\.positions"),
         (lambda m: m.update(precisions=[]), "names no precision"),
         (lambda m: m.update(precisions=["fp32", "fp16"]), "names no fp16 graph 'vision_encoder'"),

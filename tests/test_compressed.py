@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import RECIPES, WITHOUT_CLS, compressed, image, write_checkpoint
+from tests.tiny import RECIPES, WITHOUT_CLS, compressed, image, processor, write_checkpoint
 from vtc.baselines import baseline, downsampled_grid
 from vtc.compressed import CompressedModel
 from vtc.errors import InputError
@@ -23,7 +23,7 @@ Prompts = tuple[list[list[Any]], list[str]]
 
 
 def hf_logits(adapter: VLMAdapter, images: list[Any], prompt: str) -> torch.Tensor:
-    inputs = adapter.processor(
+    inputs = processor(adapter)(
         images=images or None, text=prompt, return_tensors="pt", add_special_tokens=not prompt.startswith("<s>")
     )
     with torch.inference_mode():
@@ -97,7 +97,7 @@ def masked_reference(model: CompressedModel, adapter: VLMAdapter, sample: tuple[
     cuts = model.plan.cut_layers
     hidden = adapter.embed_tokens(ids).masked_scatter(visual.unsqueeze(-1), features)
     length = ids.shape[1]
-    rotation = adapter.rotary(hidden, torch.arange(length)[None])
+    rotation = adapter.rotation(hidden, torch.arange(length)[None])
     causal = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)[None, None]
     for place, layer in enumerate(model.plan.decoder_layers):
         if layer in cuts:
@@ -158,7 +158,7 @@ def test_cache_lengths_are_those_of_the_plan(adapter: VLMAdapter, name: str) -> 
 def attention_maps(
     adapter: VLMAdapter, images: list[Any], prompt: str
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    inputs = adapter.processor(
+    inputs = processor(adapter)(
         images=images, text=prompt, return_tensors="pt", add_special_tokens=not prompt.startswith("<s>")
     )
     adapter.model.set_attn_implementation({"text_config": "eager"})

@@ -40,7 +40,7 @@ def test_exact_count_is_what_the_model_computes(name: str, adapter: VLMAdapter) 
 
 
 @pytest.mark.parametrize(
-    "name", [n for n, e in ENCODER_SELECTORS.items() if not (e.text_aware or e.needs_frames or n == "learned")]
+    "name", [n for n, e in ENCODER_SELECTORS.items() if not (e.text_aware or n in ("evs", "learned"))]
 )
 def test_exact_count_covers_what_a_selector_multiplies(name: str, adapter: VLMAdapter) -> None:
     found, expected = counted(adapter, [{"kind": "prune", "keep": 6, "selector": name}])

@@ -16,6 +16,7 @@ from tests.sizes import LLAVA_15, SMALL, WITHOUT_CLS
 from tests.strategies import in_any_order, in_data_order, recipes
 from tests.tiny import recipe
 from vtc.errors import InputError, RecipeError
+from vtc.layout import single_view
 from vtc.plan import ModelFacts, SegmentPlan, TokenPlan, check, plan
 from vtc.plan_stages import smaller_grid
 from vtc.recipe import Recipe, builtin_recipes, load_recipe, parse_recipe
@@ -52,7 +53,7 @@ def planned(data: dict[str, Any], facts: ModelFacts) -> tuple[Recipe, TokenPlan]
 facts_of_any_size = st.builds(
     lambda grid, encoder_layers, feature, decoder_layers: replace(
         SMALL,
-        grid=grid,
+        layout=single_view((14 * grid[0], 14 * grid[1]), grid),
         encoder=replace(SMALL.encoder, layers=encoder_layers, feature_layer=feature % encoder_layers),
         decoder=replace(SMALL.decoder, layers=decoder_layers),
     ),
@@ -83,8 +84,8 @@ def test_stages_hand_their_tokens_on(data: dict[str, Any], facts: ModelFacts) ->
     for stage in made.stages:
         assert stage.tokens_in == tokens
         assert 0 <= stage.tokens_out <= stage.tokens_in
-        if stage.grid_out is not None and stage.kind != "visual_exit":
-            assert stage.grid_out[0] * stage.grid_out[1] == stage.tokens_out
+        if stage.grids_out and stage.kind != "visual_exit":
+            assert stage.grids_out[0][0] * stage.grids_out[0][1] == stage.tokens_out
         if stage.kind in ("frequency_filter", "prune", "prune_in_decoder"):
             tokens = stage.tokens_out
         if stage.kind in ("frequency_filter", "prune"):
@@ -178,8 +179,8 @@ def test_a_fraction_is_of_what_enters_the_stage() -> None:
 
 
 def test_filter_keeps_the_aspect() -> None:
-    wide = replace(SMALL, grid=(12, 24))
-    assert plan(recipe({"kind": "frequency_filter", "keep": 0.25}), wide).stages[0].grid_out == (6, 12)
+    wide = replace(SMALL, layout=single_view((168, 336), (12, 24)))
+    assert plan(recipe({"kind": "frequency_filter", "keep": 0.25}), wide).stages[0].grids_out == ((6, 12),)
 
 
 def test_exit_at_a_depth() -> None:
@@ -254,7 +255,7 @@ def test_provisional_values() -> None:
         ),
         SMALL,
     )
-    assert made.stages[0].grid_out == (8, 8)
+    assert made.stages[0].grids_out == ((8, 8),)
     assert made.stages[1].layer == 4
     assert made.stages[2].layers == (5, 6)
     assert made.provisional == ("stages.0.keep", "stages.1.layer", "stages.2.layers")

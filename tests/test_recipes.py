@@ -52,7 +52,7 @@ def test_bundle_answers_as_pytorch_does(
     pruner = AutoPruner(reference, digest, tmp_path, "reference")
     recipe = Calibrator(reference, samples, Measurements(), digest, pruner=pruner).resolve(load_recipe(name))
     model = compress(reference, recipe, model_digest=digest)
-    export(Request(model, recipe, Origin("reference", digest), samples[:2]), tmp_path / "bundle")
+    export(Request([model], recipe, Origin("reference", digest), samples[:2]), tmp_path / "bundle")
     bundle = VLM.load(tmp_path / "bundle")
 
     images = [[item.load()] for item in items]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtc.sequence import cut, positions, text_tokens
+from vtc.sequence import PositionRule, cut, positions, text_tokens
 
 IMAGE = 9
 
@@ -21,7 +21,7 @@ def batch(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
 
 def test_renumbered_positions_count_through() -> None:
     ids, mask = batch([[1, IMAGE, IMAGE, 2], [3, 4]])
-    found = positions(ids, mask, IMAGE, np.array([[2, 5]]), None)
+    found = positions(ids, mask, IMAGE, np.array([[2, 5]]), PositionRule())
     assert found.ids.tolist() == [[0, 1, 2, 3], [0, 0, 0, 1]]
     assert found.following.tolist() == [4, 2]
 
@@ -29,7 +29,7 @@ def test_renumbered_positions_count_through() -> None:
 def test_original_positions_keep_the_images_whole_length() -> None:
     ids, mask = batch([[1, IMAGE, IMAGE, 2, IMAGE, IMAGE, 5], [IMAGE, IMAGE, 3]])
     keep = np.array([[2, 5], [0, 7], [1, 3]])
-    found = positions(ids, mask, IMAGE, keep, 8)
+    found = positions(ids, mask, IMAGE, keep, PositionRule("original", 8))
     assert found.ids[0].tolist() == [0, 3, 6, 9, 10, 17, 18]
     assert found.ids[1, 4:].tolist() == [1, 3, 8]
     assert found.following.tolist() == [19, 9]
@@ -37,7 +37,7 @@ def test_original_positions_keep_the_images_whole_length() -> None:
 
 def test_text_without_images_is_numbered_from_zero() -> None:
     ids, mask = batch([[1, 2, 3]])
-    found = positions(ids, mask, IMAGE, np.zeros((0, 0), dtype=np.int64), 8)
+    found = positions(ids, mask, IMAGE, np.zeros((0, 0), dtype=np.int64), PositionRule("original", 8))
     assert found.ids.tolist() == [[0, 1, 2]]
     assert found.following.tolist() == [3]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from transformers import AutoProcessor
 
 from vtc.compressed import CompressedModel, compress
 from vtc.models.base import VLMAdapter
@@ -39,6 +40,12 @@ def image(seed: int, size: tuple[int, int] = (IMAGE, IMAGE)) -> Image.Image:
     """A random image of (width, height) pixels."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(pixels)
+
+
+def processor(adapter: VLMAdapter) -> Any:
+    """The checkpoint's own processor."""
+    load: Any = AutoProcessor.from_pretrained
+    return load(adapter.path, local_files_only=True)
 
 
 RECIPES: dict[str, list[dict[str, Any]]] = {

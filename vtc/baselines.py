@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from vtc.compressed import CompressedModel, compress
+from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
 from vtc.plan import plan
 from vtc.recipe import Prune, RandomSelector, Recipe, UniformSelector
-from vtc.vision_encoder import DownsampledImage, NoImage, VisionEncoder
+from vtc.vision_encoder import DownsampledImage, NoImage
 
 
 def baseline(
@@ -25,10 +26,14 @@ def baseline(
         entry = Prune(keep=keep, selector=selector)
         return compress(adapter, Recipe(version=1, name=name, stages=(entry,)))
     if name == "blind":
-        return CompressedModel(adapter, whole, NoImage(adapter.facts.decoder.width), 0).eval()
-    grid = downsampled_grid(adapter.facts.grid, keep)
-    encoder = VisionEncoder(adapter, whole.encoder_layers)
-    return CompressedModel(adapter, whole, DownsampledImage(encoder, grid), grid[0] * grid[1]).eval()
+        return CompressedModel(adapter, whole, NoImage(adapter.facts.decoder.hidden_width(0)), 0).eval()
+    layout = adapter.facts.layout
+    if not layout.whole_views or layout.spans > 1 or adapter.facts.encoder.merge > 1 or adapter.pixels.patches:
+        raise InputError(f"no smaller image of {adapter.facts.model_type} makes fewer tokens; leave out 'downsample'")
+    grid = downsampled_grid(layout.view_grid, keep)
+    return CompressedModel(
+        adapter, whole, DownsampledImage(adapter, whole.encoder_layers, grid), grid[0] * grid[1]
+    ).eval()
 
 
 def downsampled_grid(grid: tuple[int, int], keep: int) -> tuple[int, int]:

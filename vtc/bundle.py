@@ -17,15 +17,17 @@ from pydantic import TypeAdapter, ValidationError
 from vtc import artifact
 from vtc.artifact import MANIFEST, check_output, staging_dir
 from vtc.errors import BundleError
+from vtc.pixels import PixelSpec
+from vtc.sequence import PositionRule
 
 __all__ = [
     "SCHEMA",
     "FileEntry",
     "GenerationFacts",
-    "ImageFacts",
     "Manifest",
     "SegmentFacts",
     "SelectorFacts",
+    "ServedImage",
     "check_output",
     "draft_manifest",
     "load_manifest",
@@ -34,58 +36,90 @@ __all__ = [
     "write_bundle",
 ]
 
-SCHEMA = 2
+SCHEMA = 3
 KIND = "bundle"
 
 
 @dataclass(frozen=True)
-class ImageFacts:
-    """What becomes of an image.
+class ServedImage:
+    """Images (or clips) of one layout that a bundle serves, and what becomes of them.
 
     Attributes
     ----------
     size : (int, int)
-        Rows and columns of pixels that the vision graph takes.
-    grid : (int, int)
-        Rows and columns of the original model's visual tokens.
+        Rows and columns of pixels of the images that it is made for; others are fitted in.
+    frames : int
+        Images that make up one input; above 1 it is a clip.
+    suffix : str
+        Behind the names of the graphs that are made for this layout: the vision encoder and what prunes in the decoder.
+    pixels : PixelSpec
+        How an image becomes the pixels that the vision graph takes.
+    placeholder : str
+        What stands for an image in a prompt.
+    prompt_parts : tuple of str
+        What it is replaced by: text in front of, between and behind the runs of visual tokens that an image takes.
+    token : str
+    token_id : int
+        Of one visual token.
+    grids : tuple of (int, int)
+        Rows and columns of the original model's visual tokens in one run.
     tokens, keep : int
-        Visual tokens of the original model, and those that leave the vision graph.
+        Visual tokens in one run, of the original model and of this one.
+    segment_tokens : tuple of int
+        Visual tokens of one run in each decoder segment.
+    positions : PositionRule
     """
 
     size: tuple[int, int]
-    grid: tuple[int, int]
+    frames: int
+    suffix: str
+    pixels: PixelSpec
+    placeholder: str
+    prompt_parts: tuple[str, ...]
+    token: str
+    token_id: int
+    grids: tuple[tuple[int, int], ...]
     tokens: int
     keep: int
+    segment_tokens: tuple[int, ...]
+    positions: PositionRule
+
+    @property
+    def spans(self) -> int:
+        """Runs of visual tokens that an image takes."""
+        return len(self.prompt_parts) - 1
+
+    @property
+    def kind(self) -> Literal["image", "video"]:
+        """What a chat template calls it."""
+        return "video" if self.frames > 1 else "image"
 
 
 @dataclass(frozen=True)
 class GenerationFacts:
-    """What generation needs to know: special tokens, positions, and the KV cache's sizes.
+    """What generation needs to know: special tokens and the decoder's sizes.
 
     Attributes
     ----------
-    positions : str
-        ``renumber``: tokens are numbered contiguously; ``original``: kept tokens keep their places on the
-        full grid.
-    position_span : int
-        Positions that an image takes: its tokens, or with ``original`` the places they were kept from.
     context : int
         Longest sequence, in positions, that the decoder was made for.
+    width : int
+        Values of a hidden state.
     layers, kv_heads, head_dim : int
         Decoder layers kept, and the shape of their cache.
+    bidirectional : str
+        Which tokens attend to each other in both directions, see :func:`vtc.sequence.attention_blocks`.
     """
 
-    image_token: str
-    image_token_id: int
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
     bos_token_id: int | None
     context: int
-    positions: Literal["renumber", "original"]
-    position_span: int
+    width: int
     kv_heads: int
     head_dim: int
     layers: int
+    bidirectional: Literal["none", "image", "prompt"]
 
 
 @dataclass(frozen=True)
@@ -117,8 +151,6 @@ class SegmentFacts:
         Numbers among the kept layers; those of the KV tensors' names.
     sees : str
         ``all`` tokens that there still are, or ``text`` tokens only.
-    visual_tokens : int
-        Visual tokens of an image in these layers.
     selector : SelectorFacts or None
         Applied to hidden states before this segment, in prefill only.
     """
@@ -126,7 +158,6 @@ class SegmentFacts:
     graph: str
     layers: tuple[int, ...]
     sees: Literal["all", "text"]
-    visual_tokens: int
     selector: SelectorFacts | None
 
 
@@ -148,6 +179,8 @@ class Manifest:
         The bundle's directory.
     recipe, plan, baseline_plan : dict
         In the forms of `vtc.recipe` and `vtc.plan`; the runtime does not look inside.
+    images : tuple of ServedImage
+        Layouts that are served, the first of them by default.
     graphs : dict of graph name to dict of precision to path
     files : dict of path to FileEntry
         Every file of the bundle but the manifest.
@@ -163,7 +196,7 @@ class Manifest:
     baseline_plan: dict[str, Any]
     opset: int
     precisions: tuple[str, ...]
-    image: ImageFacts
+    images: tuple[ServedImage, ...]
     generation: GenerationFacts
     segments: tuple[SegmentFacts, ...]
     graphs: dict[str, dict[str, str]]
@@ -308,9 +341,13 @@ def _check(manifest: Manifest) -> None:
             raise BundleError(f"{manifest.root / MANIFEST}: {what}; export the bundle again")
 
     selectors = [segment.selector for segment in manifest.segments if segment.selector]
-    names = ["vision_encoder", "embed_tokens", *(segment.graph for segment in manifest.segments)]
+    names = ["embed_tokens", *(segment.graph for segment in manifest.segments)]
+    names += [selector.graph for selector in selectors if selector.kind != "prune"]
+    pruning = [selector.graph for selector in selectors if selector.kind == "prune"]
+    names += [name + served.suffix for served in manifest.images for name in ("vision_encoder", *pruning)]
     require(bool(manifest.precisions), "names no precision")
-    for name in [*names, *(selector.graph for selector in selectors)]:
+    require(bool(manifest.images), "serves no image")
+    for name in names:
         for precision in manifest.precisions:
             require(precision in manifest.graphs.get(name, {}), f"names no {precision} graph '{name}'")
     for paths in manifest.graphs.values():
@@ -318,12 +355,14 @@ def _check(manifest: Manifest) -> None:
             require(path in manifest.files, f"lists no hash of {path}")
     layers = [layer for segment in manifest.segments for layer in segment.layers]
     require(layers == list(range(manifest.generation.layers)), "has segments that do not make up the decoder")
-    sees, tokens = "all", manifest.image.keep
-    for segment in manifest.segments:
-        found = segment.selector.kind if segment.selector else None
-        kind = None if segment.sees == sees else "gather" if segment.sees == "text" else "merge"
-        if found == "prune" and segment.sees == sees == "all":
-            kind, tokens = found, segment.visual_tokens
-        right = found == kind and segment.visual_tokens == (tokens if segment.sees == "all" else 0)
-        require(right, f"has segment '{segment.graph}' with the wrong selector in front")
-        sees = segment.sees
+    for served in manifest.images:
+        require(len(served.segment_tokens) == len(manifest.segments), "does not count every segment's visual tokens")
+        sees, tokens = "all", served.keep
+        for segment, visual in zip(manifest.segments, served.segment_tokens, strict=True):
+            found = segment.selector.kind if segment.selector else None
+            kind = None if segment.sees == sees else "gather" if segment.sees == "text" else "merge"
+            if found == "prune" and segment.sees == sees == "all":
+                kind, tokens = found, visual
+            right = found == kind and visual == (tokens if segment.sees == "all" else 0)
+            require(right, f"has segment '{segment.graph}' with the wrong selector in front")
+            sees = segment.sees

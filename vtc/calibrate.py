@@ -78,10 +78,13 @@ def samples_from(adapter: VLMAdapter, source: str | None, count: int, seed: int)
         question, enough to compare two runtimes on and not to calibrate on.
     count, seed : int
     """
+    layout = adapter.facts.layout
     if source is None:
         rng = np.random.default_rng(seed)
-        noise = [rng.integers(0, 256, (*adapter.facts.image_size, 3), dtype=np.uint8) for _ in range(count)]
-        return [Sample([Image.fromarray(image)], adapter.chat("What is in the image?")) for image in noise]
+        noise = rng.integers(0, 256, (count, layout.frames, *layout.image_size, 3), dtype=np.uint8)
+        return [Sample([Image.fromarray(one) for one in clip], adapter.chat("What is in the image?")) for clip in noise]
+    if layout.frames > 1:
+        raise InputError(f"{source} holds single images, and clips of {layout.frames} frames are served; leave it out")
     items = load_dataset(source, count, seed, split="train").items
     return [Sample([item.load()], adapter.chat(item.question)) for item in items]
 
@@ -184,7 +187,8 @@ class Calibrator:
     def _smallest_grid(self, before: Recipe, stage: FrequencyFilter) -> int:
         """Tokens of the smallest grid, of the encoder's aspect, that keeps the wanted share of DCT energy."""
         model = self._model(before)
-        grid = self.adapter.facts.grid
+        layout = self.adapter.facts.layout
+        grid = layout.grids[0]  # of several a plan has refused this choice
         sizes = sorted({(rows, max(1, round(rows * grid[1] / grid[0]))) for rows in range(1, grid[0] + 1)})
 
         def measure() -> list[float]:
@@ -198,7 +202,7 @@ class Calibrator:
             energies = self.measurements.get(f"energy {before.digest}", measure)
         wanted = stage.energy or 0.0
         height, width = next(size for size, energy in zip(sizes, energies, strict=True) if energy >= wanted - 1e-9)
-        return height * width
+        return height * width * layout.spans
 
     def _attention_layer(self, before: Recipe, stage: Prune) -> list[int]:
         """The encoder layer whose CLS attention, at this budget, moves the answers least (mean KL divergence)."""

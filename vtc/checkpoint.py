@@ -6,21 +6,25 @@ The base model's weights are not copied; their digest is kept, and a base that h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
 from vtc.artifact import publish, read_manifest, verify_files
 from vtc.compressed import CompressedModel, compress
 from vtc.errors import BundleError, ModelError
+from vtc.layout import Serving
 from vtc.models import load_adapter, model_digest, resolve_model
 from vtc.recipe import Recipe, load_recipe
 
 KIND = "compressed"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ def save_compressed(
         "model": {"name": origin.name, "family": model.adapter.family, "sha256": origin.digest},
         "recipe_digest": recipe.digest,
         "plan": model.plan.to_dict(),
+        "serving": asdict(model.adapter.wanted),
         "calibration": calibration,
     }
     return publish(work, out, manifest)
@@ -110,6 +115,35 @@ def load_compressed(path: Path, base: str | None = None) -> tuple[CompressedMode
         raise ModelError(
             f"{checkpoint}: is not the model that {path} was made from (its contents differ); compress again"
         )
-    model = compress(load_adapter(checkpoint), recipe, from_state=True)
+    model = compress(load_adapter(checkpoint, serving_of(manifest)), recipe, from_state=True)
     model.trained.load_state_dict(load_file(path / "state.safetensors"))
     return model, recipe, origin
+
+
+def made_for(model: CompressedModel, recipe: Recipe, serving: Serving) -> CompressedModel:
+    """The same compressed model for other images, sharing its weights.
+
+    Raises
+    ------
+    InputError
+        If its family cannot serve those.
+    RecipeError
+        If the recipe does not fit what becomes of them.
+    """
+    other = compress(model.adapter.made_for(serving), recipe, from_state=True)
+    other.trained.load_state_dict(model.trained.state_dict())
+    return other
+
+
+def serving_of(manifest: Mapping[str, Any]) -> Serving:
+    """What images a compressed model was made for, by its manifest.
+
+    Raises
+    ------
+    BundleError
+        If it does not say.
+    """
+    try:
+        return TypeAdapter(Serving).validate_json(json.dumps(manifest["serving"]), strict=True)
+    except (KeyError, ValueError):
+        raise BundleError("the manifest does not say what images are served; compress again") from None

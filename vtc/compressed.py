@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,12 +26,12 @@ from vtc.selectors import BuildContext, build_selector
 from vtc.selectors.base import NOTHING, Selector
 from vtc.selectors.decoder import build_decoder_selector
 from vtc.selectors.decoder.base import DecoderSelector
-from vtc.sequence import asked, cut, positions, text_tokens
+from vtc.sequence import PositionRule, asked, attention_blocks, clips, cut, positions, text_tokens
 from vtc.stages.frequency_filter import FrequencyFilter
 from vtc.stages.prune import Prune
 from vtc.stages.prune_in_decoder import PruneInDecoder
 from vtc.vision_encoder import VisionEncoder
-from vtc.visual_tokens import TextEmbeddings, gather_tokens
+from vtc.visual_tokens import TextEmbeddings, gather_positions, gather_tokens
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,17 @@ class DecoderState:
         1 for tokens in that segment's cache, 0 for padding.
     following : Tensor of shape (B,), int64
         Position of the next token.
-    kept : list of Tensor of shape (images, K), int64
-        Places on the grid of the visual tokens that entered the decoder, and of those behind each cut inside it.
+    kept : list of Tensor of shape (spans, K), int64
+        Places of the visual tokens that entered the decoder among all, and of those behind each cut inside it.
+    positions : list over segments of Tensor of shape (B, P), int64
+        Where the decoder has sliding windows: positions of the tokens in that segment's cache.
     """
 
     past: list[list[KeyValue]]
     masks: list[Tensor]
     following: Tensor
     kept: list[Tensor]
+    positions: list[Tensor] = field(default_factory=list)
 
 
 class CutSelector(NamedTuple):
@@ -78,8 +81,9 @@ class CompressedModel(nn.Module):
     adapter : VLMAdapter
     plan : TokenPlan
     vision : module
-        Pixels (B, 3, H, W), and the questions where its `needs` say so, to features (B, K, E) and keep indices (B, K).
-    tokens_per_image : int or None
+        Pixels of images, and the questions where its `needs` say so, to features (spans, K, E) and keep indices
+        (spans, K).
+    tokens_per_span : int or None
         K; None takes it from the plan.
     cuts : mapping of segment number to CutSelector
         For segments that are entered by ``prune``.
@@ -90,29 +94,37 @@ class CompressedModel(nn.Module):
         adapter: VLMAdapter,
         plan: TokenPlan,
         vision: nn.Module,
-        tokens_per_image: int | None = None,
+        tokens_per_span: int | None = None,
         cuts: Mapping[int, CutSelector] | None = None,
     ) -> None:
         super().__init__()
         self.adapter = adapter
         self.plan = plan
         self.vision: Any = vision
-        self.visual_tokens = plan.keep if tokens_per_image is None else tokens_per_image
+        self.visual_tokens = plan.each(plan.keep) if tokens_per_span is None else tokens_per_span
+        self.rule = PositionRule(
+            plan.positions, plan.position_span, plan.position_grids, adapter.facts.layout.time_step
+        )
         self.embed_tokens = adapter.embed_tokens
         self.asks = {number: at_cut.asks for number, at_cut in (cuts or {}).items()}
         self.entrances = nn.ModuleList(
             self._entrance(number, segment, (cuts or {}).get(number)) for number, segment in enumerate(plan.segments)
         )
-        last = len(plan.segments) - 1
-        self.segments = nn.ModuleList(
-            DecoderSegment(
-                adapter,
-                [plan.decoder_layers[layer] for layer in segment.layers],
-                last=number == last,
-                taps=number < last and self.reads_before(number + 1),
-            )
-            for number, segment in enumerate(plan.segments)
+        self.segments = nn.ModuleList(self._segment(number) for number in range(len(plan.segments)))
+
+    def _segment(self, number: int) -> DecoderSegment:
+        last = number == len(self.plan.segments) - 1
+        return DecoderSegment(
+            self.adapter,
+            [self.plan.decoder_layers[layer] for layer in self.plan.segments[number].layers],
+            last=last,
+            taps=not last and self.reads_before(number + 1),
+            begins=self.begins(number),
         )
+
+    def begins(self, number: int) -> int:
+        """The layer, as the model numbers them, that tokens coming to a segment stand in front of."""
+        return self.plan.around(number)[1] + 1 if number else 0
 
     @property
     def trained(self) -> nn.Module:
@@ -122,10 +134,12 @@ class CompressedModel(nn.Module):
 
     def _entrance(self, number: int, segment: SegmentPlan, at_cut: CutSelector | None) -> nn.Module:
         """What hands tokens over to a segment."""
-        if at_cut is None:
-            return {"same": nn.Identity, "gather": GatherTokens, "merge": MergeTokens}[segment.enters]()
-        tokens = self.plan.segments[number - 1].visual_tokens
-        return PruneInDecoder(at_cut.selector, tokens, segment.visual_tokens)
+        if at_cut is not None:
+            tokens = self.plan.segments[number - 1].visual_tokens
+            return PruneInDecoder(at_cut.selector, self.plan.each(tokens), self.plan.each(segment.visual_tokens))
+        if segment.enters == "merge":
+            return MergeTokens(self.adapter.facts.decoder.width)
+        return GatherTokens() if segment.enters == "gather" else nn.Identity()
 
     def reads_before(self, number: int) -> bool:
         """Whether what stands in front of a segment reads the input of the layer in front of it."""
@@ -147,8 +161,8 @@ class CompressedModel(nn.Module):
         Parameters
         ----------
         input_ids, attention_mask : Tensors of shape (B, S), int64
-            Left-padded, each image K placeholders.
-        pixel_values : Tensor of shape (images, 3, H, W), or None for a batch without images
+            Left-padded, each span of an image K placeholders.
+        pixel_values : Tensor of shape (images, ...), or None for a batch without images
 
         Returns
         -------
@@ -166,8 +180,8 @@ class CompressedModel(nn.Module):
         if pixel_values is not None:
             features, keep_indices = self.encode(embeds, ids, mask, pixel_values)
             embeds = embeds.masked_scatter((input_ids == image).unsqueeze(-1), features.to(embeds.dtype))
-        original = self.plan.position_span if self.plan.positions == "original" else None
-        places = positions(ids, mask, image, _numbers(keep_indices), original)
+        places = positions(ids, mask, image, _numbers(keep_indices), self.rule)
+        decoder, visual, spans = self.adapter.facts.decoder, self.visual_tokens, self.plan.spans
 
         def here(numbers: NDArray[np.int64]) -> Tensor:
             return torch.from_numpy(numbers).to(embeds.device)
@@ -181,35 +195,52 @@ class CompressedModel(nn.Module):
             if spec.enters == "gather":
                 everything = tokens
                 indices = here(text.indices)
-                hidden, ids_of_text = entrance(tokens.hidden, indices), tokens.positions.gather(1, indices)
-                tokens = _Tokens(hidden, here(text.mask), ids_of_text)
+                text_positions = gather_positions(tokens.positions, indices)
+                tokens = _Tokens(entrance(tokens.hidden, indices), here(text.mask), text_positions)
             elif spec.enters == "merge":
                 hidden = entrance(everything.hidden, tokens.hidden, here(text.back))
                 tokens = _Tokens(hidden, everything.mask, everything.positions)
             elif isinstance(entrance, PruneInDecoder) and len(keep_indices):
-                batch = cut(ids, mask, image, entrance.tokens, entrance.keep, self.asks[number])
-                ids, mask = batch.input_ids, batch.attention_mask
+                batch = cut(ids, mask, image, entrance.tokens, entrance.keep, self.asks[number], spans)
+                ids, mask, visual = batch.input_ids, batch.attention_mask, entrance.keep
                 text = text_tokens(ids, mask, image)
                 hidden, kept_positions, kept = entrance(
                     tokens.hidden, tokens.mask, tokens.positions, *map(here, batch.graph_inputs), before=tapped
                 )
                 tokens = _Tokens(hidden, here(mask), kept_positions)
                 state.kept.append(state.kept[-1].gather(1, kept))
+            blocks = None
+            if decoder.bidirectional != "none":
+                seen = ids if spec.sees == "all" else np.take_along_axis(ids, text.indices, axis=1)
+                blocks = here(attention_blocks(seen, _numbers(tokens.mask), image, visual, decoder.bidirectional))
             hidden, past, tapped = segment(
-                tokens.hidden, tokens.mask, tokens.positions, self._no_past(len(spec.layers), tokens.hidden)
+                tokens.hidden,
+                tokens.mask,
+                tokens.positions,
+                self._no_past(len(spec.layers), tokens.hidden),
+                blocks,
+                tokens.positions if decoder.window else None,
             )
             tokens = _Tokens(hidden, tokens.mask, tokens.positions)
             state.past.append(past)
             state.masks.append(tokens.mask)
+            if decoder.window:
+                state.positions.append(tokens.positions)
         return tokens.hidden, state
 
     def decode(self, token_ids: Tensor, state: DecoderState) -> Tensor:
         """One more token (B, 1) for each row; the state moves on. Returns logits (B, 1, vocabulary)."""
         hidden: Tensor = self.embed_tokens(token_ids)
+        decoder, here = self.adapter.facts.decoder, state.following[:, None]
+        places = here if decoder.position_axes == 1 else here.expand(decoder.position_axes, -1, -1)
         for number, segment in enumerate(self.segments):
             mask = torch.cat([state.masks[number], torch.ones_like(token_ids)], dim=1)
-            hidden, state.past[number], _ = segment(hidden, mask, state.following[:, None], state.past[number])
+            blocks = torch.full_like(mask, -1) if decoder.bidirectional != "none" else None
+            keys = torch.cat([state.positions[number], here], dim=1) if decoder.window else None
+            hidden, state.past[number], _ = segment(hidden, mask, places, state.past[number], blocks, keys)
             state.masks[number] = mask
+            if keys is not None:
+                state.positions[number] = keys
         state.following = state.following + 1
         return hidden
 
@@ -220,10 +251,12 @@ class CompressedModel(nn.Module):
         if not self.reads_text:
             features, keep_indices = self.vision(pixel_values)
             return features, keep_indices
-        where = asked(ids, mask, self.adapter.image_token_id, self.visual_tokens, "text_after_image")
+        image, spans = self.adapter.image_token_id, self.plan.spans
+        where = asked(ids, mask, image, self.visual_tokens, "text_after_image", spans)
         parts = (where.image_rows, where.query_columns, where.query_mask)
         rows, columns, real = (torch.from_numpy(part).to(embeds.device) for part in parts)
-        text = TextEmbeddings(gather_tokens(embeds.index_select(0, rows), columns), real)
+        own = embeds[..., : self.adapter.facts.decoder.width]
+        text = TextEmbeddings(gather_tokens(own.index_select(0, rows), columns), real)
         features, keep_indices = self.vision(pixel_values, text)
         return features, keep_indices
 
@@ -238,8 +271,8 @@ class CompressedModel(nn.Module):
         self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Token ids, attention mask and pixels of a batch of prompts, each with its images, where the weights are."""
-        counts = [len(group) for group in images]
         flat = [image for group in images for image in group]
+        counts = clips([len(group) for group in images], self.adapter.facts.layout.frames)
         weights = next(self.embed_tokens.parameters())
         pixel_values = self.adapter.preprocess(flat).to(weights) if flat else None
         input_ids, attention_mask = self.adapter.tokenize(prompts, counts, self.visual_tokens)
@@ -403,15 +436,13 @@ def compress(
     needs = NOTHING
     for number, (entry, stage) in enumerate(zip(recipe.stages, token_plan.stages, strict=True)):
         if isinstance(entry, FrequencyFilterEntry):
-            if stage.grid_in is None or stage.grid_out is None:
-                raise AssertionError("a frequency filter's plan always has grids")
-            stages.append(FrequencyFilter(stage.grid_in, stage.grid_out, preserve_mean=entry.preserve_mean))
+            stages.append(FrequencyFilter(stage.grids_in, stage.grids_out, preserve_mean=entry.preserve_mean))
         elif isinstance(entry, PruneEntry):
             own = (selectors or {}).get(number)
             trained = checkpoint(number, entry) if own is None else None
             context = BuildContext(adapter.facts, stage.layers, model_digest, trained, token_plan.encoder_layers)
             selector = own or build_selector(entry.selector, context)
             needs |= selector.needs
-            stages.append(Prune(selector, stage.tokens_out))
+            stages.append(Prune(selector, token_plan.each(stage.tokens_out)))
     vision = VisionEncoder(adapter, token_plan.encoder_layers, stages, needs)
     return CompressedModel(adapter, token_plan, vision, cuts=cuts).eval().requires_grad_(False)

@@ -39,71 +39,118 @@ class DecoderSegment(nn.Module):
         Whether the final norm and the head follow.
     taps : bool
         Whether the input of the last layer is given out too, for a selector behind this segment.
+    begins : int
+        Layer whose carried features come first among those that come in (see :class:`vtc.facts.DecoderFacts`).
     """
 
-    def __init__(self, adapter: VLMAdapter, layers: Sequence[int], *, last: bool, taps: bool = False) -> None:
+    def __init__(
+        self, adapter: VLMAdapter, layers: Sequence[int], *, last: bool, taps: bool = False, begins: int = 0
+    ) -> None:
         super().__init__()
+        self.adapter = adapter
         self.layers = tuple(layers)
         self.taps = taps
         self.last = last
+        self.begins = begins
         self.blocks = nn.ModuleList([adapter.decoder_layers[layer] for layer in self.layers])
-        self.rotary = adapter.rotary
         self.norm = adapter.final_norm if last else nn.Identity()
         self.head = adapter.head if last else nn.Identity()
 
     def forward(
-        self, hidden: Tensor, attention_mask: Tensor, position_ids: Tensor, past: Sequence[KeyValue]
+        self,
+        hidden: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        past: Sequence[KeyValue],
+        block_ids: Tensor | None = None,
+        key_position_ids: Tensor | None = None,
     ) -> tuple[Tensor, list[KeyValue], Tensor | None]:
         """Run the layers over S new tokens behind P cached ones.
 
         Parameters
         ----------
-        hidden : Tensor of shape (B, S, E)
-            Embeddings or the hidden states of the segment before.
+        hidden : Tensor of shape (B, S, E')
+            Embeddings or the hidden states of the segment before, features that are carried along behind them.
         attention_mask : Tensor of shape (B, P + S), int64
             1 for tokens, 0 for padding.
-        position_ids : Tensor of shape (B, S), int64
+        position_ids : Tensor of shape (B, S) or (3, B, S), int64
         past : one (key, value) per layer, each of shape (B, Hkv, P, Dh)
+        block_ids : Tensor of shape (B, P + S), int64, or None
+            For decoders that attend in both directions: the group of each token (see
+            :func:`vtc.sequence.attention_blocks`), -1 for cached ones.
+        key_position_ids : Tensor of shape (B, P + S), int64, or None
+            For decoders with sliding windows: positions of cached and new tokens.
 
         Returns
         -------
         Tensor
-            Hidden states (B, S, E); in the last segment the logits of the last token, (B, 1, vocabulary).
+            Hidden states (B, S, E'); in the last segment the logits of the last token, (B, 1, vocabulary).
         list of (key, value)
             The cache with the new tokens, each of shape (B, Hkv, P + S, Dh).
         Tensor of shape (B, S, E) or None
             Hidden states entering the last layer, where the segment `taps`.
         """
+        facts = self.adapter.facts.decoder
         cache = SegmentCache(self.layers, past)
-        mask = causal_mask(attention_mask, hidden.shape[1], hidden.dtype)
-        rotation = self.rotary(hidden, position_ids)
-        tapped = None
-        for block in self.blocks:
-            tapped = hidden if self.taps else None
-            hidden = block(
-                hidden,
-                attention_mask=mask,
-                position_ids=position_ids,
-                past_key_values=cache,
-                use_cache=True,
-                position_embeddings=rotation,
+        carried = hidden[..., facts.width :]
+        hidden = hidden[..., : facts.width]
+        windows = {layer in facts.window_layers for layer in self.layers}
+        masks = {
+            windowed: attention_bias(
+                attention_mask, hidden, block_ids, key_position_ids, facts.window if windowed else 0
             )
+            for windowed in windows
+        }
+        rotations = {windowed: self.adapter.rotation(hidden, position_ids, windowed) for windowed in windows}
+        tapped = None
+        for layer in self.layers:
+            tapped = hidden if self.taps else None
+            windowed = layer in facts.window_layers
+            hidden = self.adapter.decoder_layer(layer, hidden, masks[windowed], rotations[windowed], cache)
+            if layer < facts.carried:
+                place = (layer - self.begins) * facts.width
+                hidden = hidden + carried[..., place : place + facts.width]
         if self.last:
             hidden = self.head(self.norm(hidden[:, -1:]))
+        elif facts.carried_from(self.layers[-1] + 1):
+            left = carried[..., (self.layers[-1] + 1 - self.begins) * facts.width :]
+            hidden = torch.cat([hidden, left], dim=-1)
         return hidden, [cache.entries[layer] for layer in self.layers], tapped
 
 
-def causal_mask(attention_mask: Tensor, length: int, dtype: torch.dtype) -> Tensor:
+def attention_bias(
+    attention_mask: Tensor,
+    hidden: Tensor,
+    block_ids: Tensor | None = None,
+    key_position_ids: Tensor | None = None,
+    window: int = 0,
+) -> Tensor:
     """What to add to attention scores, (B, 1, S, T): 0 where a token may look, the type's minimum elsewhere.
 
-    The last S = `length` of the T tokens of `attention_mask` (B, T) are the queries. The minimum is finite, so a
-    padding row that may look nowhere still has a softmax.
+    A token looks back, at tokens of its own block in both directions, and never further than a window. The minimum is
+    finite, so a padding row that may look nowhere still has a softmax.
+
+    Parameters
+    ----------
+    attention_mask : Tensor of shape (B, T)
+        Its last S tokens are the queries.
+    hidden : Tensor of shape (B, S, E)
+        Whose length and type count.
+    block_ids, key_position_ids : Tensors of shape (B, T) or None
+    window : int
+        Positions to look back, the token's own included; 0 is without limit.
     """
-    total = attention_mask.shape[1]
+    total, length = attention_mask.shape[1], hidden.shape[1]
     keys = torch.arange(total, device=attention_mask.device)
-    causal = keys[None, :] <= keys[total - length :, None]
-    allowed = causal[None, None] & attention_mask.bool()[:, None, None]
-    return torch.where(allowed, 0.0, torch.finfo(dtype).min).to(dtype)
+    allowed = (keys[None, :] <= keys[total - length :, None])[None]
+    if block_ids is not None:
+        own = block_ids[:, total - length :, None]
+        allowed = allowed | ((own == block_ids[:, None, :]) & (own >= 0))
+    if window and key_position_ids is not None:
+        own = key_position_ids[:, total - length :, None]
+        allowed = allowed & (own - key_position_ids[:, None, :] < window)
+    allowed = allowed & attention_mask.bool()[:, None]
+    return torch.where(allowed[:, None], 0.0, torch.finfo(hidden.dtype).min).to(hidden.dtype)
 
 
 class GatherTokens(nn.Module):
@@ -115,12 +162,27 @@ class GatherTokens(nn.Module):
 
 
 class MergeTokens(nn.Module):
-    """Between segments: tokens that sat out some layers come back unchanged among those that went on."""
+    """Between segments: tokens that sat out some layers come back unchanged among those that went on.
+
+    Parameters
+    ----------
+    width : int
+        Of hidden states, without what is carried behind them.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
 
     def forward(self, full_hidden: Tensor, hidden: Tensor, indices: Tensor) -> Tensor:
         """Rows `indices` (B, S) of `full_hidden` (B, S, E) and `hidden` (B, T, E) laid end to end.
 
         A gather rather than a scatter, so padding can never overwrite a token.
         """
+        # What is carried for layers that were sat out stays behind.
+        sat_out = full_hidden.shape[-1] - hidden.shape[-1]
+        if sat_out:
+            kept = full_hidden[..., : self.width], full_hidden[..., self.width + sat_out :]
+            full_hidden = torch.cat(kept, dim=-1)
         both = torch.cat([full_hidden, hidden], dim=1)
         return gather_tokens(both, indices)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from vtc.assembly import assemble
 from vtc.models.base import VLMAdapter
 from vtc.visual_tokens import Reading, ReadingKind
 
@@ -32,6 +33,22 @@ def read(adapter: VLMAdapter, reading: Reading, hidden: Tensor) -> Tensor:
         Float32, of the shape that the reading's kind says.
     """
     return _READERS[reading.kind](adapter, reading.layer, hidden)
+
+
+def read_tokens(adapter: VLMAdapter, reading: Reading, hidden: Tensor) -> Tensor:
+    """Take a reading, one row for each span of an image; of a token made of several patches, the mean over those."""
+    values = read(adapter, reading, hidden)
+    if adapter.facts.encoder.merge > 1:
+        values = _token_means(adapter, values)
+        if reading.kind == "patch_attention":
+            values = _token_means(adapter, values.transpose(1, 2)).transpose(1, 2)
+    return values if reading.kind == "patch_attention" else assemble(values, adapter.facts.layout)
+
+
+def _token_means(adapter: VLMAdapter, values: Tensor) -> Tensor:
+    """Means (V, N, ...) over each token's patches of values (V, n, ...)."""
+    flat = values.reshape(*values.shape[:2], -1)
+    return adapter.cells(flat).mean(dim=2).reshape(values.shape[0], -1, *values.shape[2:])
 
 
 def _cls_attention(adapter: VLMAdapter, layer: int, hidden: Tensor) -> Tensor:
@@ -82,7 +99,9 @@ def _cls_scores(adapter: VLMAdapter, layer: int, hidden: Tensor, heads: int | No
 
 def _attention(adapter: VLMAdapter, layer: int, hidden: Tensor) -> Tensor:
     """The whole map (B, H, T, T)."""
-    return torch.softmax(_scores(adapter, layer, hidden, hidden, adapter.facts.encoder.heads), dim=-1)
+    scores = _scores(adapter, layer, hidden, hidden, adapter.facts.encoder.heads)
+    seen = adapter.encoder_window(layer)
+    return torch.softmax(scores if seen is None else scores.masked_fill(~seen, -torch.inf), dim=-1)
 
 
 def _scores(adapter: VLMAdapter, layer: int, asking: Tensor, hidden: Tensor, heads: int) -> Tensor:

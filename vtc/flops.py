@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from vtc.facts import DecoderFacts, EncoderFacts
+from vtc.layout import Grid
 
 
-def encoder_flops(encoder: EncoderFacts, patches: int, layers: int, readings: Iterable[str] = ()) -> int:
-    """Count the vision encoder and what selectors read of it.
+def encoder_flops(encoder: EncoderFacts, grid: Grid, layers: Sequence[int], readings: Iterable[str] = ()) -> int:
+    """Count the vision encoder on one view and what selectors read of it.
 
     Parameters
     ----------
     encoder
         Its sizes.
-    patches
-        Patches of the image, without the CLS token.
+    grid
+        Rows and columns of tokens in the view, each of `encoder.merge` ** 2 patches.
     layers
         Layers that run: those after the feature layer do not.
     readings
@@ -30,13 +31,24 @@ def encoder_flops(encoder: EncoderFacts, patches: int, layers: int, readings: It
     Returns
     -------
     int
-        Operations for one image: patch embedding, projections, scores and values, feed-forward.
+        Operations for one view: patch embedding, projections, scores and values, feed-forward.
     """
     d = encoder.width
-    n = patches + encoder.has_cls
-    embedding = patches * d * 3 * encoder.patch_size**2
-    layer = 4 * n * d * d + 2 * n * n * d + 2 * n * d * encoder.ffn
-    return 2 * (embedding + layers * layer + sum(_reading_products(kind, n, d) for kind in readings))
+    rows, columns = grid[0] * encoder.merge, grid[1] * encoder.merge
+    n = rows * columns + encoder.has_cls
+    embedding = rows * columns * d * 3 * encoder.frames * encoder.patch_size**2
+    layer = n * d * (4 * d + (3 if encoder.gated_ffn else 2) * encoder.ffn)
+    pairs = sum(_pairs(encoder, layer_number, n, (rows, columns)) for layer_number in layers)
+    readings_products = sum(_reading_products(kind, n, d) for kind in readings)
+    return 2 * (embedding + len(layers) * layer + 2 * pairs * d + readings_products)
+
+
+def _pairs(encoder: EncoderFacts, layer: int, tokens: int, patches: Grid) -> int:
+    """Queries times keys of a layer; windows at the edges are filled up."""
+    if not encoder.window or layer in encoder.whole_layers:
+        return tokens**2
+    side = encoder.window
+    return -(-patches[0] // side) * -(-patches[1] // side) * side**4
 
 
 def _reading_products(kind: str, tokens: int, width: int) -> int:
@@ -71,12 +83,14 @@ def decoder_flops(decoder: DecoderFacts, lengths: Sequence[int]) -> int:
     Returns
     -------
     int
-        Operations: grouped projections, scores and values over the full n × n, feed-forward. Without the
-        head.
+        Operations: grouped projections, scores and values over the full n × n, feed-forward, of a mixture of experts
+        the ones that a token passes and the choice of them. Without the head.
     """
     query, key_value = decoder.heads * decoder.head_dim, decoder.kv_heads * decoder.head_dim
     projections = 2 * decoder.width * query + 2 * decoder.width * key_value
-    feed_forward = (3 if decoder.gated_ffn else 2) * decoder.width * decoder.ffn
+    feed_forward = (3 if decoder.gated_ffn else 2) * decoder.width * decoder.ffn * decoder.active_experts
+    if decoder.experts > 1:
+        feed_forward += decoder.width * decoder.experts
     return 2 * sum(n * (projections + feed_forward) + 2 * n * n * query for n in lengths)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from vtc import flops
 from vtc.errors import InputError, RecipeError
 from vtc.facts import DecoderFacts, EncoderFacts, ModelFacts
+from vtc.layout import Grid, ImageLayout
 from vtc.plan_depth import DecoderDepth, Faults, decoder_depth, encoder_depth
 from vtc.plan_stages import StagePlan, check_combination, plan_stages
 from vtc.recipe import Prune, PruneInDecoder, Recipe
@@ -67,10 +68,14 @@ class TokenPlan:
         One entry for each stage of the recipe.
     visual_tokens_in, keep
         Visual tokens of an image before any stage, and entering the decoder.
+    spans
+        Runs of placeholders that an image takes, which have equal shares of all counts here.
     positions, position_span
-        The position convention, and the positions that an image takes up: text behind it goes on after that
-        many. The span is `keep` when renumbered; with original positions it is the number of tokens the first
-        prune chose from.
+        The position convention, and the positions that a run of placeholders takes up: text behind it goes on after
+        that many. The span is what the run keeps when renumbered; with original positions it is the number of tokens
+        the first prune chose from, separators included.
+    position_grids
+        Where positions are time, row and column, which are always the original ones: the grids that they count.
     encoder_layers, decoder_layers
         Layers that run, as the model numbers them.
     decoder_visual_tokens
@@ -97,8 +102,10 @@ class TokenPlan:
     stages: tuple[StagePlan, ...]
     visual_tokens_in: int
     keep: int
+    spans: int
     positions: Positions
     position_span: int
+    position_grids: tuple[Grid, ...]
     encoder_layers: tuple[int, ...]
     decoder_layers: tuple[int, ...]
     decoder_visual_tokens: tuple[int, ...]
@@ -109,6 +116,10 @@ class TokenPlan:
     flops_parts: Mapping[str, int]
     kv_bytes: int
     provisional: tuple[str, ...]
+
+    def each(self, tokens: int) -> int:
+        """Share of each run of placeholders in a count of an image's tokens."""
+        return tokens // self.spans
 
     @property
     def cut_layers(self) -> tuple[int, ...]:
@@ -193,25 +204,26 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
     if faults.found:
         raise RecipeError("\n".join(faults.messages()))
 
+    layout, spans = facts.layout, facts.layout.spans
     before_decoder = [stage.tokens_out for stage in stages if stage.kind in ("frequency_filter", "prune")]
-    keep = before_decoder[-1] if before_decoder else facts.visual_tokens
+    keep = before_decoder[-1] if before_decoder else spans * layout.tokens
     prunes = [(stage, entry) for stage, entry in zip(stages, recipe.stages, strict=True) if isinstance(entry, Prune)]
-    positions: Positions = prunes[0][1].positions if prunes else "renumber"
+    positions, position_span, position_grids = _positions(stages, prunes, facts, keep // spans)
     kept_at = {layer: stages[number].tokens_out for layer, number in depth.cuts.items()}
     visual = tuple(_visual_tokens(layer, keep, kept_at) if depth.sees_image(layer) else 0 for layer in depth.kept)
     lengths = [text_tokens + count for count in visual]
     readings = _readings(prunes, facts)
-    projections = 2 * _projected(prunes, keep) * facts.projector_params
+    projections = 2 * _projected(prunes, keep, layout) * facts.projector_params
     parts = {
-        "encoder": flops.encoder_flops(facts.encoder, facts.visual_tokens, len(encoder_layers), readings)
+        "encoder": layout.views * flops.encoder_flops(facts.encoder, layout.view_grid, encoder_layers, readings)
         + sum(
-            flops.product_flops(entry.selector.products(stage.tokens_in, stage.tokens_out, text_tokens, facts))
+            spans * flops.product_flops(entry.selector.products(*_each(stage, spans), text_tokens, facts))
             for stage, entry in prunes
         ),
-        "projector": projections + _filter_flops(stages, facts.encoder.width),
+        "projector": projections + spans * _filter_flops(stages, facts),
         "decoder": flops.decoder_flops(facts.decoder, lengths),
         "selection": sum(
-            _selection_flops(entry, stage.tokens_in, text_tokens, facts.decoder)
+            _selection_flops(entry, stage.tokens_in, spans, text_tokens, facts.decoder)
             for stage, entry in zip(stages, recipe.stages, strict=True)
             if isinstance(entry, PruneInDecoder)
         ),
@@ -219,10 +231,12 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
     }
     return TokenPlan(
         stages=stages,
-        visual_tokens_in=facts.visual_tokens,
+        visual_tokens_in=spans * layout.tokens,
         keep=keep,
+        spans=spans,
         positions=positions,
-        position_span=prunes[0][0].tokens_in if positions == "original" else keep,
+        position_span=position_span,
+        position_grids=position_grids,
         encoder_layers=encoder_layers,
         decoder_layers=depth.kept,
         decoder_visual_tokens=visual,
@@ -240,8 +254,26 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
     )
 
 
-def _selection_flops(entry: PruneInDecoder, tokens: int, text: int, decoder: DecoderFacts) -> int:
-    return flops.text_attention_flops(decoder, entry.selector.rows(text, tokens), text + tokens)
+def _positions(
+    stages: Sequence[StagePlan], prunes: Sequence[tuple[StagePlan, Prune]], facts: ModelFacts, keep: int
+) -> tuple[Positions, int, tuple[Grid, ...]]:
+    """The convention, the positions that a run of placeholders takes up, and the grids that they count."""
+    filtered = [stage for stage in stages if stage.kind == "frequency_filter"]
+    if facts.decoder.position_axes > 1:
+        grids = filtered[-1].grids_out if filtered else facts.layout.grids
+        return "original", max(max(grid) for grid in grids), grids
+    if not prunes or prunes[0][1].positions == "renumber":
+        return "renumber", keep, ()
+    return "original", _each(prunes[0][0], facts.layout.spans)[0] if filtered else facts.layout.tokens, ()
+
+
+def _each(stage: StagePlan, spans: int) -> tuple[int, int]:
+    """Tokens of one run of placeholders before and after a stage."""
+    return stage.tokens_in // spans, stage.tokens_out // spans
+
+
+def _selection_flops(entry: PruneInDecoder, tokens: int, spans: int, text: int, decoder: DecoderFacts) -> int:
+    return spans * flops.text_attention_flops(decoder, entry.selector.rows(text, tokens // spans), text + tokens)
 
 
 def _visual_tokens(layer: int, keep: int, kept_at: Mapping[int, int]) -> int:
@@ -276,16 +308,22 @@ def _readings(prunes: Sequence[tuple[StagePlan, Prune]], facts: ModelFacts) -> l
     return [instead.get(kind, kind) for kind, _ in found]
 
 
-def _projected(prunes: Sequence[tuple[StagePlan, Prune]], keep: int) -> int:
+def _projected(prunes: Sequence[tuple[StagePlan, Prune]], keep: int, layout: ImageLayout) -> int:
     """Tokens that pass the projector: all that the first selector sees which looks at the decoder's space."""
+    if layout.resized:
+        return layout.views * layout.view_grid[0] * layout.view_grid[1]
+    if keep == layout.spans * layout.tokens:
+        return layout.spans * layout.selectable
     return max((stage.tokens_in for stage, entry in prunes if entry.selector.projects), default=keep)
 
 
-def _filter_flops(stages: Sequence[StagePlan], width: int) -> int:
+def _filter_flops(stages: Sequence[StagePlan], facts: ModelFacts) -> int:
+    width = facts.token_width * (1 + facts.decoder.carried)
     return sum(
-        flops.filter_flops(width, stage.grid_in, stage.grid_out)
+        flops.filter_flops(width, before, after)
         for stage in stages
-        if stage.kind == "frequency_filter" and stage.grid_in and stage.grid_out
+        if stage.kind == "frequency_filter"
+        for before, after in zip(stage.grids_in, stage.grids_out, strict=True)
     )
 
 

@@ -17,7 +17,7 @@ from vtc.recipe_schema import Prune
 
 
 def budget_keeps(recipe: Recipe, facts: ModelFacts, depth: DecoderDepth, faults: Faults) -> dict[int, int]:
-    """Tokens that each pruning stage keeps under the recipe's budget.
+    """Tokens that each pruning stage keeps, of one run of placeholders, under the recipe's budget.
 
     Parameters
     ----------
@@ -36,8 +36,10 @@ def budget_keeps(recipe: Recipe, facts: ModelFacts, depth: DecoderDepth, faults:
     steps = [*prunes, *depth.cuts.values()]
     if budget is None or not steps:
         return {}
-    total, whole = facts.decoder.layers, facts.visual_tokens
-    average = budget.keep_average * whole if isinstance(budget.keep_average, float) else float(budget.keep_average)
+    total, layout = facts.decoder.layers, facts.layout
+    whole = layout.selectable if prunes else layout.tokens
+    given = budget.keep_average
+    average = given * whole if isinstance(given, float) else given / layout.spans
     seeing = [layer for layer in depth.kept if depth.sees_image(layer)]
     starts = [*depth.cuts, total]
     weights = [sum(start <= layer < stop for layer in seeing) for start, stop in pairwise(starts)]
@@ -51,10 +53,9 @@ def budget_keeps(recipe: Recipe, facts: ModelFacts, depth: DecoderDepth, faults:
     last = (average * total - fixed) / per_token if per_token else 0.0
     keeps = [min(whole, round(last * share)) for share in shares]
     if fixed + sum(weights) > average * total + 1e-9:
-        least = (fixed + sum(weights)) / total
-        faults.add_at(
-            ("budget", "keep_average"), f"{average:g} tokens cannot be reached; this recipe needs at least {least:g}"
-        )
+        least = layout.spans * (fixed + sum(weights)) / total
+        problem = f"{layout.spans * average:g} tokens cannot be reached; this recipe needs at least {least:g}"
+        faults.add_at(("budget", "keep_average"), problem)
         return dict.fromkeys(steps, 1)
     return dict(zip(steps, _within(keeps, weights, average * total - fixed), strict=True))
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from vtc.facts import ModelFacts
+from vtc.layout import Grid
 from vtc.plan_budget import budget_keeps
 from vtc.plan_depth import DecoderDepth, Faults, listed_layers
 from vtc.recipe import Recipe
@@ -19,13 +21,12 @@ from vtc.recipe_selectors import (
     ENCODER_SELECTORS,
     AnyDecoderSelector,
     ClsAttentionSelector,
+    EVSSelector,
     LearnedSelector,
     RandomSelector,
     RelevanceSelector,
     TextAttentionSelector,
 )
-
-Grid = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class StagePlan:
     ----------
     kind, detail
         The stage's kind, and what it does here in words.
-    grid_in, grid_out
-        (H, W) of the visual tokens, None once a selector has left no grid.
+    grids_in, grids_out
+        (H, W) of the visual tokens of each run of placeholders, grid by grid; none once a selector has left no grid.
     tokens_in, tokens_out
         Visual tokens of one image, before and after the stage; for stages of the decoder those that enter it,
         and 0 after an exit.
@@ -50,8 +51,8 @@ class StagePlan:
 
     kind: str
     detail: str
-    grid_in: Grid | None
-    grid_out: Grid | None
+    grids_in: tuple[Grid, ...]
+    grids_out: tuple[Grid, ...]
     tokens_in: int
     tokens_out: int
     layer: int | None = None
@@ -136,35 +137,36 @@ def plan_stages(
     faults: Faults,
 ) -> tuple[StagePlan, ...]:
     """Follow one image's visual tokens through the stages."""
-    tokens = facts.visual_tokens
-    grid: Grid | None = facts.grid
-    keeps = budget_keeps(recipe, facts, depth, faults)
+    layout, spans = facts.layout, facts.layout.spans
+    before_decoder = any(isinstance(stage, FrequencyFilter | Prune) for stage in recipe.stages)
+    # Counts are those of one run of placeholders until the end.
+    tokens = layout.selectable if before_decoder else layout.tokens
+    grids = layout.grids
+    keeps = {number: spans * keep for number, keep in budget_keeps(recipe, facts, depth, faults).items()}
     cut_at = {number: layer for layer, number in depth.cuts.items()}
     plans = []
     for number, stage in enumerate(recipe.stages):
-        tokens_in, grid_in = tokens, grid
+        tokens_in, grids_in = tokens, grids
         layer: int | None = None
         layers: tuple[int, ...] = ()
         match stage:
             case FrequencyFilter():
-                if grid is not None:  # check_order has refused a filter behind a prune
-                    grid = _filter_grid(stage, grid, number, faults)
-                    tokens = grid[0] * grid[1]
-                detail = f"{_sides(grid_in)} tokens to {_sides(grid)}"
+                if grids:  # check_order has refused a filter behind a prune
+                    grids = _filter_grids(stage, grids, spans, number, faults)
+                    tokens = sum(rows * columns for rows, columns in grids)
+                detail = f"{_sides(grids_in)} tokens to {_sides(grids)}"
             case Prune():
-                tokens = _kept_tokens(keeps.get(number, stage.keep), tokens, number, faults)
-                grid = None
+                tokens = _kept_tokens(keeps.get(number, stage.keep), tokens, spans, number, faults)
+                grids = ()
                 layers = _attention_layers(stage, facts, encoder_layers, number, faults)
                 if stage.selector.needs_cls and not facts.encoder.has_cls:
                     problem = f"needs a CLS token, and this encoder has none; these work: {_others('needs_cls')}"
                     faults.add(number, "selector", f"{stage.selector.name} {problem}")
-                if stage.selector.needs_frames:
-                    problem = f"needs the frames of a video, and {facts.model_type} takes single images"
-                    faults.add(number, "selector", f"{stage.selector.name} {problem}")
+                _check_views(stage, facts, number, faults)
                 detail = _selector_detail(stage, layers)
             case PruneInDecoder():
-                tokens = _kept_tokens(keeps.get(number, stage.keep), tokens, number, faults)
-                grid = None
+                tokens = _kept_tokens(keeps.get(number, stage.keep), tokens, spans, number, faults)
+                grids = ()
                 layer = cut_at.get(number)
                 detail = f"before decoder layer {layer}, {_cut_detail(stage.selector)}"
             case VisualExit():
@@ -175,30 +177,71 @@ def plan_stages(
                 verb = "skipped by visual tokens" if stage.visual_only else "removed"
                 detail = f"{stage.component} {_listing(layers)} {verb}"
         tokens_out = 0 if stage.kind == "visual_exit" else tokens
-        plans.append(StagePlan(stage.kind, detail, grid_in, grid, tokens_in, tokens_out, layer, layers))
+        plans.append(
+            StagePlan(stage.kind, detail, grids_in, grids, spans * tokens_in, spans * tokens_out, layer, layers)
+        )
     return tuple(plans)
 
 
-def _kept_tokens(keep: int | float | None, tokens: int, number: int, faults: Faults) -> int:
+def _check_views(stage: Prune, facts: ModelFacts, number: int, faults: Faults) -> None:
+    """Report a selector that wants frames where there are none, or one picture where there are several."""
+    selector, layout = stage.selector, facts.layout
+    if isinstance(selector, EVSSelector) and (layout.frames == 1 or layout.spans > 1):
+        problem = f"needs the frames of a video in one run of tokens, and {facts.model_type} has none here"
+        faults.add(number, "selector", f"{selector.name} {problem}")
+    elif isinstance(selector, EVSSelector) and selector.frames != len(layout.grids):
+        faults.add(number, "selector.frames", f"is {selector.frames}, and the clip has {len(layout.grids)}")
+    elif selector.compares_patches and layout.span_views > 1:
+        problem = f"ranks patches by attention among them, and the {layout.span_views} views of an image here never"
+        works = _others("compares_patches")
+        faults.add(number, "selector", f"{selector.name} {problem} see each other; these work: {works}")
+
+
+def _kept_tokens(keep: int | float | None, tokens: int, spans: int, number: int, faults: Faults) -> int:
     if isinstance(keep, float):
         return max(1, round(keep * tokens))
     if keep is None:  # check_combination has refused a stage without a budget
         return tokens
-    if keep > tokens:
-        problem = f"cannot keep {keep} of {tokens} visual tokens; give at most {tokens} or a fraction"
-        faults.add(number, "keep", problem)
+    return _each_span(keep, tokens, spans, number, faults)
+
+
+def _each_span(keep: int, tokens: int, spans: int, number: int, faults: Faults) -> int:
+    """What each run of `tokens` keeps where an image keeps `keep`."""
+    if keep > spans * tokens:
+        whole = spans * tokens
+        faults.add(number, "keep", f"cannot keep {keep} of {whole} visual tokens; give at most {whole} or a fraction")
         return tokens
-    return keep
+    if keep % spans:
+        near = max(1, round(keep / spans)) * spans
+        problem = f"{keep} tokens cannot be shared equally by the {spans} tiles of an image; give {near} or a fraction"
+        faults.add(number, "keep", problem)
+    return max(1, keep // spans)
 
 
-def _filter_grid(stage: FrequencyFilter, grid: Grid, number: int, faults: Faults) -> Grid:
-    if stage.keep == "auto":
+def _filter_grids(
+    stage: FrequencyFilter, grids: tuple[Grid, ...], spans: int, number: int, faults: Faults
+) -> tuple[Grid, ...]:
+    total = sum(rows * columns for rows, columns in grids)
+    if stage.keep == "auto" and len(grids) > 1:
+        problem = f"auto needs tokens that form one grid, and here they form {len(grids)}; give a fraction"
+        faults.add(number, "keep", problem)
+    if len(grids) == 1 or stage.keep == "auto":
+        keep = _each_span(stage.keep, total, spans, number, faults) if isinstance(stage.keep, int) else stage.keep
+        return tuple(_filter_grid(keep, grid, number, faults) for grid in grids)
+    share = stage.keep if isinstance(stage.keep, float) else stage.keep / (spans * total)
+    side = math.sqrt(min(share, 1))
+    smaller = tuple((max(1, round(rows * side)), max(1, round(columns * side))) for rows, columns in grids)
+    found = spans * sum(rows * columns for rows, columns in smaller)
+    if isinstance(stage.keep, int) and found != stage.keep:
+        faults.add(number, "keep", f"{stage.keep} tokens cannot be spread over {len(grids)} grids; {found} can")
+    return smaller
+
+
+def _filter_grid(wanted: int | float | str, grid: Grid, number: int, faults: Faults) -> Grid:
+    if isinstance(wanted, str):
         return math.ceil(grid[0] / 2), math.ceil(grid[1] / 2)
     total = grid[0] * grid[1]
-    keep = max(1, round(stage.keep * total)) if isinstance(stage.keep, float) else stage.keep
-    if keep > total:
-        faults.add(number, "keep", f"cannot keep {keep} of {total} visual tokens; give at most {total} or a fraction")
-        return grid
+    keep = max(1, round(wanted * total)) if isinstance(wanted, float) else wanted
     found = smaller_grid(grid, keep)
     if found is None:
         below = next(k for k in range(keep, 0, -1) if smaller_grid(grid, k))
@@ -206,8 +249,8 @@ def _filter_grid(stage: FrequencyFilter, grid: Grid, number: int, faults: Faults
         faults.add(
             number,
             "keep",
-            f"{keep} tokens form no grid inside {_sides(grid)}; the nearest that do: "
-            f"{below} ({_sides(smaller_grid(grid, below))}), {above} ({_sides(smaller_grid(grid, above))})",
+            f"{keep} tokens form no grid inside {_side(grid)}; the nearest that do: "
+            f"{below} ({_side(smaller_grid(grid, below))}), {above} ({_side(smaller_grid(grid, above))})",
         )
         return grid
     return found
@@ -263,8 +306,13 @@ def _attention_layers(
 # Words ------------------------------------------------------------------------------------------------------
 
 
-def _sides(grid: Grid | None) -> str:
+def _side(grid: Grid | None) -> str:
     return f"{grid[0]}x{grid[1]}" if grid else "no grid"
+
+
+def _sides(grids: Sequence[Grid]) -> str:
+    runs = [(_side(grid), len(list(run))) for grid, run in groupby(grids)]
+    return " + ".join(side if count == 1 else f"{count} times {side}" for side, count in runs) or "no grid"
 
 
 def _listing(layers: Sequence[int]) -> str:

@@ -6,10 +6,14 @@ prompt and a prompt may hold several.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vtc.errors import InputError
 
 IntArray = NDArray[np.int64]
 
@@ -20,8 +24,8 @@ class Positions:
 
     Attributes
     ----------
-    ids : array of shape (B, S)
-        Position of every token; 0 on padding.
+    ids : array of shape (B, S), or (3, B, S)
+        Position of every token, or its time, row and column; 0 on padding.
     following : array of shape (B,)
         Position of the first generated token of each row.
     """
@@ -30,12 +34,50 @@ class Positions:
     following: IntArray
 
 
+@dataclass(frozen=True)
+class PositionRule:
+    """What the decoder is told of where visual tokens stand.
+
+    Attributes
+    ----------
+    kind : {"renumber", "original"}
+        Whether kept tokens are numbered through or have the positions that they had among all.
+    span : int
+        With ``original``, positions that an image takes: the text behind it goes on that much later.
+    grids : tuple of (int, int)
+        Where a position is time, row and column (M-RoPE, Wang et al. 2024, arXiv 2409.12191): the grids that the places
+        of tokens count, each later than the one before; else empty.
+    time_step : float
+        Time from one grid to the next; rounded down.
+    """
+
+    kind: Literal["renumber", "original"] = "renumber"
+    span: int = 0
+    grids: tuple[tuple[int, int], ...] = ()
+    time_step: float = 1.0
+
+    @property
+    def axes(self) -> int:
+        """Numbers that make up a position."""
+        return 3 if self.grids else 1
+
+    def offsets(self, keep_indices: IntArray) -> IntArray:
+        """Positions (images, K, axes) of kept tokens relative to where their image begins."""
+        if self.kind == "renumber":
+            return np.broadcast_to(np.arange(keep_indices.shape[1]), keep_indices.shape)[..., None]
+        if not self.grids:
+            return keep_indices[..., None]
+        coordinates = [
+            (int(number * self.time_step), row, column)
+            for number, (rows, columns) in enumerate(self.grids)
+            for row in range(rows)
+            for column in range(columns)
+        ]
+        return np.asarray(coordinates, dtype=np.int64)[keep_indices]
+
+
 def positions(
-    input_ids: IntArray,
-    attention_mask: IntArray,
-    image_token_id: int,
-    keep_indices: IntArray,
-    original_tokens: int | None,
+    input_ids: IntArray, attention_mask: IntArray, image_token_id: int, keep_indices: IntArray, rule: PositionRule
 ) -> Positions:
     """Positions of text and visual tokens.
 
@@ -45,27 +87,62 @@ def positions(
         Left-padded prompts in which each image takes K placeholders.
     image_token_id : int
     keep_indices : array of shape (images, K)
-        Ascending places of the kept tokens on the encoder's grid, images in prompt order over the whole batch.
-    original_tokens : int or None
-        N, the tokens an image had before pruning: kept tokens then keep their original positions, and the text behind
-        an image goes on N later. None: everything is numbered contiguously.
+        Ascending places of the kept tokens among all, images in prompt order over the whole batch.
+    rule : PositionRule
 
     Returns
     -------
     Positions
     """
     keep = keep_indices.shape[1] if keep_indices.size else 1
-    span = keep if original_tokens is None else original_tokens
-    offsets = np.broadcast_to(np.arange(keep), keep_indices.shape) if original_tokens is None else keep_indices
+    span = keep if rule.kind == "renumber" else rule.span
     real = attention_mask.astype(bool)
     visual = (input_ids == image_token_id) & real
     text = real & ~visual
     visual_before = np.cumsum(visual, axis=1) - visual
-    ids = np.cumsum(text, axis=1) - text + span * (visual_before // keep)
-    ids[visual] += offsets.reshape(-1)
-    ids[~real] = 0
+    begins = np.cumsum(text, axis=1) - text + span * (visual_before // keep)
+    ids = np.stack([begins] * rule.axes).astype(np.int64)
+    if keep_indices.size:
+        ids[:, visual] += rule.offsets(keep_indices).reshape(-1, rule.axes).T
+    ids[:, ~real] = 0
     following = text.sum(axis=1) + span * (visual.sum(axis=1) // keep)
-    return Positions(ids.astype(np.int64), following.astype(np.int64))
+    if rule.grids:
+        return Positions(ids, ids.max(axis=(0, 2)) + 1)
+    return Positions(ids[0], following.astype(np.int64))
+
+
+def clips(images: Sequence[int], frames: int) -> list[int]:
+    """Inputs that so many images of each prompt make up: one each, or one for every clip of `frames`.
+
+    Raises
+    ------
+    InputError
+        If a prompt's images do not make up whole clips.
+    """
+    for count in images:
+        if count % frames:
+            raise InputError(f"{count} image(s) are not clips of {frames} frames; give all frames of each clip")
+    return [count // frames for count in images]
+
+
+def attention_blocks(
+    input_ids: IntArray, attention_mask: IntArray, image_token_id: int, tokens: int, kind: str
+) -> IntArray:
+    """Numbers of the groups of tokens that attend to each other in both directions, (B, S); -1 is in none.
+
+    Parameters
+    ----------
+    input_ids, attention_mask : arrays of shape (B, S)
+        Left-padded prompts in which each image takes `tokens` placeholders.
+    image_token_id, tokens : int
+    kind : {"image", "prompt"}
+        Each image is a group of its own, or each whole prompt.
+    """
+    real = attention_mask.astype(bool)
+    if kind == "prompt":
+        return np.where(real, 0, -1)
+    visual = (input_ids == image_token_id) & real
+    return np.where(visual, (np.cumsum(visual, axis=1) - 1) // max(tokens, 1), -1)
 
 
 @dataclass(frozen=True)
@@ -124,7 +201,9 @@ class Asked:
     query_mask: IntArray
 
 
-def asked(input_ids: IntArray, attention_mask: IntArray, image_token_id: int, tokens: int, queries: str) -> Asked:
+def asked(
+    input_ids: IntArray, attention_mask: IntArray, image_token_id: int, tokens: int, queries: str, spans: int = 1
+) -> Asked:
     """Find the images of left-padded prompts, `tokens` placeholders each, and the text that asks about them.
 
     Parameters
@@ -132,17 +211,23 @@ def asked(input_ids: IntArray, attention_mask: IntArray, image_token_id: int, to
     input_ids, attention_mask : arrays of shape (B, S)
     image_token_id, tokens : int
     queries : {"text_after_image", "all_text", "last_token"}
+    spans : int
+        Runs of placeholders that make up one image; the text between them asks nothing.
     """
     real = attention_mask.astype(bool)
     visual = (input_ids == image_token_id) & real
     rows, columns = (places.reshape(-1, tokens) for places in np.nonzero(visual))
     image_rows = rows[:, 0]
     place = np.arange(input_ids.shape[1])[None, :]
+    begins = np.repeat(columns[::spans, 0], spans)[:, None]
+    ends = np.repeat(columns[spans - 1 :: spans, -1], spans)[:, None]
     asks = (real & ~visual)[image_rows]
     if queries == "last_token":
         asks = asks & (place == input_ids.shape[1] - 1)
-    elif queries != "all_text":
-        asks &= place > columns[:, -1:]
+    elif queries == "all_text":
+        asks &= (place < begins) | (place > ends)
+    else:
+        asks &= place > ends
     return Asked(image_rows, columns, *_left_padded(asks))
 
 
@@ -175,7 +260,13 @@ class Cut:
 
 
 def cut(
-    input_ids: IntArray, attention_mask: IntArray, image_token_id: int, tokens: int, keep: int, queries: str
+    input_ids: IntArray,
+    attention_mask: IntArray,
+    image_token_id: int,
+    tokens: int,
+    keep: int,
+    queries: str,
+    spans: int = 1,
 ) -> Cut:
     """Lay out a batch in which each image goes from `tokens` visual tokens to `keep`.
 
@@ -186,6 +277,8 @@ def cut(
     image_token_id, tokens, keep : int
     queries : {"text_after_image", "all_text", "last_token"}
         Which text tokens ask.
+    spans : int
+        As for :func:`asked`.
     """
     real = attention_mask.astype(bool)
     visual = (input_ids == image_token_id) & real
@@ -196,7 +289,7 @@ def cut(
     kept, mask = _left_padded(stays)
     layout = np.where(mask == 1, np.take_along_axis(source, kept, axis=1), 0)
     ids = np.take_along_axis(input_ids, kept, axis=1)
-    return Cut(asked(input_ids, attention_mask, image_token_id, tokens, queries), layout, ids, mask)
+    return Cut(asked(input_ids, attention_mask, image_token_id, tokens, queries, spans), layout, ids, mask)
 
 
 def _left_padded(chosen: NDArray[np.bool_]) -> tuple[IntArray, IntArray]:

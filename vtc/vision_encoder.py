@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from vtc.encoder_readings import read
+from vtc.assembly import assemble, with_separators
+from vtc.encoder_readings import read_tokens
+from vtc.layout import Grid, single_view
 from vtc.models.base import VLMAdapter
 from vtc.selectors.base import NOTHING, Needs
 from vtc.stages.prune import Prune
-from vtc.visual_tokens import TextEmbeddings, VisualTokens, on_grid
+from vtc.visual_tokens import TextEmbeddings, VisualTokens, in_grids
 
 
 class VisionEncoder(nn.Module):
@@ -48,63 +51,82 @@ class VisionEncoder(nn.Module):
         return sorted({reading.layer for reading in self.needs.readings} & set(self.layers))
 
     def tokens(self, pixel_values: Tensor) -> VisualTokens:
-        """All visual tokens of images (B, 3, H, W) in the encoder's space, before any stage."""
+        """All visual tokens of images (B, ...) before any stage, one row for each of their spans."""
         hidden = self.adapter.embed_patches(pixel_values)
         inputs: dict[int, Tensor] = {}
+        outputs: dict[int, Tensor] = {}
         for layer in self.layers:
             if layer in self.read_layers:
                 inputs[layer] = hidden
-            hidden = self.adapter.encoder_layer(layer, hidden)
-        patch = self.adapter.facts.encoder.patch_size
-        grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
-        return self.noted(hidden, inputs, grid)
+            hidden = outputs[layer] = self.adapter.encoder_layer(layer, hidden)
+        tokens = self.noted(hidden, inputs)
+        layers = self.adapter.carried_layers
+        if not layers:
+            return tokens
+        # Behind a layer that a recipe drops, the output of the one before it is carried.
+        behind = [max((run for run in outputs if run <= layer), default=min(outputs)) for layer in layers]
+        carried = torch.cat([self.adapter.view_tokens(outputs[layer]) for layer in behind], dim=-1)
+        return replace(tokens, carried=assemble(carried, self.adapter.facts.layout))
 
-    def noted(self, hidden: Tensor, inputs: Mapping[int, Tensor], grid: tuple[int, int]) -> VisualTokens:
+    def noted(self, hidden: Tensor, inputs: Mapping[int, Tensor]) -> VisualTokens:
         """Visual tokens with the readings that selectors need.
 
         Parameters
         ----------
-        hidden : Tensor of shape (B, [1 +] N, D)
+        hidden : Tensor of shape (views, [1 +] n, D)
             Output of the last layer that runs.
         inputs : mapping of layer to Tensor of the same shape
             Inputs of the layers that are read; a layer that is not among them reads `hidden`.
-        grid : (int, int)
         """
+        layout = self.adapter.facts.layout
         readings = {
-            reading: read(self.adapter, reading, inputs.get(reading.layer, hidden)) for reading in self.needs.readings
+            reading: read_tokens(self.adapter, reading, inputs.get(reading.layer, hidden))
+            for reading in self.needs.readings
         }
-        return on_grid(self.adapter.patch_tokens(hidden), grid, readings)
+        features = self.adapter.view_features(hidden)
+        if layout.resized:  # which the model does behind the projector
+            features = self.adapter.projector(features)
+        return in_grids(assemble(features, layout), layout.grids, layout.places, readings)
 
     def through_stages(self, tokens: VisualTokens) -> VisualTokens:
         """Visual tokens behind the last stage."""
         for stage in self.stages:
             if isinstance(stage, Prune) and stage.selector.needs.projected and tokens.projected is None:
-                tokens = replace(tokens, projected=self.adapter.projector(tokens.features))
+                tokens = replace(tokens, projected=self._project(tokens.features))
             tokens = stage(tokens)
         return tokens
 
+    def _project(self, features: Tensor) -> Tensor:
+        return features if self.adapter.facts.layout.resized else cast(Tensor, self.adapter.projector(features))
+
     def compress(self, tokens: VisualTokens) -> tuple[Tensor, Tensor]:
         """Stages and projector; returns as :meth:`forward` does."""
+        layout = self.adapter.facts.layout
         tokens = self.through_stages(tokens)
         # The projector treats each token alone, so it runs on the kept ones only, unless a selector wanted all.
-        projected = self.adapter.projector(tokens.features) if tokens.projected is None else tokens.projected
-        return projected, tokens.indices
+        projected = self._project(tokens.features) if tokens.projected is None else tokens.projected
+        if tokens.carried is not None:
+            projected = torch.cat([projected, self.adapter.project_carried(tokens.carried)], dim=-1)
+        if self.stages or layout.tokens == layout.selectable:
+            return projected, tokens.indices
+        places = torch.arange(layout.tokens, device=projected.device).expand(projected.shape[0], -1)
+        return with_separators(projected, self.adapter.separator, layout), places
 
     def forward(self, pixel_values: Tensor, text: TextEmbeddings | None = None) -> tuple[Tensor, Tensor]:
         """Encode images.
 
         Parameters
         ----------
-        pixel_values : Tensor of shape (B, 3, H, W)
+        pixel_values : Tensor of shape (images, *shape of one image's pixels)
         text : TextEmbeddings or None
-            The questions, where `needs.text` says so.
+            The questions, one for each span, where `needs.text` says so.
 
         Returns
         -------
-        image_features : Tensor of shape (B, K, E)
-            Tokens in the decoder's space.
-        keep_indices : Tensor of shape (B, K), int64
-            Their places on the grid, ascending.
+        image_features : Tensor of shape (spans, K, E)
+            Tokens in the decoder's space; behind them what is carried along (see :class:`vtc.facts.DecoderFacts`).
+        keep_indices : Tensor of shape (spans, K), int64
+            Their places among all of the span, ascending.
         """
         return self.compress(replace(self.tokens(pixel_values), text=text))
 
@@ -114,18 +136,20 @@ class DownsampledImage(nn.Module):
 
     Parameters
     ----------
-    encoder : VisionEncoder
-        Without stages.
+    adapter : VLMAdapter
+        Whose images are one view each, of one token a patch.
+    layers : sequence of int
+        Encoder layers to run.
     grid : (int, int)
         Rows and columns of tokens wanted.
     """
 
-    def __init__(self, encoder: VisionEncoder, grid: tuple[int, int]) -> None:
+    def __init__(self, adapter: VLMAdapter, layers: Sequence[int], grid: Grid) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.needs = NOTHING
-        patch = encoder.adapter.facts.encoder.patch_size
+        patch = adapter.facts.encoder.patch_size
         self.size = (grid[0] * patch, grid[1] * patch)
+        self.encoder = VisionEncoder(adapter.serving(single_view(self.size, grid)), layers)
+        self.needs = NOTHING
 
     def forward(self, pixel_values: Tensor, text: TextEmbeddings | None = None) -> tuple[Tensor, Tensor]:
         """Encode images (B, 3, H, W) at the smaller size; see :class:`VisionEncoder`."""

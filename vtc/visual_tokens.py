@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -64,15 +64,18 @@ class VisualTokens:
     features : Tensor of shape (B, N, D)
         Encoder outputs before the projector.
     indices : Tensor of shape (B, N), int64
-        Ascending places of the tokens on the encoder's grid (on a smaller grid, once a frequency filter has made one).
+        Ascending places of the tokens among all of an image: on its grid, or on its grids one after the other with
+        separators between (on smaller grids, once a frequency filter has made those).
     grid : (int, int) or None
-        Rows and columns, N their product; None once tokens have been pruned.
+        Rows and columns, N their product; None where an image has several grids, and once tokens have been pruned.
     readings : mapping of Reading to Tensor
         What selectors asked the encoder to note.
     projected : Tensor of shape (B, N, E) or None
         The tokens in the decoder's space, where a selector asked for them.
     text : TextEmbeddings or None
         The question, where a selector asked for it.
+    carried : Tensor of shape (B, N, C) or None
+        Outputs of earlier encoder layers that go with the tokens into the decoder (DeepStack).
     """
 
     features: Tensor
@@ -81,6 +84,7 @@ class VisualTokens:
     readings: Mapping[Reading, Tensor] = field(default_factory=dict)
     projected: Tensor | None = None
     text: TextEmbeddings | None = None
+    carried: Tensor | None = None
 
     def read(self, kind: ReadingKind, layer: int) -> Tensor:
         """One of the readings."""
@@ -95,13 +99,26 @@ class VisualTokens:
             grid=None,
             readings={reading: _gather_reading(reading, value, chosen) for reading, value in self.readings.items()},
             projected=None if self.projected is None else gather_tokens(self.projected, chosen),
+            carried=None if self.carried is None else gather_tokens(self.carried, chosen),
         )
 
 
 def on_grid(features: Tensor, grid: tuple[int, int], readings: Mapping[Reading, Tensor] | None = None) -> VisualTokens:
     """All tokens (B, H * W, D) of a grid in raster order."""
-    places = torch.arange(grid[0] * grid[1], device=features.device).expand(features.shape[0], -1)
-    return VisualTokens(features, places, grid, readings or {})
+    return in_grids(features, (grid,), readings=readings)
+
+
+def in_grids(
+    features: Tensor,
+    grids: Sequence[tuple[int, int]],
+    places: Sequence[int] | None = None,
+    readings: Mapping[Reading, Tensor] | None = None,
+) -> VisualTokens:
+    """All tokens (B, N, D) of grids, one after the other; `places` where they do not stand without gaps."""
+    device = features.device
+    numbers = torch.arange(features.shape[1], device=device) if places is None else torch.tensor(places, device=device)
+    grid = grids[0] if len(grids) == 1 else None
+    return VisualTokens(features, numbers.expand(features.shape[0], -1), grid, readings or {})
 
 
 def join_views(tokens: VisualTokens, views: int) -> VisualTokens:
@@ -135,6 +152,11 @@ def join_views(tokens: VisualTokens, views: int) -> VisualTokens:
 def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
     """The tokens (B, K, D) of (B, N, D) at indices (B, K)."""
     return torch.gather(tokens, 1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def gather_positions(position_ids: Tensor, indices: Tensor) -> Tensor:
+    """The positions ([3,] B, T) of ([3,] B, S) at indices (B, T); three axes are time, row and column."""
+    return torch.gather(position_ids, -1, indices.expand(*position_ids.shape[:-1], indices.shape[-1]))
 
 
 def _gather_reading(reading: Reading, value: Tensor, chosen: Tensor) -> Tensor:

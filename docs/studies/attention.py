@@ -10,7 +10,7 @@ from torch import Tensor
 
 from docs.studies.harness import BATCH, MAX_NEW_TOKENS, Questions
 from vtc.compressed import CompressedModel
-from vtc.decoder import causal_mask
+from vtc.decoder import attention_bias
 from vtc.models.base import VLMAdapter
 from vtc.recipe import Recipe
 from vtc.selectors.decoder.base import DecoderScorer, DecoderTokens
@@ -82,8 +82,8 @@ def hidden_states(model: CompressedModel, ids: Tensor, mask: Tensor, rows: Tenso
     embeds = adapter.embed_tokens(ids)
     hidden = embeds.masked_scatter((ids == adapter.image_token_id).unsqueeze(-1), features)
     places = (mask.cumsum(dim=1) - 1).clamp_min(0)
-    rotation = adapter.rotary(hidden, places)
-    allowed = causal_mask(mask, ids.shape[1], hidden.dtype)
+    rotation = adapter.rotation(hidden, places)
+    allowed = attention_bias(mask, hidden)
     states = []
     for layer in adapter.decoder_layers:
         states.append(hidden)

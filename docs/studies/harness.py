@@ -23,7 +23,7 @@ from vtc.recipe import RandomSelector, Recipe
 from vtc.reference import reference_dir
 from vtc.selectors.base import NOTHING, Needs
 from vtc.vision_encoder import VisionEncoder
-from vtc.visual_tokens import Reading, TextEmbeddings, on_grid
+from vtc.visual_tokens import Reading, TextEmbeddings, in_grids
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -192,7 +192,7 @@ class _Encoded(nn.Module):
     def forward(self, rows: Tensor, text: TextEmbeddings | None = None) -> tuple[Tensor, Tensor]:
         chosen = rows[:, 0]
         readings = {reading: self.questions.readings[reading][chosen] for reading in self.needs.readings}
-        tokens = on_grid(self.questions.features[chosen], self.questions.adapter.facts.grid, readings)
+        tokens = in_grids(self.questions.features[chosen], self.questions.adapter.facts.layout.grids, readings=readings)
         return self.vision.compress(replace(tokens, text=text))
 
 

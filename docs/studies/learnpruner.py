@@ -196,7 +196,7 @@ def exported(study: Study, work: Path) -> dict[str, Any]:
     recipe = study.recipe([{**shipped["stages"][0], "selector": LEARNED}, shipped["stages"][1]], shipped["budget"])
     model = compress(questions.adapter, recipe, model_digest=questions.digest)
     samples = samples_from(questions.adapter, "reference", PARITY_SAMPLES, seed=0)
-    export(Request(model, recipe, CheckpointOrigin("reference", questions.digest), samples), work / "bundle")
+    export(Request([model], recipe, CheckpointOrigin("reference", questions.digest), samples), work / "bundle")
     bundle = VLM.load(work / "bundle")
     same, scores = [], []
     for first in range(0, len(questions.items), BATCH):

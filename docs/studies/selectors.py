@@ -203,16 +203,15 @@ def _bundle_ms(questions: Questions, stage: dict[str, Any], work: Path) -> float
     recipe = recipe_of(stage)
     model = compress(questions.adapter, recipe, model_digest=questions.digest)
     samples = samples_from(questions.adapter, "reference", 2, seed=0)
-    export(Request(model, recipe, Origin("reference", questions.digest), samples), work / "bundle")
+    export(Request([model], recipe, Origin("reference", questions.digest), samples), work / "bundle")
     bundle = VLM.load(work / "bundle", threads=1)
     item = questions.items[0]
-    ids, mask = (tensor.numpy() for tensor in model.inputs([[item.load()]], [questions.prompts[0]])[:2])
-    pixels = bundle.image_processor([item.load()])
+    _, batch = bundle.inputs([[item.load()]], [questions.prompts[0]])
     taken = []
     for _ in range(WARM_UP + BUNDLE_RUNS):
         begin = time.perf_counter()
-        bundle.prefill(pixels, ids, mask)
-        selection = sum(graph.run_ms for graph in bundle.decoder.selectors if graph is not None)
+        bundle.prefill(batch)
+        selection = sum(graph.run_ms for graph in bundle.decoder.selectors)
         taken.append(1000 * (time.perf_counter() - begin) - selection)
         bundle.release()
     return float(np.median(taken[WARM_UP:]))

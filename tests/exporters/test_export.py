@@ -37,7 +37,7 @@ ORIGIN = Origin("tiny", "0" * 64)
 def request(adapter: VLMAdapter, *stages: dict[str, Any], **options: Any) -> Request:
     resolved = recipe(*stages)
     samples = [Sample([image(seed)], adapter.chat("what is it ?")) for seed in range(2)]
-    return Request(compress(adapter, resolved), resolved, ORIGIN, samples, **options)
+    return Request([compress(adapter, resolved)], resolved, ORIGIN, samples, **options)
 
 
 Exported = Callable[[str], tuple[Request, Path]]

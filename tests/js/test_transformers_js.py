@@ -76,7 +76,7 @@ def test_exported_bundles_generate_the_same(adapter: VLMAdapter, tmp_path: Path,
     resolved = recipe(*RECIPES[name])
     samples = [Sample([image(0)], adapter.chat("what is it ?"))]
     precisions = ("fp32", "fp16") if name == "cls" else ("fp32",)
-    request = Request(compress(adapter, resolved), resolved, Origin("tiny", "0" * 64), samples, precisions=precisions)
+    request = Request([compress(adapter, resolved)], resolved, Origin("tiny", "0" * 64), samples, precisions=precisions)
     export(request, tmp_path / "bundle")
     questions = ["what is it ?", "how many red circles are there ?", "is there a 7 ?"]
     cases = [(image(n, (IMAGE, IMAGE)), adapter.chat(question)) for n, question in enumerate(questions)]
@@ -94,6 +94,7 @@ def test_reference_model_generates_the_same(tmp_path: Path) -> None:
         cases.append((Image.fromarray(scene.image), adapter.chat(question.text)))
     samples = [Sample([picture_], prompt) for picture_, prompt in cases[:2]]
     export(
-        Request(compress(adapter, resolved), resolved, Origin("reference", model_digest(path)), samples), tmp_path / "b"
+        Request([compress(adapter, resolved)], resolved, Origin("reference", model_digest(path)), samples),
+        tmp_path / "b",
     )
     assert_same(tmp_path / "b", "fp32", cases, tmp_path)

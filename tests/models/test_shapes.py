@@ -10,9 +10,9 @@ import torch
 from tests.tiny import compressed, image
 from vtc.evaluate.prediction import predict, weight_count
 from vtc.facts import ModelFacts
+from vtc.models import read_facts
 from vtc.models.base import VLMAdapter
-from vtc.models.llava import LlavaAdapter
-from vtc.models.random_weights import PERIOD, llava_config, random_adapter, randomise
+from vtc.models.random_weights import PERIOD, facts_of, random_adapter, randomise
 from vtc.models.shapes import SHAPES, TINY, TINY_SIGLIP, Shape
 from vtc.plan import plan
 from vtc.recipe import Recipe
@@ -21,7 +21,7 @@ NONE = Recipe(version=1, name="none", stages=())
 
 
 def facts(name: str) -> ModelFacts:
-    return LlavaAdapter.facts_of(llava_config(SHAPES[name]))
+    return facts_of(SHAPES[name])
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_long_matrices_go_round_the_draw() -> None:
 def test_weights_have_the_type_asked_for_and_never_touch_the_disk(tmp_path: Path) -> None:
     adapter = random_adapter(TINY_SIGLIP, tmp_path, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in adapter.model.parameters()} == {torch.bfloat16}
-    assert adapter.rotary.inv_freq.dtype == torch.float32
+    assert adapter.model.model.language_model.rotary_emb.inv_freq.dtype == torch.float32
     assert adapter.head.weight is adapter.embed_tokens.weight
     assert not list(tmp_path.glob("*.safetensors"))
-    assert LlavaAdapter.read_facts(tmp_path) == adapter.facts
+    assert read_facts(tmp_path) == adapter.facts

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from vtc.bundle import FileEntry, Manifest, load_manifest
+from vtc.bundle import FileEntry, Manifest, ServedImage, load_manifest
 from vtc.errors import BundleError, InputError
+from vtc.prompts import render_chat
 from vtc.reference import reference_dir
-from vtc.runtime.chat import render_chat
 from vtc.runtime.text import Text
 
 KEEP = 5
@@ -78,19 +78,24 @@ def processor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return made, path
 
 
-def text_of(path: Path, toy_bundle: Path, image_token_id: int = 3, pad: int = 0) -> Text:
-    """The tokenizer and template of a checkpoint's directory, in a bundle that keeps KEEP tokens."""
+def served(toy_bundle: Path, image_token_id: int = 3) -> ServedImage:
+    """An image that takes one run of KEEP tokens."""
+    return replace(load_manifest(toy_bundle).images[0], token_id=image_token_id, keep=KEEP)
+
+
+def text_of(path: Path, toy_bundle: Path, pad: int = 0) -> Text:
+    """The tokenizer and template of a checkpoint's directory."""
     toy = load_manifest(toy_bundle)
     names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
     files = {name: FileEntry("", 0) for name in names if (path / name).is_file()}
-    facts = replace(toy.generation, image_token_id=image_token_id, pad_token_id=pad)
-    manifest: Manifest = replace(toy, root=path, files=files, generation=facts, image=replace(toy.image, keep=KEEP))
+    manifest: Manifest = replace(toy, root=path, files=files, generation=replace(toy.generation, pad_token_id=pad))
     return Text(manifest)
 
 
 def test_prompts_become_the_token_ids_of_transformers(processor: tuple[Any, Path], toy_bundle: Path) -> None:
     theirs, path = processor
-    text = text_of(path, toy_bundle, theirs.image_token_id, theirs.tokenizer.pad_token_id)
+    text = text_of(path, toy_bundle, theirs.tokenizer.pad_token_id)
+    image = served(toy_bundle, theirs.image_token_id)
     counts = [prompt.count("<image>") for prompt in PROMPTS]
     wanted = [
         theirs.tokenizer(prompt.replace("<image>", "<image>" * KEEP), add_special_tokens=not prompt.startswith("<s>"))[
@@ -98,16 +103,16 @@ def test_prompts_become_the_token_ids_of_transformers(processor: tuple[Any, Path
         ]
         for prompt in PROMPTS
     ]
-    assert text.encode(PROMPTS, counts) == wanted
+    assert text.encode(PROMPTS, counts, image) == wanted
     padded = theirs.tokenizer.pad({"input_ids": wanted}, return_tensors="np")
-    ours = text.batch(text.encode(PROMPTS, counts))
+    ours = text.batch(text.encode(PROMPTS, counts, image))
     assert (ours[0] == padded["input_ids"]).all()
     assert (ours[1] == padded["attention_mask"]).all()
 
 
 def test_token_ids_become_the_text_of_transformers(processor: tuple[Any, Path], toy_bundle: Path) -> None:
     theirs, path = processor
-    text = text_of(path, toy_bundle, theirs.image_token_id)
+    text = text_of(path, toy_bundle)
     for sentence in (*CORPUS, "what is it ?", " two  blanks "):
         ids = theirs.tokenizer(sentence)["input_ids"]
         assert text.decode(ids) == theirs.tokenizer.decode(ids, skip_special_tokens=True).strip()
@@ -121,7 +126,7 @@ def test_chat_is_that_of_transformers(toy_bundle: Path, images: int) -> None:
     wanted = theirs.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
-    assert text_of(reference_dir(), toy_bundle).chat(" How many < 5 & so on? ", images) == wanted
+    assert text_of(reference_dir(), toy_bundle).chat(" How many < 5 & so on? ", images, served(toy_bundle)) == wanted
 
 
 @settings(max_examples=200, deadline=None)
@@ -158,7 +163,7 @@ def test_bundle_without_a_template_speaks_llava(toy_bundle: Path, tmp_path: Path
         content.pop("chat_template", None)
         (tmp_path / name).write_text(json.dumps(content))
     text = text_of(tmp_path, toy_bundle)
-    assert text.chat("What?", 2) == "USER: <image><image>\nWhat? ASSISTANT:"
+    assert text.chat("What?", 2, served(toy_bundle)) == "USER: <image><image>\nWhat? ASSISTANT:"
 
 
 def test_template_is_also_found_in_the_tokenizer_config(toy_bundle: Path, tmp_path: Path) -> None:
@@ -168,7 +173,7 @@ def test_template_is_also_found_in_the_tokenizer_config(toy_bundle: Path, tmp_pa
             content["chat_template"] = [{"name": "default", "template": "T {{ bos_token }}"}]
             content["bos_token"] = {"content": "<s>"}
         (tmp_path / name).write_text(json.dumps(content))
-    assert text_of(tmp_path, toy_bundle).chat("q") == "T <s>"
+    assert text_of(tmp_path, toy_bundle).chat("q", 1, served(toy_bundle)) == "T <s>"
 
 
 def test_broken_tokenizer_is_refused(toy_bundle: Path, tmp_path: Path) -> None:
@@ -181,4 +186,4 @@ def test_broken_tokenizer_is_refused(toy_bundle: Path, tmp_path: Path) -> None:
 def test_question_that_names_the_placeholder_is_refused(toy_bundle: Path) -> None:
     text = text_of(reference_dir(), toy_bundle)
     with pytest.raises(InputError, match=r"2 <image> placeholder\(s\) for 1"):
-        text.encode([text.chat("what is <image> ?")], [1])
+        text.encode([text.chat("what is <image> ?", 1, served(toy_bundle))], [1], served(toy_bundle))

@@ -32,7 +32,7 @@ CONTINUATIONS = [[5, 6, 7, 8], [9, 10], [11], [12, 13, 14]]
 
 def expected(toy: Toy, model: VLM, number: int, continuation: list[int]) -> np.ndarray[Any, Any]:
     ids = model.text.tokenizer.encode(PROMPTS[number]).ids
-    pixels = list(model.image_processor(IMAGES[number])) if IMAGES[number] else []
+    pixels = list(model.preprocess(IMAGES[number])) if IMAGES[number] else []
     return np.array([logits_of(toy, ids + continuation[:at], pixels) for at in range(len(continuation))])
 
 
@@ -117,7 +117,7 @@ def test_generation_stops_at_the_end_token_and_at_the_limit(toy_bundle: Path) ->
 def test_generation_stops_where_the_context_ends(tmp_path: Path) -> None:
     model = VLM.load(write_toy_bundle(make_toy(context=10), tmp_path / "short"))
     model.text.facts = replace(model.manifest.generation, eos_token_ids=())
-    prompt = len(model.text.encode([PROMPTS[0]], [1])[0])
+    prompt = len(model.text.encode([PROMPTS[0]], [1], model.manifest.images[0])[0])
     # The last token has the last position; the one before it has nowhere to go from there.
     assert len(model.generate([IMAGES[0]], [PROMPTS[0]], 99)[0].token_ids) == 10 - prompt + 1
 

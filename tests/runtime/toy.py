@@ -7,7 +7,7 @@ wrong position, mask or cache length changes its logits. No torch is involved.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from onnx import TensorProto, numpy_helper, parser
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
 from vtc.bundle import placeholder_config, staging_dir, write_bundle
+from vtc.pixels import Picture, PixelSpec
 
 Array = NDArray[Any]
 
@@ -353,7 +354,6 @@ def write_toy_bundle(toy: Toy, out: Path) -> Path:
                 "graph": name,
                 "layers": list(segment.layers),
                 "sees": segment.sees,
-                "visual_tokens": toy.keep if segment.sees == "all" else 0,
                 "selector": selector,
             }
         )
@@ -374,30 +374,51 @@ def write_toy_bundle(toy: Toy, out: Path) -> Path:
         "baseline_plan": {},
         "opset": 20,
         "precisions": [precision],
-        "image": {
-            "size": [toy.image_size, toy.image_size],
-            "grid": [toy.grid, toy.grid],
-            "tokens": toy.tokens,
-            "keep": toy.keep,
-        },
+        "images": [
+            {
+                "size": [toy.image_size, toy.image_size],
+                "frames": 1,
+                "suffix": "",
+                "pixels": asdict(pixel_spec(toy)),
+                "placeholder": "<image>",
+                "prompt_parts": ["", ""],
+                "token": "<image>",
+                "token_id": IMAGE,
+                "grids": [[toy.grid, toy.grid]],
+                "tokens": toy.tokens,
+                "keep": toy.keep,
+                "segment_tokens": [toy.keep if segment.sees == "all" else 0 for segment in toy.segments],
+                "positions": {
+                    "kind": toy.positions,
+                    "span": toy.tokens if toy.positions == "original" else toy.keep,
+                    "grids": [],
+                    "time_step": 1.0,
+                },
+            }
+        ],
         "generation": {
-            "image_token": "<image>",
-            "image_token_id": IMAGE,
             "eos_token_ids": [EOS],
             "pad_token_id": PAD,
             "bos_token_id": BOS,
             "context": toy.context,
-            "positions": toy.positions,
-            "position_span": toy.tokens if toy.positions == "original" else toy.keep,
+            "width": toy.width,
             "kv_heads": 1,
             "head_dim": toy.head_dim,
             "layers": sum(len(segment.layers) for segment in toy.segments),
+            "bidirectional": "none",
         },
         "segments": segments,
         "graphs": {name: {precision: f"onnx/{name}{suffix}.onnx"} for name in graphs},
         "parity": {},
     }
     return write_bundle(work, out, manifest)
+
+
+def pixel_spec(toy: Toy) -> PixelSpec:
+    """CLIP's way: the shortest edge resized, the centre cropped."""
+    side = toy.image_size
+    picture = Picture(shortest_edge=side, crop=(side, side))
+    return PixelSpec((picture,), mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 
 
 def text_files(toy: Toy) -> dict[str, Any]:

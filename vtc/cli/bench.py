@@ -240,7 +240,7 @@ def _exported(name: str, bundle: VLM, show: Report) -> Path:
     samples = samples_from(adapter, "reference" if name == "reference" else None, PARITY_SAMPLES, seed=0)
     model = compress(adapter, recipe)
     precision = cast("Precision", bundle.precision)
-    export(Request(model, recipe, own, samples, (precision,), progress=show), out)
+    export(Request([model], recipe, own, samples, (precision,), progress=show), out)
     return out
 
 

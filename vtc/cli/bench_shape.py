@@ -112,11 +112,10 @@ def bench_shape(job: Job, show: Report) -> dict[str, Any]:
 
 def _plans(job: Job) -> tuple[list[TokenPlan], list[Prediction]]:
     from vtc.evaluate.prediction import predict
-    from vtc.models.llava import LlavaAdapter
-    from vtc.models.random_weights import llava_config
+    from vtc.models.random_weights import facts_of
     from vtc.plan import plan
 
-    facts = LlavaAdapter.facts_of(llava_config(job.shape))
+    facts = facts_of(job.shape)
     size = BYTES[job.precision]
     plans = [plan(recipe, facts, text_tokens=job.text_tokens, bytes_per_value=size) for recipe in _recipes(job)]
     return plans, [predict(each, facts, job.shape.images, size, size) for each in plans]
@@ -229,7 +228,7 @@ def _exported(job: Job, model: CompressedModel, recipe: Recipe, question: Questi
     sample = Sample(list(question.images), model.adapter.chat(WORD, len(question.images)))
     origin = Origin(f"shape:{job.shape.name}", digest)
     precision = cast("Precision", job.precision)
-    export(Request(model, recipe, origin, (sample,), (precision,), progress=show), out)
+    export(Request([model], recipe, origin, (sample,), (precision,), progress=show), out)
     return out
 
 
@@ -246,7 +245,7 @@ def _selection_onnx(job: Job, model: CompressedModel, directory: Path) -> list[f
     from vtc.runtime.providers import choose_provider
     from vtc.runtime.session import Graph
 
-    module = selection_of(as_half(model) if job.precision == "fp16" else model)
+    module = selection_of(as_half([model])[0] if job.precision == "fp16" else model)
     if module is None:
         return []
     spec = selection_spec(module, job.shape.images)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from vtc.cli.serving import serving, serving_options
+from vtc.layout import Grid
 from vtc.progress import progress
 
 
@@ -22,6 +24,7 @@ from vtc.progress import progress
 @click.option("--samples", default=64, show_default=True, type=click.IntRange(1), help="Samples to calibrate on.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Draws the samples.")
 @click.option("--retrain", is_flag=True, help="Train a selector even where one ships with the model.")
+@serving_options()
 def command(
     model: str,
     recipe_name: str,
@@ -31,6 +34,9 @@ def command(
     samples: int,
     seed: int,
     retrain: bool,
+    image_size: Grid | None,
+    tiles: Grid | None,
+    frames: int,
 ) -> None:
     """Apply a recipe to MODEL and calibrate what it leaves open.
 
@@ -38,13 +44,14 @@ def command(
     taken up again by the same command.
     """
     from vtc.artifact import check_output, staging_dir
-    from vtc.models import adapter_class, load_adapter, model_digest, resolve_model
+    from vtc.models import load_adapter, model_digest, read_facts, resolve_model
     from vtc.plan import plan
     from vtc.recipe import load_recipe
 
     recipe = load_recipe(recipe_name, overrides)
     path = resolve_model(model)
-    plan(recipe, adapter_class(path).read_facts(path))  # every fault of the recipe is told before anything is loaded
+    wanted = serving(image_size, tiles, frames)
+    plan(recipe, read_facts(path, wanted))  # every fault of the recipe is told before anything is loaded
     check_output(out, "compressed")
     source = data or ("reference" if model == "reference" else None)
     if recipe.autos and source is None:
@@ -59,7 +66,7 @@ def command(
         from vtc.training.auto import AutoPruner
 
         digest = model_digest(path)
-        adapter = load_adapter(path)
+        adapter = load_adapter(path, wanted)
         work = staging_dir(out)
         work.mkdir(parents=True, exist_ok=True)
         measured = [key for key in recipe.autos if not key.endswith(".checkpoint")]

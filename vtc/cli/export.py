@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from vtc.cli.serving import serving_options, servings
+from vtc.layout import Grid
 from vtc.progress import progress
 
 
@@ -27,6 +29,7 @@ from vtc.progress import progress
     "--data", metavar="D", help="Images and questions to compare on: a directory with data.jsonl, or 'reference'."
 )
 @click.option("--samples", default=16, show_default=True, type=click.IntRange(1), help="Prompts to compare on.")
+@serving_options(several=True)
 def command(
     directory: Path,
     out: Path,
@@ -35,6 +38,9 @@ def command(
     base: str | None,
     data: str | None,
     samples: int,
+    image_size: tuple[Grid, ...],
+    tiles: tuple[Grid, ...],
+    frames: int,
 ) -> None:
     """Export DIRECTORY, which vtc compress wrote, as an ONNX bundle.
 
@@ -47,15 +53,18 @@ def command(
     with progress() as tell:
         from exporters.onnx import Request, export
         from vtc.calibrate import samples_from
-        from vtc.checkpoint import load_compressed
+        from vtc.checkpoint import load_compressed, made_for
 
         model, recipe, origin = load_compressed(directory, base)
+        wanted = servings(image_size, tiles, frames)
+        models = [made_for(model, recipe, serving) for serving in wanted] or [model]
         source = data or ("reference" if origin.name == "reference" else None)
+        share = -(-samples // len(models))
         request = Request(
-            model=model,
+            models=models,
             recipe=recipe,
             origin=origin,
-            samples=samples_from(model.adapter, source, samples, seed=0),
+            samples=[sample for one in models for sample in samples_from(one.adapter, source, share, seed=0)],
             precisions=tuple(dict.fromkeys(precisions)),  # type: ignore[arg-type]  # click.Choice checked them
             opset=opset,
             progress=tell,

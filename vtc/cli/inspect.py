@@ -12,7 +12,9 @@ import click
 
 from vtc.artifact import MANIFEST
 from vtc.cli.output import print_json, print_table, with_unit
+from vtc.cli.serving import serving, serving_options
 from vtc.errors import BundleError, InputError
+from vtc.layout import ANY_IMAGE, Grid, Serving
 from vtc.plan import TokenPlan, plan
 from vtc.recipe import Recipe, load_recipe
 
@@ -57,31 +59,40 @@ class _Inspection:
     type=click.IntRange(min=0),
     help=f"Tokens of the prompt beside the image's.  [default: {DEFAULT_TEXT_TOKENS}]",
 )
+@serving_options()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
-    target: str, recipe_name: str | None, overrides: tuple[str, ...], text_tokens: int | None, as_json: bool
+    target: str,
+    recipe_name: str | None,
+    overrides: tuple[str, ...],
+    text_tokens: int | None,
+    as_json: bool,
+    image_size: Grid | None,
+    tiles: Grid | None,
+    frames: int,
 ) -> None:
     """Show tokens per stage and per decoder layer, FLOPs and KV bytes, before any work.
 
     MODEL is 'reference' or a checkpoint directory; a bundle or a compressed model shows its own plan.
     """
+    wanted = serving(image_size, tiles, frames)
     if target != "reference" and (Path(target) / MANIFEST).is_file():
-        if recipe_name is not None or overrides or text_tokens is not None:
+        if recipe_name is not None or overrides or text_tokens is not None or wanted != ANY_IMAGE:
             raise InputError(f"{target} was made with a recipe; inspect the model it was made from to try another")
         inspection = _finished(Path(target))
     else:
         recipe = load_recipe("none" if recipe_name is None else recipe_name, overrides)
-        inspection = _planned(target, recipe, DEFAULT_TEXT_TOKENS if text_tokens is None else text_tokens)
+        inspection = _planned(target, recipe, DEFAULT_TEXT_TOKENS if text_tokens is None else text_tokens, wanted)
     if as_json:
         print_json(inspection.to_dict())
     else:
         _print(inspection)
 
 
-def _planned(model: str, recipe: Recipe, text_tokens: int) -> _Inspection:
+def _planned(model: str, recipe: Recipe, text_tokens: int, wanted: Serving) -> _Inspection:
     from vtc.models import read_facts, resolve_model
 
-    facts = read_facts(resolve_model(model))
+    facts = read_facts(resolve_model(model), wanted)
     return _Inspection(
         model=model,
         family=facts.family,
@@ -116,11 +127,12 @@ def _bundle(directory: Path) -> _Inspection:
 
 def _compressed(directory: Path) -> _Inspection:
     from vtc.artifact import read_manifest, verify_files
-    from vtc.checkpoint import KIND, SCHEMA
+    from vtc.checkpoint import KIND, SCHEMA, serving_of
 
     manifest = read_manifest(directory, KIND, SCHEMA)
     verify_files(directory, manifest["files"])
-    return _planned(manifest["model"]["name"], load_recipe(directory / "recipe.yaml"), DEFAULT_TEXT_TOKENS)
+    recipe = load_recipe(directory / "recipe.yaml")
+    return _planned(manifest["model"]["name"], recipe, DEFAULT_TEXT_TOKENS, serving_of(manifest))
 
 
 def _print(inspection: _Inspection) -> None:

@@ -101,6 +101,6 @@ def _cut_layers(plan: Any) -> list[int]:
 
 def _preprocess(predictor: Any) -> Any:
     """From images to pixels (n, 3, H, W), of a bundle or a model in PyTorch."""
-    if hasattr(predictor, "image_processor"):
-        return predictor.image_processor
+    if hasattr(predictor, "preprocess"):
+        return predictor.preprocess
     return lambda images: predictor.adapter.preprocess(images).numpy()

@@ -172,12 +172,13 @@ def open_bundle(path: Path, session: Session = Session()) -> Opened:
     from vtc.runtime.vlm import VLM
 
     vlm = VLM.load(path, provider=session.provider, precision=session.precision, threads=session.threads)
-    image = vlm.manifest.image
+    served = vlm.manifest.images[0]
+    grid = served.grids[0] if len(served.grids) == 1 and served.spans == 1 else None
 
     def keep_indices(images: list[Image.Image], questions: list[str]) -> NDArray[np.int64]:
         return vlm.kept([[image] for image in images], [vlm.chat(question) for question in questions])[-1]
 
-    locator = _locator(keep_indices, vlm.manifest.plan, image.grid, image.size)
+    locator = _locator(keep_indices, vlm.manifest.plan, grid, served.size)
     plan = vlm.manifest.plan
     contestant = Contestant(path.resolve().name, vlm, vlm.chat, locator, plan["layer_average"])
     return Opened(contestant, str(vlm.manifest.model["sha256"]), plan)
@@ -199,7 +200,8 @@ def compressed_contestant(name: str, model: CompressedModel, model_sha256: str) 
         return model.kept([[image] for image in images], [adapter.chat(question) for question in questions])[-1]
 
     plan = model.plan.to_dict()
-    locator = _locator(keep_indices, plan, adapter.facts.grid, adapter.facts.image_size)
+    grid = adapter.facts.grid if adapter.facts.layout.spans == 1 else None
+    locator = _locator(keep_indices, plan, grid, adapter.facts.image_size)
     contestant = Contestant(name, model, adapter.chat, locator, model.plan.layer_average)
     return Opened(contestant, model_sha256, plan, adapter)
 
@@ -207,13 +209,13 @@ def compressed_contestant(name: str, model: CompressedModel, model_sha256: str) 
 def _locator(
     keep_indices: Callable[[list[Image.Image], list[str]], NDArray[np.int64]],
     plan: Mapping[str, Any],
-    grid: tuple[int, int],
+    grid: tuple[int, int] | None,
     size: tuple[int, int],
 ) -> Locator | None:
     # Behind a frequency filter a token is no longer a place in the image.
     filtered = any(stage["kind"] == "frequency_filter" for stage in plan["stages"])
     prunes = any(stage["kind"] in ("prune", "prune_in_decoder") for stage in plan["stages"])
-    return Locator(keep_indices, grid, size) if prunes and not filtered else None
+    return Locator(keep_indices, grid, size) if prunes and grid and not filtered else None
 
 
 def baseline_keep(plan: Mapping[str, Any]) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -59,7 +60,7 @@ class Selection(nn.Module):
         hidden, *others = values
         inputs = dict(zip(self.layers, others, strict=False))
         text = TextEmbeddings(*others[-2:]) if self.vision.needs.text else None
-        tokens = self.vision.noted(hidden, inputs, self.vision.adapter.facts.grid)
+        tokens = self.vision.noted(hidden, inputs)
         tokens = self.vision.through_stages(replace(tokens, text=text))
         return tokens.features, tokens.indices
 
@@ -69,13 +70,12 @@ class Selection(nn.Module):
         weights = next(self.vision.adapter.embed_tokens.parameters())
 
         def values(tokens: int, width: int) -> Tensor:
-            return torch.randn(images, tokens, width, device=weights.device, dtype=weights.dtype)
+            return torch.randn(images * facts.layout.views, tokens, width, device=weights.device, dtype=weights.dtype)
 
-        hidden = [
-            values(facts.visual_tokens + facts.encoder.has_cls, facts.encoder.width)
-            for _ in range(1 + len(self.layers))
-        ]
+        patches = math.prod(facts.layout.view_grid) * facts.encoder.merge**2
+        hidden = [values(patches + facts.encoder.has_cls, facts.encoder.width) for _ in range(1 + len(self.layers))]
         if not self.vision.needs.text:
             return tuple(hidden)
-        mask = torch.ones(images, TEXT_TOKENS, dtype=torch.long, device=weights.device)
-        return (*hidden, values(TEXT_TOKENS, facts.decoder.width), mask)
+        mask = torch.ones(images * facts.layout.spans, TEXT_TOKENS, dtype=torch.long, device=weights.device)
+        text = torch.randn(*mask.shape, facts.decoder.width, device=weights.device, dtype=weights.dtype)
+        return (*hidden, text, mask)

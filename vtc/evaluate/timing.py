@@ -85,7 +85,7 @@ def _timed(vlm: VLM, questions: Sequence[Question], new_tokens: int) -> Callable
             new_tokens=len(generation.token_ids),
             vision_ms=timings.vision_ms,
             prefill_ms=timings.prefill_ms,
-            selector_ms=sum(selector.run_ms for selector in vlm.decoder.selectors if selector is not None),
+            selector_ms=sum(selector.run_ms for selector in vlm.decoder.selectors),
         )
 
     return ask

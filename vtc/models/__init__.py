@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtc.errors import MissingDependency, ModelError
+from vtc.layout import ANY_IMAGE, Serving
 
 if TYPE_CHECKING:
     from vtc.facts import ModelFacts
@@ -88,14 +89,14 @@ def adapter_class(path: Path) -> type[VLMAdapter]:
     return adapter
 
 
-def read_facts(path: Path) -> ModelFacts:
-    """Sizes of a checkpoint, from its configuration alone (weights are not read)."""
-    return adapter_class(path).read_facts(path)
+def read_facts(path: Path, serving: Serving = ANY_IMAGE) -> ModelFacts:
+    """Sizes of a checkpoint, from its configuration alone and not its weights, for the images that it is to serve."""
+    return adapter_class(path).read(path, serving)[0]
 
 
-def load_adapter(path: Path) -> VLMAdapter:
-    """Load a checkpoint's weights and processor behind its family's adapter."""
-    return adapter_class(path).load(path)
+def load_adapter(path: Path, serving: Serving = ANY_IMAGE) -> VLMAdapter:
+    """Load a checkpoint's weights and tokenizer behind its family's adapter, for the images that it is to serve."""
+    return adapter_class(path).load(path, serving)
 
 
 def model_digest(path: Path) -> str:

@@ -1,25 +1,32 @@
 """What vtc needs of a vision-language model, and nothing else.
 
 An adapter wraps a `transformers` model without copying its modelling code: it hands out the model's own modules, cut
-at the places where stages act (between encoder layers, before the projector, between decoder layers).
+at the places where stages act (between encoder layers, before the projector, between decoder layers). It is made ready
+for images of one size, so that whatever depends on that size is a constant.
 """
 
 from __future__ import annotations
 
+import copy
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
 from vtc.attention import GROUPED_ATTENTION
 from vtc.errors import InputError, ModelError
 from vtc.facts import ModelFacts
+from vtc.layout import ANY_IMAGE, ImageLayout, Serving
+from vtc.pixels import PixelSpec, to_pixels
+from vtc.prompts import expand, render_chat
 from vtc.visual_tokens import gather_tokens
 
 PLAIN_CHAT_TEMPLATE = (
@@ -39,50 +46,110 @@ class VLMAdapter(ABC):
     path : Path
         The checkpoint's directory.
     facts : ModelFacts
-        Its sizes.
+        Its sizes, and the layout of images that it serves.
+    pixels : PixelSpec
+        How an image becomes the pixels that the encoder takes.
     model : PreTrainedModel
         The `transformers` model, frozen, in evaluation mode.
+    wanted : Serving
+        What images it was asked to be made ready for.
     """
 
     family: ClassVar[str]
+    model_class: ClassVar[type[PreTrainedModel]]
 
-    def __init__(self, path: Path, facts: ModelFacts, model: Any, processor: Any) -> None:
+    def __init__(
+        self,
+        path: Path,
+        facts: ModelFacts,
+        pixels: PixelSpec,
+        model: Any,
+        tokenizer: Any,
+        wanted: Serving = ANY_IMAGE,
+    ) -> None:
         self.path = path
+        self.wanted = wanted
         self.facts = facts
+        self.pixels = pixels
         self.model = model.eval().requires_grad_(False)
-        self.processor = processor
-        self.tokenizer = processor.tokenizer
+        self.tokenizer = tokenizer
 
     @classmethod
     @abstractmethod
-    def read_facts(cls, path: Path) -> ModelFacts:
-        """Sizes from the checkpoint's configuration."""
-
-    @classmethod
-    @abstractmethod
-    def load_model(cls, path: Path) -> PreTrainedModel:
-        """The `transformers` model with its weights, float32."""
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Load a checkpoint from a local directory.
+    def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
+        """Sizes and pixels, from a configuration and the settings of the checkpoint's image processor.
 
         Raises
         ------
         ModelError
-            If weights or processor are missing or truncated.
+            If the configuration asks for something that the adapter does not serve.
+        InputError
+            If the checkpoint cannot serve what is asked for.
         """
-        facts = cls.read_facts(path)
+
+    @classmethod
+    def read(cls, path: Path, serving: Serving) -> tuple[ModelFacts, PixelSpec]:
+        """Sizes and pixels from a checkpoint's own files, `transformers`' defaults filled in.
+
+        Raises
+        ------
+        ModelError
+            If a file is missing or is not what this adapter serves.
+        InputError
+            If the checkpoint cannot serve what is asked for.
+        """
+        try:
+            config = AutoConfig.from_pretrained(path, local_files_only=True)
+        except Exception as error:
+            raise ModelError(f"{path / 'config.json'}: not a usable configuration ({one_line(error)})") from error
+        try:
+            return cls.describe(config, image_settings(path), serving)
+        except (ModelError, InputError) as error:
+            raise type(error)(f"{path}: {error}") from None
+
+    @classmethod
+    def load(cls, path: Path, serving: Serving = ANY_IMAGE) -> Self:
+        """Load a checkpoint from a local directory, weights in float32, from safetensors only.
+
+        Raises
+        ------
+        ModelError
+            If weights or tokenizer are missing or truncated.
+        InputError
+            If the checkpoint cannot serve what is asked for.
+        """
+        facts, pixels = cls.read(path, serving)
         quiet: Any = hf_logging.disable_progress_bar
         quiet()  # reading local weights takes a moment, and errors are to be one line
+        load_model: Any = cls.model_class.from_pretrained
+        load_tokenizer: Any = AutoTokenizer.from_pretrained
         try:
-            model = cls.load_model(path)
-            load_processor: Any = AutoProcessor.from_pretrained
-            processor = load_processor(path, local_files_only=True)
+            model, report = load_model(
+                path, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+            tokenizer = load_tokenizer(path, local_files_only=True)
         except Exception as error:  # transformers, safetensors and tokenizers each raise kinds of their own
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ModelError(f"{path}: checkpoint cannot be loaded ({reason}); fetch it again") from error
-        return cls(path, facts, model, processor)
+            raise ModelError(f"{path}: checkpoint cannot be loaded ({one_line(error)}); fetch it again") from error
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise ModelError(
+                f"{path}: checkpoint cannot be loaded (weights lack {missing[0]} and {len(missing) - 1} more); "
+                "fetch it again"
+            )
+        return cls(path, facts, pixels, model, tokenizer, serving)
+
+    def made_for(self, serving: Serving) -> Self:
+        """The same model, made ready for other images."""
+        other = copy.copy(self)
+        other.wanted = serving
+        other.facts, other.pixels = self.read(self.path, serving)
+        return other
+
+    def serving(self, layout: ImageLayout) -> Self:
+        """The same model for images of another layout."""
+        other = copy.copy(self)
+        other.facts = replace(self.facts, layout=layout)
+        return other
 
     # Vision ---------------------------------------------------------------------------------------------------------
 
@@ -93,13 +160,15 @@ class VLMAdapter(ABC):
 
     @abstractmethod
     def embed_patches(self, pixel_values: Tensor) -> Tensor:
-        """Input of the first encoder layer, (B, [1 +] N, D), of pixels (B, 3, H, W); other sizes than the model's own
-        are embedded with interpolated position embeddings.
-        """
+        """Input of the first encoder layer, (views, [1 +] n, D), of pixels (images, *shape of one image's pixels)."""
 
     @abstractmethod
     def encoder_layer(self, index: int, hidden: Tensor) -> Tensor:
-        """Output of encoder layer `index` on its input (B, [1 +] N, D)."""
+        """Output of encoder layer `index` on its input (views, [1 +] n, D)."""
+
+    def encoder_window(self, index: int) -> Tensor | None:
+        """Which patches see which in encoder layer `index`, (n, n), bool; None where all see all."""
+        return None
 
     @abstractmethod
     def encoder_queries(self, index: int, hidden: Tensor) -> Tensor:
@@ -109,31 +178,81 @@ class VLMAdapter(ABC):
     def encoder_keys(self, index: int, hidden: Tensor) -> Tensor:
         """Keys (B, T, D) of encoder layer `index`, all heads in a row, of its input (B, T, D)."""
 
-    @abstractmethod
     def patch_tokens(self, hidden: Tensor) -> Tensor:
-        """The visual tokens (B, N, D) among an encoder layer's output (B, [1 +] N, D)."""
+        """The patches (views, n, D) among an encoder layer's output (views, [1 +] n, D)."""
+        return hidden[:, 1:] if self.facts.encoder.has_cls else hidden
+
+    def cells(self, patches: Tensor) -> Tensor:
+        """Patches (views, n, D) by the token that they become, (views, N, merge ** 2, D); both in raster order."""
+        (rows, columns), merge = self.facts.layout.view_grid, self.facts.encoder.merge
+        grid = patches.reshape(-1, rows, merge, columns, merge, patches.shape[-1]).transpose(2, 3)
+        return grid.reshape(-1, rows * columns, merge**2, patches.shape[-1])
+
+    def view_tokens(self, hidden: Tensor) -> Tensor:
+        """Tokens (views, N, F) of the output (views, [1 +] n, D) of an encoder layer."""
+        patches, encoder = self.patch_tokens(hidden), self.facts.encoder
+        if encoder.merge == 1:
+            return patches
+        cells = self.cells(patches)
+        return cells.mean(dim=2) if encoder.pooled else cells.flatten(2)
+
+    def view_features(self, hidden: Tensor) -> Tensor:
+        """Tokens (views, N, F) that the projector takes, of the output of the last layer that runs."""
+        return self.view_tokens(hidden)
 
     @property
     @abstractmethod
     def projector(self) -> nn.Module:
-        """Maps visual tokens (B, K, D) into the decoder's space (B, K, E); acts on each token alone."""
+        """Maps visual tokens (B, K, F) into the decoder's space (B, K, E); acts on each token alone."""
+
+    @property
+    def separator(self) -> Tensor:
+        """What stands between rows or behind an image where its layout says so, (E); in the decoder's space."""
+        raise NotImplementedError(f"{self.family} has no separators")
+
+    @property
+    def carried_layers(self) -> Sequence[int]:
+        """Encoder layers whose outputs go with the tokens into the first decoder layers (DeepStack), in that order."""
+        return ()
+
+    def project_carried(self, carried: Tensor) -> Tensor:
+        """Carried features (B, K, c * F) in the decoder's space, (B, K, c * E), to be added behind its first layers."""
+        raise NotImplementedError(f"{self.family} carries nothing")
 
     # Decoder --------------------------------------------------------------------------------------------------------
 
     @property
     @abstractmethod
     def embed_tokens(self) -> nn.Module:
-        """Token embedding, (B, S) to (B, S, E)."""
+        """Token embedding, (B, S) to (B, S, E); with room for what is carried along, where something is."""
 
     @property
     @abstractmethod
     def decoder_layers(self) -> Sequence[nn.Module]:
         """The decoder's layers."""
 
-    @property
     @abstractmethod
-    def rotary(self) -> nn.Module:
-        """``rotary(hidden, position_ids)`` gives the cosines and sines of positions (B, S)."""
+    def rotation(self, hidden: Tensor, position_ids: Tensor, windowed: bool = False) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (B, S, Dh) of positions (B, S) or (3, B, S), for layers with a sliding window or without."""
+
+    def decoder_layer(
+        self, index: int, hidden: Tensor, bias: Tensor, rotation: tuple[Tensor, Tensor], cache: Any
+    ) -> Tensor:
+        """Output (B, S, E) of decoder layer `index`.
+
+        Parameters
+        ----------
+        hidden : Tensor of shape (B, S, E)
+        bias : Tensor of shape (B, 1, S, T)
+            Added to attention scores.
+        rotation : (Tensor, Tensor)
+            As :meth:`rotation` gives it.
+        cache
+            What `transformers`' layers append keys and values to.
+        """
+        layer = self.decoder_layers[index]
+        output = layer(hidden, attention_mask=bias, past_key_values=cache, use_cache=True, position_embeddings=rotation)
+        return cast(Tensor, output)
 
     @property
     @abstractmethod
@@ -161,7 +280,7 @@ class VLMAdapter(ABC):
             Places of the tokens whose rows are wanted.
         seen : Tensor of shape (B, Q, S), bool
             Which tokens they may attend to.
-        position_ids : Tensor of shape (B, S), int64
+        position_ids : Tensor of shape (B, S) or (3, B, S), int64
         rope : bool
             Whether queries and keys are rotated by their positions.
 
@@ -175,12 +294,14 @@ class VLMAdapter(ABC):
         query = self._heads(attention.q_proj(gather_tokens(normed, queries)), getattr(attention, "q_norm", None))
         key = self._heads(attention.k_proj(normed), getattr(attention, "k_norm", None))
         if rope:
-            cosines, sines = self.rotary(hidden, position_ids)
+            cosines, sines = self.rotation(hidden, position_ids, index in self.facts.decoder.window_layers)
             query = rotate(query, gather_tokens(cosines, queries), gather_tokens(sines, queries))
             key = rotate(key, cosines, sines)
         batch, kv_heads = key.shape[:2]
         grouped = query.reshape(batch, kv_heads, -1, key.shape[-1])
         scores = torch.matmul(grouped, key.transpose(2, 3)) * attention.scaling
+        cap = getattr(attention, "attn_logit_softcapping", None)
+        scores = scores if cap is None else torch.tanh(scores / cap) * cap
         scores = scores.float().reshape(batch, query.shape[1], queries.shape[1], -1)
         scores = torch.where(seen.unsqueeze(1), scores, torch.finfo(torch.float32).min)
         return torch.softmax(scores, dim=-1).mean(dim=1)
@@ -192,16 +313,17 @@ class VLMAdapter(ABC):
         ----------
         hidden : Tensor of shape (B, S, E)
             The layer's input.
-        position_ids : Tensor of shape (B, S), int64
+        position_ids : Tensor of shape (B, S) or (3, B, S), int64
 
         Returns
         -------
         Tensor of shape (B, S, Hkv, Dh)
         """
+        windowed = index in self.facts.decoder.window_layers
         layer: Any = self.decoder_layers[index]
         attention = layer.self_attn
         key = self._heads(attention.k_proj(layer.input_layernorm(hidden)), getattr(attention, "k_norm", None))
-        return rotate(key, *self.rotary(hidden, position_ids)).transpose(1, 2)
+        return rotate(key, *self.rotation(hidden, position_ids, windowed)).transpose(1, 2)
 
     def _heads(self, projected: Tensor, norm: nn.Module | None) -> Tensor:
         """Split (B, S, H * Dh) into heads (B, H, S, Dh)."""
@@ -224,8 +346,18 @@ class VLMAdapter(ABC):
 
     @property
     def image_token(self) -> str:
-        """The image placeholder as text."""
+        """The token that stands for one visual token, as text."""
         return str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for an image in a prompt."""
+        return self.image_token
+
+    @property
+    def prompt_parts(self) -> Sequence[str]:
+        """What a placeholder is replaced by: text in front of, between and behind the image's runs of visual tokens."""
+        return [""] * (self.facts.layout.spans + 1)
 
     @property
     def eos_token_ids(self) -> list[int]:
@@ -241,28 +373,30 @@ class VLMAdapter(ABC):
         return int(pad) if pad is not None else self.eos_token_ids[0]
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
-        """Pixels (B, 3, H, W), float32, as the checkpoint's own processor makes them."""
-        pixels = self.processor.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
-        return cast(Tensor, pixels).float()
+        """Pixels (inputs, *shape of one input's pixels), float32, of images, or of clips one frame after the other."""
+        return torch.from_numpy(to_pixels(self.pixels, images))
+
+    def placeholder_settings(self, keep: int) -> dict[str, Any]:
+        """Fields of ``processor_config.json`` that make the family's own processor emit `keep` placeholders a span.
+
+        Empty where it cannot be told: it then goes on counting what the unpruned model needs, and prompts are to be
+        made by vtc's runtime.
+        """
+        return {}
 
     @property
     def chat_template(self) -> str:
         """The checkpoint's chat template (Jinja); a plain one where it has none."""
-        return str(self.processor.chat_template or self.tokenizer.chat_template or PLAIN_CHAT_TEMPLATE)
+        file = self.path / "chat_template.jinja"
+        own = file.read_text(encoding="utf-8") if file.is_file() else self.tokenizer.chat_template
+        return str(own or PLAIN_CHAT_TEMPLATE)
 
     def chat(self, question: str, images: int = 1) -> str:
-        """A question put into the checkpoint's chat template, images first."""
-        content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
-        return str(
-            self.processor.apply_chat_template(
-                [{"role": "user", "content": content}],
-                chat_template=self.chat_template,
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-        )
+        """A question put into the checkpoint's chat template, images (or clips) first."""
+        kind = "video" if self.facts.layout.frames > 1 else "image"
+        return render_chat(self.chat_template, question, images, self.tokenizer.special_tokens_map, kind)
 
-    def tokenize(self, prompts: Sequence[str], images: Sequence[int], tokens_per_image: int) -> tuple[Tensor, Tensor]:
+    def tokenize(self, prompts: Sequence[str], images: Sequence[int], tokens_per_span: int) -> tuple[Tensor, Tensor]:
         """Token ids of prompts whose image placeholders are expanded.
 
         Parameters
@@ -271,8 +405,8 @@ class VLMAdapter(ABC):
             Each holds one placeholder per image.
         images : sequence of B int
             Number of images that belong to each prompt.
-        tokens_per_image : int
-            Placeholders that each image takes.
+        tokens_per_span : int
+            Visual tokens in each of an image's runs.
 
         Returns
         -------
@@ -286,12 +420,7 @@ class VLMAdapter(ABC):
         """
         rows: list[list[int]] = []
         for prompt, count in zip(prompts, images, strict=True):
-            found = prompt.count(self.image_token)
-            if found != count:
-                raise InputError(
-                    f"prompt has {found} {self.image_token} placeholder(s) for {count} image(s); give one each"
-                )
-            expanded = prompt.replace(self.image_token, self.image_token * tokens_per_image)
+            expanded = expand(prompt, self.placeholder, count, self.prompt_parts, self.image_token * tokens_per_span)
             rows.append(self.tokenizer(expanded, add_special_tokens=not self._starts_with_bos(prompt))["input_ids"])
             if len(rows[-1]) > self.facts.decoder.context:
                 raise InputError(
@@ -313,3 +442,28 @@ def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     first, second = heads.chunk(2, dim=-1)
     turned = torch.cat([-second, first], dim=-1)
     return heads * cosines.unsqueeze(1) + turned * sines.unsqueeze(1)
+
+
+def image_settings(path: Path) -> dict[str, Any]:
+    """Settings of a checkpoint's image processor.
+
+    Raises
+    ------
+    ModelError
+        If it ships none, or they are not JSON.
+    """
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        try:
+            settings = json.loads((path / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path / name}: cannot be read as JSON ({error}); fetch the checkpoint again") from None
+        if name.startswith("preprocessor") or "image_processor" in settings:
+            return dict(settings.get("image_processor", settings))
+    raise ModelError(f"{path}: ships no image processor settings (preprocessor_config.json); fetch them too")
+
+
+def one_line(error: Exception) -> str:
+    """What an error of another library says, in one line."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoProcessor, LlavaConfig, LlavaForConditionalGeneration
+from transformers import AutoConfig, AutoTokenizer, LlavaConfig, LlavaForConditionalGeneration
 from transformers.initialization import no_init_weights
 
+from vtc.facts import ModelFacts
+from vtc.layout import ANY_IMAGE
 from vtc.models.llava import STRATEGY, LlavaAdapter
 from vtc.models.shapes import Shape
 from vtc.reference import reference_dir
@@ -99,6 +101,12 @@ def _image_processor(settings: dict[str, Any], shape: Shape) -> dict[str, Any]:
     }
 
 
+def facts_of(shape: Shape) -> ModelFacts:
+    """Sizes of a model of this shape."""
+    settings = json.loads((reference_dir() / "preprocessor_config.json").read_text(encoding="utf-8"))
+    return LlavaAdapter.describe(llava_config(shape), _image_processor(settings, shape), ANY_IMAGE)[0]
+
+
 def _edit(path: Path, **changes: Any) -> None:
     content = json.loads(path.read_text(encoding="utf-8")) | changes
     path.write_text(json.dumps(content, indent=2), encoding="utf-8")
@@ -135,8 +143,8 @@ def random_adapter(
         torch.set_default_dtype(before)
     model.tie_weights()
     randomise(model, seed)
-    load: Any = AutoProcessor.from_pretrained
-    return LlavaAdapter(path, LlavaAdapter.facts_of(config), model, load(path, local_files_only=True))
+    load: Any = AutoTokenizer.from_pretrained
+    return LlavaAdapter(path, *LlavaAdapter.read(path, ANY_IMAGE), model, load(path, local_files_only=True))
 
 
 @torch.no_grad()

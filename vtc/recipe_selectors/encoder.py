@@ -25,8 +25,9 @@ class EncoderSelectorEntry(SelectorEntry):
     """Its scores belong to the encoder's own patches, so no other stage may have replaced those."""
     projects: ClassVar[bool] = False
     """It looks at all tokens in the decoder's space, so the projector runs before it."""
+    compares_patches: ClassVar[bool] = False
+    """It looks at attention of every patch to every other, so all must have seen each other."""
     needs_cls: ClassVar[bool] = False
-    needs_frames: ClassVar[bool] = False
 
     @property
     def layers_named(self) -> tuple[int, ...]:
@@ -190,7 +191,7 @@ class LearnedSelector(EncoderSelectorEntry, TrainedSelectorEntry):
     training: PrunerTraining | None = None
 
     def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
-        return ((tokens, facts.encoder.width, facts.encoder.width // 2), (tokens, facts.encoder.width // 2, 2))
+        return ((tokens, facts.token_width, facts.token_width // 2), (tokens, facts.token_width // 2, 2))
 
 
 class HiPruneSelector(EncoderSelectorEntry):
@@ -230,6 +231,7 @@ class FoPruSelector(EncoderSelectorEntry):
     paper = "FoPru (arXiv 2411.14164)"
     needs = "the encoder's attention among patches"
     reads = ("patch_attention",)
+    compares_patches = True
     reads_encoder_grid = True
     name: Literal["fopru"] = "fopru"
     strategy: Literal["rank", "row"] = "rank"
@@ -253,7 +255,7 @@ class VisPrunerSelector(EncoderSelectorEntry):
     def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
         left, wanted = tokens - int(keep * self.important), keep - int(keep * self.important)
         while left > wanted > 0:
-            yield left - left // 2, facts.encoder.width, left // 2
+            yield left - left // 2, facts.token_width, left // 2
             left -= min(8, left // 2, left - wanted)
 
 
@@ -372,7 +374,7 @@ class MMTokSelector(EncoderSelectorEntry):
 
     def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
         return (
-            (tokens, facts.encoder.width, tokens),
+            (tokens, facts.token_width, tokens),
             (text, facts.decoder.width, tokens),
             (keep, text + tokens, tokens),
         )
@@ -423,7 +425,7 @@ class PruMergeSelector(EncoderSelectorEntry):
         return _behind_features(encoder, running)
 
     def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
-        return ((keep - 1, facts.encoder.width, tokens), (keep, tokens, facts.encoder.width))
+        return ((keep - 1, facts.token_width, tokens), (keep, tokens, facts.token_width))
 
 
 class ToMeSelector(EncoderSelectorEntry):
@@ -469,7 +471,7 @@ class PoolingSelector(EncoderSelectorEntry):
     name: Literal["pooling"] = "pooling"
 
     def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
-        return ((keep, tokens, facts.encoder.width),)
+        return ((keep, tokens, facts.token_width),)
 
 
 class ClusteringSelector(EncoderSelectorEntry):
@@ -485,7 +487,7 @@ class ClusteringSelector(EncoderSelectorEntry):
     neighbours: Annotated[int, Field(ge=1)] = 5
 
     def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
-        return ((tokens, facts.encoder.width, tokens), (keep, tokens, facts.encoder.width))
+        return ((tokens, facts.token_width, tokens), (keep, tokens, facts.token_width))
 
 
 class HiREDSelector(EncoderSelectorEntry):
@@ -535,8 +537,8 @@ class GlobalCom2Selector(EncoderSelectorEntry):
 class EVSSelector(EncoderSelectorEntry):
     """What changes from frame to frame of a video, at one budget for all ``frames``; the first frame comes first.
 
-    No family of models here takes a video as one input yet; in Python, :class:`vtc.selectors.evs.EVS` chooses among the
-    tokens of a list of images that :func:`vtc.visual_tokens.join_views` puts in a row.
+    For a model that is made ready for clips (``--frames``) and gives a clip one run of tokens; ``frames`` counts the
+    grids of tokens, of which some models make one of two frames.
 
     Based on EVS (arXiv 2510.14624).
     """
@@ -546,6 +548,5 @@ class EVSSelector(EncoderSelectorEntry):
     needs = "projected tokens of several frames"
     where = "across frames"
     projects = True
-    needs_frames = True
     name: Literal["evs"] = "evs"
     frames: Annotated[int, Field(ge=2)] = 2

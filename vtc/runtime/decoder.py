@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vtc.bundle import Manifest
+from vtc.bundle import Manifest, SelectorFacts, ServedImage
 from vtc.errors import InputError
 from vtc.runtime.providers import Provider
 from vtc.runtime.session import DTYPES, Array, Graph, Tensor
-from vtc.sequence import cut, positions, text_tokens
+from vtc.sequence import attention_blocks, cut, positions, text_tokens
 
 BEFORE = "before_hidden_states"
 """Output of a segment whose last layer a selector looks at: what enters that layer."""
@@ -32,13 +32,16 @@ class Cache:
         1 for a token of that segment's cache, 0 for padding.
     following : array of shape (B,)
         Position of the next token.
-    kept : list of Tensor of shape (images, K)
+    positions : list over segments of array of shape (B, P), or None
+        Positions of the tokens of that segment's cache, where it asks for them.
+    kept : list of Tensor of shape (spans, K)
         For each cut inside the decoder, which of the tokens that came to it stayed; on the device.
     """
 
     past: list[list[Tensor]]
     masks: list[IntArray]
     following: IntArray
+    positions: list[IntArray | None]
     kept: list[Tensor]
 
     @property
@@ -71,9 +74,18 @@ class Segment:
         self._result = self.graph.outputs.index(self.result)
         self._present = [self.graph.outputs.index(name) for name in present]
         self._before = self.graph.outputs.index(BEFORE) if BEFORE in self.graph.outputs else None
+        self.takes_blocks = "block_ids" in self.graph.inputs
+        self.takes_key_positions = "key_position_ids" in self.graph.inputs
 
     def run(
-        self, hidden: Tensor | Array, mask: IntArray, position_ids: Tensor | IntArray, past: list[Tensor], host: bool
+        self,
+        hidden: Tensor | Array,
+        mask: IntArray,
+        position_ids: Tensor | IntArray,
+        past: list[Tensor],
+        host: bool,
+        blocks: IntArray | None = None,
+        key_positions: IntArray | None = None,
     ) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """Run S new tokens behind P cached ones.
 
@@ -81,10 +93,12 @@ class Segment:
         ----------
         hidden : Tensor or array of shape (B, S, E)
         mask : array of shape (B, P + S)
-        position_ids : Tensor or array of shape (B, S)
+        position_ids : Tensor or array of shape (B, S) or (3, B, S)
         past : list of Tensor
         host : bool
             Whether the result is wanted on the host.
+        blocks, key_positions : arrays of shape (B, P + S) or None
+            Where the graph takes them.
 
         Returns
         -------
@@ -95,6 +109,8 @@ class Segment:
             Hidden states (B, S, E) entering the last layer, for a selector behind this segment.
         """
         feeds = {self.hidden: hidden, "attention_mask": mask, "position_ids": position_ids}
+        feeds |= {} if blocks is None else {"block_ids": blocks}
+        feeds |= {} if key_positions is None else {"key_position_ids": key_positions}
         feeds.update(zip(self.past, past, strict=True))
         outputs = self.graph.run(feeds, host=(self.result,) if host else ())
         before = None if self._before is None else outputs[self._before]
@@ -114,18 +130,34 @@ class Decoder:
 
     def __init__(self, manifest: Manifest, precision: str, provider: Provider, threads: int | None = None) -> None:
         self.facts = manifest.generation
-        self.span = self.facts.position_span if self.facts.positions == "original" else None
         self.plan = manifest.segments
+        self.axes = manifest.images[0].positions.axes
         self.segments = [
             Segment(manifest.graph(segment.graph, precision), provider, threads) for segment in manifest.segments
         ]
-        self.selectors = [
-            Graph(manifest.graph(segment.selector.graph, precision), provider, threads) if segment.selector else None
-            for segment in manifest.segments
-        ]
+        self._selectors: dict[str, Graph] = {}
+        self._manifest, self._session = manifest, (precision, provider, threads)
+
+    @property
+    def selectors(self) -> list[Graph]:
+        """Graphs between segments that have been opened."""
+        return list(self._selectors.values())
+
+    def _selector(self, facts: SelectorFacts, served: ServedImage) -> Graph:
+        """The graph between two segments; those that prune are made for one layout, and opened when it comes."""
+        name = facts.graph + (served.suffix if facts.kind == "prune" else "")
+        if name not in self._selectors:
+            precision, provider, threads = self._session
+            self._selectors[name] = Graph(self._manifest.graph(name, precision), provider, threads)
+        return self._selectors[name]
 
     def prefill(
-        self, embeds: Tensor | Array, input_ids: IntArray, attention_mask: IntArray, keep_indices: IntArray
+        self,
+        embeds: Tensor | Array,
+        input_ids: IntArray,
+        attention_mask: IntArray,
+        keep_indices: IntArray,
+        served: ServedImage,
     ) -> tuple[Logits, Cache]:
         """Run prompts.
 
@@ -134,7 +166,9 @@ class Decoder:
         embeds : Tensor or array of shape (B, S, E)
             Embeddings with the visual tokens in place.
         input_ids, attention_mask : arrays of shape (B, S)
-        keep_indices : array of shape (images, K)
+        keep_indices : array of shape (spans, K)
+        served : ServedImage
+            What the images are.
 
         Returns
         -------
@@ -147,42 +181,54 @@ class Decoder:
             If a prompt ends in an image and the visual tokens leave the decoder: nothing would be left to go
             on from.
         """
-        image = self.facts.image_token_id
-        places = positions(input_ids, attention_mask, image, keep_indices, self.span)
+        image = served.token_id
+        places = positions(input_ids, attention_mask, image, keep_indices, served.positions)
         if len(self.segments) > 1 and bool((input_ids[:, -1] == image).any()):
             raise InputError("a prompt must end in text for this bundle; put the image before the question")
         ids, text = input_ids, text_tokens(input_ids, attention_mask, image)
-        text_positions = np.take_along_axis(places.ids, text.indices, axis=1)
-        cache = Cache([], [], places.following, [])
+        text_positions = _take(places.ids, text.indices)
+        cache = Cache([], [], places.following, [], [])
         everything = tokens = _Tokens(embeds, attention_mask, places.ids)
         last = len(self.segments) - 1
         before: list[Tensor] = []
         for number, segment in enumerate(self.segments):
-            selector, facts = self.selectors[number], self.plan[number].selector
-            if selector is None or facts is None:
+            facts = self.plan[number].selector
+            if facts is None:
                 pass
             elif facts.kind == "gather":
                 everything = tokens
-                tokens = _Tokens(_select(selector, tokens.hidden, text.indices)[0], text.mask, text_positions)
+                hidden = _select(self._selector(facts, served), tokens.hidden, text.indices)[0]
+                tokens = _Tokens(hidden, text.mask, text_positions)
             elif facts.kind == "merge":
-                hidden = _select(selector, everything.hidden, tokens.hidden, text.back)[0]
+                hidden = _select(self._selector(facts, served), everything.hidden, tokens.hidden, text.back)[0]
                 tokens = _Tokens(hidden, everything.mask, everything.positions)
             elif len(keep_indices):
-                tokens_in, keep = self.plan[number - 1].visual_tokens, self.plan[number].visual_tokens
-                batch = cut(ids, tokens.mask, image, tokens_in, keep, str(facts.queries))
+                tokens_in, keep = served.segment_tokens[number - 1], served.segment_tokens[number]
+                batch = cut(ids, tokens.mask, image, tokens_in, keep, str(facts.queries), served.spans)
                 hidden, kept_positions, kept = _select(
-                    selector, tokens.hidden, tokens.mask, tokens.positions, *batch.graph_inputs, *before
+                    self._selector(facts, served),
+                    *(tokens.hidden, tokens.mask, tokens.positions),
+                    *(*batch.graph_inputs, *before),
                 )
                 ids, text = batch.input_ids, text_tokens(batch.input_ids, batch.attention_mask, image)
                 tokens = _Tokens(hidden, batch.attention_mask, kept_positions)
                 cache.kept.append(kept)
             hidden = _as(tokens.hidden, segment.graph.inputs[segment.hidden])
             past = self._no_past(segment, len(input_ids))
-            hidden, present, entering = segment.run(hidden, tokens.mask, tokens.positions, past, host=number == last)
+            blocks = None
+            if segment.takes_blocks:
+                seen = ids if self.plan[number].sees == "all" else _take(ids, text.indices)
+                visual = served.segment_tokens[number]
+                blocks = attention_blocks(seen, tokens.mask, image, visual, self.facts.bidirectional)
+            keys = _numbers(tokens.positions) if segment.takes_key_positions else None
+            hidden, present, entering = segment.run(
+                hidden, tokens.mask, tokens.positions, past, number == last, blocks, keys
+            )
             before = [] if entering is None else [entering]
             tokens = _Tokens(hidden, tokens.mask, tokens.positions)
             cache.past.append(present)
             cache.masks.append(tokens.mask)
+            cache.positions.append(keys)
         return _logits(tokens.hidden), cache
 
     def step(self, embeds: Tensor, cache: Cache) -> Logits:
@@ -196,21 +242,25 @@ class Decoder:
         -------
         array of shape (B, V), float32
         """
-        hidden, places = embeds, cache.following[:, None]
-        one = np.ones_like(places)
+        hidden, here = embeds, cache.following[:, None]
+        places = np.broadcast_to(here, (self.axes, *here.shape)).copy() if self.axes > 1 else here
         last = len(self.segments) - 1
         for number, segment in enumerate(self.segments):
-            mask = np.concatenate([cache.masks[number], one], axis=1)
-            hidden, cache.past[number], _ = segment.run(hidden, mask, places, cache.past[number], host=number == last)
-            cache.masks[number] = mask
+            mask = np.concatenate([cache.masks[number], np.ones_like(here)], axis=1)
+            blocks = np.full_like(mask, -1) if segment.takes_blocks else None
+            before = cache.positions[number]
+            keys = None if before is None else np.concatenate([before, here], axis=1)
+            hidden, cache.past[number], _ = segment.run(
+                hidden, mask, places, cache.past[number], number == last, blocks, keys
+            )
+            cache.masks[number], cache.positions[number] = mask, keys
         cache.following = cache.following + 1
         return _logits(hidden)
 
     def release(self) -> None:
         """Let go of the last generation's tensors."""
-        for graph in (*(segment.graph for segment in self.segments), *self.selectors):
-            if graph is not None:
-                graph.release()
+        for graph in (*(segment.graph for segment in self.segments), *self._selectors.values()):
+            graph.release()
 
     def _no_past(self, segment: Segment, rows: int) -> list[Tensor]:
         return [
@@ -221,7 +271,7 @@ class Decoder:
 
 @dataclass(frozen=True)
 class _Tokens:
-    """Hidden states (B, S, E), attention mask (B, S) and positions (B, S) of the tokens that a segment gets."""
+    """Hidden states (B, S, E'), attention mask (B, S) and positions ([3,] B, S) of the tokens that a segment gets."""
 
     hidden: Tensor | Array
     mask: IntArray
@@ -232,6 +282,15 @@ def _select(selector: Graph, *values: Tensor | Array) -> list[Tensor]:
     """Run a graph between segments on values in the order of its inputs."""
     inputs = selector.inputs.items()
     return selector.run({name: _as(value, dtype) for value, (name, dtype) in zip(values, inputs, strict=True)})
+
+
+def _take(values: IntArray, indices: IntArray) -> IntArray:
+    """Values ([3,] B, S) at indices (B, T)."""
+    return np.take_along_axis(values, np.broadcast_to(indices, (*values.shape[:-1], indices.shape[-1])), axis=-1)
+
+
+def _numbers(value: Tensor | IntArray) -> IntArray:
+    return value if isinstance(value, np.ndarray) else np.asarray(value.numpy(), dtype=np.int64)
 
 
 def _as(value: Tensor | Array, dtype: type[np.generic]) -> Tensor | Array:

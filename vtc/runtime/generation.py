@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vtc.bundle import ServedImage
 from vtc.runtime.decoder import Cache, Logits
 from vtc.runtime.sampling import Sampler
 from vtc.runtime.session import Array
@@ -51,6 +52,25 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Prompts that are ready to run.
+
+    Attributes
+    ----------
+    served : ServedImage
+        What their images are.
+    pixels : array of shape (images, ...), or None
+    input_ids, mask : arrays of shape (B, S)
+        Left-padded.
+    """
+
+    served: ServedImage
+    pixels: Array | None
+    input_ids: IntArray
+    mask: IntArray
+
+
+@dataclass(frozen=True)
 class Prefilled:
     """Prompts that were run through a model.
 
@@ -58,8 +78,8 @@ class Prefilled:
     ----------
     logits : array of shape (B, V)
     cache : Cache
-    keep_indices : array of shape (images, K)
-        Places on the grid of the visual tokens that entered the decoder.
+    keep_indices : array of shape (spans, K)
+        Places of the visual tokens that entered the decoder among all of their span.
     vision_ms, prefill_ms : float
         See :class:`Timings`.
     """
@@ -85,8 +105,8 @@ class Steps(Protocol):
 
     text: Text
 
-    def prefill(self, pixels: Array | None, input_ids: IntArray, mask: IntArray) -> Prefilled:
-        """Run prompts, (B, S)."""
+    def prefill(self, batch: Batch) -> Prefilled:
+        """Run prompts."""
 
     def step(self, tokens: IntArray, cache: Cache) -> Logits:
         """Run one more token of each row, (B,); the cache moves on. Returns logits (B, V)."""
@@ -102,8 +122,7 @@ class RunningGeneration:
     ----------
     model : Steps
     preprocess_ms : float
-    pixels : array of shape (images, 3, H, W), or None
-    input_ids, mask : arrays of shape (B, S)
+    batch : Batch
     max_new_tokens : int
     sampler : Sampler
 
@@ -117,9 +136,7 @@ class RunningGeneration:
         self,
         model: Steps,
         preprocess_ms: float,
-        pixels: Array | None,
-        input_ids: IntArray,
-        mask: IntArray,
+        batch: Batch,
         max_new_tokens: int,
         sampler: Sampler,
     ) -> None:
@@ -128,15 +145,15 @@ class RunningGeneration:
         self._left = max_new_tokens
         self._preprocess_ms = preprocess_ms
         begin = time.perf_counter()
-        self._prefilled = model.prefill(pixels, input_ids, mask)
+        self._prefilled = model.prefill(batch)
         self._cache = self._prefilled.cache
         self._next = sampler(self._prefilled.logits)
         self._ttft_ms = milliseconds_since(begin)
         self._step_ms: list[float] = []
         self._lengths, self._kv_bytes = self._cache.lengths, self._cache.bytes
         self._ends = frozenset(model.text.facts.eos_token_ids)
-        self._open = [True] * len(input_ids)
-        self.token_ids: list[list[int]] = [[] for _ in input_ids]
+        self._open = [True] * len(batch.input_ids)
+        self.token_ids: list[list[int]] = [[] for _ in batch.input_ids]
 
     def __iter__(self) -> Iterator[list[int | None]]:
         """Yield B tokens a turn, None for a row that has ended, until all have or the limit is reached."""

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from vtc.bundle import Manifest
-from vtc.errors import BundleError, InputError
-from vtc.runtime.chat import render_chat
+from vtc.bundle import Manifest, ServedImage
+from vtc.errors import BundleError
+from vtc.prompts import expand, render_chat
 
 IntArray = NDArray[np.int64]
 
@@ -32,7 +32,6 @@ class Text:
 
     def __init__(self, manifest: Manifest) -> None:
         self.facts = manifest.generation
-        self.keep = manifest.image.keep
         try:
             self.tokenizer = Tokenizer.from_file(str(manifest.file("tokenizer.json")))
         except BundleError:
@@ -49,26 +48,28 @@ class Text:
         }
         self.chat_template = _chat_template(manifest, config)
 
-    def chat(self, question: str, images: int = 1) -> str:
-        """A question about `images` images in the chat template; LLaVA-1.5's where a bundle has none."""
+    def chat(self, question: str, inputs: int, served: ServedImage) -> str:
+        """A question about so many images or clips in the chat template; LLaVA-1.5's where a bundle has none."""
         if self.chat_template is None:
-            return f"USER: {self.facts.image_token * images}\n{question} ASSISTANT:"
-        return render_chat(self.chat_template, question, images, self.special_tokens)
+            return f"USER: {served.placeholder * inputs}\n{question} ASSISTANT:"
+        return render_chat(self.chat_template, question, inputs, self.special_tokens, served.kind)
 
-    def encode(self, prompts: Sequence[str], images: Sequence[int]) -> list[list[int]]:
+    def encode(self, prompts: Sequence[str], inputs: Sequence[int], served: ServedImage) -> list[list[int]]:
         """Token ids of prompts.
 
         Parameters
         ----------
         prompts : sequence of str
-            Whole prompts with one placeholder an image.
-        images : sequence of int
-            Number of images that belong to each prompt.
+            Whole prompts with one placeholder for each image or clip.
+        inputs : sequence of int
+            Number of images or clips that belong to each prompt.
+        served : ServedImage
+            What they are.
 
         Returns
         -------
         list of list of int
-            Each placeholder taken `keep` times.
+            Each visual token taken `keep` times.
 
         Raises
         ------
@@ -76,21 +77,13 @@ class Text:
             If a prompt's placeholders do not match its images.
         """
         rows = []
-        for prompt, count in zip(prompts, images, strict=True):
+        for prompt, count in zip(prompts, inputs, strict=True):
+            expanded = expand(prompt, served.placeholder, count, served.prompt_parts, served.token)
             bos = self.special_tokens.get("bos_token")
             # Chat templates often write the start token themselves; the tokenizer must not add a second one.
-            ids = self.tokenizer.encode(prompt, add_special_tokens=not (bos and prompt.startswith(bos))).ids
-            found = ids.count(self.facts.image_token_id)
-            if found != count:
-                raise InputError(
-                    f"prompt has {found} {self.facts.image_token} placeholder(s) for {count} image(s); "
-                    "give one for each image"
-                )
-            rows.append([token for token in ids for _ in range(self._times(token))])
+            ids = self.tokenizer.encode(expanded, add_special_tokens=not (bos and expanded.startswith(bos))).ids
+            rows.append([token for token in ids for _ in range(served.keep if token == served.token_id else 1)])
         return rows
-
-    def _times(self, token: int) -> int:
-        return self.keep if token == self.facts.image_token_id else 1
 
     def batch(self, rows: Sequence[Sequence[int]]) -> tuple[IntArray, IntArray]:
         """Token ids and attention mask (B, S) of rows, padded on the left."""

@@ -7,6 +7,7 @@ print(model.ask("photo.jpg", "What is in the picture?"))
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,16 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vtc.bundle import Manifest, load_manifest
-from vtc.errors import BundleError, InputError
+from vtc.bundle import Manifest, ServedImage, load_manifest
+from vtc.errors import InputError
+from vtc.pixels import to_pixels
 from vtc.runtime.decoder import Cache, Decoder, Logits
-from vtc.runtime.generation import Generation, Prefilled, RunningGeneration, milliseconds_since
-from vtc.runtime.image import ImageProcessor, open_image
+from vtc.runtime.generation import Batch, Generation, Prefilled, RunningGeneration, milliseconds_since
+from vtc.runtime.image import open_image
 from vtc.runtime.providers import Provider, choose_provider
 from vtc.runtime.sampling import Sampler
 from vtc.runtime.session import Array, Graph
 from vtc.runtime.text import Text
-from vtc.sequence import asked
+from vtc.sequence import asked, clips
 
 IntArray = NDArray[np.int64]
 ImageLike = str | Path | Image.Image
@@ -66,8 +68,9 @@ class VLM:
             held = ", ".join(manifest.precisions)
             raise InputError(f"{manifest.root}: holds no {self.precision} graphs; precisions: {held}")
         self.text = Text(manifest)
-        self.image_processor = ImageProcessor.from_config(_image_config(manifest))
-        self.vision = Graph(manifest.graph("vision_encoder", self.precision), self.provider, threads)
+        self._threads = threads
+        self._visions: dict[str, Graph] = {}
+        self.vision(manifest.images[0])
         self.embedding = Graph(manifest.graph("embed_tokens", self.precision), self.provider, threads)
         self.decoder = Decoder(manifest, self.precision, self.provider, threads)
 
@@ -99,14 +102,36 @@ class VLM:
 
     @property
     def visual_tokens(self) -> int:
-        """Visual tokens of one image that enter the decoder."""
-        return self.manifest.image.keep
+        """Visual tokens of one image, of the layout that is served by default, that enter the decoder."""
+        served = self.manifest.images[0]
+        return served.spans * served.keep
+
+    def vision(self, served: ServedImage) -> Graph:
+        """The vision graph of a layout, opened when its first image comes."""
+        if served.suffix not in self._visions:
+            path = self.manifest.graph(f"vision_encoder{served.suffix}", self.precision)
+            self._visions[served.suffix] = Graph(path, self.provider, self._threads)
+        return self._visions[served.suffix]
+
+    def serve(self, images: Sequence[Sequence[Image.Image]]) -> ServedImage:
+        """The layout for a batch, nearest to its first image in shape, then in size."""
+        first = next((image for group in images for image in group), None)
+        if first is None:
+            return self.manifest.images[0]
+
+        def distance(served: ServedImage) -> tuple[float, float]:
+            height, width = served.size
+            shape = abs(math.log(height * first.width / (width * first.height)))
+            return round(shape, 6), abs(math.log(height * width / (first.width * first.height)))
+
+        return min(self.manifest.images, key=distance)
 
     # One question -------------------------------------------------------------------------------------------
 
     def chat(self, question: str, images: int = 1) -> str:
-        """The prompt for a question about `images` images."""
-        return self.text.chat(question, images)
+        """The prompt for a question about `images` images, of the layout that is served by default."""
+        served = self.manifest.images[0]
+        return self.text.chat(question, clips([images], served.frames)[0], served)
 
     def ask(
         self,
@@ -188,7 +213,7 @@ class VLM:
         """Run a batch's prefill; the result goes on token by token."""
         if max_new_tokens < 1:
             raise InputError(f"max-new-tokens must be at least 1, not {max_new_tokens}")
-        return RunningGeneration(self, *self._inputs(images, prompts), max_new_tokens, sampler or Sampler())
+        return RunningGeneration(self, *self.inputs(images, prompts), max_new_tokens, sampler or Sampler())
 
     def score(
         self,
@@ -210,12 +235,12 @@ class VLM:
         """
         if not prompts:
             return []
-        _, pixels, input_ids, mask = self._inputs(images, prompts)
+        _, batch = self.inputs(images, prompts)
         longest = max(map(len, continuations))
         padded = np.full((len(prompts), max(longest, 1)), self.text.facts.pad_token_id, dtype=np.int64)
         for row, ids in zip(padded, continuations, strict=True):
             row[: len(ids)] = ids
-        prefilled = self.prefill(pixels, input_ids, mask)
+        prefilled = self.prefill(batch)
         steps, cache = [prefilled.logits], prefilled.cache
         for column in range(longest - 1):
             steps.append(self.step(padded[:, column], cache))
@@ -232,15 +257,15 @@ class VLM:
 
         Returns
         -------
-        list of arrays of shape (images, K)
-            Places on the encoder's grid, ascending.
+        list of arrays of shape (spans, K)
+            Places among all visual tokens of a span, ascending.
         """
-        _, pixels, input_ids, mask = self._inputs(images, prompts)
-        if pixels is None:
+        _, batch = self.inputs(images, prompts)
+        if batch.pixels is None:
             return []
         if not any(segment.selector and segment.selector.kind == "prune" for segment in self.manifest.segments):
-            return [self.features(pixels, input_ids, mask)[2]]
-        prefilled = self.prefill(pixels, input_ids, mask)
+            return [self.features(batch, batch.pixels)[2]]
+        prefilled = self.prefill(batch)
         kept = [prefilled.keep_indices]
         for chosen in prefilled.cache.kept:
             kept.append(np.take_along_axis(kept[-1], chosen.numpy(), axis=1))
@@ -256,74 +281,74 @@ class VLM:
 
         Returns
         -------
-        features : array of shape (n, K, E)
-        keep_indices : array of shape (n, K), int64
-            Places of the kept tokens on the grid, ascending.
+        features : array of shape (spans, K, E')
+        keep_indices : array of shape (spans, K), int64
+            Places of the kept tokens among all of a span, ascending.
         """
-        _, pixels, input_ids, mask = self._inputs(images, prompts)
-        if pixels is None:
+        _, batch = self.inputs(images, prompts)
+        if batch.pixels is None:
             raise InputError("there is no image to encode")
-        _, features, keep_indices = self.features(pixels, input_ids, mask)
+        _, features, keep_indices = self.features(batch, batch.pixels)
         return features, keep_indices
+
+    def preprocess(self, images: Sequence[Image.Image]) -> Array:
+        """Pixels of images, or of clips one frame after the other, as the vision graph takes them."""
+        return to_pixels(self.serve([images]).pixels, images)
 
     # Steps --------------------------------------------------------------------------------------------------
 
-    def _inputs(
-        self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]
-    ) -> tuple[float, Array | None, IntArray, IntArray]:
-        """Milliseconds, pixels (n, 3, H, W), token ids and attention mask (B, S) of a batch."""
+    def inputs(self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> tuple[float, Batch]:
+        """Milliseconds that making it took, and a batch that is ready to run."""
         begin = time.perf_counter()
-        counts = [len(group) for group in images]
-        rows = self.text.encode(prompts, counts)
-        image, facts = self.manifest.image, self.manifest.generation
-        pruned = facts.position_span - image.keep if facts.positions == "original" else 0
+        served = self.serve(images)
+        counts = clips([len(group) for group in images], served.frames)
+        rows = self.text.encode(prompts, counts, served)
+        facts, rule = self.manifest.generation, served.positions
+        pruned = rule.span - served.keep if rule.kind == "original" else 0
         for row, count in zip(rows, counts, strict=True):
             # Pruned tokens leave gaps in the positions, and the decoder knows no position beyond its context.
-            length = len(row) + pruned * count
+            length = len(row) + max(pruned, 0) * served.spans * count
             if length > facts.context:
                 raise InputError(f"prompt of {length} tokens is longer than the model's context of {facts.context}")
         flat = [picture for group in images for picture in group]
-        pixels = self.image_processor(flat) if flat else None
-        if pixels is not None and pixels.shape[2:] != image.size:
-            raise BundleError(
-                f"{self.manifest.root}: its image processor makes {pixels.shape[2:]} pixels, "
-                f"its vision graph takes {image.size}; export it again"
-            )
-        return milliseconds_since(begin), pixels, *self.text.batch(rows)
+        pixels = to_pixels(served.pixels, flat) if flat else None
+        return milliseconds_since(begin), Batch(served, pixels, *self.text.batch(rows))
 
-    def prefill(self, pixels: Array | None, input_ids: IntArray, mask: IntArray) -> Prefilled:
-        """Run prompts, (B, S), with the images' pixels (n, 3, H, W) where there are any."""
+    def prefill(self, batch: Batch) -> Prefilled:
+        """Run a batch of prompts."""
         vision_ms = 0.0
         embeds: Any
-        if pixels is None:
-            embeds = self.embedding.run({"input_ids": input_ids})[0]
-            keep_indices = np.zeros((0, self.visual_tokens), dtype=np.int64)
+        if batch.pixels is None:
+            embeds = self.embedding.run({"input_ids": batch.input_ids})[0]
+            keep_indices = np.zeros((0, batch.served.keep), dtype=np.int64)
         else:
-            embeds, features, keep_indices = self.features(pixels, input_ids, mask)
-            vision_ms = self.vision.run_ms
-            embeds[input_ids == self.text.facts.image_token_id] = features.reshape(-1, features.shape[-1])
+            embeds, features, keep_indices = self.features(batch, batch.pixels)
+            vision_ms = self.vision(batch.served).run_ms
+            embeds[batch.input_ids == batch.served.token_id] = features.reshape(-1, features.shape[-1])
         begin = time.perf_counter()
-        logits, cache = self.decoder.prefill(embeds, input_ids, mask, keep_indices)
+        logits, cache = self.decoder.prefill(embeds, batch.input_ids, batch.mask, keep_indices, batch.served)
         return Prefilled(logits, cache, keep_indices, vision_ms, milliseconds_since(begin))
 
-    def features(self, pixels: Array, input_ids: IntArray, mask: IntArray) -> tuple[Array, Array, IntArray]:
-        """Embed prompts (B, S) and encode their images (n, 3, H, W), by the questions where the bundle asks for them.
+    def features(self, batch: Batch, pixels: Array) -> tuple[Array, Array, IntArray]:
+        """Embed prompts and encode their images, by the questions where the bundle asks for them.
 
         Returns
         -------
-        embeds : array of shape (B, S, E)
+        embeds : array of shape (B, S, E')
             Of the token ids, placeholders included.
-        features : array of shape (n, K, E)
-        keep_indices : array of shape (n, K), int64
+        features : array of shape (spans, K, E')
+        keep_indices : array of shape (spans, K), int64
         """
-        embeds = self.embedding.run({"input_ids": input_ids}, host=self.embedding.outputs)[0].numpy()
+        served, vision = batch.served, self.vision(batch.served)
+        embeds = self.embedding.run({"input_ids": batch.input_ids}, host=self.embedding.outputs)[0].numpy()
         feeds: dict[str, Array] = {"pixel_values": pixels}
-        if "text_embeds" in self.vision.inputs:
-            where = asked(input_ids, mask, self.text.facts.image_token_id, self.visual_tokens, "text_after_image")
-            feeds["text_embeds"] = embeds[where.image_rows[:, None], where.query_columns]
+        if "text_embeds" in vision.inputs:
+            where = asked(batch.input_ids, batch.mask, served.token_id, served.keep, "text_after_image", served.spans)
+            own = embeds[..., : self.manifest.generation.width]
+            feeds["text_embeds"] = own[where.image_rows[:, None], where.query_columns]
             feeds["text_mask"] = where.query_mask
-        outputs = self.vision.run(feeds, host=self.vision.outputs)
-        named = dict(zip(self.vision.outputs, outputs, strict=True))
+        outputs = vision.run(feeds, host=vision.outputs)
+        named = dict(zip(vision.outputs, outputs, strict=True))
         return embeds, named["image_features"].numpy(), named["keep_indices"].numpy()
 
     def step(self, tokens: IntArray, cache: Cache) -> Logits:
@@ -334,7 +359,8 @@ class VLM:
     def release(self) -> None:
         """Let go of the last generation's tensors."""
         self.embedding.release()
-        self.vision.release()
+        for vision in self._visions.values():
+            vision.release()
         self.decoder.release()
 
 
@@ -348,12 +374,3 @@ def _open_all(image: ImageLike | Sequence[ImageLike] | None) -> list[Image.Image
         return []
     several = [image] if isinstance(image, str | Path | Image.Image) else image
     return [one if isinstance(one, Image.Image) else open_image(one) for one in several]
-
-
-def _image_config(manifest: Manifest) -> dict[str, Any]:
-    if "preprocessor_config.json" in manifest.files:
-        return manifest.json("preprocessor_config.json")
-    config = manifest.json("processor_config.json").get("image_processor")
-    if not isinstance(config, dict):
-        raise BundleError(f"{manifest.root}: holds no image processor settings; export it again")
-    return config

@@ -60,10 +60,10 @@ class BuildContext:
 
 def _learned(spec: entries.LearnedSelector, context: BuildContext) -> Selector:
     if context.checkpoint is None:
-        return Learned(context.facts.encoder.width, spec.diversity)
+        return Learned(context.facts.token_width, spec.diversity)
     return Learned.from_checkpoint(
         context.checkpoint,
-        width=context.facts.encoder.width,
+        width=context.facts.token_width,
         model_digest=context.model_digest,
         layers=context.encoder_layers,
         diversity=spec.diversity,
@@ -96,11 +96,15 @@ _BUILDERS: dict[type, Callable[[Any, BuildContext], Selector]] = {
     entries.TurboSelector: lambda spec, context: Turbo(context.layers[0], spec.alpha),
     entries.ClusteringSelector: lambda spec, _: Clustering(spec.neighbours),
     entries.HiREDSelector: lambda spec, context: HiRED(
-        context.layers[0], context.layers[-1], share=spec.share, grid=context.facts.grid, as_published=spec.as_published
+        context.layers[0],
+        context.layers[-1],
+        share=spec.share,
+        grid=context.facts.layout.view_grid,
+        as_published=spec.as_published,
     ),
     entries.EVSSelector: lambda spec, _: EVS(spec.frames),
     entries.GlobalCom2Selector: lambda spec, context: GlobalCom2(
-        context.layers[0], None, context.facts.grid, spec.temperature, spec.as_published
+        context.layers[0], None, context.facts.layout.view_grid, spec.temperature, spec.as_published
     ),
 }
 

@@ -7,12 +7,16 @@ DCT of that size gives h * w tokens. All of it is linear, so it is two constant 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate, pairwise
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
-from vtc.visual_tokens import VisualTokens, on_grid
+from vtc.layout import Grid
+from vtc.visual_tokens import VisualTokens, in_grids
 
 
 def dct_matrix(size: int) -> Tensor:
@@ -33,33 +37,56 @@ class FrequencyFilter(nn.Module):
 
     Parameters
     ----------
-    grid, keep_grid : (int, int)
-        Rows and columns going in and coming out.
+    grids, keep_grids : sequences of (int, int)
+        Rows and columns going in and coming out; tokens of several grids stand one after the other.
     preserve_mean : bool
         Scale by sqrt(out / in) so that the mean token is unchanged. The authors fine-tune their models and leave it
         out, which multiplies the mean by sqrt(in / out); an untrained model needs it.
     """
 
+    def __init__(self, grids: Sequence[Grid], keep_grids: Sequence[Grid], *, preserve_mean: bool = True) -> None:
+        super().__init__()
+        self.keep_grids = tuple(keep_grids)
+        self.ends = list(accumulate((prod(grid) for grid in grids), initial=0))
+        self.parts = nn.ModuleList(
+            GridFilter(grid, keep_grid, preserve_mean=preserve_mean)
+            for grid, keep_grid in zip(grids, keep_grids, strict=True)
+        )
+
+    def forward(self, tokens: VisualTokens) -> VisualTokens:
+        """Replace the tokens of the whole grids by those of the smaller ones."""
+        carried = None if tokens.carried is None else self.filtered(tokens.carried)
+        filtered = in_grids(self.filtered(tokens.features), self.keep_grids)
+        return replace(filtered, text=tokens.text, carried=carried)
+
+    def filtered(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, n, D) of the smaller grids, of those (B, N, D) of the whole ones."""
+        ranges = zip(self.parts, pairwise(self.ends), strict=True)
+        return torch.cat([part(tokens[:, first:last]) for part, (first, last) in ranges], dim=1)
+
+
+class GridFilter(nn.Module):
+    """The filter of one grid; parameters as those of :class:`FrequencyFilter`."""
+
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, grid: tuple[int, int], keep_grid: tuple[int, int], *, preserve_mean: bool = True) -> None:
+    def __init__(self, grid: Grid, keep_grid: Grid, *, preserve_mean: bool) -> None:
         super().__init__()
         self.grid = grid
         self.keep_grid = keep_grid
-        gain = math.sqrt(keep_grid[0] * keep_grid[1] / (grid[0] * grid[1])) if preserve_mean else 1.0
+        gain = math.sqrt(prod(keep_grid) / prod(grid)) if preserve_mean else 1.0
         self.register_buffer("rows", (low_pass_matrix(grid[0], keep_grid[0]) * gain).float(), persistent=False)
         self.register_buffer("columns", low_pass_matrix(grid[1], keep_grid[1]).float(), persistent=False)
 
-    def forward(self, tokens: VisualTokens) -> VisualTokens:
-        """Replace the tokens of the whole grid by those of the smaller one."""
-        batch, _, width = tokens.features.shape
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, h * w, D) of the smaller grid, of those (B, H * W, D) of the whole one."""
+        batch, _, width = tokens.shape
         (height_in, width_in), (height_out, width_out) = self.grid, self.keep_grid
-        rows, columns = self.rows.to(tokens.features), self.columns.to(tokens.features)
-        by_row = torch.matmul(rows, tokens.features.reshape(batch, height_in, width_in * width))
+        rows, columns = self.rows.to(tokens), self.columns.to(tokens)
+        by_row = torch.matmul(rows, tokens.reshape(batch, height_in, width_in * width))
         by_column = torch.matmul(columns, by_row.reshape(batch * height_out, width_in, width))
-        filtered = on_grid(by_column.reshape(batch, height_out * width_out, width), self.keep_grid)
-        return replace(filtered, text=tokens.text)
+        return by_column.reshape(batch, height_out * width_out, width)
 
 
 def retained_energy(tokens: Tensor, grid: tuple[int, int], keep_grid: tuple[int, int]) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vtc.selectors.decoder.base import DecoderSelector, DecoderTokens
-from vtc.visual_tokens import gather_tokens
+from vtc.visual_tokens import gather_positions, gather_tokens
 
 
 class PruneInDecoder(nn.Module):
@@ -45,8 +45,10 @@ class PruneInDecoder(nn.Module):
 
         Parameters
         ----------
-        hidden : Tensor of shape (B, S, E)
-        attention_mask, position_ids : Tensors of shape (B, S), int64
+        hidden : Tensor of shape (B, S, E')
+            Hidden states, and what is carried behind them.
+        attention_mask : Tensor of shape (B, S), int64
+        position_ids : Tensor of shape (B, S) or (3, B, S), int64
         image_rows : Tensor of shape (I,), int64
         image_columns : Tensor of shape (I, K), int64
         query_columns, query_mask : Tensors of shape (I, Q), int64
@@ -56,16 +58,17 @@ class PruneInDecoder(nn.Module):
 
         Returns
         -------
-        hidden : Tensor of shape (B, S', E)
-        position_ids : Tensor of shape (B, S'), int64
+        hidden : Tensor of shape (B, S', E')
+        position_ids : Tensor of shape (B, S') or (3, B, S'), int64
         keep_indices : Tensor of shape (I, keep), int64
             Which of the K tokens stay, ascending.
         """
+        width = self.selector.adapter.facts.decoder.width
         tokens = DecoderTokens(
-            hidden=hidden.index_select(0, image_rows),
+            hidden=hidden[..., :width].index_select(0, image_rows),
             before=None if before is None else before.index_select(0, image_rows),
             attention_mask=attention_mask.index_select(0, image_rows),
-            position_ids=position_ids.index_select(0, image_rows),
+            position_ids=position_ids.index_select(-2, image_rows),
             visual=image_columns,
             queries=query_columns,
             query_mask=query_mask,
@@ -77,6 +80,6 @@ class PruneInDecoder(nn.Module):
         result = gather_tokens(hidden, source)
         if merged is not None:
             flat = merged.to(hidden.dtype).flatten(0, 1)
-            replaced = flat[(layout - length).clamp(min=0)]
+            replaced = torch.cat([flat[(layout - length).clamp(min=0)], result[..., width:]], dim=-1)
             result = torch.where((layout >= length).unsqueeze(-1), replaced, result)
-        return result, torch.gather(position_ids, 1, source), keep_indices
+        return result, gather_positions(position_ids, source), keep_indices

@@ -122,7 +122,7 @@ class AutoPruner:
 
     def _pruner(self, recipe: Recipe, number: int, selector: LearnedSelector) -> _Part:
         token_plan = plan(recipe, self.adapter.facts)
-        layers, width = token_plan.encoder_layers, self.adapter.facts.encoder.width
+        layers, width = token_plan.encoder_layers, self.adapter.facts.token_width
 
         def train(path: Path, source: str) -> None:
             with _extra_wanted():

@@ -12,7 +12,7 @@ from vtc.selectors.base import Selector
 from vtc.training.examples import EncodedExamples
 from vtc.training.forward import answer_states
 from vtc.training.packing import Packed
-from vtc.visual_tokens import gather_tokens, on_grid
+from vtc.visual_tokens import gather_tokens, in_grids
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def right_answers(
     """
     device = adapter.model.device
     features = torch.stack([encoded.features for encoded in data.get(numbers)]).to(device).float()
-    tokens = on_grid(features, adapter.facts.grid)
+    tokens = in_grids(features, adapter.facts.layout.grids)
     chosen = tokens.indices if selector is None else selector.select(tokens, keep)
     packed = data.pack(numbers, chosen)
     states = answer_states(adapter, packed, gather_tokens(features, chosen))

@@ -38,7 +38,7 @@ def answer_states(adapter: VLMAdapter, packed: Packed, features: Tensor, policy:
     behind = packed.start + packed.visual
     hidden = torch.cat([embeds[:, : packed.start], visual, embeds[:, behind:]], dim=1)
     mask = attention_mask(packed, policy, hidden.dtype)
-    rotation = adapter.rotary(hidden, packed.position_ids)
+    rotation = adapter.rotation(hidden, packed.position_ids)
     for layer in adapter.decoder_layers:
         hidden = layer(
             hidden,

@@ -178,7 +178,7 @@ class _Run:
         whitening = Whitening.of(torch.stack(features))
         self.whitening = Whitening(*broadcast([whitening.mean.to(device), whitening.matrix.to(device)]))
         torch.manual_seed(config.seed)
-        mlp = Learned(self.adapter.facts.encoder.width).mlp
+        mlp = Learned(self.adapter.facts.token_width).mlp
         optimizer = torch.optim.AdamW(mlp.parameters(), lr=config.learning_rate, weight_decay=0.0)
         self.mlp, self.optimizer = accelerator.prepare(mlp, optimizer)
         self.began = time.monotonic()
@@ -217,7 +217,7 @@ class _Run:
 
     def selector(self) -> Learned:
         """The pruner as it is now, for raw features."""
-        selector = Learned(self.adapter.facts.encoder.width, self.subject.diversity).to(self.accelerator.device)
+        selector = Learned(self.adapter.facts.token_width, self.subject.diversity).to(self.accelerator.device)
         selector.mlp.load_state_dict(self._plain_mlp().state_dict())
         first = selector.mlp[0]
         if not isinstance(first, nn.Linear):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vtc.models.base import VLMAdapter
-from vtc.selectors.base import ascending, top_k
+from vtc.selectors.base import ascending, taken, top_k
 from vtc.visual_tokens import gather_tokens
 
 
@@ -24,7 +24,8 @@ class DecoderTokens:
         Tokens entering the layer behind the cut.
     before : Tensor of shape (I, S, E) or None
         The same tokens entering the layer in front of the cut, where a selector asked for that.
-    attention_mask, position_ids : Tensors of shape (I, S), int64
+    attention_mask : Tensor of shape (I, S), int64
+    position_ids : Tensor of shape (I, S) or (3, I, S), int64
     visual : Tensor of shape (I, K), int64
         Where the image's tokens stand in its row, ascending.
     queries, query_mask : Tensors of shape (I, Q), int64
@@ -79,13 +80,28 @@ class DecoderSelector(nn.Module, ABC):
     def attention(self, tokens: DecoderTokens, queries: Tensor, *, rope: bool = True) -> Tensor:
         """Attention of the tokens at `queries` (I, Q) to the visual tokens: (I, Q, K), mean over heads.
 
-        A causal softmax over the whole row, of which the visual columns are given.
+        A softmax over what each of them sees in the layer, of which the visual columns are given.
         """
         hidden = self.entering(tokens)
-        places = torch.arange(hidden.shape[1], device=hidden.device)
-        seen = (places <= queries.unsqueeze(-1)) & tokens.attention_mask.bool().unsqueeze(1)
+        seen = self.seen(tokens, queries)
         rows = self.adapter.attention_rows(self.layer, hidden, queries, seen, tokens.position_ids, rope=rope)
         return torch.gather(rows, 2, tokens.visual.unsqueeze(1).expand(-1, queries.shape[1], -1))
+
+    def seen(self, tokens: DecoderTokens, queries: Tensor) -> Tensor:
+        """Which of the S tokens those at `queries` (I, Q) see in the layer that is looked at: (I, Q, S), bool."""
+        decoder = self.adapter.facts.decoder
+        length = tokens.hidden.shape[1]
+        places = torch.arange(length, device=tokens.hidden.device)
+        seen = places <= queries.unsqueeze(-1)
+        if decoder.bidirectional == "prompt":
+            seen = torch.ones_like(seen)
+        elif decoder.bidirectional == "image":
+            inside = taken(tokens.visual, length).bool()
+            seen = seen | (torch.gather(inside, 1, queries).unsqueeze(-1) & inside.unsqueeze(1))
+        if self.layer in decoder.window_layers:
+            own = torch.gather(tokens.position_ids, 1, queries)
+            seen = seen & (own.unsqueeze(-1) - tokens.position_ids.unsqueeze(1) < decoder.window)
+        return seen & tokens.attention_mask.bool().unsqueeze(1)
 
     def keys(self, tokens: DecoderTokens) -> Tensor:
         """Keys of all tokens, rotated by their positions: (I, S, Hkv, Dh)."""

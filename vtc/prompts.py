@@ -1,12 +1,12 @@
-"""Chat templates: from a question to the prompt that the checkpoint was trained on.
+"""Prompts: from a question to what the checkpoint was trained on, and from placeholders to runs of visual tokens.
 
-Rendered as `transformers` renders them: sandboxed Jinja with the same options and functions.
+Chat templates are rendered as `transformers` renders them: sandboxed Jinja with the same options and functions.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +15,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from vtc.errors import BundleError
+from vtc.errors import BundleError, InputError
 
 
 class _Generation(Extension):
@@ -28,8 +28,10 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def render_chat(template: str, question: str, images: int, special_tokens: Mapping[str, str]) -> str:
-    """A question about images, put into a chat template.
+def render_chat(
+    template: str, question: str, images: int, special_tokens: Mapping[str, str], kind: str = "image"
+) -> str:
+    """A question about images (or clips), put into a chat template.
 
     Parameters
     ----------
@@ -40,6 +42,7 @@ def render_chat(template: str, question: str, images: int, special_tokens: Mappi
         Placed in front of the question.
     special_tokens : mapping
         ``bos_token`` and its like.
+    kind : {"image", "video"}
 
     Returns
     -------
@@ -57,7 +60,7 @@ def render_chat(template: str, question: str, images: int, special_tokens: Mappi
     environment.filters["tojson"] = _to_json
     functions: dict[str, Callable[[str], str]] = {"raise_exception": _refuse, "strftime_now": _now}
     environment.globals.update(functions)
-    content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
+    content = [{"type": kind}] * images + [{"type": "text", "text": question}]
     try:
         return environment.from_string(template).render(
             messages=[{"role": "user", "content": content}],
@@ -70,6 +73,30 @@ def render_chat(template: str, question: str, images: int, special_tokens: Mappi
         raise BundleError(
             f"bundle's chat template cannot be rendered ({error}); --raw-prompt goes without it"
         ) from error
+
+
+def expand(prompt: str, placeholder: str, images: int, parts: Sequence[str], run: str) -> str:
+    """A prompt whose placeholders are replaced by what the model sees of an image.
+
+    Parameters
+    ----------
+    prompt, placeholder : str
+    images : int
+        How many placeholders there must be.
+    parts : sequence of str
+        Text in front of, between and behind an image's runs of visual tokens.
+    run : str
+        One of those runs.
+
+    Raises
+    ------
+    InputError
+        If the prompt's placeholders do not match its images.
+    """
+    found = prompt.count(placeholder)
+    if found != images:
+        raise InputError(f"prompt has {found} {placeholder} placeholder(s) for {images} image(s); give one for each")
+    return prompt.replace(placeholder, run.join(parts))
 
 
 def _to_json(

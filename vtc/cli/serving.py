@@ -1,0 +1,82 @@
+"""Options that say what images a model is to be made ready for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from vtc.layout import ANY_IMAGE, Grid, Serving
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Size(click.ParamType[Grid]):
+    """Two numbers with an x between them.
+
+    Parameters
+    ----------
+    example : str
+    turned : bool
+        Whether columns come first, as in the name of a screen's resolution.
+    """
+
+    name = "size"
+
+    def __init__(self, example: str, *, turned: bool) -> None:
+        self.example = example
+        self.turned = turned
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Grid:
+        """Rows and columns."""
+        found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", str(value))
+        if found is None:
+            self.fail(f"'{value}' is not of the form {self.example}", param, ctx)
+        first, second = int(found[1]), int(found[2])
+        return (second, first) if self.turned else (first, second)
+
+
+def serving_options(*, several: bool = False) -> Callable[[Command], Command]:
+    """Options ``--image-size``, ``--tiles`` and ``--frames``; the first two more than once for several layouts."""
+    more = " Give it again for another layout in the same bundle." if several else ""
+
+    def decorate(command: Command) -> Command:
+        for option in (
+            click.option(
+                "--frames", default=1, type=click.IntRange(1), help="Serve clips of so many frames.  [default: images]"
+            ),
+            click.option(
+                "--tiles",
+                multiple=several,
+                type=Size("2x3", turned=False),
+                metavar="ROWSxCOLUMNS",
+                help=f"Tiles that images are cut into, for families that do.{more}",
+            ),
+            click.option(
+                "--image-size",
+                "image_size",
+                multiple=several,
+                type=Size("1280x720", turned=True),
+                metavar="WIDTHxHEIGHT",
+                help=f"Pixels of the images to serve; others are fitted in.  [default: the family's own]{more}",
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def serving(image_size: Grid | None, tiles: Grid | None, frames: int) -> Serving:
+    """What the options ask for."""
+    return Serving(image_size, tiles, frames)
+
+
+def servings(image_sizes: Sequence[Grid], tiles: Sequence[Grid], frames: int) -> list[Serving]:
+    """What the options ask for, one for each layout; none where they were not given."""
+    named = [Serving(image_size=size, frames=frames) for size in image_sizes]
+    named += [Serving(tiles=grid, frames=frames) for grid in tiles]
+    unnamed = Serving(frames=frames)
+    return named or ([] if unnamed == ANY_IMAGE else [unnamed])

@@ -1,0 +1,57 @@
+"""What several families ask of a configuration, and how they refuse what they do not serve."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
+
+from vtc.errors import InputError, ModelError
+from vtc.layout import Serving
+
+
+def check_parts(config: Any, towers: Collection[str], decoders: Collection[str]) -> None:
+    """Refuse a configuration whose tower or decoder is of a kind that an adapter does not serve.
+
+    Raises
+    ------
+    ModelError
+    """
+    tower, decoder = config.vision_config.model_type, config.text_config.model_type
+    if tower not in towers or decoder not in decoders:
+        raise ModelError(
+            f"{config.model_type} with tower '{tower}' and decoder '{decoder}' is not supported; "
+            f"supported: {' or '.join(towers)} with {', '.join(decoders)}"
+        )
+
+
+def check_features(config: Any, strategies: Mapping[str, str]) -> None:
+    """Refuse a configuration that takes features of several layers, or patches that are not all of a tower's.
+
+    Raises
+    ------
+    ModelError
+    """
+    tower = config.vision_config.model_type
+    strategy = strategies[tower]
+    if not isinstance(config.vision_feature_layer, int) or config.vision_feature_select_strategy != strategy:
+        raise ModelError(
+            f"only one vision_feature_layer with vision_feature_select_strategy '{strategy}' is supported "
+            f"for tower '{tower}'"
+        )
+
+
+def refuse(serving: Serving, family: str, *asked: Literal["image_size", "tiles", "frames"]) -> None:
+    """Refuse what a family cannot be made ready for.
+
+    Raises
+    ------
+    InputError
+    """
+    reasons = {
+        "image_size": "takes images of one size whatever they were; leave out --image-size",
+        "tiles": "does not cut images into tiles; leave out --tiles",
+        "frames": "takes no clips; leave out --frames",
+    }
+    for name in asked:
+        if getattr(serving, name) != getattr(Serving(), name):
+            raise InputError(f"{family} {reasons[name]}")

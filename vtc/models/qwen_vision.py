@@ -1,0 +1,128 @@
+"""The vision encoder of Qwen's vision-language models: patches in squares, rotary positions, windows.
+
+Its own forward works out windows and positions of every image from data; here they are constants of the layout. Patches
+stay in the order in which the processor gives them, the four of a token together, and windows are gathered from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from vtc.models.base import VLMAdapter, rotate
+
+
+class QwenVision(VLMAdapter):
+    """An adapter whose tower is ``model.visual``: blocks with fused queries, keys and values."""
+
+    @property
+    def _visual(self) -> Any:
+        return self.model.model.visual
+
+    @property
+    def encoder_layers(self) -> Sequence[nn.Module]:
+        return cast(Sequence[nn.Module], self._visual.blocks)
+
+    def embed_patches(self, pixel_values: Tensor) -> Tensor:
+        # A convolution whose stride is its size is a matrix product.
+        convolution = self._visual.patch_embed.proj
+        hidden = nn.functional.linear(pixel_values, convolution.weight.flatten(1), convolution.bias)
+        return hidden.reshape(-1, len(self._coordinates), hidden.shape[-1])
+
+    def encoder_layer(self, index: int, hidden: Tensor) -> Tensor:
+        block: Any = self.encoder_layers[index]
+        query, key, value = self._rotated(index, hidden)
+        windowed = self.facts.encoder.window > 0 and index not in self.facts.encoder.whole_layers
+        attend = self._attend_in_windows if windowed else nn.functional.scaled_dot_product_attention
+        mixed = attend(query, key, value).transpose(1, 2).flatten(2)
+        hidden = hidden + block.attn.proj(mixed)
+        return cast(Tensor, hidden + block.mlp(block.norm2(hidden)))
+
+    def encoder_queries(self, index: int, hidden: Tensor) -> Tensor:
+        return self._rotated(index, hidden)[0].transpose(1, 2).flatten(2)
+
+    def encoder_keys(self, index: int, hidden: Tensor) -> Tensor:
+        return self._rotated(index, hidden)[1].transpose(1, 2).flatten(2)
+
+    def encoder_window(self, index: int) -> Tensor | None:
+        encoder = self.facts.encoder
+        if not encoder.window or index in encoder.whole_layers:
+            return None
+        window = torch.tensor([(row // encoder.window, column // encoder.window) for row, column in self._coordinates])
+        return (window[:, None] == window[None, :]).all(dim=-1)
+
+    def cells(self, patches: Tensor) -> Tensor:
+        return patches.reshape(patches.shape[0], -1, self.facts.encoder.merge**2, patches.shape[-1])
+
+    @property
+    def _coordinates(self) -> list[tuple[int, int]]:
+        """Row and column of each patch of a view, in the processor's order."""
+        (rows, columns), merge = self.facts.layout.view_grid, self.facts.encoder.merge
+        return [
+            (row * merge + down, column * merge + right)
+            for row in range(rows)
+            for column in range(columns)
+            for down in range(merge)
+            for right in range(merge)
+        ]
+
+    def _rotated(self, index: int, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys, rotated by rows and columns, and values, each (views, H, n, Dh)."""
+        block: Any = self.encoder_layers[index]
+        views, patches, _ = hidden.shape
+        fused = block.attn.qkv(block.norm1(hidden)).reshape(views, patches, 3, self.facts.encoder.heads, -1)
+        query, key, value = fused.permute(2, 0, 3, 1, 4).unbind(0)
+        places = torch.tensor(self._coordinates, device=hidden.device)
+        cosines, sines = (part.unsqueeze(0) for part in self._visual.rotary_pos_emb(hidden, places))
+        turned = (rotate(part.float(), cosines, sines).to(part.dtype) for part in (query, key))
+        return *turned, value
+
+    def _attend_in_windows(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention (views, H, n, Dh) within windows; those at the edges are filled up with what nobody sees."""
+        order, real, back = (part.to(query.device) for part in self._windows())
+        count, size = order.shape
+        views, heads, _, width = query.shape
+
+        def gathered(part: Tensor) -> Tensor:
+            return part[:, :, order.flatten()].reshape(views, heads * count, size, width)
+
+        seen = real[:, None, :].repeat(heads, 1, 1).unsqueeze(0)
+        mixed = nn.functional.scaled_dot_product_attention(gathered(query), gathered(key), gathered(value), seen)
+        return mixed.reshape(views, heads, count * size, width)[:, :, back]
+
+    def _windows(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Patches (windows, size) of each window, which of them are real, and where each patch (n,) went."""
+        side = self.facts.encoder.window
+        members: dict[tuple[int, int], list[int]] = {}
+        for patch, (row, column) in enumerate(self._coordinates):
+            members.setdefault((row // side, column // side), []).append(patch)
+        windows = list(members.values())
+        filled = [own + own[:1] * (side**2 - len(own)) for own in windows]
+        real = [[True] * len(own) + [False] * (side**2 - len(own)) for own in windows]
+        went = {patch: number * side**2 + at for number, own in enumerate(windows) for at, patch in enumerate(own)}
+        return torch.tensor(filled), torch.tensor(real), torch.tensor([went[patch] for patch in sorted(went)])
+
+
+class Merger(nn.Module):
+    """The model's own merger on tokens whose patches are laid end to end.
+
+    Parameters
+    ----------
+    merger : module
+        Norms and lays end to end patches (n, D), and projects them.
+    width : int
+        D.
+    """
+
+    def __init__(self, merger: nn.Module, width: int) -> None:
+        super().__init__()
+        self.merger = merger
+        self.width = width
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, K, m * D) in the decoder's space, (B, K, E)."""
+        merged: Tensor = self.merger(tokens.reshape(-1, self.width))
+        return merged.reshape(tokens.shape[0], tokens.shape[1], -1)
