@@ -23,6 +23,7 @@ SIZES = {
     "portrait": (150, 70),
     "square": (112, 112),
     "tiny": (5, 7),
+    "less than a tile": (20, 20),
     "odd": (101, 33),
     "wide": (40, 391),
     "large": (301, 407),
