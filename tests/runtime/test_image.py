@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from tests.runtime.conftest import picture
+from vtc import pixels
 from vtc.errors import BundleError, InputError
-from vtc.runtime import image as image_module
-from vtc.runtime.image import ImageProcessor, open_image, to_rgb
+from vtc.pixels import to_rgb
+from vtc.runtime.image import ImageProcessor, open_image
 
 SIZES = [(1, 1), (2, 2), (3, 90), (224, 224), (223, 225), (640, 480), (333, 777), (31, 20), (60, 40)]
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -69,7 +70,7 @@ def test_very_long_image_is_never_resized_whole(monkeypatch: pytest.MonkeyPatch)
         image = picture(1, size)
         whole = processor([image])
         with monkeypatch.context() as patched:
-            patched.setattr(image_module, "MAX_RESIZED_PIXELS", 0)
+            patched.setattr(pixels, "MAX_RESIZED_PIXELS", 0)
             assert np.abs(processor([image]) - whole).max() <= 1
     assert processor([Image.new("RGB", (1, 2_000_000), (1, 2, 3))]).mean() == 2
 
