@@ -278,7 +278,7 @@ def _segment_spec(
 
 
 def _positions(decoder: DecoderFacts, ids: Tensor) -> tuple[Tensor, dict[int, str]]:
-    """Example positions like `ids` (B, S), and their dynamic axes; in front of them time, row and column, if need be."""
+    """Example positions like `ids` (B, S), and their dynamic axes; in front, time, row and column, if need be."""
     if decoder.position_axes == 1:
         return ids, {0: "batch_size", 1: "sequence_length"}
     return ids.repeat(decoder.position_axes, 1, 1), {1: "batch_size", 2: "sequence_length"}

@@ -341,10 +341,10 @@ def _check(manifest: Manifest) -> None:
             raise BundleError(f"{manifest.root / MANIFEST}: {what}; export the bundle again")
 
     selectors = [segment.selector for segment in manifest.segments if segment.selector]
-    names = ["embed_tokens", *(segment.graph for segment in manifest.segments)]
-    names += [selector.graph for selector in selectors if selector.kind != "prune"]
     pruning = [selector.graph for selector in selectors if selector.kind == "prune"]
-    names += [name + served.suffix for served in manifest.images for name in ("vision_encoder", *pruning)]
+    names = [name + served.suffix for served in manifest.images for name in ("vision_encoder", *pruning)]
+    names += ["embed_tokens", *(segment.graph for segment in manifest.segments)]
+    names += [selector.graph for selector in selectors if selector.kind != "prune"]
     require(bool(manifest.precisions), "names no precision")
     require(bool(manifest.images), "serves no image")
     for name in names:

@@ -219,7 +219,7 @@ def test_wrong_graph_is_never_published(adapter: VLMAdapter, tmp_path: Path, mon
 def test_parity_refuses_a_different_choice_of_tokens(adapter: VLMAdapter, exported: Exported) -> None:
     other = request(adapter, {"kind": "prune", "keep": 0.25, "selector": {"name": "random", "seed": 4}})
     with pytest.raises(ParityError, match="other tokens of an image than the model, of 4"):
-        check_parity(other.model, VLM.load(exported("random")[1]), "fp32", other.samples)
+        check_parity([other.model], VLM.load(exported("random")[1]), "fp32", other.samples)
 
 
 def test_parity_accepts_what_rounding_does_to_the_model_too(
@@ -227,7 +227,7 @@ def test_parity_accepts_what_rounding_does_to_the_model_too(
 ) -> None:
     other = request(adapter, {"kind": "prune", "keep": 0.25, "selector": {"name": "random", "seed": 4}})
     monkeypatch.setattr(parity, "_moved_by_noise", lambda *_: 4)
-    found = check_parity(other.model, VLM.load(exported("random")[1]), "fp32", other.samples)
+    found = check_parity([other.model], VLM.load(exported("random")[1]), "fp32", other.samples)
     assert found.indices_equal == 0.0
 
 

@@ -83,12 +83,13 @@ def test_cls_attention_needs_a_cls_token(siglip: VLMAdapter) -> None:
         compressed(siglip, *RECIPES["cls"])
 
 
-def test_a_sliding_window_bounds_the_context(tmp_path: Path) -> None:
+def test_layers_with_a_sliding_window_are_known(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "model", like=replace(TINY, decoder=replace(TINY.decoder, kind="mistral")))
     text = json.loads((path / "config.json").read_text())["text_config"]
-    assert read_facts(path).decoder.context == 1024
+    assert read_facts(path).decoder.window == 0
     edit_config(path, text_config={**text, "sliding_window": 100})
-    assert read_facts(path).decoder.context == 100
+    decoder = read_facts(path).decoder
+    assert (decoder.window, decoder.window_layers, decoder.context) == (100, (0, 1, 2, 3), 1024)
 
 
 @pytest.mark.parametrize(("fixture", "strategy"), [("adapter", "full"), ("siglip", "default")])

@@ -77,7 +77,7 @@ class VLMAdapter(ABC):
     @classmethod
     @abstractmethod
     def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
-        """Sizes and pixels, from a configuration and the settings of the checkpoint's image processor.
+        """Sizes and pixels, from a configuration and the settings of the checkpoint's image (or video) processor.
 
         Raises
         ------
@@ -103,7 +103,7 @@ class VLMAdapter(ABC):
         except Exception as error:
             raise ModelError(f"{path / 'config.json'}: not a usable configuration ({one_line(error)})") from error
         try:
-            return cls.describe(config, image_settings(path), serving)
+            return cls.describe(config, image_settings(path, clips=serving.frames > 1), serving)
         except (ModelError, InputError) as error:
             raise type(error)(f"{path}: {error}") from None
 
@@ -233,7 +233,7 @@ class VLMAdapter(ABC):
 
     @abstractmethod
     def rotation(self, hidden: Tensor, position_ids: Tensor, windowed: bool = False) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (B, S, Dh) of positions (B, S) or (3, B, S), for layers with a sliding window or without."""
+        """Cosines and sines (B, S, Dh) of positions (B, S) or (3, B, S), in layers with a sliding window or not."""
 
     def decoder_layer(
         self, index: int, hidden: Tensor, bias: Tensor, rotation: tuple[Tensor, Tensor], cache: Any
@@ -444,22 +444,23 @@ def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     return heads * cosines.unsqueeze(1) + turned * sines.unsqueeze(1)
 
 
-def image_settings(path: Path) -> dict[str, Any]:
-    """Settings of a checkpoint's image processor.
+def image_settings(path: Path, *, clips: bool = False) -> dict[str, Any]:
+    """Settings of a checkpoint's image processor, or of its video processor where it ships one.
 
     Raises
     ------
     ModelError
         If it ships none, or they are not JSON.
     """
-    for name in ("preprocessor_config.json", "processor_config.json"):
+    videos = ["video_preprocessor_config.json"] if clips else []
+    for name in (*videos, "preprocessor_config.json", "processor_config.json"):
         try:
             settings = json.loads((path / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
             raise ModelError(f"{path / name}: cannot be read as JSON ({error}); fetch the checkpoint again") from None
-        if name.startswith("preprocessor") or "image_processor" in settings:
+        if not name.startswith("processor") or "image_processor" in settings:
             return dict(settings.get("image_processor", settings))
     raise ModelError(f"{path}: ships no image processor settings (preprocessor_config.json); fetch them too")
 

@@ -18,7 +18,7 @@ from vtc.layout import Serving, single_view
 from vtc.models.checks import check_features, check_parts, refuse
 from vtc.models.clip_tower import ClipTower, clip_facts, feature_layer
 from vtc.models.language_model import LanguageModel, decoder_facts
-from vtc.models.pixel_specs import single_view_pixels
+from vtc.models.pixel_specs import pixel_spec
 from vtc.pixels import PixelSpec
 
 STRATEGY: dict[str, Literal["default", "full"]] = {"clip_vision_model": "default", "siglip_vision_model": "full"}
@@ -41,7 +41,7 @@ class LlavaAdapter(ClipTower, LanguageModel):
         check_features(config, STRATEGY)
         refuse(serving, "LLaVA", "image_size", "tiles", "frames")
         vision, text = config.vision_config, config.text_config
-        pixels = single_view_pixels(settings)
+        pixels = pixel_spec(settings)
         side = vision.image_size // vision.patch_size
         facts = ModelFacts(
             family=cls.family,

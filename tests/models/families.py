@@ -1,0 +1,191 @@
+"""What the tests of families run on: tiny checkpoints, the images that they are made ready for, and a plain reference.
+
+A line of :data:`CASES` is a family's tiny checkpoint made ready for one layout of images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tests.models.own import own_model
+from tests.tiny import image
+from vtc.compressed import CompressedModel, compress
+from vtc.decoder import SegmentCache, attention_bias
+from vtc.layout import ANY_IMAGE, Serving
+from vtc.models import load_adapter
+from vtc.models.base import VLMAdapter
+from vtc.models.tiny_families import TINY_FAMILIES, write_tiny
+from vtc.recipe import Recipe
+from vtc.sequence import attention_blocks, positions
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family made ready for one layout.
+
+    Attributes
+    ----------
+    family : str
+        ``model_type``.
+    name : str
+        What is special about the layout.
+    serving : Serving
+    several : bool
+        Whether the family's own processor makes the same of each image where a prompt has several.
+    """
+
+    family: str
+    name: str = "default"
+    serving: Serving = ANY_IMAGE
+    several: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.family}-{self.name}"
+
+    @property
+    def frames(self) -> int:
+        """Images of one input."""
+        return self.serving.frames
+
+
+CASES: list[Case] = []
+
+Prompts = tuple[list[list[Image.Image]], list[str]]
+
+
+class Checkpoints:
+    """Tiny checkpoints, written once, with what is loaded from them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.path = cache(self._path)
+        self.adapter = cache(self._adapter)
+        self.own = cache(own_model)
+
+    def _path(self, family: str) -> Path:
+        return write_tiny(family, self.directory / family)
+
+    def _adapter(self, case: Case) -> VLMAdapter:
+        return load_adapter(self.path(case.family), case.serving)
+
+
+def compressed(adapter: VLMAdapter, *stages: dict[str, Any]) -> CompressedModel:
+    """A family's model with these stages applied."""
+    return compress(adapter, Recipe.model_validate({"version": 1, "name": "test", "stages": list(stages)}))
+
+
+def pictures(adapter: VLMAdapter, count: int, seed: int = 0) -> list[Image.Image]:
+    """Images, or all frames of clips, of exactly the size that is served."""
+    height, width = adapter.facts.image_size
+    return [image(seed + number, (width, height)) for number in range(count * adapter.facts.layout.frames)]
+
+
+def prompts_of(adapter: VLMAdapter, kind: str) -> Prompts:
+    """Prompts as the family's chat template writes them.
+
+    Parameters
+    ----------
+    adapter : VLMAdapter
+    kind : {"one", "two", "middle", "batch"}
+        One image; two images; an image in mid-prompt; two prompts of different lengths with an image each.
+    """
+    if kind == "batch":
+        first = prompts_of(adapter, "one")
+        longer = [pictures(adapter, 1, seed=50)], [adapter.chat("what digit is the red one and where is it ?")]
+        return first[0] + longer[0], first[1] + longer[1]
+    if kind == "two":
+        return [pictures(adapter, 2)], [adapter.chat("what is red ?", 2)]
+    prompt = adapter.chat("what is red ?")
+    if kind == "middle":
+        # The words that come behind the image go on in front of it, too.
+        prompt = prompt.replace(adapter.placeholder, f"look here {adapter.placeholder}", 1)
+    return [pictures(adapter, 1)], [prompt]
+
+
+def families() -> list[str]:
+    """All families of which there is a tiny checkpoint."""
+    return list(TINY_FAMILIES)
+
+
+# What stays, without gathering ------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def masked_logits(model: CompressedModel, asked: Prompts) -> Tensor:
+    """Logits (B, V) of a pruned model by a plain reference: all tokens run, and those that are dropped are masked out.
+
+    For recipes that only choose tokens: `prune` with a selector that does not merge, `prune_in_decoder`, `visual_exit`.
+    Which tokens stay is taken from the model itself.
+    """
+    adapter, plan = model.adapter, model.plan
+    whole = compress(adapter, Recipe(version=1, name="none", stages=()))
+    ids, mask, pixels = model.inputs(*asked)
+    _, state = model.prefill(ids, mask, pixels)
+    full_ids, full_mask, pixels = whole.inputs(*asked)
+    embeds = whole.embed_tokens(full_ids)
+    features, _ = whole.vision(pixels)
+    visual = full_ids == adapter.image_token_id
+    hidden = embeds.masked_scatter(visual.unsqueeze(-1), features.to(embeds.dtype))
+    # Which of all visual tokens are among the kept, at each change of what is kept.
+    kept = [_kept(indices, whole.visual_tokens) for indices in state.kept]
+    places = _positions(model, ids, mask, state.kept[0], full_ids, full_mask, kept[0])
+    decoder, cut = adapter.facts.decoder, 0
+    blocks = None
+    if decoder.bidirectional != "none":
+        arrays = (full_ids.numpy(), full_mask.numpy(), adapter.image_token_id, whole.visual_tokens)
+        blocks = torch.from_numpy(attention_blocks(*arrays, decoder.bidirectional))
+    carried, hidden = hidden[..., decoder.width :], hidden[..., : decoder.width]
+    cache = SegmentCache(plan.decoder_layers, [_nothing(adapter, len(full_ids)) for _ in plan.decoder_layers])
+    for segment in plan.segments:
+        cut += segment.enters == "prune"
+        seen = full_mask.clone()
+        seen[visual] = kept[cut].flatten().long() if segment.sees == "all" else 0
+        for place in segment.layers:
+            layer = plan.decoder_layers[place]
+            windowed = layer in decoder.window_layers
+            window, keys = (decoder.window, places) if windowed else (0, None)
+            bias = attention_bias(seen, hidden, blocks, keys, window)
+            hidden = adapter.decoder_layer(layer, hidden, bias, adapter.rotation(hidden, places, windowed), cache)
+            if layer < decoder.carried:
+                hidden = hidden + carried[..., layer * decoder.width : (layer + 1) * decoder.width]
+    logits: Tensor = adapter.head(adapter.final_norm(hidden[:, -1]))
+    return logits
+
+
+def _kept(indices: Tensor, tokens: int) -> Tensor:
+    """Which of all tokens of each span (I, N) are among `indices` (I, K)."""
+    return torch.zeros(indices.shape[0], tokens, dtype=torch.bool).scatter(1, indices, True)
+
+
+def _nothing(adapter: VLMAdapter, rows: int) -> tuple[Tensor, Tensor]:
+    decoder = adapter.facts.decoder
+    empty = torch.zeros(rows, decoder.kv_heads, 0, decoder.head_dim)
+    return empty, empty
+
+
+def _positions(
+    model: CompressedModel,
+    ids: Tensor,
+    mask: Tensor,
+    indices: Tensor,
+    full_ids: Tensor,
+    full_mask: Tensor,
+    kept: Tensor,
+) -> Tensor:
+    """The positions of all tokens ([3,] B, S): what the pruned model gives to those that it keeps, and 0 for the rest."""
+    image = model.adapter.image_token_id
+    arrays = (ids.numpy(), mask.numpy(), image, indices.numpy())
+    own = positions(*arrays, model.rule).ids
+    stays = full_mask.bool().clone()
+    stays[full_ids == image] = kept.flatten()
+    found = np.zeros((*own.shape[:-1], full_ids.shape[1]), dtype=np.int64)
+    found[..., stays.numpy()] = own[..., mask.bool().numpy()]
+    return torch.from_numpy(found)

@@ -1,0 +1,148 @@
+"""Every family: its own logits and answers without a recipe, and with one what a plain reference computes."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from exporters.onnx import Request, export
+from tests.models.families import CASES, Case, Checkpoints, compressed, masked_logits, prompts_of
+from tests.models.own import own_generate, own_inputs, own_logits
+from vtc.calibrate import samples_from
+from vtc.checkpoint import Origin
+from vtc.models import FAMILIES
+from vtc.recipe import Recipe
+from vtc.runtime.vlm import VLM
+
+KINDS = ["one", "two", "middle", "batch"]
+CHOICES: dict[str, list[dict[str, Any]]] = {
+    "prune": [{"kind": "prune", "keep": 0.4, "selector": "divprune", "positions": "original"}],
+    "renumbered": [{"kind": "prune", "keep": 0.4, "selector": "uniform"}],
+    "cut": [{"kind": "prune_in_decoder", "layer": 1, "keep": 0.5}],
+    "cuts": [
+        {"kind": "prune", "keep": 0.7, "selector": "uniform", "positions": "original"},
+        {"kind": "prune_in_decoder", "layer": 3, "keep": 0.5, "selector": "fastv"},
+    ],
+    "exit": [{"kind": "visual_exit", "layer": 3}],
+}
+"""Recipes that only choose tokens."""
+FILTER = [{"kind": "frequency_filter", "keep": 0.25}]
+EVERYTHING = [*CHOICES["cuts"], {"kind": "visual_exit", "layer": 6}]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    return Checkpoints(tmp_path_factory.mktemp("families"))
+
+
+def every_case(*kinds: str) -> pytest.MarkDecorator:
+    """All cases, those of a family in one worker, with each kind of prompt that it takes."""
+    marks = [
+        pytest.param(case, kind, id=f"{case}-{kind}", marks=pytest.mark.xdist_group(case.family))
+        for case in CASES
+        for kind in kinds
+        if case.several or kind != "two"
+    ]
+    return pytest.mark.parametrize(("case", "kind"), marks)
+
+
+def test_every_family_is_covered() -> None:
+    assert {case.family for case in CASES} == set(FAMILIES) - {"llava"}
+
+
+@every_case(*KINDS)
+def test_null_recipe_gives_the_models_own_logits(checkpoints: Checkpoints, case: Case, kind: str) -> None:
+    adapter, own = checkpoints.adapter(case), checkpoints.own(checkpoints.path(case.family))
+    images, prompts = asked = prompts_of(adapter, kind)
+    inputs = own_inputs(adapter.path, images, prompts, frames=case.frames > 1)
+    model = compressed(adapter)
+    ids, mask, pixels = model.inputs(*asked)
+    assert ids.tolist() == inputs["input_ids"].tolist()
+    with torch.inference_mode():
+        ours, _ = model.prefill(ids, mask, pixels)
+    torch.testing.assert_close(ours[:, -1], own_logits(own, inputs)[:, -1], atol=1e-5, rtol=1e-5)
+
+
+@every_case("one", "batch")
+def test_null_recipe_generates_what_the_model_generates(checkpoints: Checkpoints, case: Case, kind: str) -> None:
+    adapter, own = checkpoints.adapter(case), checkpoints.own(checkpoints.path(case.family))
+    images, prompts = prompts_of(adapter, kind)
+    theirs = own_generate(own, own_inputs(adapter.path, images, prompts, frames=case.frames > 1), 32)
+    assert [answer.token_ids for answer in compressed(adapter).generate(images, prompts, 32)] == theirs
+
+
+@pytest.mark.parametrize("name", CHOICES)
+@every_case("two", "batch")
+def test_gathered_tokens_compute_what_masked_ones_do(
+    checkpoints: Checkpoints, case: Case, kind: str, name: str
+) -> None:
+    adapter = checkpoints.adapter(case)
+    model = compressed(adapter, *CHOICES[name])
+    asked = prompts_of(adapter, kind)
+    ids, mask, pixels = model.inputs(*asked)
+    with torch.inference_mode():
+        ours, state = model.prefill(ids, mask, pixels)
+    torch.testing.assert_close(ours[:, -1], masked_logits(model, asked), atol=1e-4, rtol=1e-4)
+    lengths_are_planned(model, ids, state)
+
+
+def lengths_are_planned(model: Any, ids: torch.Tensor, state: Any) -> None:
+    """Each segment's cache is as long as the plan says."""
+    visual = ids == model.adapter.image_token_id
+    images = visual.sum(dim=1) // (model.visual_tokens * model.plan.spans)
+    text = ((ids != model.adapter.pad_token_id) & ~visual).sum(dim=1)
+    for past, mask, segment in zip(state.past, state.masks, model.plan.segments, strict=True):
+        assert mask.sum(dim=1).tolist() == (text + images * segment.visual_tokens).tolist()
+        assert {key.shape[2] for key, _ in past} == {mask.shape[1]}
+
+
+@every_case("one")
+def test_frequency_filter_acts_on_every_grid(checkpoints: Checkpoints, case: Case, kind: str) -> None:
+    adapter = checkpoints.adapter(case)
+    model = compressed(adapter, *FILTER)
+    stage = model.plan.stages[0]
+    assert stage.grids_in == adapter.facts.layout.grids
+    ids, mask, pixels = model.inputs(*prompts_of(adapter, kind))
+    with torch.inference_mode():
+        tokens = compressed(adapter).vision.tokens(pixels)
+        filtered = model.vision.stages[0](tokens)
+        _, state = model.prefill(ids, mask, pixels)
+    start_in = start_out = 0
+    for before, after in zip(stage.grids_in, stage.grids_out, strict=True):
+        part = tokens.features[:, start_in : start_in + prod(before)].mean(dim=1)
+        small = filtered.features[:, start_out : start_out + prod(after)].mean(dim=1)
+        torch.testing.assert_close(small, part, atol=1e-5, rtol=1e-4)  # the mean of each grid is preserved
+        start_in, start_out = start_in + prod(before), start_out + prod(after)
+    assert filtered.features.shape[1] == start_out == model.visual_tokens
+    lengths_are_planned(model, ids, state)
+
+
+@every_case("batch")
+def test_bundle_answers_as_the_model(checkpoints: Checkpoints, case: Case, kind: str, tmp_path: Path) -> None:
+    adapter = checkpoints.adapter(case)
+    recipe = Recipe.model_validate({"version": 1, "name": "everything", "stages": EVERYTHING})
+    model = compressed(adapter, *EVERYTHING)
+    origin = Origin(str(adapter.path), "0" * 64)
+    parity = export(Request([model], recipe, origin, samples_from(adapter, None, 2, seed=0)), tmp_path / "bundle")
+    assert parity["fp32"].greedy_match == parity["fp32"].indices_equal == 1.0
+    bundle = VLM.load(tmp_path / "bundle", provider="cpu", threads=1)
+    images, prompts = prompts_of(adapter, kind)
+    ours = [answer.token_ids for answer in model.generate(images, prompts, 12)]
+    assert [list(answer.token_ids) for answer in bundle.generate(images, prompts, 12)] == ours
+    assert bundle.chat("what is red ?", case.frames) == adapter.chat("what is red ?")
+
+
+@every_case("one")
+def test_the_whole_model_exports(checkpoints: Checkpoints, case: Case, kind: str, tmp_path: Path) -> None:
+    adapter = checkpoints.adapter(case)
+    recipe = Recipe(version=1, name="none", stages=())
+    samples = samples_from(adapter, None, 1, seed=0)
+    parity = export(
+        Request([compressed(adapter)], recipe, Origin(str(adapter.path), "0" * 64), samples), tmp_path / "bundle"
+    )
+    assert parity["fp32"].greedy_match == 1.0
+    assert parity["fp32"].logits_max_diff < 1e-3
