@@ -11,7 +11,7 @@ from vtc.calibrate import Calibrator, Measurements, samples_from
 from vtc.checkpoint import Origin, load_compressed, save_compressed
 from vtc.compressed import compress
 from vtc.models import load_adapter, model_digest
-from vtc.models.tiny import write_tiny_llava
+from vtc.models.tiny import write_tiny_checkpoint
 from vtc.plan import plan
 from vtc.progress import Report, silent
 from vtc.recipe import DropLayers, Prune, PruneInDecoder, Recipe, VisualExit
@@ -23,8 +23,8 @@ from vtc.training.checkpoint import save_pruner, save_relevance
 SAMPLES = 4
 
 
-def run(recipe: Recipe, progress: Report = silent) -> None:
-    """Take a recipe all the way to a running bundle.
+def run(recipe: Recipe, progress: Report = silent, family: str = "llava") -> None:
+    """Take a recipe all the way to a running bundle, on a model of a family.
 
     The model is as deep as the recipe's layer numbers ask for. Learned selectors stay untrained: none was trained on a
     random model, and nothing could be learnt on it.
@@ -39,7 +39,7 @@ def run(recipe: Recipe, progress: Report = silent) -> None:
         layers = list(_layer_numbers(recipe))
         encoder = max([5, *(number + 2 for kind, number in layers if kind == "encoder")])
         decoder = max([8, *(number + 2 for kind, number in layers if kind == "decoder")])
-        path = write_tiny_llava(work / "model", encoder_layers=encoder, decoder_layers=decoder)
+        path = write_tiny_checkpoint(family, work / "model", encoder_layers=encoder, decoder_layers=decoder)
         adapter = load_adapter(path)
         digest = model_digest(path)
         samples = samples_from(adapter, None, SAMPLES, seed=0)
@@ -54,7 +54,7 @@ def run(recipe: Recipe, progress: Report = silent) -> None:
                 save_relevance(file, Relevance(adapter, *cut[0]), model_digest=digest)
             else:
                 layers = token_plan.encoder_layers
-                save_pruner(file, Learned(adapter.facts.encoder.width), model_digest=digest, layers=layers)
+                save_pruner(file, Learned(adapter.facts.token_width), model_digest=digest, layers=layers)
             return file
 
         resolved = Calibrator(adapter, samples, Measurements(), digest, progress, untrained).resolve(recipe)
@@ -62,7 +62,7 @@ def run(recipe: Recipe, progress: Report = silent) -> None:
         save_compressed(compressing, work / "compressed", model, resolved, Origin(str(path), digest), {})
         model, resolved, origin = load_compressed(work / "compressed")
         export(Request([model], resolved, origin, samples, progress=progress), work / "bundle")
-        VLM.load(work / "bundle").ask(samples[0].images[0], "what is it ?", max_new_tokens=4)
+        VLM.load(work / "bundle").ask(samples[0].images, "what is it ?", max_new_tokens=4)
 
 
 def _layer_numbers(recipe: Recipe) -> Iterator[tuple[str, int]]:

@@ -79,4 +79,4 @@ def test_missing_recipe_and_missing_model(here: Path) -> None:
 def test_smoke_takes_a_recipe_through_the_pipeline() -> None:
     result = check("combined", "--smoke", "--json")
     assert result.exit_code == 0, result.stderr
-    assert json.loads(result.stdout)["smoke"] == "passed"
+    assert json.loads(result.stdout)["smoke"] == {"family": "llava", "result": "passed"}

@@ -62,6 +62,20 @@ def test_unsupported_family_names_the_supported(checkpoint: Path, tmp_path: Path
         read_facts(path)
 
 
+@pytest.mark.parametrize(
+    ("model_type", "told"),
+    [
+        ("mllama", "unsupported family 'mllama': images enter by cross-attention.*nearest that is supported is llava"),
+        ("llava_nxt", "the nearest in name is llava"),
+    ],
+)
+def test_unsupported_family_names_the_nearest(checkpoint: Path, tmp_path: Path, model_type: str, told: str) -> None:
+    path = copy(checkpoint, tmp_path)
+    edit_config(path, model_type=model_type)
+    with pytest.raises(ModelError, match=told):
+        read_facts(path)
+
+
 def test_features_of_several_layers_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     path = copy(checkpoint, tmp_path)
     edit_config(path, vision_feature_layer=[-2, -1])

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from vtc.cli.output import print_json
+from vtc.errors import InputError
 from vtc.plan import check, plan
 from vtc.recipe import load_recipe
 
@@ -16,8 +17,13 @@ from vtc.recipe import load_recipe
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value: stages.0.keep=64.")
 @click.option("--model", metavar="MODEL", help="Also check that it fits this model: counts, layers, CLS token.")
 @click.option("--smoke", is_flag=True, help="Also compress, export, compare and run a tiny random model with it.")
+@click.option(
+    "--family", metavar="FAMILY", default="llava", show_default=True, help="Of the tiny random model (vtc ls models)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(recipe_name: str, overrides: tuple[str, ...], model: str | None, smoke: bool, as_json: bool) -> None:
+def command(
+    recipe_name: str, overrides: tuple[str, ...], model: str | None, smoke: bool, family: str, as_json: bool
+) -> None:
     """Validate RECIPE, a shipped name or a .yaml file.
 
     Every fault is reported at once, as file:line: key: what is wrong. Exit code 2 if there is any.
@@ -43,12 +49,16 @@ def command(recipe_name: str, overrides: tuple[str, ...], model: str | None, smo
         lines.append(f"fits {model}: {resolved.keep} of {resolved.visual_tokens_in} visual tokens enter the decoder")
     if smoke:
         from exporters.smoke import run as run_pipeline
+        from vtc.models import FAMILIES
         from vtc.progress import progress
 
+        if family not in FAMILIES:
+            raise InputError(f"no family '{family}'; families: {', '.join(FAMILIES)}")
+
         with progress() as show:
-            run_pipeline(recipe, show)
-        report["smoke"] = "passed"
-        lines.append("smoke: passed")
+            run_pipeline(recipe, show, family)
+        report["smoke"] = {"family": family, "result": "passed"}
+        lines.append(f"smoke on a tiny {family}: passed")
     if as_json:
         print_json(report)
     else:

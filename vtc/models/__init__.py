@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vtc.errors import MissingDependency, ModelError
 from vtc.layout import ANY_IMAGE, Serving
+from vtc.models.refused import NEAREST, refusal
 
 if TYPE_CHECKING:
     from vtc.facts import ModelFacts
@@ -22,6 +23,10 @@ FAMILIES: dict[str, str] = {
     "llava": "vtc.models.llava:LlavaAdapter",
 }
 """`model_type` of a checkpoint's config.json to the adapter that serves it."""
+
+
+VISUAL = {"vision_config", "visual", "image_token_id", "image_token_index"}
+"""Fields that configurations of vision-language models have."""
 
 
 def resolve_model(name: str | Path) -> Path:
@@ -75,10 +80,13 @@ def adapter_class(path: Path) -> type[VLMAdapter]:
     """
     config = read_config(path)
     model_type = str(config.get("model_type", "unknown"))
-    supported = ", ".join(sorted(FAMILIES))
+    if model_type not in FAMILIES and (model_type in NEAREST or VISUAL & set(config)):
+        raise ModelError(f"{path}: {refusal(model_type, FAMILIES)}")
     if model_type not in FAMILIES:
-        kind = "family" if "vision_config" in config else "model, not a vision-language model:"
-        raise ModelError(f"{path}: unsupported {kind} '{model_type}'; supported families: {supported}")
+        supported = ", ".join(sorted(FAMILIES))
+        raise ModelError(
+            f"{path}: unsupported model, not a vision-language model: '{model_type}'; supported families: {supported}"
+        )
     try:
         importlib.import_module("torch")
         importlib.import_module("transformers")

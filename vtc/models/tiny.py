@@ -10,8 +10,16 @@ from transformers import LlavaForConditionalGeneration
 
 from vtc.models.random_weights import llava_config, write_processor
 from vtc.models.shapes import TINY, Shape
+from vtc.models.tiny_families import TINY_FAMILIES, write_tiny
 
 PATCH = TINY.tower.patch_size
+
+
+def write_tiny_checkpoint(family: str, path: Path, *, encoder_layers: int, decoder_layers: int) -> Path:
+    """Write a checkpoint of random weights of any family, by its ``model_type``; returns `path`."""
+    if family in TINY_FAMILIES:
+        return write_tiny(family, path, encoder_layers=encoder_layers, decoder_layers=decoder_layers)
+    return write_tiny_llava(path, encoder_layers=encoder_layers, decoder_layers=decoder_layers)
 
 
 def write_tiny_llava(
