@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -10,10 +15,13 @@ import pytest
 import torch
 
 from exporters.onnx import Request, export
+from exporters.parity import Parity
 from tests.models.families import CASES, Case, Checkpoints, compressed, masked_logits, prompts_of
 from tests.models.own import own_generate, own_inputs, own_logits
+from tests.sharing import graphs_in_common
 from vtc.calibrate import samples_from
 from vtc.checkpoint import Origin
+from vtc.compressed import CompressedModel
 from vtc.models import FAMILIES
 from vtc.recipe import Recipe
 from vtc.runtime.vlm import VLM
@@ -48,6 +56,15 @@ def every_case(*kinds: str) -> pytest.MarkDecorator:
         if case.several or kind != "two"
     ]
     return pytest.mark.parametrize(("case", "kind"), marks)
+
+
+every_family = pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, marks=pytest.mark.xdist_group(family))
+        for family in dict.fromkeys(case.family for case in CASES)
+    ],
+)
 
 
 def test_every_family_is_covered() -> None:
@@ -121,28 +138,79 @@ def test_frequency_filter_acts_on_every_grid(checkpoints: Checkpoints, case: Cas
     lengths_are_planned(model, ids, state)
 
 
+@pytest.fixture(scope="module")
+def bundles(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], tuple[Any, Path]]:
+    """The model of a case with all kinds of token reduction, and its bundle, whose parity was checked."""
+    directory = tmp_path_factory.mktemp("bundles")
+
+    @cache
+    def bundle_of(case: Case) -> tuple[Any, Path]:
+        adapter = checkpoints.adapter(case)
+        model = compressed(adapter, *EVERYTHING)
+        path = directory / str(case)
+        common = directory / f".{case.family}"
+        common.mkdir(exist_ok=True)
+        with graphs_in_common(common):
+            parity = exported(model, EVERYTHING, path)
+        assert parity.greedy_match == parity.indices_equal == 1.0
+        return model, path
+
+    return bundle_of
+
+
+def exported(model: CompressedModel, stages: list[dict[str, Any]], path: Path) -> Parity:
+    """Export a model, and how far the bundle is from it."""
+    recipe = Recipe.model_validate({"version": 1, "name": "test", "stages": stages})
+    origin = Origin(str(model.adapter.path), "0" * 64)
+    return export(Request([model], recipe, origin, samples_from(model.adapter, None, 2, seed=0)), path)["fp32"]
+
+
 @every_case("batch")
-def test_bundle_answers_as_the_model(checkpoints: Checkpoints, case: Case, kind: str, tmp_path: Path) -> None:
-    adapter = checkpoints.adapter(case)
-    recipe = Recipe.model_validate({"version": 1, "name": "everything", "stages": EVERYTHING})
-    model = compressed(adapter, *EVERYTHING)
-    origin = Origin(str(adapter.path), "0" * 64)
-    parity = export(Request([model], recipe, origin, samples_from(adapter, None, 2, seed=0)), tmp_path / "bundle")
-    assert parity["fp32"].greedy_match == parity["fp32"].indices_equal == 1.0
-    bundle = VLM.load(tmp_path / "bundle", provider="cpu", threads=1)
-    images, prompts = prompts_of(adapter, kind)
+def test_bundle_answers_as_the_model(bundles: Callable[[Case], tuple[Any, Path]], case: Case, kind: str) -> None:
+    model, path = bundles(case)
+    bundle = VLM.load(path, provider="cpu", threads=1)
+    images, prompts = prompts_of(model.adapter, kind)
     ours = [answer.token_ids for answer in model.generate(images, prompts, 12)]
     assert [list(answer.token_ids) for answer in bundle.generate(images, prompts, 12)] == ours
-    assert bundle.chat("what is red ?", case.frames) == adapter.chat("what is red ?")
+    assert bundle.chat("what is red ?", case.frames) == model.adapter.chat("what is red ?")
 
 
-@every_case("one")
-def test_the_whole_model_exports(checkpoints: Checkpoints, case: Case, kind: str, tmp_path: Path) -> None:
-    adapter = checkpoints.adapter(case)
-    recipe = Recipe(version=1, name="none", stages=())
-    samples = samples_from(adapter, None, 1, seed=0)
-    parity = export(
-        Request([compressed(adapter)], recipe, Origin(str(adapter.path), "0" * 64), samples), tmp_path / "bundle"
+@every_family
+def test_bundles_run_without_torch(
+    bundles: Callable[[Case], tuple[Any, Path]], checkpoints: Checkpoints, family: str, tmp_path: Path
+) -> None:
+    wanted, orders = [], []
+    for case in (case for case in CASES if case.family == family):
+        model, path = bundles(case)
+        images, prompts = prompts_of(model.adapter, "one")
+        wanted.append([answer.token_ids for answer in model.generate(images, prompts, 8)])
+        files = [str(tmp_path / f"{case}-{number}.png") for number in range(len(images[0]))]
+        for file, picture in zip(files, images[0], strict=True):
+            picture.save(file)
+        orders.append([str(path), files, prompts[0]])
+    answer = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, json.dumps(orders)], capture_output=True, text=True, check=True
     )
-    assert parity["fp32"].greedy_match == 1.0
-    assert parity["fp32"].logits_max_diff < 1e-3
+    assert json.loads(answer.stdout) == wanted
+
+
+WITHOUT_TORCH = """
+import json, sys
+for absent in ("torch", "transformers", "onnx"):
+    sys.modules[absent] = None  # importing it is an error
+from vtc.runtime.vlm import VLM
+from vtc.runtime.image import open_image
+answers = []
+for path, files, prompt in json.loads(sys.argv[1]):
+    made = VLM.load(path, provider="cpu", threads=1).generate([[open_image(file) for file in files]], [prompt], 8)
+    answers.append([list(answer.token_ids) for answer in made])
+print(json.dumps(answers))
+"""
+
+
+@every_family
+def test_the_whole_model_exports(checkpoints: Checkpoints, family: str, tmp_path: Path) -> None:
+    case = next(case for case in CASES if case.family == family)
+    parity = exported(compressed(checkpoints.adapter(case)), [], tmp_path / "bundle")
+    assert parity.greedy_match == 1.0
+    assert parity.logits_max_diff < 1e-3
