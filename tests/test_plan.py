@@ -34,8 +34,8 @@ def faults(facts: ModelFacts, *stages: dict[str, Any]) -> list[str]:
 
 
 def without(flag: str) -> str:
-    """Selectors that lack a property, as messages list them."""
-    return ", ".join(name for name, entry in ENCODER_SELECTORS.items() if not getattr(entry, flag))
+    """Selectors of still images that lack a property, as messages list them."""
+    return ", ".join(n for n, e in ENCODER_SELECTORS.items() if not getattr(e, flag) and not e.across_frames)
 
 
 def planned(data: dict[str, Any], facts: ModelFacts) -> tuple[Recipe, TokenPlan]:

@@ -8,7 +8,7 @@ processor writes text between the tiles of an image, each tile is a span of its 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -88,6 +88,8 @@ class ImageLayout:
         Frames of a clip; 1 for images.
     time_step : float
         Temporal positions from one block to the next, where positions have three axes.
+    tiles : (int, int) or None
+        Rows and columns of tiles where each is a block of its own, in raster order, with the whole image behind them.
     """
 
     image_size: Grid
@@ -97,6 +99,7 @@ class ImageLayout:
     spans: int = 1
     frames: int = 1
     time_step: float = 1.0
+    tiles: Grid | None = None
 
     @property
     def span_views(self) -> int:
@@ -145,6 +148,16 @@ class ImageLayout:
             for _ in range(rows):
                 yield from range(place, place + columns)
                 place += columns + block.line_ends
+
+
+def shared_out(keep: int, sizes: Sequence[int]) -> list[int]:
+    """Tokens that parts of these sizes get of `keep`, in proportion; what rounding leaves goes to the largest rests."""
+    total = sum(sizes)
+    shares = [keep * size // total for size in sizes]
+    rests = sorted(range(len(sizes)), key=lambda part: (-(keep * sizes[part] % total), part))
+    for part in rests[: keep - sum(shares)]:
+        shares[part] += 1
+    return shares
 
 
 def single_view(image_size: Grid, grid: Grid) -> ImageLayout:

@@ -197,7 +197,7 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
     if text_tokens < 0 or bytes_per_value < 1:
         raise InputError(f"text_tokens ({text_tokens}) and bytes_per_value ({bytes_per_value}) cannot be negative")
     faults = Faults(recipe.origin)
-    check_combination(recipe, faults)
+    check_combination(recipe, faults, facts)
     encoder_layers, encoder_dropped = encoder_depth(recipe, facts, faults)
     depth = decoder_depth(recipe, facts, faults)
     stages = plan_stages(recipe, facts, encoder_layers, encoder_dropped, depth, faults)
@@ -217,7 +217,8 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
     parts = {
         "encoder": layout.views * flops.encoder_flops(facts.encoder, layout.view_grid, encoder_layers, readings)
         + sum(
-            spans * flops.product_flops(entry.selector.products(*_each(stage, spans), text_tokens, facts))
+            spans
+            * flops.product_flops(entry.selector.products(*_each(stage, spans), text_tokens, facts, stage.grids_in))
             for stage, entry in prunes
         ),
         "projector": projections + spans * _filter_flops(stages, facts),

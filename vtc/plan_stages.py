@@ -15,10 +15,10 @@ from vtc.facts import ModelFacts
 from vtc.layout import Grid
 from vtc.plan_budget import budget_keeps
 from vtc.plan_depth import DecoderDepth, Faults, listed_layers
+from vtc.plan_selectors import these_work, why_not
 from vtc.recipe import Recipe
 from vtc.recipe_schema import AnyStage, DropLayers, FrequencyFilter, Prune, PruneInDecoder, VisualExit
 from vtc.recipe_selectors import (
-    ENCODER_SELECTORS,
     AnyDecoderSelector,
     ClsAttentionSelector,
     EVSSelector,
@@ -74,8 +74,8 @@ def _rank(stage: AnyStage) -> int:
             return 3
 
 
-def check_combination(recipe: Recipe, faults: Faults) -> None:
-    """Refuse stages that cannot work together on any model."""
+def check_combination(recipe: Recipe, faults: Faults, facts: ModelFacts | None = None) -> None:
+    """Refuse stages that cannot work together on any model; one that is known makes advice fit it."""
     _check_order(recipe, faults)
     filters = [number for number, stage in enumerate(recipe.stages) if isinstance(stage, FrequencyFilter)]
     prunes = [(number, stage) for number, stage in enumerate(recipe.stages) if isinstance(stage, Prune)]
@@ -85,11 +85,12 @@ def check_combination(recipe: Recipe, faults: Faults) -> None:
             problem = f"stages.{prunes[0][0]} says {prunes[0][1].positions}; one recipe has one convention"
             faults.add(number, "positions", problem)
         if filters and filters[0] < number and stage.selector.reads_encoder_grid:
+            works = these_work(facts, filtered=True, pruned=number > prunes[0][0])
             faults.add(
                 number,
                 "selector",
                 f"{stage.selector.name} scores the encoder's own patches, and stages.{filters[0]} has "
-                f"replaced those; after a frequency_filter these work: {_others('reads_encoder_grid')}",
+                f"replaced those; after a frequency_filter these work: {works}",
             )
     for number in exits[1:]:
         faults.add(number, "", f"all visual tokens have left at stages.{exits[0]} already")
@@ -105,11 +106,6 @@ def _check_budget(recipe: Recipe, faults: Faults) -> None:
             faults.add(number, "", "keep is missing; give a number of tokens, a fraction, or the recipe a budget")
         elif stage.keep is not None and recipe.budget is not None:
             faults.add(number, "keep", "is the recipe's budget to decide; leave one of the two out")
-
-
-def _others(flag: str) -> str:
-    """Name the selectors that do not have a property."""
-    return ", ".join(name for name, entry in ENCODER_SELECTORS.items() if not getattr(entry, flag))
 
 
 def _check_order(recipe: Recipe, faults: Faults) -> None:
@@ -159,10 +155,7 @@ def plan_stages(
                 tokens = _kept_tokens(keeps.get(number, stage.keep), tokens, spans, number, faults)
                 grids = ()
                 layers = _attention_layers(stage, facts, encoder_layers, number, faults)
-                if stage.selector.needs_cls and not facts.encoder.has_cls:
-                    problem = f"needs a CLS token, and this encoder has none; these work: {_others('needs_cls')}"
-                    faults.add(number, "selector", f"{stage.selector.name} {problem}")
-                _check_views(stage, facts, number, faults)
+                _check_selector(recipe, number, stage, facts, faults)
                 detail = _selector_detail(stage, layers)
             case PruneInDecoder():
                 tokens = _kept_tokens(keeps.get(number, stage.keep), tokens, spans, number, faults)
@@ -183,18 +176,18 @@ def plan_stages(
     return tuple(plans)
 
 
-def _check_views(stage: Prune, facts: ModelFacts, number: int, faults: Faults) -> None:
-    """Report a selector that wants frames where there are none, or one picture where there are several."""
-    selector, layout = stage.selector, facts.layout
-    if isinstance(selector, EVSSelector) and (layout.frames == 1 or layout.spans > 1):
-        problem = f"needs the frames of a video in one run of tokens, and {facts.model_type} has none here"
-        faults.add(number, "selector", f"{selector.name} {problem}")
-    elif isinstance(selector, EVSSelector) and selector.frames != len(layout.grids):
-        faults.add(number, "selector.frames", f"is {selector.frames}, and the clip has {len(layout.grids)}")
-    elif selector.compares_patches and layout.span_views > 1:
-        problem = f"ranks patches by attention among them, and the {layout.span_views} views of an image here never"
-        works = _others("compares_patches")
-        faults.add(number, "selector", f"{selector.name} {problem} see each other; these work: {works}")
+def _check_selector(recipe: Recipe, number: int, stage: Prune, facts: ModelFacts, faults: Faults) -> None:
+    """Report a selector that cannot choose among this model's tokens, and name those that can."""
+    selector = stage.selector
+    pruned, filtered = (
+        any(isinstance(earlier, kind) for earlier in recipe.stages[:number]) for kind in (Prune, FrequencyFilter)
+    )
+    problem = why_not(selector, facts, pruned=pruned)
+    if problem is not None:
+        works = these_work(facts, filtered=filtered, pruned=pruned)
+        faults.add(number, "selector", f"{selector.name} {problem}; these work: {works}")
+    elif isinstance(selector, EVSSelector) and selector.frames not in (None, len(facts.layout.grids)):
+        faults.add(number, "selector.frames", f"is {selector.frames}, and the clip has {len(facts.layout.grids)}")
 
 
 def _kept_tokens(keep: int | float | None, tokens: int, spans: int, number: int, faults: Faults) -> int:
@@ -281,7 +274,7 @@ def _attention_layers(
     selector = stage.selector
     if not isinstance(selector, ClsAttentionSelector):
         try:
-            return selector.layers_read(facts.encoder, encoder_layers)
+            return selector.layers_read(facts, encoder_layers)
         except ValueError as error:
             faults.add(number, "selector", str(error))
             return ()

@@ -66,8 +66,8 @@ class VisualTokens:
     indices : Tensor of shape (B, N), int64
         Ascending places of the tokens among all of an image: on its grid, or on its grids one after the other with
         separators between (on smaller grids, once a frequency filter has made those).
-    grid : (int, int) or None
-        Rows and columns, N their product; None where an image has several grids, and once tokens have been pruned.
+    grids : tuple of (int, int)
+        Rows and columns of the grids that the tokens fill, one after the other; none once tokens have been pruned.
     readings : mapping of Reading to Tensor
         What selectors asked the encoder to note.
     projected : Tensor of shape (B, N, E) or None
@@ -80,11 +80,16 @@ class VisualTokens:
 
     features: Tensor
     indices: Tensor
-    grid: tuple[int, int] | None
+    grids: tuple[tuple[int, int], ...] = ()
     readings: Mapping[Reading, Tensor] = field(default_factory=dict)
     projected: Tensor | None = None
     text: TextEmbeddings | None = None
     carried: Tensor | None = None
+
+    @property
+    def grids_or_row(self) -> tuple[tuple[int, int], ...]:
+        """The grids; tokens that have lost theirs are one row."""
+        return self.grids or ((1, self.features.shape[1]),)
 
     def read(self, kind: ReadingKind, layer: int) -> Tensor:
         """One of the readings."""
@@ -96,7 +101,7 @@ class VisualTokens:
             self,
             features=gather_tokens(self.features, chosen),
             indices=torch.gather(self.indices, 1, chosen),
-            grid=None,
+            grids=(),
             readings={reading: _gather_reading(reading, value, chosen) for reading, value in self.readings.items()},
             projected=None if self.projected is None else gather_tokens(self.projected, chosen),
             carried=None if self.carried is None else gather_tokens(self.carried, chosen),
@@ -117,36 +122,7 @@ def in_grids(
     """All tokens (B, N, D) of grids, one after the other; `places` where they do not stand without gaps."""
     device = features.device
     numbers = torch.arange(features.shape[1], device=device) if places is None else torch.tensor(places, device=device)
-    grid = grids[0] if len(grids) == 1 else None
-    return VisualTokens(features, numbers.expand(features.shape[0], -1), grid, readings or {})
-
-
-def join_views(tokens: VisualTokens, views: int) -> VisualTokens:
-    """Tokens of `views` images in a row as those of one: frames of a video, or a picture and its tiles.
-
-    Parameters
-    ----------
-    tokens : VisualTokens
-        Whole grids of B * views images; the views of one stand together.
-    views : int
-
-    Returns
-    -------
-    VisualTokens
-        Of B images with views * N tokens each, whose grid has the views below each other. Attention among patches is
-        left out: patches of different views never saw each other.
-    """
-
-    def joined(values: Tensor) -> Tensor:
-        return values.reshape(-1, views * values.shape[1], *values.shape[2:])
-
-    if tokens.grid is None:
-        raise ValueError("views are joined before tokens are pruned")
-    readings = {
-        reading: joined(value) for reading, value in tokens.readings.items() if reading.kind != "patch_attention"
-    }
-    together = on_grid(joined(tokens.features), (views * tokens.grid[0], tokens.grid[1]), readings)
-    return replace(together, projected=None if tokens.projected is None else joined(tokens.projected))
+    return VisualTokens(features, numbers.expand(features.shape[0], -1), tuple(grids), readings or {})
 
 
 def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:

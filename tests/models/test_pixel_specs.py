@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.runtime.conftest import picture
+from vtc import pixels
 from vtc.errors import ModelError
 from vtc.pixels import Picture, to_pixels
 
@@ -147,6 +149,62 @@ def test_pixels_are_those_of_transformers(kind: str, size: str) -> None:
     np.testing.assert_allclose(views(ours), wanted, atol=TOLERANCE)
 
 
+SHAPES = [(1, 1), (2, 2), (3, 90), (224, 224), (223, 225), (640, 480), (333, 777), (31, 20), (60, 40)]
+ONE_VIEW: dict[str, dict[str, Any]] = {
+    "CLIP": {},
+    "LLaVA-1.5": {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}},
+    "exact size": {"size": {"height": 50, "width": 70}, "do_center_crop": False},
+    "odd crop": {"size": {"height": 50, "width": 70}, "crop_size": {"height": 51, "width": 41}},
+    "longest edge": {
+        "size": {"shortest_edge": 40, "longest_edge": 600},
+        "crop_size": {"height": 53, "width": 52},
+    },
+    "bilinear": {"resample": 2, "size": {"shortest_edge": 40}, "crop_size": {"height": 40, "width": 40}},
+    "crop only": {"do_resize": False, "crop_size": {"height": 30, "width": 31}},
+    "no normalisation": {"do_normalize": False},
+    "no rescaling": {"do_rescale": False},
+}
+
+
+@pytest.mark.parametrize("config", ONE_VIEW)
+def test_one_view_is_exactly_that_of_transformers(config: str) -> None:
+    theirs = transformers.CLIPImageProcessorPil(**ONE_VIEW[config])
+    ours = pixel_spec(theirs.to_dict())
+    for size in [*SHAPES, (3, 1000), (1000, 3)] if config == "CLIP" else SHAPES:
+        image = picture(sum(size), size)
+        wanted = np.asarray(theirs(images=[image], return_tensors="np")["pixel_values"])
+        np.testing.assert_array_equal(to_pixels(ours, [image]), wanted.astype(np.float32), err_msg=str(size))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1", "YCbCr"])
+def test_colour_modes_become_what_transformers_makes_of_them(mode: str) -> None:
+    theirs = transformers.CLIPImageProcessorPil()
+    image = picture(0, (50, 60)).convert("RGBA") if mode in ("LA", "RGBA") else picture(0, (50, 60))
+    if mode in ("LA", "RGBA"):
+        image.putalpha(Image.linear_gradient("L").resize((50, 60)))
+    image = image.convert(mode)
+    wanted = np.asarray(theirs(images=[image], return_tensors="np")["pixel_values"])
+    np.testing.assert_array_equal(to_pixels(pixel_spec(theirs.to_dict()), [image]), wanted)
+
+
+def test_very_long_image_is_never_resized_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = pixel_spec(
+        {
+            "size": {"shortest_edge": 224},
+            "crop_size": {"height": 224, "width": 224},
+            "do_normalize": False,
+            "do_rescale": False,
+        }
+    )
+    for size in ((3, 1001), (1001, 7), (1, 900), (100, 90)):
+        image = picture(1, size)
+        whole = to_pixels(spec, [image])
+        with monkeypatch.context() as patched:
+            patched.setattr(pixels, "MAX_RESIZED_PIXELS", 0)
+            assert np.abs(to_pixels(spec, [image]) - whole).max() <= 1
+    assert to_pixels(spec, [Image.new("RGB", (1, 2_000_000), (1, 2, 3))]).mean() == 2
+
+
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_settings_cut_images_into_tiles_or_not(kind: str) -> None:
     """Guards the test above: layouts of these settings differ where the processor has several."""
@@ -279,6 +337,9 @@ def test_only_processors_that_look_at_the_shape_pad() -> None:
     [
         (lambda: pixel_spec({"image_processor_type": "PixtralImageProcessor"}), "is not known"),
         (lambda: pixel_spec(SETTINGS["CLIP"] | {"do_pad": True}), "do_pad"),
+        (lambda: pixel_spec(SETTINGS["CLIP"] | {"size": {"longest_edge": 5}}), "size"),
+        (lambda: pixel_spec(SETTINGS["CLIP"] | {"size": {"shortest_edge": 0}}), "size"),
+        (lambda: pixel_spec(SETTINGS["CLIP"] | {"image_mean": [1, 2]}), "2 channels"),
         (lambda: pixel_spec(SETTINGS["CLIP"] | {"do_center_crop": False}), "edges without a crop|no size"),
         (lambda: pixel_spec(SETTINGS["CLIP"], tiles=(1, 2)), "does not cut"),
         (lambda: pixel_spec(SETTINGS["LLaVA-NeXT"], tiles=(3, 2)), "not in the model's"),

@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 
 from tests.sizes import SMALL
+from vtc.layout import single_view
 from vtc.recipe_selectors import ENCODER_SELECTORS
 from vtc.selectors import BuildContext, build_selector
 from vtc.selectors.base import Selector
 from vtc.selectors.evs import EVS
 from vtc.selectors.globalcom2 import GlobalCom2
 from vtc.selectors.hired import HiRED
+from vtc.views import whole_views
 from vtc.visual_tokens import Reading, ReadingKind, TextEmbeddings, VisualTokens, on_grid
 
 Grid = tuple[int, int]
 WIDTH, SPACE, TEXT, LAYERS = 8, 12, 5, 4
-OPTIONS = {"learned": {"checkpoint": "pruner.safetensors"}, "evs": {"frames": 2}}
+OPTIONS = {"learned": {"checkpoint": "pruner.safetensors"}}
 VARIANTS = {
     "hiprune as published": {"name": "hiprune", "alpha": 0.6, "as_published": True},
     "fopru by rows": {"name": "fopru", "strategy": "row"},
@@ -36,17 +38,18 @@ NAMES = [name for name in ENCODER_SELECTORS if name not in VIEWS] + list(VARIANT
 def make(name: str, grid: Grid = (8, 8)) -> Selector:
     """A selector; those of several views take a full view and two crops, or two frames, of this grid each."""
     if name == "hired over views":
-        return HiRED(0, 2, (1, 2), grid=grid)
+        return HiRED(0, 2, whole_views(grid, (1, 2)))
     if name == "globalcom2 over views":
-        return GlobalCom2(3, (1, 2), grid)
+        return GlobalCom2(3, whole_views(grid, (1, 2)))
     if name == "evs":
         return EVS(frames=2)
     torch.manual_seed(0)
     data = VARIANTS.get(name) or {"name": name, **OPTIONS.get(name, {})}
     encoder = replace(SMALL.encoder, width=WIDTH, layers=LAYERS, feature_layer=LAYERS - 2)
     entry = ENCODER_SELECTORS[str(data["name"])].model_validate(data)
-    layers = (1,) if name == "cls_attention" else entry.layers_read(encoder, range(LAYERS - 1))
-    return build_selector(entry, BuildContext(replace(SMALL, encoder=encoder, grid=grid), layers))
+    facts = replace(SMALL, encoder=encoder, layout=single_view((224, 224), grid))
+    layers = (1,) if name == "cls_attention" else entry.layers_read(facts, range(LAYERS - 1))
+    return build_selector(entry, BuildContext(facts, layers))
 
 
 def views_of(name: str) -> int:
@@ -90,7 +93,7 @@ def rows(batch: VisualTokens, chosen: slice) -> VisualTokens:
     return VisualTokens(
         features=batch.features[chosen],
         indices=batch.indices[chosen],
-        grid=batch.grid,
+        grids=batch.grids,
         readings={reading: value[chosen] for reading, value in batch.readings.items()},
         projected=batch.projected[chosen],
         text=TextEmbeddings(batch.text.states[chosen], batch.text.mask[chosen]),

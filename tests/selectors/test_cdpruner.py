@@ -53,7 +53,7 @@ def test_beyond_the_rank_relevance_decides() -> None:
 def asked(features: torch.Tensor, states: torch.Tensor, mask: list[int]) -> VisualTokens:
     places = torch.arange(features.shape[1])[None]
     text = TextEmbeddings(states, torch.tensor([mask]))
-    return VisualTokens(features, places, None, projected=features, text=text)
+    return VisualTokens(features, places, (), projected=features, text=text)
 
 
 def test_padding_of_the_text_counts_nothing() -> None:

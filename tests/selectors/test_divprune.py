@@ -19,7 +19,7 @@ def test_equals_the_original_in_order(case: str) -> None:
     features = torch.from_numpy(GOLDEN[case.split("_")[0] + "_feats"]).unsqueeze(0)
     expected = GOLDEN[case + "_order"].tolist()
     assert farthest(features, len(expected))[0].tolist() == expected
-    tokens = VisualTokens(features[..., :1], torch.arange(features.shape[1])[None], None, projected=features)
+    tokens = VisualTokens(features[..., :1], torch.arange(features.shape[1])[None], (), projected=features)
     assert DivPrune().select(tokens, len(expected))[0].tolist() == sorted(expected)
 
 

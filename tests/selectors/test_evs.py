@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import image
+from tests.tiny import GRID, IMAGE, compressed, image
+from vtc.layout import Block, ImageLayout
 from vtc.models.base import VLMAdapter
 from vtc.models.tiny import PATCH
 from vtc.selectors.evs import EVS
-from vtc.vision_encoder import VisionEncoder
-from vtc.visual_tokens import VisualTokens, join_views, on_grid
+from vtc.visual_tokens import VisualTokens, on_grid
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "evs.npz")
 FRAMES = 6
@@ -35,19 +35,19 @@ def test_a_budget_below_one_frame_is_spread_over_the_first() -> None:
     assert EVS(FRAMES).select(video(), 4)[0].tolist() == [6, 18, 30, 42]
 
 
-def test_a_list_of_images_is_a_video(adapter: VLMAdapter) -> None:
+def test_a_recipe_keeps_what_changes_of_a_clip(adapter: VLMAdapter) -> None:
     """Of a still picture nothing but the first frame is kept; a change is, and only where it is."""
     still, changed = image(1), image(1)
     changed.paste((255, 255, 255), (0, 0, PATCH, PATCH))
-    encoder = VisionEncoder(adapter, [0])
+    clip = adapter.serving(ImageLayout((IMAGE, IMAGE), (GRID, GRID), (Block((GRID, GRID)),) * 3, frames=3))
+    model = compressed(clip, {"kind": "prune", "keep": 17, "selector": "evs", "positions": "original"})
+    # One encoder layer, so that a change stays where it is.
+    model.vision.layers = (0,)
+    pixels = clip.preprocess([still, still, changed])
     with torch.inference_mode():
-        tokens = encoder.tokens(adapter.preprocess([still, still, changed]))
-        tokens = join_views(replace(tokens, projected=adapter.projector(tokens.features)), 3)
-    assert tokens.features.shape[:2] == (1, 48)
-    kept = EVS(frames=3).prune(tokens, 17)
-    assert kept.indices[0].tolist() == [*range(16), 32]
-    assert kept.projected is not None
-    assert kept.projected.shape[1] == 17
+        features, kept = model.vision(pixels[None])
+    assert kept[0].tolist() == [*range(16), 32]
+    assert features.shape == (1, 17, clip.facts.decoder.width)
 
 
 def test_tokens_that_are_not_whole_frames_are_refused() -> None:

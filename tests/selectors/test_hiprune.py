@@ -44,7 +44,7 @@ def qwen(case: str) -> tuple[torch.Tensor, int]:
     scale = count if "colsum" in case else 1
     found, deep = (torch.from_numpy(QWEN[f"{name}_score_{kind}"]).unsqueeze(0) * scale for kind in ("object", "deep"))
     keep = round(count * float(ratio[1:]))
-    return hierarchical(found, deep, (rows, columns), keep, float(alpha[1:]), as_published=True)[0], keep
+    return hierarchical(found, deep, ((rows, columns),), keep, float(alpha[1:]), as_published=True)[0], keep
 
 
 @pytest.mark.parametrize("case", [key for key in QWEN if key.endswith("_idx") and not key.startswith("sinks")])
@@ -69,7 +69,7 @@ def test_neighbours_end_with_the_row(anchor: int, beside: set[int], published: s
     found[0, anchor] = 1
     for as_published, expected in ((False, beside), (True, published)):
         keep = len(expected) + 1
-        chosen = hierarchical(found, torch.zeros(1, 16), (4, 4), keep, 5 / keep, as_published)
+        chosen = hierarchical(found, torch.zeros(1, 16), ((4, 4),), keep, 5 / keep, as_published)
         assert set(chosen[0].tolist()) == expected | {anchor}
 
 
@@ -77,4 +77,4 @@ def test_anchors_come_before_neighbours_where_the_budget_is_short() -> None:
     found = torch.zeros(1, 64)
     found[0, [9, 13, 41, 45]] = 1
     deep = torch.rand(1, 64, generator=torch.Generator().manual_seed(0))
-    assert hierarchical(found, deep, (8, 8), 4, 5.0)[0].tolist() == [9, 13, 41, 45]
+    assert hierarchical(found, deep, ((8, 8),), 4, 5.0)[0].tolist() == [9, 13, 41, 45]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vtc.selectors.hired import HiRED
+from vtc.views import whole_views
 from vtc.visual_tokens import Reading, VisualTokens, on_grid
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "hired.npz")
@@ -32,9 +33,10 @@ def test_as_published_contains_what_the_authors_code_keeps(columns: int, rows: i
     case = f"g{columns}x{rows}_rate{rate}_alpha{share}"
     expected = np.flatnonzero(GOLDEN[f"{case}_mask"]).tolist()
     keep = int(320 * rate)
-    selector = HiRED(FIRST, LAST, (rows, columns), share, as_published=True)
+    views = whole_views((8, 8), (rows, columns))
+    selector = HiRED(FIRST, LAST, views, share, as_published=True)
     tokens = golden_image()
-    budgets = selector.budgets(tokens.read("cls_attention", FIRST)[:, :64], keep, (rows, columns))
+    budgets = selector.budgets(tokens.read("cls_attention", FIRST)[:, :64], keep, views)
     assert budgets[0, 1:].floor().int().tolist() == GOLDEN[f"{case}_sub_budgets"].tolist()
     chosen = selector.select(tokens, keep)[0].tolist()
     assert len(chosen) == keep
@@ -53,11 +55,11 @@ def test_patches_vote_for_the_crop_that_they_lie_in(as_published: bool, expected
     # The right half of the image is what is looked at.
     full = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(4, 1).reshape(1, 16)
     tokens = image(torch.cat([full, torch.zeros(1, 64)], dim=1), torch.arange(80.0)[None])
-    selector = HiRED(FIRST, LAST, (2, 2), as_published=as_published)
+    selector = HiRED(FIRST, LAST, whole_views((4, 4), (2, 2)), as_published=as_published)
     counts = torch.bincount(selector.select(tokens, 8)[0] // 16, minlength=5)
     assert counts.tolist() == expected
 
 
 def test_tokens_that_are_not_whole_views_are_refused() -> None:
-    with pytest.raises(ValueError, match="82 visual tokens are not 5 views"):
-        HiRED(FIRST, LAST, (2, 2)).select(image(torch.ones(1, 82), torch.ones(1, 82)), 8)
+    with pytest.raises(ValueError, match="82 visual tokens are not the 80 of all views"):
+        HiRED(FIRST, LAST, whole_views((4, 4), (2, 2))).select(image(torch.ones(1, 82), torch.ones(1, 82)), 8)

@@ -22,7 +22,7 @@ def golden_tokens(data: str, first: int = 0, padding: int = 0) -> VisualTokens:
     mask = torch.tensor([[1] * states.shape[1] + [0] * padding])
     states = torch.cat([states, torch.ones(1, padding, states.shape[2])], dim=1)
     places = torch.arange(features.shape[1])[None]
-    return VisualTokens(features, places, None, projected=projected, text=TextEmbeddings(states, mask))
+    return VisualTokens(features, places, (), projected=projected, text=TextEmbeddings(states, mask))
 
 
 @pytest.mark.parametrize("padding", [0, 3])
@@ -44,5 +44,5 @@ def test_without_text_the_image_alone_is_covered() -> None:
     features = torch.eye(3)[[0, 0, 0, 1, 1, 2]].unsqueeze(0)
     projected = torch.randn(1, 6, 4, generator=generator)
     text = TextEmbeddings(torch.randn(1, 2, 4, generator=generator), torch.zeros(1, 2, dtype=torch.int64))
-    tokens = VisualTokens(features, torch.arange(6)[None], (2, 3), projected=projected, text=text)
+    tokens = VisualTokens(features, torch.arange(6)[None], ((2, 3),), projected=projected, text=text)
     assert MMTok().select(tokens, 3)[0].tolist() == [0, 3, 5]

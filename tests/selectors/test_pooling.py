@@ -38,6 +38,6 @@ def test_cells_cover_the_grid_at_any_budget(grid: tuple[int, int]) -> None:
 
 def test_without_a_grid_pools_along_the_list() -> None:
     features = torch.arange(6.0).reshape(1, 6, 1)
-    indices, merged = Pooling().merge(VisualTokens(features, torch.arange(6)[None], None), 3)
+    indices, merged = Pooling().merge(VisualTokens(features, torch.arange(6)[None], ()), 3)
     assert indices.tolist() == [[0, 2, 4]]
     assert merged.flatten().tolist() == [0.5, 2.5, 4.5]

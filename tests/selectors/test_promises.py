@@ -149,7 +149,7 @@ class Graph(nn.Module):
             VisualTokens(
                 features=features,
                 indices=torch.arange(features.shape[1]).expand(features.shape[0], -1),
-                grid=EXPORT_GRID,
+                grids=(EXPORT_GRID,),
                 readings=dict(zip(self.readings, others[:count], strict=True)),
                 projected=others[count] if needs.projected else None,
                 text=TextEmbeddings(others[-2], others[-1]) if needs.text else None,

@@ -77,7 +77,7 @@ def test_plus_spends_a_quarter_by_attention_and_spreads_the_rest() -> None:
 
 def test_blends_are_weighted_means() -> None:
     tokens = image(64)
-    constant = VisualTokens(torch.full((1, 64, 32), 3.0), tokens.indices, tokens.grid, tokens.readings)
+    constant = VisualTokens(torch.full((1, 64, 32), 3.0), tokens.indices, tokens.grids, tokens.readings)
     _, features = PruMerge(LAYER).merge(constant, 9)
     torch.testing.assert_close(features, torch.full((1, 9, 32), 3.0))
 
@@ -85,5 +85,5 @@ def test_blends_are_weighted_means() -> None:
 def test_tokens_without_any_attention_still_have_a_mean() -> None:
     tokens = image(64)
     readings = {**tokens.readings, Reading("one_head_cls_attention", LAYER): torch.zeros(1, 64)}
-    _, features = PruMerge(LAYER).merge(VisualTokens(tokens.features, tokens.indices, tokens.grid, readings), 9)
+    _, features = PruMerge(LAYER).merge(VisualTokens(tokens.features, tokens.indices, tokens.grids, readings), 9)
     torch.testing.assert_close(features[:, 8], tokens.features[:, 8:].mean(dim=1))

@@ -20,13 +20,13 @@ def test_equals_the_rule_in_order(keep: int) -> None:
     attention = torch.from_numpy(GOLDEN["cls_attn"]).float().unsqueeze(0)
     assert least_alike(features, keep, attention)[0].tolist() == GOLDEN[f"k{keep}_order"].tolist()
     readings = {Reading("cls_attention", 1): attention}
-    tokens = VisualTokens(features, torch.arange(64)[None], (8, 8), readings, projected=features)
+    tokens = VisualTokens(features, torch.arange(64)[None], ((8, 8),), readings, projected=features)
     assert ToDRE(1).select(tokens, keep)[0].tolist() == GOLDEN[f"k{keep}_idx"].tolist()
 
 
 def test_without_a_cls_token_it_starts_from_the_token_nearest_to_the_mean() -> None:
     features = torch.tensor([[[1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.9, 0.1], [1.0, 0.0, 0.0]]])
-    tokens = VisualTokens(features, torch.arange(4)[None], (2, 2), projected=features)
+    tokens = VisualTokens(features, torch.arange(4)[None], ((2, 2),), projected=features)
     unit = torch.nn.functional.normalize(features, dim=-1)[0]
     nearest = int((unit @ unit.mean(dim=0)).argmax())
     assert ToDRE(None).select(tokens, 1).tolist() == [[nearest]]

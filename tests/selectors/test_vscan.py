@@ -20,7 +20,7 @@ def golden_tokens() -> VisualTokens:
         Reading("cls_attention", 5): torch.from_numpy(GOLDEN["cls_attn_layer5"]).mean(dim=1),
         Reading("cls_attention", 22): torch.from_numpy(GOLDEN["cls_attn_layer_m2"]).mean(dim=1),
     }
-    return VisualTokens(features * 2, torch.arange(576)[None], (24, 24), readings, projected=features)
+    return VisualTokens(features * 2, torch.arange(576)[None], ((24, 24),), readings, projected=features)
 
 
 @pytest.mark.parametrize("keep", [64, 96, 192])
@@ -60,7 +60,7 @@ def test_every_corner_of_any_grid_is_seen() -> None:
     score = torch.rand(1, 35, generator=generator)
     readings = {Reading("cls_attention", 5): score, Reading("cls_attention", 22): score}
     features = torch.randn(1, 35, 4, generator=generator)
-    tokens = VisualTokens(features, torch.arange(35)[None], (5, 7), readings, projected=features)
+    tokens = VisualTokens(features, torch.arange(35)[None], ((5, 7),), readings, projected=features)
     chosen = VScan(5, 22, windows=2).select(tokens, 8)[0]
     quarters = {(int(place) // 7 * 2 // 5, int(place) % 7 * 2 // 7) for place in chosen}
     assert len(quarters) == 4

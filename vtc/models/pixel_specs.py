@@ -14,7 +14,7 @@ import transformers
 
 from vtc.errors import ModelError
 from vtc.models import resolution
-from vtc.pixel_settings import edges, plain_spec, tones
+from vtc.models.pixel_settings import edges, plain_spec, tones
 from vtc.pixels import Picture, PixelSpec
 
 Size = tuple[int, int]

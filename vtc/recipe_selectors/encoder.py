@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import prod
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from vtc.facts import EncoderFacts, ModelFacts
+from vtc.layout import Grid, shared_out
 from vtc.recipe_selectors.base import SelectorEntry, TrainedSelectorEntry
 from vtc.recipe_values import AttentionLayers, LayerOrDepth, Multiple, Weight, Written
+from vtc.views import views_of
 
 Product = tuple[int, int, int]
 """A matrix product: rows, inner size, columns."""
@@ -28,13 +31,17 @@ class EncoderSelectorEntry(SelectorEntry):
     compares_patches: ClassVar[bool] = False
     """It looks at attention of every patch to every other, so all must have seen each other."""
     needs_cls: ClassVar[bool] = False
+    across_views: ClassVar[bool] = False
+    """It shares its budget between a full view and its crops, where an image is more than one view."""
+    across_frames: ClassVar[bool] = False
+    """It compares the frames of a clip."""
 
     @property
     def layers_named(self) -> tuple[int, ...]:
         """Encoder layers that the recipe names, negative ones from the end."""
         return ()
 
-    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
+    def layers_read(self, facts: ModelFacts, running: Sequence[int]) -> tuple[int, ...]:
         """Layers that it takes readings in, of those that run or the one behind them, in the order that it wants.
 
         Where it reads at all, that is the last one: its output is what selectors and projector see.
@@ -46,8 +53,13 @@ class EncoderSelectorEntry(SelectorEntry):
         """
         return (running[-1],) if self.reads else ()
 
-    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
-        """Matrix products that choosing `keep` of `tokens` for a question of `text` tokens is made of."""
+    def products(
+        self, tokens: int, keep: int, text: int, facts: ModelFacts, grids: Sequence[Grid]
+    ) -> Iterable[Product]:
+        """Matrix products that choosing `keep` of `tokens` for a question of `text` tokens is made of.
+
+        The tokens are those of `grids`, which are none once tokens have been pruned.
+        """
         return ()
 
 
@@ -66,6 +78,12 @@ def _matching(tokens: int, keep: int, encoder: EncoderFacts, carried: int = 1) -
         yield tokens - tokens // 2, head, tokens // 2
         yield tokens // 2, step, encoder.width + head + carried
         tokens -= step
+
+
+def _by_region(facts: ModelFacts) -> Iterable[Product]:
+    """Products of summing the full view's patches by the crops that show what they do."""
+    views = views_of(facts.layout)
+    return () if views is None else ((1, prod(views.grid), views.number),)
 
 
 def _behind_features(encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
@@ -190,7 +208,9 @@ class LearnedSelector(EncoderSelectorEntry, TrainedSelectorEntry):
     diversity: float = Field(default=0.1, ge=0, lt=1, allow_inf_nan=False)
     training: PrunerTraining | None = None
 
-    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+    def products(
+        self, tokens: int, keep: int, text: int, facts: ModelFacts, grids: Sequence[Grid]
+    ) -> Iterable[Product]:
         return ((tokens, facts.token_width, facts.token_width // 2), (tokens, facts.token_width // 2, 2))
 
 
@@ -217,8 +237,8 @@ class HiPruneSelector(EncoderSelectorEntry):
     def layers_named(self) -> tuple[int, ...]:
         return (self.object_layer,) if isinstance(self.object_layer, int) else ()
 
-    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
-        return _at_depth(self.object_layer, encoder, running), running[-1]
+    def layers_read(self, facts: ModelFacts, running: Sequence[int]) -> tuple[int, ...]:
+        return _at_depth(self.object_layer, facts.encoder, running), running[-1]
 
 
 class FoPruSelector(EncoderSelectorEntry):
@@ -252,7 +272,9 @@ class VisPrunerSelector(EncoderSelectorEntry):
     name: Literal["vispruner"] = "vispruner"
     important: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
 
-    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+    def products(
+        self, tokens: int, keep: int, text: int, facts: ModelFacts, grids: Sequence[Grid]
+    ) -> Iterable[Product]:
         left, wanted = tokens - int(keep * self.important), keep - int(keep * self.important)
         while left > wanted > 0:
             yield left - left // 2, facts.token_width, left // 2
@@ -282,10 +304,12 @@ class VScanSelector(EncoderSelectorEntry):
     def layers_named(self) -> tuple[int, ...]:
         return (self.local_layer,) if isinstance(self.local_layer, int) else ()
 
-    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
-        return _at_depth(self.local_layer, encoder, running), running[-1]
+    def layers_read(self, facts: ModelFacts, running: Sequence[int]) -> tuple[int, ...]:
+        return _at_depth(self.local_layer, facts.encoder, running), running[-1]
 
-    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+    def products(
+        self, tokens: int, keep: int, text: int, facts: ModelFacts, grids: Sequence[Grid]
+    ) -> Iterable[Product]:
         return ((tokens, facts.decoder.width, keep), (keep, tokens, facts.decoder.width))
 
 
@@ -301,7 +325,9 @@ class DivPruneSelector(EncoderSelectorEntry):
     projects = True
     name: Literal["divprune"] = "divprune"
 
-    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+    def products(
+        self, tokens: int, keep: int, text: int, facts: ModelFacts, grids: Sequence[Grid]
+    ) -> Iterable[Product]:
         return ((tokens, facts.decoder.width, tokens),)
 
 
@@ -324,7 +350,9 @@ class CDPrunerSelector(EncoderSelectorEntry):
     relevance: Literal["cosine", "negative_cosine"] = "cosine"
     as_published: bool = False
 
-    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+    def products(
+        self, tokens: int, keep: int, text: int, facts: ModelFacts, grids: Sequence[Grid]
+    ) -> Iterable[Product]:
         return (
             (tokens, facts.decoder.width, tokens),
             (1, text, facts.decoder.width),
@@ -347,10 +375,12 @@ class ToDRESelector(EncoderSelectorEntry):
     projects = True
     name: Literal["todre"] = "todre"
 
-    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
-        return super().layers_read(encoder, running) if encoder.has_cls else ()
+    def layers_read(self, facts: ModelFacts, running: Sequence[int]) -> tuple[int, ...]:
+        return super().layers_read(facts, running) if facts.encoder.has_cls else ()
 
-    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+    def products(
+        self, tokens: int, keep: int, text: int, facts: ModelFacts, grids: Sequence[Grid]
+    ) -> Iterable[Product]:
         return ((tokens, facts.decoder.width, tokens),)
 
 
@@ -372,7 +402,9 @@ class MMTokSelector(EncoderSelectorEntry):
     vision_temperature: Multiple = 0.2
     alpha: Weight = 0.5
 
-    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+    def products(
+        self, tokens: int, keep: int, text: int, facts: ModelFacts, grids: Sequence[Grid]
+    ) -> Iterable[Product]:
         return (
             (tokens, facts.token_width, tokens),
             (text, facts.decoder.width, tokens),
@@ -398,7 +430,9 @@ class VisionZipSelector(EncoderSelectorEntry):
     contextual: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.15625
     as_published: bool = False
 
-    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+    def products(
+        self, tokens: int, keep: int, text: int, facts: ModelFacts, grids: Sequence[Grid]
+    ) -> Iterable[Product]:
         return _contextual(tokens, keep, self.contextual, facts.encoder)
 
 
@@ -421,10 +455,12 @@ class PruMergeSelector(EncoderSelectorEntry):
     important: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.25
     as_published: bool = False
 
-    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
-        return _behind_features(encoder, running)
+    def layers_read(self, facts: ModelFacts, running: Sequence[int]) -> tuple[int, ...]:
+        return _behind_features(facts.encoder, running)
 
-    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+    def products(
+        self, tokens: int, keep: int, text: int, facts: ModelFacts, grids: Sequence[Grid]
+    ) -> Iterable[Product]:
         return ((keep - 1, facts.token_width, tokens), (keep, tokens, facts.token_width))
 
 
@@ -441,7 +477,9 @@ class ToMeSelector(EncoderSelectorEntry):
     reads_encoder_grid = True
     name: Literal["tome"] = "tome"
 
-    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+    def products(
+        self, tokens: int, keep: int, text: int, facts: ModelFacts, grids: Sequence[Grid]
+    ) -> Iterable[Product]:
         return _matching(tokens, keep, facts.encoder)
 
 
@@ -460,7 +498,9 @@ class TurboSelector(EncoderSelectorEntry):
     name: Literal["turbo"] = "turbo"
     alpha: Weight = 1.0
 
-    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+    def products(
+        self, tokens: int, keep: int, text: int, facts: ModelFacts, grids: Sequence[Grid]
+    ) -> Iterable[Product]:
         return _matching(tokens, keep, facts.encoder, carried=2)
 
 
@@ -470,8 +510,12 @@ class PoolingSelector(EncoderSelectorEntry):
     summary = "mean over cells of the grid; a baseline that merges"
     name: Literal["pooling"] = "pooling"
 
-    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
-        return ((keep, tokens, facts.token_width),)
+    def products(
+        self, tokens: int, keep: int, text: int, facts: ModelFacts, grids: Sequence[Grid]
+    ) -> Iterable[Product]:
+        sizes = [prod(grid) for grid in grids] or [tokens]
+        shares = zip(shared_out(keep, sizes), sizes, strict=True)
+        return tuple((share, size, facts.token_width) for share, size in shares)
 
 
 class ClusteringSelector(EncoderSelectorEntry):
@@ -486,15 +530,16 @@ class ClusteringSelector(EncoderSelectorEntry):
     name: Literal["clustering"] = "clustering"
     neighbours: Annotated[int, Field(ge=1)] = 5
 
-    def products(self, tokens: int, keep: int, text: int, facts: ModelFacts) -> Iterable[Product]:
+    def products(
+        self, tokens: int, keep: int, text: int, facts: ModelFacts, grids: Sequence[Grid]
+    ) -> Iterable[Product]:
         return ((tokens, facts.token_width, tokens), (keep, tokens, facts.token_width))
 
 
 class HiREDSelector(EncoderSelectorEntry):
     """Tiles share the budget by the attention that their part of the whole view gets; then the most attended tokens.
 
-    ``share`` of the budget goes to the whole view. A model without tiles has one view, whose most attended tokens are
-    kept.
+    ``share`` of the budget goes to the whole view. Of an image that is one view the most attended tokens are kept.
 
     Based on HiRED (arXiv 2408.10945).
     """
@@ -506,15 +551,24 @@ class HiREDSelector(EncoderSelectorEntry):
     reads = ("cls_attention",)
     reads_encoder_grid = True
     needs_cls = True
+    across_views = True
     name: Literal["hired"] = "hired"
     share: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.5
     as_published: bool = False
+
+    def layers_read(self, facts: ModelFacts, running: Sequence[int]) -> tuple[int, ...]:
+        return (running[0], running[-1]) if facts.layout.span_views > 1 else (running[-1],)
+
+    def products(
+        self, tokens: int, keep: int, text: int, facts: ModelFacts, grids: Sequence[Grid]
+    ) -> Iterable[Product]:
+        return _by_region(facts)
 
 
 class GlobalCom2Selector(EncoderSelectorEntry):
     """The whole view says what share of the budget each tile gets, and has a say in which of its tokens stay.
 
-    ``temperature`` evens the shares out. A model without tiles has one view, whose highest scores are kept.
+    ``temperature`` evens the shares out. Of an image that is one view the highest scores are kept.
 
     Based on GlobalCom2 (arXiv 2501.05179).
     """
@@ -526,19 +580,26 @@ class GlobalCom2Selector(EncoderSelectorEntry):
     reads = ("cls_logits",)
     reads_encoder_grid = True
     needs_cls = True
+    across_views = True
     name: Literal["globalcom2"] = "globalcom2"
     temperature: Multiple = 10.0
     as_published: bool = False
 
-    def layers_read(self, encoder: EncoderFacts, running: Sequence[int]) -> tuple[int, ...]:
-        return _behind_features(encoder, running)
+    def layers_read(self, facts: ModelFacts, running: Sequence[int]) -> tuple[int, ...]:
+        return _behind_features(facts.encoder, running)
+
+    def products(
+        self, tokens: int, keep: int, text: int, facts: ModelFacts, grids: Sequence[Grid]
+    ) -> Iterable[Product]:
+        return _by_region(facts)
 
 
 class EVSSelector(EncoderSelectorEntry):
-    """What changes from frame to frame of a video, at one budget for all ``frames``; the first frame comes first.
+    """What changes from frame to frame of a video, at one budget for all frames; the first frame comes first.
 
-    For a model that is made ready for clips (``--frames``) and gives a clip one run of tokens; ``frames`` counts the
-    grids of tokens, of which some models make one of two frames.
+    For a model that is made ready for clips (``--frames``) and gives a clip one run of tokens. A frame is a grid of
+    tokens, of which some models make one of two pictures. ``frames`` holds the recipe to clips of that many; without
+    it, any clip is served.
 
     Based on EVS (arXiv 2510.14624).
     """
@@ -548,5 +609,6 @@ class EVSSelector(EncoderSelectorEntry):
     needs = "projected tokens of several frames"
     where = "across frames"
     projects = True
+    across_frames = True
     name: Literal["evs"] = "evs"
-    frames: Annotated[int, Field(ge=2)] = 2
+    frames: Annotated[int, Field(ge=2)] | None = None

@@ -1,28 +1,17 @@
-"""Images: opened safely, and turned into pixels exactly as the checkpoint's own processor does it.
-
-Based on `transformers`' CLIPImageProcessor and SiglipImageProcessor (PIL backend): resize, centre crop (CLIP alone),
-rescale, normalise.
-"""
+"""Images from files, opened safely."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vtc.errors import BundleError, InputError
-from vtc.pixel_settings import plain_spec
-from vtc.pixels import MAX_PIXELS, Pixels, PixelSpec, to_pixels, to_rgb
+from vtc.errors import InputError
+from vtc.pixels import MAX_PIXELS, to_rgb
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is opened. Pillow knows more, some of which run outside programs."""
-
-CROPS = {"CLIPImageProcessor": True, "SiglipImageProcessor": False}
-"""Image processors, and whether each crops the centre where its settings do not say."""
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -78,39 +67,3 @@ def _read(path: str | Path) -> Image.Image:
 def _too_large(path: str | Path, size: str) -> str:
     limit = MAX_PIXELS // 2**20
     return f"{path}: {size} more than the {limit} megapixels that are accepted; shrink the image first"
-
-
-@dataclass(frozen=True)
-class ImageProcessor:
-    """Turns images into the pixels that a vision graph takes.
-
-    Attributes
-    ----------
-    spec : PixelSpec
-    """
-
-    spec: PixelSpec
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> ImageProcessor:
-        """Read ``preprocessor_config.json``, or the ``image_processor`` of ``processor_config.json``.
-
-        Raises
-        ------
-        BundleError
-            If it asks for a step that this runtime does not have.
-        """
-        kind = str(config.get("image_processor_type", "CLIPImageProcessor"))
-        family = kind.removesuffix("Pil").removesuffix("Fast")
-        if family not in CROPS:
-            raise BundleError(f"bundle asks for image processor '{kind}'; this vtc runs {', '.join(CROPS)}")
-        try:
-            return cls(plain_spec({"do_center_crop": CROPS[family], **config}))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise BundleError(
-                f"bundle's image processor settings cannot be used ({error!r}); export it again"
-            ) from None
-
-    def __call__(self, images: Sequence[Image.Image]) -> Pixels:
-        """Pixels (images, 3, H, W), float32."""
-        return to_pixels(self.spec, images)

@@ -31,6 +31,7 @@ from vtc.selectors.uniform import Uniform
 from vtc.selectors.visionzip import VisionZip
 from vtc.selectors.vispruner import VisPruner
 from vtc.selectors.vscan import VScan
+from vtc.views import views_of
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,13 @@ _BUILDERS: dict[type, Callable[[Any, BuildContext], Selector]] = {
     entries.HiREDSelector: lambda spec, context: HiRED(
         context.layers[0],
         context.layers[-1],
-        share=spec.share,
-        grid=context.facts.layout.view_grid,
-        as_published=spec.as_published,
+        views_of(context.facts.layout),
+        spec.share,
+        spec.as_published,
     ),
-    entries.EVSSelector: lambda spec, _: EVS(spec.frames),
+    entries.EVSSelector: lambda _, context: EVS(len(context.facts.layout.grids)),
     entries.GlobalCom2Selector: lambda spec, context: GlobalCom2(
-        context.layers[0], None, context.facts.layout.view_grid, spec.temperature, spec.as_published
+        context.layers[0], views_of(context.facts.layout), spec.temperature, spec.as_published
     ),
 }
 

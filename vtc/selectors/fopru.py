@@ -46,8 +46,8 @@ class FoPru(Scorer):
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
         score = self.score(tokens)
-        if self.strategy == "row" and tokens.grid is not None:
-            score = _by_rows(score, tokens.grid)
+        if self.strategy == "row" and len(tokens.grids) == 1:
+            score = _by_rows(score, tokens.grids[0])
         return ascending(top_k(score, keep))
 
 

@@ -1,11 +1,12 @@
 """GlobalCom2: let the full view guide how much, and what, each crop keeps (arXiv 2501.05179).
 
-The image is encoded as one full view, the thumbnail, and m crops of n tokens each. Scores s are the CLS token's logits,
-before the softmax, mean over heads. With R = keep / N, the thumbnail gets n * R tokens, by s. Crop j gets
-n * R * (1 + softmax(S / temperature)_j - 1 / m), S_j being the sum of the thumbnail's s over the region that the crop
-covers; its tokens are ranked by its own s plus the thumbnail's, enlarged bilinearly to the crop's patches, each scaled
-to unit length within the crop. What rounding budgets down leaves goes to the largest remainders, so that exactly the
-budget is kept; the original loses it. Crops have no padding.
+The image is encoded as one full view, the thumbnail, and m crops. Scores s are the CLS token's logits, before the
+softmax, mean over heads. With R = keep / N, a view of n tokens gets n * R of them if it is the thumbnail, by s, and
+n * R * (1 + softmax(S / temperature)_j - 1 / m) if it is crop j, S_j being the sum of the thumbnail's s over the region
+that the crop shows; its tokens are ranked by its own s plus the thumbnail's, enlarged bilinearly to the patches of all
+crops, each scaled to unit length within the crop. Patches of padding are left out of all of this. What rounding budgets
+down leaves goes to the largest remainders, and what a view cannot use to the others, so that exactly the budget is
+kept; the original loses it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vtc.selectors.base import Needs, Selector
-from vtc.selectors.views import apportion, by_middle, region, totals, view_size
+from vtc.layout import Grid
+from vtc.selectors.base import Needs, Selector, ascending, top_k
+from vtc.selectors.views import apportion, totals, view_tokens
+from vtc.views import Views
 from vtc.visual_tokens import Reading, VisualTokens
 
 
@@ -25,29 +28,22 @@ class GlobalCom2(Selector):
     ----------
     layer : int
         Encoder layer (0-based) whose CLS logits are read; the authors take the last one.
-    views : (int, int) or None
-        Rows and columns of crops behind the thumbnail; None for a single view, of which the best tokens are kept.
-    grid : (int, int)
-        Rows and columns of patches in one view.
+    views : Views or None
+        None for a single view, of which the best tokens are kept.
     temperature : float
         Of the softmax over crops.
     as_published : bool
-        Where patches do not divide among crops, give all that is left over to the last row and column of crops, as
-        the authors' code does, instead of dividing by the patches' middles.
+        Sum the thumbnail over equal regions, whatever the padding, and where its patches do not divide among crops give
+        all that is left over to the last row and column of crops, as the authors' code does, instead of dividing by the
+        patches' middles.
     """
 
     def __init__(
-        self,
-        layer: int,
-        views: tuple[int, int] | None,
-        grid: tuple[int, int],
-        temperature: float = 10.0,
-        as_published: bool = False,
+        self, layer: int, views: Views | None = None, temperature: float = 10.0, as_published: bool = False
     ) -> None:
         super().__init__()
         self.layer = layer
         self.views = views
-        self.grid = grid
         self.temperature = temperature
         self.as_published = as_published
 
@@ -57,32 +53,39 @@ class GlobalCom2(Selector):
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
         logits = tokens.read("cls_logits", self.layer).float()
-        batch, count = logits.shape
-        size = view_size(count, self.views)
-        logits = logits.reshape(batch, -1, size)
-        if self.views is None:
-            return apportion(logits, torch.full_like(logits[:, :, 0], keep), keep)
-        thumbnail, crops = logits[:, :1], logits[:, 1:]
-        factors = self.factors(thumbnail[:, 0], self.views)
-        budgets = torch.cat([torch.ones_like(factors[:, :1]), factors], dim=1) * (size * keep / count)
-        enlarged = enlarge(thumbnail[:, 0], self.grid, self.views)
-        return apportion(torch.cat([thumbnail, combine(crops, enlarged)], dim=1), budgets, keep)
+        views = self.views
+        if views is None:
+            return ascending(top_k(logits, keep))
+        thumbnail = view_tokens(logits, views, 0)
+        sizes = [len(views.tokens_of(view)) for view in range(1 + views.number)]
+        factors = self.factors(thumbnail, views)
+        budgets = torch.cat([torch.ones_like(factors[:, :1]), factors], dim=1) * (keep / logits.shape[1])
+        budgets = budgets * torch.tensor(sizes, device=budgets.device)
+        return apportion(self.scores(logits, thumbnail, views), views, budgets, keep)
 
-    def factors(self, thumbnail: Tensor, views: tuple[int, int]) -> Tensor:
+    def scores(self, logits: Tensor, thumbnail: Tensor, views: Views) -> Tensor:
+        """What ranks all tokens (B, N) within their own view, by their logits (B, N) and the thumbnail's (B, n)."""
+        enlarged = enlarge(thumbnail, views.grid, views.picture)
+        parts, order = [thumbnail], views.tokens_of(0)
+        for crop in range(1, 1 + views.number):
+            own = views.tokens_of(crop)
+            order += own
+            cells = torch.tensor([views.cells[place] for place in own], dtype=torch.long, device=logits.device)
+            parts.append(combine(view_tokens(logits, views, crop), enlarged.index_select(1, cells)))
+        back = sorted(range(len(order)), key=lambda number: order[number])
+        return torch.cat(parts, dim=1).index_select(1, torch.tensor(back, device=logits.device))
+
+    def factors(self, thumbnail: Tensor, views: Views) -> Tensor:
         """What the share R of each crop is multiplied by, (B, crops), given the thumbnail's scores (B, n)."""
-        divide = _rest_to_last if self.as_published else by_middle
-        members = region(divide(self.grid[0], views[0]), divide(self.grid[1], views[1]), views)
-        crops = views[0] * views[1]
-        return 1 + torch.softmax(totals(thumbnail, members, crops) / self.temperature, dim=1) - 1 / crops
+        regions = _equal_regions(views.grid, views.crops) if self.as_published else views.regions
+        shares = torch.softmax(totals(thumbnail, regions, views.number) / self.temperature, dim=1)
+        return 1 + shares - 1 / views.number
 
 
-def enlarge(thumbnail: Tensor, grid: tuple[int, int], views: tuple[int, int]) -> Tensor:
-    """Scores (B, H * W) of the full view, interpolated for the patches of each crop: (B, crops, H * W)."""
-    (height, width), (rows, columns) = grid, views
-    image = thumbnail.reshape(-1, 1, height, width)
-    image = nn.functional.interpolate(image, (rows * height, columns * width), mode="bilinear", align_corners=False)
-    image = image.reshape(-1, rows, height, columns, width)
-    return image.transpose(2, 3).reshape(-1, rows * columns, height * width)
+def enlarge(thumbnail: Tensor, grid: Grid, picture: Grid) -> Tensor:
+    """Scores (B, h * w) of the full view, interpolated for the patches of all crops together: (B, H * W)."""
+    image = thumbnail.reshape(-1, 1, *grid)
+    return nn.functional.interpolate(image, picture, mode="bilinear", align_corners=False).flatten(1)
 
 
 def combine(own: Tensor, enlarged: Tensor) -> Tensor:
@@ -90,6 +93,10 @@ def combine(own: Tensor, enlarged: Tensor) -> Tensor:
     return nn.functional.normalize(own, dim=-1) + nn.functional.normalize(enlarged, dim=-1)
 
 
-def _rest_to_last(size: int, crops: int) -> list[int]:
-    """As :func:`vtc.selectors.views.by_middle`, in runs of size // crops, the last one longer."""
-    return [min(i // max(1, size // crops), crops - 1) for i in range(size)]
+def _equal_regions(grid: Grid, crops: Grid) -> list[int]:
+    """The crop of each patch, in runs of size // crops rows or columns, the last one longer."""
+    rows, columns = (
+        [min(place // max(1, size // parts), parts - 1) for place in range(size)]
+        for size, parts in zip(grid, crops, strict=True)
+    )
+    return [row * crops[1] + column for row in rows for column in columns]

@@ -11,9 +11,13 @@ neighbour beyond the image becomes the first or the last patch of all. Here a pa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
+
 import torch
 from torch import Tensor, nn
 
+from vtc.layout import Grid
 from vtc.selectors.base import Needs, Selector, ascending, taken, top_k
 from vtc.selectors.ranking import ranks
 from vtc.visual_tokens import Reading, VisualTokens
@@ -46,15 +50,13 @@ class HiPrune(Selector):
         return Needs(frozenset(Reading("received_attention", layer) for layer in (self.object_layer, self.deep_layer)))
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
-        # Tokens that have lost their grid are a single row.
-        grid = tokens.grid or (1, tokens.features.shape[1])
         found = tokens.read("received_attention", self.object_layer)
         deep = tokens.read("received_attention", self.deep_layer)
-        return hierarchical(found, deep, grid, keep, self.alpha, self.as_published)
+        return hierarchical(found, deep, tokens.grids_or_row, keep, self.alpha, self.as_published)
 
 
 def hierarchical(
-    found: Tensor, deep: Tensor, grid: tuple[int, int], keep: int, alpha: float, as_published: bool = False
+    found: Tensor, deep: Tensor, grids: Sequence[Grid], keep: int, alpha: float, as_published: bool = False
 ) -> Tensor:
     """HiPrune's choice by two scores of any scale.
 
@@ -62,8 +64,8 @@ def hierarchical(
     ----------
     found, deep : Tensors of shape (B, N)
         Scores by the object layer and by the deep layer.
-    grid : (int, int)
-        Rows and columns, N their product.
+    grids : sequence of (int, int)
+        Rows and columns of grids of N tokens together, one after the other.
     keep : int
     alpha : float
     as_published : bool
@@ -72,27 +74,36 @@ def hierarchical(
     -------
     Tensor of shape (B, keep), int64, ascending
     """
-    count = grid[0] * grid[1]
+    count = found.shape[1]
     anchors = min(round(keep * alpha / 5), keep)
     if not anchors:
         return ascending(top_k(deep.float(), keep))
     chosen = top_k(found.float(), anchors)
     anchor = taken(chosen, count)
-    beside = _beside_by_index(chosen, grid) if as_published else _beside(anchor, grid)
+    beside = _beside_by_index(chosen, grids) if as_published else _beside(anchor, grids)
     tier = torch.where(anchor > 0, 2.0, beside)
     return ascending(top_k(tier * count - ranks(deep.float()), keep))
 
 
-def _beside(anchor: Tensor, grid: tuple[int, int]) -> Tensor:
-    """1 for the grid neighbours of the anchors (B, N), which are 1: (B, N)."""
+def _beside(anchor: Tensor, grids: Sequence[Grid]) -> Tensor:
+    """1 for the neighbours of the anchors (B, N), which are 1, on their own grid: (B, N)."""
+    parts = torch.split(anchor, [prod(grid) for grid in grids], dim=1)
+    return torch.cat([_beside_on_grid(part, grid) for part, grid in zip(parts, grids, strict=True)], dim=1)
+
+
+def _beside_on_grid(anchor: Tensor, grid: Grid) -> Tensor:
     framed = nn.functional.pad(anchor.reshape(-1, *grid), (1, 1, 1, 1))
     vertical = torch.maximum(framed[:, :-2, 1:-1], framed[:, 2:, 1:-1])
     horizontal = torch.maximum(framed[:, 1:-1, :-2], framed[:, 1:-1, 2:])
     return torch.maximum(vertical, horizontal).flatten(1)
 
 
-def _beside_by_index(chosen: Tensor, grid: tuple[int, int]) -> Tensor:
+def _beside_by_index(chosen: Tensor, grids: Sequence[Grid]) -> Tensor:
     """1 for the tokens one and one row's length before and behind the anchors at `chosen` (B, A): (B, N)."""
-    count = grid[0] * grid[1]
-    moved = torch.cat([chosen + step for step in (-grid[1], -1, 1, grid[1])], dim=1).clamp(0, count - 1)
-    return taken(moved, count)
+    table: list[list[int]] = []
+    for rows, columns in grids:
+        first, last = len(table), len(table) + rows * columns - 1
+        steps = (-columns, -1, 1, columns)
+        table += [[min(max(place + step, first), last) for step in steps] for place in range(first, last + 1)]
+    beside = torch.tensor(table, device=chosen.device).index_select(0, chosen.flatten())
+    return taken(beside.reshape(chosen.shape[0], -1), len(table))

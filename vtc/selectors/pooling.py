@@ -2,17 +2,20 @@
 
 Rows are pooled into r bands, r next to sqrt(keep * H / W), and each band into floor or ceil of keep / r cells. Bands
 and cells reach from floor(i * size / parts) to ceil((i + 1) * size / parts), as in adaptive average pooling, which this
-is when r divides the budget.
+is when r divides the budget. Several grids share the budget in proportion to their tokens.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import accumulate
+from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vtc.layout import shared_out
 from vtc.selectors.base import Merger
 from vtc.visual_tokens import VisualTokens
 
@@ -21,11 +24,20 @@ class Pooling(Merger):
     """Means of cells, each standing at its central patch; tokens without a grid are pooled along their list."""
 
     def merge(self, tokens: VisualTokens, keep: int) -> tuple[Tensor, Tensor]:
-        batch, count, _ = tokens.features.shape
-        centres, weights = cells(tokens.grid or (1, count), keep)
         device = tokens.features.device
-        pooled = torch.matmul(torch.tensor(weights, device=device), tokens.features.float())
-        return torch.tensor(centres, device=device).expand(batch, keep), pooled.to(tokens.features.dtype)
+        grids = tokens.grids_or_row
+        sizes = [prod(grid) for grid in grids]
+        starts = list(accumulate(sizes, initial=0))[:-1]
+        places: list[int] = []
+        pooled: list[Tensor] = []
+        for first, grid, share in zip(starts, grids, shared_out(keep, sizes), strict=True):
+            if share:
+                centres, weights = cells(grid, share)
+                places += [first + centre for centre in centres]
+                own = tokens.features[:, first : first + prod(grid)].float()
+                pooled.append(torch.matmul(torch.tensor(weights, device=device), own))
+        means = torch.cat(pooled, dim=1).to(tokens.features.dtype)
+        return torch.tensor(places, device=device).expand(means.shape[0], keep), means
 
 
 def cells(grid: tuple[int, int], keep: int) -> tuple[list[int], np.ndarray]:

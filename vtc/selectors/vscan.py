@@ -12,7 +12,7 @@ tokens; here the windows whose next token is highest give one more, and all that
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vtc.selectors.base import Needs, Selector, ascending, best, taken, top_k
 from vtc.selectors.given import projected
-from vtc.selectors.ranking import ranks
+from vtc.selectors.ranking import ranks, ranks_within
 from vtc.selectors.similarity import unit
 from vtc.visual_tokens import Reading, VisualTokens, gather_tokens
 
@@ -35,7 +35,7 @@ class VScan(Selector):
     local_layer, global_layer : int
         Encoder layers (0-based); for LLaVA-1.5 the authors take 5 and 22.
     windows : int
-        Windows along each side; tokens that have lost their grid are one window.
+        Windows along each side of each grid; tokens that have lost their grid are one window.
     """
 
     def __init__(self, local_layer: int, global_layer: int, windows: int = 4) -> None:
@@ -50,7 +50,7 @@ class VScan(Selector):
         return Needs(readings, projected=True)
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
-        windows = _windows(tokens.grid or (1, tokens.features.shape[1]), self.windows if tokens.grid else 1)
+        windows = _windows(tokens.grids_or_row, self.windows if tokens.grids else 1)
         local = keep // 2
         overall = tokens.read("cls_attention", self.global_layer).float()
         if not local:
@@ -64,11 +64,11 @@ class VScan(Selector):
         return replace(tokens.keep(chosen), projected=averaged(projected(tokens), chosen))
 
 
-def _windows(grid: tuple[int, int], per_side: int) -> list[int]:
-    """The window of each token of a grid in raster order."""
-    rows, columns = grid
+def _windows(grids: Sequence[tuple[int, int]], per_side: int) -> list[int]:
+    """The window of each token of grids in raster order, one grid after the other."""
     return [
-        (row * per_side // rows) * per_side + column * per_side // columns
+        (number * per_side + row * per_side // rows) * per_side + column * per_side // columns
+        for number, (rows, columns) in enumerate(grids)
         for row in range(rows)
         for column in range(columns)
     ]
@@ -92,14 +92,7 @@ def by_window(score: Tensor, windows: list[int], keep: int) -> Tensor:
     Tensor of shape (B, keep), int64
         In the order of choice.
     """
-    count = len(windows)
-    size = Counter(windows)
-    window = torch.tensor(windows, dtype=torch.float32, device=score.device)
-    before = {own: sum(size[other] for other in size if other < own) for own in size}
-    start = torch.tensor([before[own] for own in windows], dtype=torch.float32, device=score.device)
-    rank = ranks(score)
-    round_ = ranks(-(window * count + rank)) - start
-    return top_k(-(round_ * count + rank), keep)
+    return top_k(-(ranks_within(score, windows) * len(windows) + ranks(score)), keep)
 
 
 def averaged(features: Tensor, chosen: Tensor) -> Tensor:
