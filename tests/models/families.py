@@ -40,12 +40,15 @@ class Case:
     serving : Serving
     several : bool
         Whether the family's own processor makes the same of each image where a prompt has several.
+    alone : bool
+        Whether it makes this of an image that is alone in its prompt.
     """
 
     family: str
     name: str = "default"
     serving: Serving = ANY_IMAGE
     several: bool = True
+    alone: bool = True
 
     def __str__(self) -> str:
         return f"{self.family}-{self.name}"
@@ -56,7 +59,18 @@ class Case:
         return self.serving.frames
 
 
-CASES: list[Case] = []
+CASES: list[Case] = [
+    Case("llava_next"),
+    Case("llava_next", "padded", Serving(image_size=(70, 90))),
+    Case("llava_next", "portrait", Serving(image_size=(150, 60))),
+    Case("llava_onevision", several=False),  # shrunk
+    Case("llava_onevision", "padded", Serving(image_size=(60, 115)), several=False),
+    Case("llava_onevision", "portrait", Serving(image_size=(170, 100)), several=False),  # padded and shrunk
+    Case("llava_onevision", "small", Serving(image_size=(60, 60)), several=False),
+    Case("llava_onevision", "one-view", Serving(tiles=(1, 1)), alone=False),
+    Case("llava_onevision", "wide-one-view", Serving(image_size=(40, 90), tiles=(1, 1)), alone=False),
+    Case("llava_onevision", "clip", Serving(frames=3)),
+]
 
 Prompts = tuple[list[list[Image.Image]], list[str]]
 

@@ -47,12 +47,19 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
     return Checkpoints(tmp_path_factory.mktemp("families"))
 
 
-def every_case(*kinds: str) -> pytest.MarkDecorator:
-    """All cases, those of a family in one worker, with each kind of prompt that it takes."""
+def every_case(*kinds: str, own: bool = False) -> pytest.MarkDecorator:
+    """All cases, those of a family in one worker, with each kind of prompt that it takes.
+
+    Parameters
+    ----------
+    kinds : str
+    own : bool
+        Whether the family's own processor is asked for the same.
+    """
     marks = [
         pytest.param(case, kind, id=f"{case}-{kind}", marks=pytest.mark.xdist_group(case.family))
         for case in CASES
-        for kind in kinds
+        for kind in (kinds if case.alone or not own else ("two",))
         if case.several or kind != "two"
     ]
     return pytest.mark.parametrize(("case", "kind"), marks)
@@ -71,7 +78,7 @@ def test_every_family_is_covered() -> None:
     assert {case.family for case in CASES} == set(FAMILIES) - {"llava"}
 
 
-@every_case(*KINDS)
+@every_case(*KINDS, own=True)
 def test_null_recipe_gives_the_models_own_logits(checkpoints: Checkpoints, case: Case, kind: str) -> None:
     adapter, own = checkpoints.adapter(case), checkpoints.own(checkpoints.path(case.family))
     images, prompts = asked = prompts_of(adapter, kind)
@@ -84,7 +91,7 @@ def test_null_recipe_gives_the_models_own_logits(checkpoints: Checkpoints, case:
     torch.testing.assert_close(ours[:, -1], own_logits(own, inputs)[:, -1], atol=1e-5, rtol=1e-5)
 
 
-@every_case("one", "batch")
+@every_case("one", "batch", own=True)
 def test_null_recipe_generates_what_the_model_generates(checkpoints: Checkpoints, case: Case, kind: str) -> None:
     adapter, own = checkpoints.adapter(case), checkpoints.own(checkpoints.path(case.family))
     images, prompts = prompts_of(adapter, kind)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 FAMILIES: dict[str, str] = {
     "llava": "vtc.models.llava:LlavaAdapter",
+    "llava_next": "vtc.models.llava_next:LlavaNextAdapter",
+    "llava_onevision": "vtc.models.llava_onevision:LlavaOnevisionAdapter",
 }
 """`model_type` of a checkpoint's config.json to the adapter that serves it."""
 

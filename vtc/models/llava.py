@@ -14,7 +14,7 @@ from transformers import LlavaForConditionalGeneration
 
 from vtc.bundle import placeholder_config
 from vtc.facts import ModelFacts
-from vtc.layout import Serving, single_view
+from vtc.layout import ImageLayout, Serving, single_view
 from vtc.models.checks import check_features, check_parts, refuse
 from vtc.models.clip_tower import ClipTower, clip_facts, feature_layer
 from vtc.models.language_model import LanguageModel, decoder_facts
@@ -37,21 +37,36 @@ class LlavaAdapter(ClipTower, LanguageModel):
 
     @classmethod
     def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
+        cls.check(config)
+        refuse(serving, "LLaVA", "image_size", "tiles", "frames")
+        vision = config.vision_config
+        side = vision.image_size // vision.patch_size
+        layout = single_view((vision.image_size, vision.image_size), (side, side))
+        return cls.sizes(config, layout), pixel_spec(settings)
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """Refuse a configuration with parts or features that are not served.
+
+        Raises
+        ------
+        ModelError
+        """
         check_parts(config, STRATEGY, DECODERS)
         check_features(config, STRATEGY)
-        refuse(serving, "LLaVA", "image_size", "tiles", "frames")
+
+    @classmethod
+    def sizes(cls, config: Any, layout: ImageLayout) -> ModelFacts:
+        """The facts of a configuration, for images of one layout."""
         vision, text = config.vision_config, config.text_config
-        pixels = pixel_spec(settings)
-        side = vision.image_size // vision.patch_size
-        facts = ModelFacts(
+        return ModelFacts(
             family=cls.family,
             model_type=config.model_type,
-            layout=single_view((vision.image_size, vision.image_size), (side, side)),
+            layout=layout,
             encoder=clip_facts(vision, feature_layer(config.vision_feature_layer, vision.num_hidden_layers)),
             decoder=decoder_facts(text),
             projector_params=(vision.hidden_size + text.hidden_size) * text.hidden_size,
         )
-        return facts, pixels
 
     def placeholder_settings(self, keep: int) -> dict[str, Any]:
         return placeholder_config(self.facts.image_size, keep, self.facts.encoder.patch_size)

@@ -1,0 +1,47 @@
+"""LLaVA-NeXT (LLaVA 1.6): LLaVA that also sees an image in tiles (Liu et al. 2024, arXiv 2310.03744 and its successor).
+
+An image is one view of itself squashed, then tiles of it in its own aspect ratio. What is padding is cut off their
+common grid of tokens, and each row ends in a newline token. Without ``--image-size`` or ``--tiles``, images of 2 x 2
+tiles are served. Several images in a prompt are each treated so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from torch import Tensor
+from transformers import LlavaNextForConditionalGeneration
+
+from vtc.facts import ModelFacts
+from vtc.layout import Serving
+from vtc.models.any_resolution import tiled_layout, tiles_to_cut, with_pinpoints
+from vtc.models.checks import refuse
+from vtc.models.llava import LlavaAdapter
+from vtc.models.pixel_specs import pixel_spec
+from vtc.pixels import PixelSpec
+
+
+class LlavaNextAdapter(LlavaAdapter):
+    """`LlavaNextForConditionalGeneration` with the towers and decoders of LLaVA."""
+
+    family = "llava_next"
+    model_class = LlavaNextForConditionalGeneration
+
+    @classmethod
+    def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
+        cls.check(config)
+        refuse(serving, "LLaVA-NeXT", "frames")
+        pixels = pixel_spec(with_pinpoints(config, settings), serving.image_size, tiles_to_cut(serving, config))
+        return cls.sizes(config, tiled_layout(config, pixels)), pixels
+
+    @property
+    def separator(self) -> Tensor:
+        return cast(Tensor, self.model.model.image_newline)
+
+    def placeholder_settings(self, keep: int) -> dict[str, Any]:
+        # Its processor counts the tokens of each image by its size, so this holds for images of the size served.
+        return {
+            "num_additional_image_tokens": keep - self.facts.layout.tokens,
+            "vision_feature_select_strategy": "full",
+        }

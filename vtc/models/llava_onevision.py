@@ -1,0 +1,85 @@
+"""LLaVA-OneVision: one image in tiles, several images or frames in one view each (Li et al. 2024, arXiv 2408.03326).
+
+An image that is alone in its prompt is seen as LLaVA-NeXT does, and its grid of tiles is shrunk bilinearly where it has
+more tokens than ``anyres_max_N`` views (``vision_aspect_ratio``). Each of several images is padded to a square and seen
+in one view with a newline token behind it; ``--tiles 1x1`` makes a model ready for those. (An image of the size of one
+tile that is alone has two views all the same: name it by ``--image-size``.) With ``--frames`` each input is a clip whose
+frames are shrunk to half the side, with one newline token behind them all. Without any of these, images of 2 x 2 tiles
+are served.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import LlavaOnevisionForConditionalGeneration
+
+from vtc.errors import ModelError
+from vtc.facts import ModelFacts
+from vtc.layout import Block, ImageLayout, Serving
+from vtc.models.any_resolution import check_views, tiled_layout, tiles_to_cut, with_pinpoints
+from vtc.models.checks import refuse
+from vtc.models.llava_next import LlavaNextAdapter
+from vtc.models.pixel_specs import WHOLE, pixel_spec
+from vtc.pixels import PixelSpec
+
+ONE_VIEW = (1, 1)
+"""Tiles of an image that is taken whole."""
+
+
+class LlavaOnevisionAdapter(LlavaNextAdapter):
+    """`LlavaOnevisionForConditionalGeneration` with the towers and decoders of LLaVA."""
+
+    family = "llava_onevision"
+    model_class = LlavaOnevisionForConditionalGeneration
+
+    @classmethod
+    def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
+        cls.check(config)
+        max_tiles = _max_tiles(config)
+        if serving.frames > 1:
+            refuse(serving, "LLaVA-OneVision, of clips,", "image_size", "tiles")
+            pixels = pixel_spec(_of_clips(settings), frames=serving.frames)
+            return cls.sizes(config, _clip_layout(config, pixels)), pixels
+        settings = with_pinpoints(config, settings)
+        if serving.tiles == ONE_VIEW:
+            pixels = pixel_spec(settings, serving.image_size, WHOLE)
+            view = check_views(config, pixels)
+            layout = ImageLayout(serving.image_size or pixels.view, view, (Block(view),), ends=True)
+        else:
+            pixels = pixel_spec(settings, serving.image_size, tiles_to_cut(serving, config))
+            layout = tiled_layout(config, pixels, max_tiles)
+        return cls.sizes(config, layout), pixels
+
+    @property
+    def image_token_id(self) -> int:
+        config = self.model.config
+        return int(config.video_token_id if self.facts.layout.frames > 1 else config.image_token_id)
+
+    def placeholder_settings(self, keep: int) -> dict[str, Any]:
+        # Its processor counts one token more for the newline. Of tiles and clips it counts what no setting reaches.
+        return {"num_image_tokens": keep - 1} if self.pixels.views == self.pixels.frames == 1 else {}
+
+
+def _max_tiles(config: Any) -> int:
+    """N of ``anyres_max_N``."""
+    found = re.fullmatch(r"anyres_max_([1-9]\d*)", str(config.vision_aspect_ratio))
+    if found is None:
+        raise ModelError(f"vision_aspect_ratio '{config.vision_aspect_ratio}' is not supported; supported: anyres_max_N")
+    return int(found[1])
+
+
+def _of_clips(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the video processor; those of the image processor hold for it where a checkpoint ships no others."""
+    named = {"video_processor_type": "LlavaOnevisionVideoProcessor", **settings}
+    # It says how tiles are batched, of which a clip has none.
+    return {name: value for name, value in named.items() if name != "do_pad"}
+
+
+def _clip_layout(config: Any, pixels: PixelSpec) -> ImageLayout:
+    view = check_views(config, pixels)
+    half = (-(-view[0] // 2), -(-view[1] // 2))
+    frame = Block(half, extent=view)
+    return ImageLayout(pixels.view, view, (frame,) * pixels.frames, ends=True, frames=pixels.frames)
