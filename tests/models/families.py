@@ -56,7 +56,17 @@ class Case:
         return self.serving.frames
 
 
-CASES: list[Case] = []
+CASES: list[Case] = [
+    *(
+        case
+        for family in ("qwen2_vl", "qwen2_5_vl")
+        for case in (
+            Case(family),
+            Case(family, "portrait", Serving(image_size=(150, 90))),
+            Case(family, "clip", Serving(image_size=(84, 150), frames=3)),
+        )
+    ),
+]
 
 Prompts = tuple[list[list[Image.Image]], list[str]]
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FAMILIES: dict[str, str] = {
     "llava": "vtc.models.llava:LlavaAdapter",
+    "qwen2_5_vl": "vtc.models.qwen2_5_vl:Qwen2_5VLAdapter",
+    "qwen2_vl": "vtc.models.qwen2_vl:Qwen2VLAdapter",
 }
 """`model_type` of a checkpoint's config.json to the adapter that serves it."""
 
