@@ -70,6 +70,15 @@ CASES: list[Case] = [
     Case("llava_onevision", "one-view", Serving(tiles=(1, 1)), alone=False),
     Case("llava_onevision", "wide-one-view", Serving(image_size=(40, 90), tiles=(1, 1)), alone=False),
     Case("llava_onevision", "clip", Serving(frames=3)),
+    *(
+        case
+        for family in ("qwen2_vl", "qwen2_5_vl")
+        for case in (
+            Case(family),
+            Case(family, "portrait", Serving(image_size=(150, 90))),
+            Case(family, "clip", Serving(image_size=(84, 150), frames=3)),
+        )
+    ),
 ]
 
 Prompts = tuple[list[list[Image.Image]], list[str]]

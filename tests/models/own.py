@@ -144,6 +144,16 @@ def own_inputs(
     return {name: value for name, value in out.items() if isinstance(value, Tensor) and name != "labels"}
 
 
+def _videos(path: Path, images: list[list[Image.Image]], prompts: list[str]) -> list[list[Image.Image]]:
+    """The frames of each video."""
+    videos = []
+    for row, prompt in zip(images, prompts, strict=True):
+        count = prompt.count(own_processor(path).video_token)
+        frames = len(row) // max(count, 1)
+        videos += [row[number * frames : (number + 1) * frames] for number in range(count)]
+    return videos
+
+
 def own_model(path: Path) -> Any:
     """The model by its own class, in fp32."""
     kind = json.loads((path / "config.json").read_text())["model_type"]

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from exporters.onnx import Request, export
 from exporters.parity import Parity
@@ -23,6 +25,7 @@ from vtc.calibrate import samples_from
 from vtc.checkpoint import Origin
 from vtc.compressed import CompressedModel
 from vtc.models import FAMILIES
+from vtc.plan import plan
 from vtc.recipe import Recipe
 from vtc.runtime.vlm import VLM
 
@@ -170,6 +173,22 @@ def exported(model: CompressedModel, stages: list[dict[str, Any]], path: Path) -
     recipe = Recipe.model_validate({"version": 1, "name": "test", "stages": stages})
     origin = Origin(str(model.adapter.path), "0" * 64)
     return export(Request([model], recipe, origin, samples_from(model.adapter, None, 2, seed=0)), path)["fp32"]
+
+
+@every_case("one")
+def test_exact_count_is_what_the_model_computes(checkpoints: Checkpoints, case: Case, kind: str) -> None:
+    adapter = checkpoints.adapter(case)
+    model = compressed(adapter)
+    ids, mask, pixels = model.inputs(*prompts_of(adapter, kind))
+    text = int((ids != adapter.image_token_id).sum())
+    # PyTorch counts attention, and experts, only where they are plain matrix products.
+    if adapter.facts.decoder.experts > 1:
+        adapter.model.set_experts_implementation({"text_config": "batched_mm"})
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
+        model.prefill(ids, mask, pixels)
+    adapter.set_decoder_attention("sdpa")
+    expected = plan(Recipe(version=1, name="none", stages=()), adapter.facts, text_tokens=text)
+    assert expected.flops["exact"] == counter.get_total_flops()
 
 
 @every_case("batch")

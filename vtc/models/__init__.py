@@ -23,6 +23,8 @@ FAMILIES: dict[str, str] = {
     "llava": "vtc.models.llava:LlavaAdapter",
     "llava_next": "vtc.models.llava_next:LlavaNextAdapter",
     "llava_onevision": "vtc.models.llava_onevision:LlavaOnevisionAdapter",
+    "qwen2_5_vl": "vtc.models.qwen2_5_vl:Qwen2_5VLAdapter",
+    "qwen2_vl": "vtc.models.qwen2_vl:Qwen2VLAdapter",
 }
 """`model_type` of a checkpoint's config.json to the adapter that serves it."""
 
