@@ -56,7 +56,17 @@ class Case:
         return self.serving.frames
 
 
-CASES: list[Case] = []
+CASES: list[Case] = [
+    *(
+        case
+        for family in ("qwen3_vl", "qwen3_vl_moe")
+        for case in (
+            Case(family),
+            Case(family, "portrait", Serving(image_size=(150, 70))),
+            Case(family, "clip", Serving(image_size=(96, 128), frames=5), several=False),
+        )
+    ),
+]
 
 Prompts = tuple[list[list[Image.Image]], list[str]]
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FAMILIES: dict[str, str] = {
     "llava": "vtc.models.llava:LlavaAdapter",
+    "qwen3_vl": "vtc.models.qwen3_vl:Qwen3VLAdapter",
+    "qwen3_vl_moe": "vtc.models.qwen3_vl_moe:Qwen3VLMoeAdapter",
 }
 """`model_type` of a checkpoint's config.json to the adapter that serves it."""
 
