@@ -59,11 +59,20 @@ class Case:
 CASES: list[Case] = [
     *(
         case
+        for family in ("qwen2_vl", "qwen2_5_vl")
+        for case in (
+            Case(family),
+            Case(family, "portrait", Serving(image_size=(150, 90))),
+            Case(family, "clip", Serving(image_size=(84, 150), frames=3)),
+        )
+    ),
+    *(
+        case
         for family in ("qwen3_vl", "qwen3_vl_moe")
         for case in (
             Case(family),
             Case(family, "portrait", Serving(image_size=(150, 70))),
-            Case(family, "clip", Serving(image_size=(96, 128), frames=5), several=False),
+            Case(family, "clip", Serving(image_size=(96, 128), frames=5)),
         )
     ),
 ]

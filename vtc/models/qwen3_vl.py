@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -18,21 +19,15 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from vtc.errors import InputError, ModelError
 from vtc.facts import DecoderFacts, EncoderFacts, ModelFacts
-from vtc.layout import Block, Grid, ImageLayout, Serving
+from vtc.layout import Grid, Serving
 from vtc.models.base import image_settings
-from vtc.models.checks import check_parts, refuse
+from vtc.models.checks import check_parts
 from vtc.models.language_model import LanguageModel, decoder_facts
-from vtc.models.pixel_specs import pixel_spec
-from vtc.models.qwen_vision import Merger, QwenVision
+from vtc.models.qwen_vision import PatchMerger, QwenVision, check_decoder, qwen_layout, qwen_pixels
 from vtc.pixels import PixelSpec
-
-USUAL_SIZE: Grid = (720, 1280)
 
 SAMPLED = 2.0
 """Frames a second that the video processor samples where its settings say nothing."""
-
-STATIC_ROPE = ("default", "linear", "llama3", "yarn")
-"""Kinds of rotary positions that do not depend on the prompt's length."""
 
 
 class Qwen3VLAdapter(QwenVision, LanguageModel):
@@ -43,24 +38,21 @@ class Qwen3VLAdapter(QwenVision, LanguageModel):
 
     @classmethod
     def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
-        refuse(serving, "Qwen3-VL", "tiles")
         check_parts(config, (f"{cls.family}_vision",), (f"{cls.family}_text",))
         vision, text = config.vision_config, config.text_config
-        _check(vision, text)
+        check_decoder(text)
+        _check_carried(vision, text)
         if serving.frames > 1 and "video_processor_type" not in settings:
             raise InputError("ships no video processor settings (video_preprocessor_config.json); fetch them too")
-        size = serving.image_size or USUAL_SIZE
-        pixels = pixel_spec(settings, size, frames=serving.frames)
-        merge = vision.spatial_merge_size
-        if pixels.patches != (vision.patch_size, vision.temporal_patch_size, merge):
-            raise ModelError(f"image processor makes patches {pixels.patches}, which are not those of the model")
-        steps, rows, columns = pixels.patch_grid
-        grid = rows // merge, columns // merge
+        pixels = qwen_pixels(vision, settings, serving, "Qwen3-VL")
+        merge, carried = vision.spatial_merge_size, len(vision.deepstack_visual_indexes)
         inner = vision.hidden_size * merge**2
+        layout = qwen_layout(pixels, merge)
         facts = ModelFacts(
             family=cls.family,
             model_type=config.model_type,
-            layout=ImageLayout(size, grid, (Block(grid),), spans=steps, frames=serving.frames),
+            # Text stands between the steps in time, so that each is a span.
+            layout=replace(layout, blocks=layout.blocks[:1], spans=len(layout.blocks)),
             encoder=EncoderFacts(
                 layers=vision.depth,
                 width=vision.hidden_size,
@@ -72,8 +64,8 @@ class Qwen3VLAdapter(QwenVision, LanguageModel):
                 merge=merge,
                 frames=vision.temporal_patch_size,
             ),
-            decoder=cls._decoder(text, carried=len(vision.deepstack_visual_indexes)),
-            projector_params=(1 + len(vision.deepstack_visual_indexes)) * inner * (inner + vision.out_hidden_size),
+            decoder=cls._decoder(text, carried=carried),
+            projector_params=(1 + carried) * inner * (inner + vision.out_hidden_size),
         )
         return facts, pixels
 
@@ -100,15 +92,11 @@ class Qwen3VLAdapter(QwenVision, LanguageModel):
         return [(row * side + column, down * across) for row, down in axes[0] for column, across in axes[1]]
 
     @property
-    def projector(self) -> nn.Module:
-        return Merger(self._visual.merger, self.facts.encoder.width)
-
-    @property
     def carried_layers(self) -> Sequence[int]:
         return tuple(self._visual.deepstack_visual_indexes)
 
     def project_carried(self, carried: Tensor) -> Tensor:
-        mergers = [Merger(merger, self.facts.encoder.width) for merger in self._visual.deepstack_merger_list]
+        mergers = [PatchMerger(merger, self.facts.encoder.width) for merger in self._visual.deepstack_merger_list]
         parts = carried.chunk(len(mergers), dim=-1)
         return torch.cat([merger(part) for merger, part in zip(mergers, parts, strict=True)], dim=-1)
 
@@ -117,10 +105,17 @@ class Qwen3VLAdapter(QwenVision, LanguageModel):
         decoder = self.facts.decoder
         return WideEmbedding(super().embed_tokens, decoder.hidden_width(0) - decoder.width)
 
-    @property
-    def image_token_id(self) -> int:
-        config = self.model.config
-        return int(config.video_token_id if self.facts.layout.frames > 1 else config.image_token_id)
+    def rotation(self, hidden: Tensor, position_ids: Tensor, windowed: bool = False) -> tuple[Tensor, Tensor]:
+        # The model's own code interleaves the axes by writing in place, which a graph would do by scattering.
+        rotary = self._language_model.rotary_emb
+        axes = [0] * len(rotary.inv_freq)
+        for axis in (1, 2):
+            part = slice(axis, 3 * rotary.mrope_section[axis], 3)
+            axes[part] = [axis] * len(axes[part])
+        angles = position_ids[torch.tensor(axes, device=position_ids.device)].permute(1, 2, 0) * rotary.inv_freq
+        angles = torch.cat([angles, angles], dim=-1)
+        scale = rotary.attention_scaling
+        return (angles.cos() * scale).to(hidden.dtype), (angles.sin() * scale).to(hidden.dtype)
 
     @property
     def prompt_parts(self) -> Sequence[str]:
@@ -160,8 +155,8 @@ class WideEmbedding(nn.Module):
         return nn.functional.pad(cast(Tensor, self.embedding(token_ids)), (0, self.room))
 
 
-def _check(vision: Any, text: Any) -> None:
-    """Refuse options that are not followed.
+def _check_carried(vision: Any, text: Any) -> None:
+    """Refuse features of layers that are not there, or in another order.
 
     Raises
     ------
@@ -171,7 +166,4 @@ def _check(vision: Any, text: Any) -> None:
     if layers != sorted(set(layers)) or not all(0 <= layer < vision.depth for layer in layers):
         raise ModelError(f"deepstack_visual_indexes {layers} is not supported; supported: ascending encoder layers")
     if len(layers) > text.num_hidden_layers:
-        raise ModelError(f"{len(layers)} deepstack features for {text.num_hidden_layers} decoder layers; give fewer")
-    kind = (text.rope_parameters or {}).get("rope_type", "default")
-    if kind not in STATIC_ROPE:
-        raise ModelError(f"rope_type '{kind}' is not supported; supported: {', '.join(STATIC_ROPE)}")
+        raise ModelError(f"deepstack_visual_indexes {layers} are more than the {text.num_hidden_layers} decoder layers")

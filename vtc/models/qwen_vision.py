@@ -6,13 +6,86 @@ stay in the order in which the processor gives them, the four of a token togethe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from vtc.errors import ModelError
+from vtc.layout import Block, Grid, ImageLayout, Serving
 from vtc.models.base import VLMAdapter, rotate
+from vtc.models.checks import refuse
+from vtc.models.pixel_specs import pixel_spec
+from vtc.pixels import PixelSpec
+
+USUAL_IMAGE: Grid = (720, 1280)
+"""Rows and columns of the images, or frames, that are served where nobody says; the processor's bounds then shrink it."""
+
+FIXED_ROPE = ("default", "linear", "yarn", "llama3")
+"""Rotary positions whose frequencies do not depend on how long a prompt is."""
+
+
+def qwen_pixels(vision: Any, settings: Mapping[str, Any], serving: Serving, family: str) -> PixelSpec:
+    """Pixels of images or clips of one size, as patches.
+
+    Raises
+    ------
+    InputError
+        If tiles are asked for.
+    ModelError
+        If the processor does not cut the patches that the tower takes.
+    """
+    refuse(serving, family, "tiles")
+    pixels = pixel_spec(settings, serving.image_size or USUAL_IMAGE, frames=serving.frames)
+    wanted = vision.patch_size, vision.temporal_patch_size, vision.spatial_merge_size
+    if pixels.patches != wanted:
+        raise ModelError(f"the processor cuts patches (side, frames, merge) {pixels.patches}, the tower takes {wanted}")
+    return pixels
+
+
+def qwen_layout(pixels: PixelSpec, merge: int, time_step: float = 1.0) -> ImageLayout:
+    """The layout of such pixels: a view, and a grid of tokens, for each step in time."""
+    steps, rows, columns = pixels.patch_grid
+    grid = rows // merge, columns // merge
+    size = pixels.aspect or pixels.view
+    return ImageLayout(size, grid, (Block(grid),) * steps, frames=pixels.frames, time_step=time_step)
+
+
+def check_decoder(text: Any) -> None:
+    """Refuse decoders whose attention or rotary positions are not the usual ones.
+
+    Raises
+    ------
+    ModelError
+    """
+    kind = (text.rope_parameters or {}).get("rope_type", "default")
+    if kind not in FIXED_ROPE:
+        raise ModelError(f"rotary positions of type '{kind}' are not supported; supported: {', '.join(FIXED_ROPE)}")
+    if "sliding_attention" in (getattr(text, "layer_types", None) or ()):
+        raise ModelError("a sliding window over positions of three axes is not supported; set use_sliding_window false")
+
+
+class PatchMerger(nn.Module):
+    """A tower's merger on tokens (B, K, F) whose patches are laid end to end; it takes patches one after the other.
+
+    Parameters
+    ----------
+    merger : module
+        From patches (n * merge ** 2, D) to tokens (n, E).
+    width : int
+        D.
+    """
+
+    def __init__(self, merger: nn.Module, width: int) -> None:
+        super().__init__()
+        self.merger = merger
+        self.width = width
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, K, E)."""
+        merged: Tensor = self.merger(tokens.reshape(-1, self.width))
+        return merged.reshape(*tokens.shape[:-1], -1)
 
 
 class QwenVision(VLMAdapter):
@@ -56,6 +129,16 @@ class QwenVision(VLMAdapter):
 
     def cells(self, patches: Tensor) -> Tensor:
         return patches.reshape(patches.shape[0], -1, self.facts.encoder.merge**2, patches.shape[-1])
+
+    @property
+    def projector(self) -> nn.Module:
+        return PatchMerger(self._visual.merger, self.facts.encoder.width)
+
+    @property
+    def image_token_id(self) -> int:
+        """Token id of the placeholder, which for clips is another one."""
+        config = self.model.config
+        return int(config.video_token_id if self.facts.layout.frames > 1 else config.image_token_id)
 
     @property
     def _coordinates(self) -> list[tuple[int, int]]:
