@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import Qwen3VLForConditionalGeneration
+from transformers import PreTrainedModel, Qwen3VLForConditionalGeneration
 
 from vtc.errors import InputError, ModelError
 from vtc.facts import DecoderFacts, EncoderFacts, ModelFacts
@@ -34,7 +34,7 @@ class Qwen3VLAdapter(QwenVision, LanguageModel):
     """`Qwen3VLForConditionalGeneration`."""
 
     family = "qwen3_vl"
-    model_class = Qwen3VLForConditionalGeneration
+    model_class: ClassVar[type[PreTrainedModel]] = Qwen3VLForConditionalGeneration
 
     @classmethod
     def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
@@ -79,7 +79,8 @@ class Qwen3VLAdapter(QwenVision, LanguageModel):
         taps = [self._taps(place) for place in self._coordinates]
         numbers = torch.tensor([[number for number, _ in four] for four in taps], device=hidden.device)
         weights = torch.tensor([[weight for _, weight in four] for four in taps], device=hidden.device)
-        return hidden + (table(numbers) * weights.unsqueeze(-1)).sum(dim=1).to(hidden.dtype)
+        positions: Tensor = (table(numbers) * weights.unsqueeze(-1)).sum(dim=1)
+        return hidden + positions.to(hidden.dtype)
 
     def _taps(self, place: Grid) -> list[tuple[int, float]]:
         """The four learned positions around a patch and their weights: the square of them spans the view."""
