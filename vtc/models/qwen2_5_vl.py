@@ -22,7 +22,7 @@ from vtc.pixels import PixelSpec
 FRAMES_PER_SECOND = 2.0
 
 
-class Qwen2_5VLAdapter(QwenVision, LanguageModel):  # noqa: N801 - as the model is called
+class Qwen2_5VLAdapter(QwenVision, LanguageModel):
     """`Qwen2_5_VLForConditionalGeneration`."""
 
     family = "qwen2_5_vl"

@@ -20,7 +20,7 @@ from vtc.models.pixel_specs import pixel_spec
 from vtc.pixels import PixelSpec
 
 USUAL_IMAGE: Grid = (720, 1280)
-"""Rows and columns of the images, or frames, that are served where nobody says; the processor's bounds then shrink it."""
+"""Rows and columns of the images, or frames, that are served where nobody says; the processor may shrink them."""
 
 FIXED_ROPE = ("default", "linear", "yarn", "llama3")
 """Rotary positions whose frequencies do not depend on how long a prompt is."""
