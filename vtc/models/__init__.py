@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from vtc.models.base import VLMAdapter
 
 FAMILIES: dict[str, str] = {
+    "idefics3": "vtc.models.idefics3:Idefics3Adapter",
+    "internvl": "vtc.models.internvl:InternVLAdapter",
     "llava": "vtc.models.llava:LlavaAdapter",
+    "smolvlm": "vtc.models.idefics3:SmolVLMAdapter",
 }
 """`model_type` of a checkpoint's config.json to the adapter that serves it."""
 
