@@ -88,6 +88,16 @@ CASES: list[Case] = [
             Case(family, "clip", Serving(image_size=(96, 128), frames=5)),
         )
     ),
+    Case("internvl"),
+    Case("internvl", "portrait", Serving(image_size=(300, 100))),
+    Case("internvl", "tiles", Serving(tiles=(2, 2))),
+    Case("internvl", "whole", Serving(tiles=(1, 1))),
+    Case("internvl", "clip", Serving(frames=3), several=False),
+    Case("idefics3"),
+    Case("idefics3", "portrait", Serving(image_size=(300, 100))),
+    Case("idefics3", "small", Serving(image_size=(40, 50))),
+    Case("smolvlm"),
+    Case("smolvlm", "tiles", Serving(tiles=(1, 2), image_size=(56, 112))),
 ]
 
 Prompts = tuple[list[list[Image.Image]], list[str]]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from vtc.models.base import VLMAdapter
 
 FAMILIES: dict[str, str] = {
+    "idefics3": "vtc.models.idefics3:Idefics3Adapter",
+    "internvl": "vtc.models.internvl:InternVLAdapter",
     "llava": "vtc.models.llava:LlavaAdapter",
     "llava_next": "vtc.models.llava_next:LlavaNextAdapter",
     "llava_onevision": "vtc.models.llava_onevision:LlavaOnevisionAdapter",
@@ -27,6 +29,7 @@ FAMILIES: dict[str, str] = {
     "qwen2_vl": "vtc.models.qwen2_vl:Qwen2VLAdapter",
     "qwen3_vl": "vtc.models.qwen3_vl:Qwen3VLAdapter",
     "qwen3_vl_moe": "vtc.models.qwen3_vl_moe:Qwen3VLMoeAdapter",
+    "smolvlm": "vtc.models.idefics3:SmolVLMAdapter",
 }
 """`model_type` of a checkpoint's config.json to the adapter that serves it."""
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from vtc.errors import InputError, ModelError
-from vtc.layout import Serving
+from vtc.layout import Grid, Serving
 
 
 def check_parts(config: Any, towers: Collection[str], decoders: Collection[str]) -> None:
@@ -38,6 +38,30 @@ def check_features(config: Any, strategies: Mapping[str, str]) -> None:
             f"only one vision_feature_layer with vision_feature_select_strategy '{strategy}' is supported "
             f"for tower '{tower}'"
         )
+
+
+def token_grid(view: Grid, patch: int, merge: int) -> Grid:
+    """Rows and columns of tokens in a square view, of `merge` x `merge` patches each.
+
+    Parameters
+    ----------
+    view : (rows, columns) of pixels
+    patch : int
+        Side of a patch in pixels.
+    merge : int
+
+    Raises
+    ------
+    ModelError
+        If the view is not square, or tokens do not fill it.
+    """
+    rows, columns = view[0] // patch, view[1] // patch
+    if rows != columns or rows % merge:
+        raise ModelError(
+            f"views of {view[0]} x {view[1]} pixels are not square or do not divide into tokens of {merge} x {merge} "
+            f"patches of {patch} pixels; set the size in the image processor's settings to one that does"
+        )
+    return rows // merge, columns // merge
 
 
 def refuse(serving: Serving, family: str, *asked: Literal["image_size", "tiles", "frames"]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -27,7 +28,11 @@ class LanguageModel(VLMAdapter):
         return cast(Sequence[nn.Module], self._language_model.layers)
 
     def rotation(self, hidden: Tensor, position_ids: Tensor, windowed: bool = False) -> tuple[Tensor, Tensor]:
-        return cast(tuple[Tensor, Tensor], self._language_model.rotary_emb(hidden, position_ids))
+        rotary = self._language_model.rotary_emb
+        if rotary.rope_type == "dynamic":
+            # Its frequencies change with the prompt's length, but only beyond the context, which no prompt may be.
+            return cast(tuple[Tensor, Tensor], inspect.unwrap(type(rotary).forward)(rotary, hidden, position_ids))
+        return cast(tuple[Tensor, Tensor], rotary(hidden, position_ids))
 
     @property
     def final_norm(self) -> nn.Module:

@@ -247,6 +247,7 @@ KINDS: dict[str, Callable[[Mapping[str, Any], Layout], PixelSpec]] = {
     "Qwen2VLVideoProcessor": _qwen,
     "Qwen3VLVideoProcessor": _qwen3_clip,
     "GotOcr2ImageProcessor": _internvl,
+    "InternVLVideoProcessor": _plain,
     "Idefics3ImageProcessor": _idefics3,
     "SmolVLMImageProcessor": _idefics3,
     "Gemma3ImageProcessor": _gemma3,
@@ -254,6 +255,7 @@ KINDS: dict[str, Callable[[Mapping[str, Any], Layout], PixelSpec]] = {
 """Kind of processor, as settings name it, to how its pixels are described."""
 
 CLIPS: dict[str, tuple[str, dict[str, Any]]] = {
+    "InternVLVideoProcessor": ("GotOcr2ImageProcessor", {}),
     "LlavaOnevisionVideoProcessor": ("LlavaOnevisionImageProcessor", {"do_pad": False}),
     "Qwen2VLVideoProcessor": (
         "Qwen2VLImageProcessor",

@@ -278,7 +278,9 @@ def _internvl(encoder_layers: int, decoder_layers: int) -> Family:
             attention_bias=True,
             layer_scale_init_value=1.0,  # what training makes of it, so that the tower's layers matter
         ),
-        text=_decoder("qwen2", decoder_layers),
+        text=_decoder(
+            "qwen2", decoder_layers, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6}
+        ),
         model={
             "image_seq_length": tokens,
             "downsample_ratio": 0.5,

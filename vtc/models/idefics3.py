@@ -1,0 +1,137 @@
+"""Idefics3 and SmolVLM: a SigLIP tower, squares of patches made one token, a Llama decoder.
+
+Idefics3 (Laurençon et al. 2024, arXiv 2408.12637) enlarges an image and cuts it into tiles, the whole in small behind
+them. Each view is a run of placeholders of its own, with its row and column in front as text. SmolVLM (Marafioti et al.
+2025, arXiv 2504.05299) is the same model with smaller parts; its smallest checkpoints even call themselves Idefics3.
+Asked for nothing, the adapter is made ready for images of 1280 x 720 pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import Idefics3ForConditionalGeneration, SmolVLMForConditionalGeneration
+
+from vtc.facts import ModelFacts
+from vtc.layout import Block, ImageLayout, Serving
+from vtc.models.checks import check_parts, refuse, token_grid
+from vtc.models.clip_tower import ClipTower, clip_facts
+from vtc.models.language_model import LanguageModel, decoder_facts
+from vtc.models.pixel_specs import pixel_spec
+from vtc.pixels import PixelSpec
+
+DECODERS = ("llama",)
+
+USUAL_IMAGE = (720, 1280)
+"""Rows and columns of pixels."""
+
+AROUND, WHOLE_IMAGE = "<fake_token_around_image>", "<global-img>"
+"""What the processors write in front of each view and behind the last, and in front of the whole image."""
+
+
+class Idefics3Adapter(ClipTower, LanguageModel):
+    """`Idefics3ForConditionalGeneration` with its own tower and a decoder of `DECODERS`.
+
+    Parameters
+    ----------
+    *parts, **more
+        As for :class:`~vtc.models.base.VLMAdapter`.
+    """
+
+    family = "idefics3"
+    model_class = Idefics3ForConditionalGeneration
+    called: ClassVar[str] = "Idefics3"
+
+    def __init__(self, *parts: Any, **more: Any) -> None:
+        super().__init__(*parts, **more)
+        self._places = self._position_places()
+
+    @classmethod
+    def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
+        # Configurations written by the first releases give the tower the name of the whole.
+        check_parts(config, (f"{cls.family}_vision", cls.family), DECODERS)
+        refuse(serving, cls.called, "frames")
+        vision, text, merge = config.vision_config, config.text_config, config.scale_factor
+        size = serving.image_size or (USUAL_IMAGE if serving.tiles is None else None)
+        pixels = pixel_spec(settings, size, serving.tiles)
+        grid = token_grid(pixels.view, vision.patch_size, merge)
+        facts = ModelFacts(
+            family=cls.family,
+            model_type=config.model_type,
+            layout=ImageLayout(
+                image_size=pixels.aspect or size or pixels.view,
+                view_grid=grid,
+                blocks=(Block(grid),),
+                spans=pixels.views,
+            ),
+            encoder=clip_facts(vision, vision.num_hidden_layers - 1, merge=merge),
+            decoder=decoder_facts(text),
+            projector_params=vision.hidden_size * merge**2 * text.hidden_size,
+        )
+        return facts, pixels
+
+    # Vision ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def _tower(self) -> Any:
+        return self.model.model.vision_model
+
+    def embed_patches(self, pixel_values: Tensor) -> Tensor:
+        embeddings = self._tower.embeddings
+        patches = embeddings.patch_embedding(pixel_values.flatten(0, -4)).flatten(2).transpose(1, 2)
+        return cast(Tensor, patches + embeddings.position_embedding(self._places.to(patches.device)))
+
+    @torch.no_grad()
+    def _position_places(self) -> Tensor:
+        """The row of its table that the tower adds to each patch of a view, (n).
+
+        It works them out from fractions of the view, in a way that rounding can put a row off and that does not export.
+        Here it does so once, with zeros for patches and a table that holds its own row numbers.
+        """
+        embeddings = self._tower.embeddings
+        rows, height, width = embeddings.num_positions, *self.pixels.view
+        stand_ins = {
+            "patch_embedding.weight": torch.zeros_like(embeddings.patch_embedding.weight[:1]),
+            "patch_embedding.bias": torch.zeros(1),
+            "position_embedding.weight": torch.arange(rows, dtype=torch.float32)[:, None],
+        }
+        seen = torch.ones(1, height // embeddings.patch_size, width // embeddings.patch_size, dtype=torch.bool)
+        numbers: Tensor = functional_call(embeddings, stand_ins, (torch.zeros(1, 3, height, width), seen))
+        return numbers.flatten().long()
+
+    def view_features(self, hidden: Tensor) -> Tensor:
+        return self.view_tokens(self._tower.post_layernorm(hidden))
+
+    @property
+    def projector(self) -> nn.Module:
+        return cast(nn.Module, self.model.model.connector.modality_projection)
+
+    # Decoder and prompts --------------------------------------------------------------------------------------------
+
+    @property
+    def _language_model(self) -> Any:
+        return self.model.model.text_model
+
+    @property
+    def prompt_parts(self) -> Sequence[str]:
+        rows, columns = self.pixels.pictures[0].tiles if self.facts.layout.spans > 1 else (0, 0)
+        tiles = [(row, column) for row in range(rows) for column in range(columns)]
+        # Each row of tiles ends its line, and an empty one follows the last.
+        breaks = ["\n" if row and not column else "" for row, column in tiles]
+        names = [f"{line}{AROUND}<row_{row + 1}_col_{column + 1}>" for line, (row, column) in zip(breaks, tiles)]
+        return [*names, ("\n\n" if tiles else "") + AROUND + WHOLE_IMAGE, AROUND]
+
+    def placeholder_settings(self, keep: int) -> dict[str, Any]:
+        return {"image_seq_len": keep}
+
+
+class SmolVLMAdapter(Idefics3Adapter):
+    """`SmolVLMForConditionalGeneration`, which is built in the same way."""
+
+    family = "smolvlm"
+    model_class = SmolVLMForConditionalGeneration
+    called = "SmolVLM"
