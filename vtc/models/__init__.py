@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from vtc.models.base import VLMAdapter
 
 FAMILIES: dict[str, str] = {
+    "gemma3": "vtc.models.gemma3:Gemma3Adapter",
     "llava": "vtc.models.llava:LlavaAdapter",
+    "paligemma": "vtc.models.paligemma:PaliGemmaAdapter",
 }
 """`model_type` of a checkpoint's config.json to the adapter that serves it."""
 
