@@ -190,7 +190,10 @@ def _write_processor(request: Request, work: Path) -> None:
     _write_json(work / "generation_config.json", {**generation, "eos_token_id": adapter.eos_token_ids})
     processor = {"image_token": adapter.image_token, **_read_json(adapter.path / "processor_config.json")}
     _write_json(work / "processor_config.json", processor | adapter.placeholder_settings(request.model.visual_tokens))
-    _write_json(work / "preprocessor_config.json", image_settings(adapter.path))
+    images = image_settings(adapter.path)
+    if "image_seq_length" in images:
+        images["image_seq_length"] = request.model.visual_tokens
+    _write_json(work / "preprocessor_config.json", images)
     config = _read_json(adapter.path / "config.json")
     if "image_seq_length" in config:
         config["image_seq_length"] = token_plan.keep
@@ -270,4 +273,5 @@ def _served(model: CompressedModel, number: int) -> dict[str, Any]:
         "keep": model.visual_tokens,
         "segment_tokens": [token_plan.each(segment.visual_tokens) for segment in token_plan.segments],
         "positions": asdict(model.rule),
+        "prompt_frame": list(adapter.prompt_frame),
     }

@@ -23,6 +23,7 @@ def grouped_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float,
+    softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention whose key-value heads are never repeated.
@@ -36,6 +37,8 @@ def grouped_attention(
     key, value : Tensors of shape (B, Hkv, T, Dh)
     attention_mask : Tensor of shape (B, 1, S, T), added to the scores; or None
     scaling : float
+    softcap : float or None
+        Limit that scores go to smoothly, before the mask.
 
     Returns
     -------
@@ -46,6 +49,8 @@ def grouped_attention(
     groups = heads // kv_heads
     stacked = query.reshape(batch, kv_heads, groups * length, width)
     scores = torch.matmul(stacked, key.transpose(2, 3)) * scaling
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
     scores = scores.reshape(batch, kv_heads, groups, length, -1)
     if attention_mask is not None:
         scores = scores + attention_mask.unsqueeze(1)

@@ -68,6 +68,8 @@ class ServedImage:
     segment_tokens : tuple of int
         Visual tokens of one run in each decoder segment.
     positions : PositionRule
+    prompt_frame : (str, str)
+        What goes into every prompt behind its last placeholder (in front, where it has none), and at its end.
     """
 
     size: tuple[int, int]
@@ -83,6 +85,7 @@ class ServedImage:
     keep: int
     segment_tokens: tuple[int, ...]
     positions: PositionRule
+    prompt_frame: tuple[str, str] = ("", "")
 
     @property
     def spans(self) -> int:

@@ -97,7 +97,12 @@ class DecoderSegment(nn.Module):
         windows = {layer in facts.window_layers for layer in self.layers}
         masks = {
             windowed: attention_bias(
-                attention_mask, hidden, block_ids, key_position_ids, facts.window if windowed else 0
+                attention_mask,
+                hidden,
+                block_ids,
+                key_position_ids,
+                facts.window if windowed else 0,
+                beyond=facts.blocks_beyond_window,
             )
             for windowed in windows
         }
@@ -124,11 +129,13 @@ def attention_bias(
     block_ids: Tensor | None = None,
     key_position_ids: Tensor | None = None,
     window: int = 0,
+    *,
+    beyond: bool = False,
 ) -> Tensor:
     """What to add to attention scores, (B, 1, S, T): 0 where a token may look, the type's minimum elsewhere.
 
-    A token looks back, at tokens of its own block in both directions, and never further than a window. The minimum is
-    finite, so a padding row that may look nowhere still has a softmax.
+    A token looks back, at tokens of its own block in both directions, and no further back than a window. The minimum
+    is finite, so a padding row that may look nowhere still has a softmax.
 
     Parameters
     ----------
@@ -139,16 +146,23 @@ def attention_bias(
     block_ids, key_position_ids : Tensors of shape (B, T) or None
     window : int
         Positions to look back, the token's own included; 0 is without limit.
+    beyond : bool
+        Whether tokens of a block see each other beyond the window.
     """
     total, length = attention_mask.shape[1], hidden.shape[1]
     keys = torch.arange(total, device=attention_mask.device)
     allowed = (keys[None, :] <= keys[total - length :, None])[None]
+    near = None
+    if window and key_position_ids is not None:
+        own = key_position_ids[:, total - length :, None]
+        near = own - key_position_ids[:, None, :] < window
+    if near is not None and beyond:
+        allowed = allowed & near
     if block_ids is not None:
         own = block_ids[:, total - length :, None]
         allowed = allowed | ((own == block_ids[:, None, :]) & (own >= 0))
-    if window and key_position_ids is not None:
-        own = key_position_ids[:, total - length :, None]
-        allowed = allowed & (own - key_position_ids[:, None, :] < window)
+    if near is not None and not beyond:
+        allowed = allowed & near
     allowed = allowed & attention_mask.bool()[:, None]
     return torch.where(allowed[:, None], 0.0, torch.finfo(hidden.dtype).min).to(hidden.dtype)
 

@@ -77,7 +77,8 @@ class DecoderFacts:
     bidirectional
         What attends in both directions: tokens of one ``image`` to each other, all of the ``prompt``, or ``none``.
     window
-        Positions that layers of sliding-window attention look back, themselves included; 0 where there are none.
+        Positions that layers of sliding-window attention look back, themselves included; 0 where there are none. It
+        limits the tokens of an image, too, but not a prompt that attends in both directions.
     window_layers
         Those layers.
     carried
@@ -102,6 +103,11 @@ class DecoderFacts:
     carried: int = 0
     experts: int = 1
     active_experts: int = 1
+
+    @property
+    def blocks_beyond_window(self) -> bool:
+        """Whether tokens that attend to each other in both directions do so beyond a sliding window."""
+        return self.bidirectional == "prompt"
 
     def carried_from(self, layer: int) -> int:
         """Blocks of carried features that enter decoder layer `layer`."""

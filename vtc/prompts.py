@@ -75,7 +75,14 @@ def render_chat(
         ) from error
 
 
-def expand(prompt: str, placeholder: str, images: int, parts: Sequence[str], run: str) -> str:
+def expand(
+    prompt: str,
+    placeholder: str,
+    images: int,
+    parts: Sequence[str],
+    run: str,
+    frame: tuple[str, str] = ("", ""),
+) -> str:
     """A prompt whose placeholders are replaced by what the model sees of an image.
 
     Parameters
@@ -87,6 +94,8 @@ def expand(prompt: str, placeholder: str, images: int, parts: Sequence[str], run
         Text in front of, between and behind an image's runs of visual tokens.
     run : str
         One of those runs.
+    frame : (str, str)
+        What goes behind the last placeholder (in front of the prompt where it has none), and what ends the prompt.
 
     Raises
     ------
@@ -96,7 +105,23 @@ def expand(prompt: str, placeholder: str, images: int, parts: Sequence[str], run
     found = prompt.count(placeholder)
     if found != images:
         raise InputError(f"prompt has {found} {placeholder} placeholder(s) for {images} image(s); give one for each")
-    return prompt.replace(placeholder, run.join(parts))
+    before, last, behind = prompt.rpartition(placeholder)
+    return f"{before}{last}{frame[0]}{behind}{frame[1]}".replace(placeholder, run.join(parts))
+
+
+def writes_start(prompt: str, frame: tuple[str, str], start: str | None) -> bool:
+    """Whether a prompt, or what is put into it, holds the start token, so that a tokenizer must not add a second one.
+
+    Parameters
+    ----------
+    prompt : str
+        Chat templates often write it themselves.
+    frame : (str, str)
+        As for :func:`expand`.
+    start : str or None
+        The tokenizer's start token.
+    """
+    return bool(start) and (prompt.startswith(str(start)) or frame[0].startswith(str(start)))
 
 
 def _to_json(

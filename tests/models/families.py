@@ -98,6 +98,8 @@ CASES: list[Case] = [
     Case("idefics3", "small", Serving(image_size=(40, 50))),
     Case("smolvlm"),
     Case("smolvlm", "tiles", Serving(tiles=(1, 2), image_size=(56, 112))),
+    Case("paligemma"),
+    Case("gemma3"),
 ]
 
 Prompts = tuple[list[list[Image.Image]], list[str]]
@@ -194,7 +196,7 @@ def masked_logits(model: CompressedModel, asked: Prompts) -> Tensor:
             layer = plan.decoder_layers[place]
             windowed = layer in decoder.window_layers
             window, keys = (decoder.window, places) if windowed else (0, None)
-            bias = attention_bias(seen, hidden, blocks, keys, window)
+            bias = attention_bias(seen, hidden, blocks, keys, window, beyond=decoder.blocks_beyond_window)
             hidden = adapter.decoder_layer(layer, hidden, bias, adapter.rotation(hidden, places, windowed), cache)
             if layer < decoder.carried:
                 hidden = hidden + carried[..., layer * decoder.width : (layer + 1) * decoder.width]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ from vtc.layout import Serving
 from vtc.models import read_facts
 from vtc.models.base import VLMAdapter
 from vtc.models.qwen2_5_vl import Qwen2_5VLAdapter
-from vtc.models.tiny_families import write_tiny
 from vtc.selectors.base import Needs
 from vtc.vision_encoder import VisionEncoder
 from vtc.visual_tokens import Reading, ReadingKind

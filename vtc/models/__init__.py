@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from vtc.models.base import VLMAdapter
 
 FAMILIES: dict[str, str] = {
+    "gemma3": "vtc.models.gemma3:Gemma3Adapter",
     "idefics3": "vtc.models.idefics3:Idefics3Adapter",
     "internvl": "vtc.models.internvl:InternVLAdapter",
     "llava": "vtc.models.llava:LlavaAdapter",
     "llava_next": "vtc.models.llava_next:LlavaNextAdapter",
     "llava_onevision": "vtc.models.llava_onevision:LlavaOnevisionAdapter",
+    "paligemma": "vtc.models.paligemma:PaliGemmaAdapter",
     "qwen2_5_vl": "vtc.models.qwen2_5_vl:Qwen2_5VLAdapter",
     "qwen2_vl": "vtc.models.qwen2_vl:Qwen2VLAdapter",
     "qwen3_vl": "vtc.models.qwen3_vl:Qwen3VLAdapter",

@@ -26,7 +26,7 @@ from vtc.errors import InputError, ModelError
 from vtc.facts import ModelFacts
 from vtc.layout import ANY_IMAGE, ImageLayout, Serving
 from vtc.pixels import PixelSpec, to_pixels
-from vtc.prompts import expand, render_chat
+from vtc.prompts import expand, render_chat, writes_start
 from vtc.visual_tokens import gather_tokens
 
 PLAIN_CHAT_TEMPLATE = (
@@ -57,6 +57,8 @@ class VLMAdapter(ABC):
 
     family: ClassVar[str]
     model_class: ClassVar[type[PreTrainedModel]]
+    plain_chat_template: ClassVar[str] = PLAIN_CHAT_TEMPLATE
+    """For checkpoints that ship none."""
 
     def __init__(
         self,
@@ -360,6 +362,11 @@ class VLMAdapter(ABC):
         return [""] * (self.facts.layout.spans + 1)
 
     @property
+    def prompt_frame(self) -> tuple[str, str]:
+        """What goes into every prompt behind its last placeholder (in front, where it has none), and at its end."""
+        return "", ""
+
+    @property
     def eos_token_ids(self) -> list[int]:
         """Token ids that end a generation."""
         generation = self.model.generation_config
@@ -389,7 +396,7 @@ class VLMAdapter(ABC):
         """The checkpoint's chat template (Jinja); a plain one where it has none."""
         file = self.path / "chat_template.jinja"
         own = file.read_text(encoding="utf-8") if file.is_file() else self.tokenizer.chat_template
-        return str(own or PLAIN_CHAT_TEMPLATE)
+        return str(own or self.plain_chat_template)
 
     def chat(self, question: str, images: int = 1) -> str:
         """A question put into the checkpoint's chat template, images (or clips) first."""
@@ -420,8 +427,10 @@ class VLMAdapter(ABC):
         """
         rows: list[list[int]] = []
         for prompt, count in zip(prompts, images, strict=True):
-            expanded = expand(prompt, self.placeholder, count, self.prompt_parts, self.image_token * tokens_per_span)
-            rows.append(self.tokenizer(expanded, add_special_tokens=not self._starts_with_bos(prompt))["input_ids"])
+            run = self.image_token * tokens_per_span
+            expanded = expand(prompt, self.placeholder, count, self.prompt_parts, run, self.prompt_frame)
+            own_start = writes_start(prompt, self.prompt_frame, self.tokenizer.bos_token)
+            rows.append(self.tokenizer(expanded, add_special_tokens=not own_start)["input_ids"])
             if len(rows[-1]) > self.facts.decoder.context:
                 raise InputError(
                     f"prompt of {len(rows[-1])} tokens is beyond the model's context of {self.facts.decoder.context}"
@@ -430,11 +439,6 @@ class VLMAdapter(ABC):
         input_ids = torch.tensor([[self.pad_token_id] * (longest - len(row)) + row for row in rows])
         attention_mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
         return input_ids, attention_mask
-
-    def _starts_with_bos(self, prompt: str) -> bool:
-        # Chat templates often write the start token themselves; the tokenizer must not add a second one.
-        bos = self.tokenizer.bos_token
-        return bool(bos) and prompt.startswith(bos)
 
 
 def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:

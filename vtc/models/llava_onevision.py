@@ -67,7 +67,9 @@ def _max_tiles(config: Any) -> int:
     """N of ``anyres_max_N``."""
     found = re.fullmatch(r"anyres_max_([1-9]\d*)", str(config.vision_aspect_ratio))
     if found is None:
-        raise ModelError(f"vision_aspect_ratio '{config.vision_aspect_ratio}' is not supported; supported: anyres_max_N")
+        raise ModelError(
+            f"vision_aspect_ratio '{config.vision_aspect_ratio}' is not supported; supported: anyres_max_N"
+        )
     return int(found[1])
 
 

@@ -12,7 +12,7 @@ from tokenizers.decoders import DecodeStream
 
 from vtc.bundle import Manifest, ServedImage
 from vtc.errors import BundleError
-from vtc.prompts import expand, render_chat
+from vtc.prompts import expand, render_chat, writes_start
 
 IntArray = NDArray[np.int64]
 
@@ -78,10 +78,10 @@ class Text:
         """
         rows = []
         for prompt, count in zip(prompts, inputs, strict=True):
-            expanded = expand(prompt, served.placeholder, count, served.prompt_parts, served.token)
-            bos = self.special_tokens.get("bos_token")
-            # Chat templates often write the start token themselves; the tokenizer must not add a second one.
-            ids = self.tokenizer.encode(expanded, add_special_tokens=not (bos and expanded.startswith(bos))).ids
+            frame = served.prompt_frame
+            expanded = expand(prompt, served.placeholder, count, served.prompt_parts, served.token, frame)
+            own_start = writes_start(prompt, frame, self.special_tokens.get("bos_token"))
+            ids = self.tokenizer.encode(expanded, add_special_tokens=not own_start).ids
             rows.append([token for token in ids for _ in range(served.keep if token == served.token_id else 1)])
         return rows
 

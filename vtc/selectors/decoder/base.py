@@ -98,7 +98,7 @@ class DecoderSelector(nn.Module, ABC):
         elif decoder.bidirectional == "image":
             inside = taken(tokens.visual, length).bool()
             seen = seen | (torch.gather(inside, 1, queries).unsqueeze(-1) & inside.unsqueeze(1))
-        if self.layer in decoder.window_layers:
+        if self.layer in decoder.window_layers and not decoder.blocks_beyond_window:
             own = torch.gather(tokens.position_ids, 1, queries)
             seen = seen & (own.unsqueeze(-1) - tokens.position_ids.unsqueeze(1) < decoder.window)
         return seen & tokens.attention_mask.bool().unsqueeze(1)
