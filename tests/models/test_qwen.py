@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import AutoConfig
+from transformers.vision_utils import get_vision_window_index
 
 from tests.models.families import CASES, Case, Checkpoints, compressed, pictures, prompts_of
 from tests.models.own import own_inputs
@@ -20,8 +20,8 @@ from vtc.layout import Serving
 from vtc.models import read_facts
 from vtc.models.base import VLMAdapter
 from vtc.models.qwen2_5_vl import Qwen2_5VLAdapter
-from vtc.models.tiny_families import write_tiny
 from vtc.selectors.base import Needs
+from vtc.sequence import positions
 from vtc.vision_encoder import VisionEncoder
 from vtc.visual_tokens import Reading, ReadingKind
 
@@ -62,7 +62,8 @@ def own_maps(adapter: VLMAdapter, pixels: Tensor) -> tuple[list[Tensor], list[Te
             hook.remove()
     order = window_order(adapter, grid)
     back = torch.argsort(order)
-    whole = [torch.stack([torch.block_diag(*heads) for heads in zip(*layer, strict=True)]) for layer in found]
+    joined: Any = torch.block_diag
+    whole = [torch.stack([joined(*heads) for heads in zip(*layer, strict=True)]) for layer in found]
     return [layer[:, back][:, :, back] for layer in whole], tokens
 
 
@@ -71,8 +72,6 @@ def window_order(adapter: VLMAdapter, grid: Tensor) -> Tensor:
     encoder, patches = adapter.facts.encoder, int(grid.prod())
     if not encoder.window:
         return torch.arange(patches)
-    from transformers.vision_utils import get_vision_window_index
-
     order, _ = get_vision_window_index(grid, encoder.merge, encoder.window * encoder.patch_size, encoder.patch_size)
     return torch.arange(patches).reshape(-1, encoder.merge**2)[order].flatten()
 
@@ -137,8 +136,7 @@ def test_positions_are_the_models_own(checkpoints: Checkpoints, case: Case, kind
 
 
 def places(model: Any, ids: Tensor, mask: Tensor, spans: int) -> Tensor:
-    from vtc.sequence import positions
-
+    """Positions (3, B, S) of prompts with all their visual tokens."""
     every = torch.arange(model.visual_tokens).expand(spans, -1).numpy()
     return torch.from_numpy(positions(ids.numpy(), mask.numpy(), model.adapter.image_token_id, every, model.rule).ids)
 
