@@ -42,6 +42,16 @@ def test_text_without_images_is_numbered_from_zero() -> None:
     assert found.following.tolist() == [3]
 
 
+def test_positions_of_three_axes_go_on_behind_all_of_a_clip() -> None:
+    """Of two grids of 2 x 3 tokens, 7 apart in time, whether or not tokens of the last are kept."""
+    rule = PositionRule("original", 3, ((2, 3), (2, 3)), time_step=7.5)
+    ids, mask = batch([[1, IMAGE, IMAGE, 2, 3], [IMAGE, IMAGE, 4]])
+    found = positions(ids, mask, IMAGE, np.array([[0, 5], [4, 6]]), rule)
+    assert found.ids[:, 0].tolist() == [[0, 1, 1, 4, 5], [0, 1, 2, 4, 5], [0, 1, 3, 4, 5]]
+    assert found.ids[:, 1, 2:].tolist() == [[0, 7, 3], [1, 0, 3], [1, 0, 3]]
+    assert found.following.tolist() == [9, 8]
+
+
 rows = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=12), min_size=1, max_size=4)
 
 

@@ -65,7 +65,8 @@ class Prune(_StageEntry):
     """Keep the tokens that a selector chooses, between the vision encoder and the decoder.
 
     ``keep`` may be left to the recipe's budget. ``positions`` is what the decoder is told of them: ``renumber`` counts
-    the kept tokens through, ``original`` gives each the position it had among all.
+    the kept tokens through, ``original`` gives each the position it had among all. Where a position is time, row and
+    column (Qwen's families), both mean ``original``.
     """
 
     summary = "keep the tokens that a selector chooses"

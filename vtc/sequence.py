@@ -61,6 +61,11 @@ class PositionRule:
         """Numbers that make up a position."""
         return 3 if self.grids else 1
 
+    @property
+    def reach(self) -> int:
+        """Where a position is time, row and column: the largest of an image, relative to where it begins."""
+        return max(int((len(self.grids) - 1) * self.time_step), *(max(grid) - 1 for grid in self.grids))
+
     def offsets(self, keep_indices: IntArray) -> IntArray:
         """Positions (images, K, axes) of kept tokens relative to where their image begins."""
         if self.kind == "renumber":
@@ -107,7 +112,8 @@ def positions(
     ids[:, ~real] = 0
     following = text.sum(axis=1) + span * (visual.sum(axis=1) // keep)
     if rule.grids:
-        return Positions(ids, ids.max(axis=(0, 2)) + 1)
+        # The time of a long clip may be beyond the text behind it, also where its last tokens are not kept.
+        return Positions(ids, np.where(visual, begins + rule.reach, ids[0]).max(axis=1) + 1)
     return Positions(ids[0], following.astype(np.int64))
 
 

@@ -182,11 +182,12 @@ class QwenVision(VLMAdapter):
         views, heads, _, width = query.shape
 
         def gathered(part: Tensor) -> Tensor:
-            return part[:, :, order.flatten()].reshape(views, heads * count, size, width)
+            return part.index_select(2, order.flatten()).reshape(views * heads, count, size, width)
 
-        seen = real[:, None, :].repeat(heads, 1, 1).unsqueeze(0)
-        mixed = nn.functional.scaled_dot_product_attention(gathered(query), gathered(key), gathered(value), seen)
-        return mixed.reshape(views, heads, count * size, width)[:, :, back]
+        # Numbers to add, of a finite minimum: a mask of truth values exports to more, for rows that see nothing.
+        bias = torch.where(real, 0.0, torch.finfo(query.dtype).min).to(query.dtype)[None, :, None, :]
+        mixed = nn.functional.scaled_dot_product_attention(gathered(query), gathered(key), gathered(value), bias)
+        return mixed.reshape(views, heads, count * size, width).index_select(2, back)
 
     def _windows(self) -> tuple[Tensor, Tensor, Tensor]:
         """Patches (windows, size) of each window, which of them are real, and where each patch (n,) went."""
@@ -199,25 +200,3 @@ class QwenVision(VLMAdapter):
         real = [[True] * len(own) + [False] * (side**2 - len(own)) for own in windows]
         went = {patch: number * side**2 + at for number, own in enumerate(windows) for at, patch in enumerate(own)}
         return torch.tensor(filled), torch.tensor(real), torch.tensor([went[patch] for patch in sorted(went)])
-
-
-class Merger(nn.Module):
-    """The model's own merger on tokens whose patches are laid end to end.
-
-    Parameters
-    ----------
-    merger : module
-        Norms and lays end to end patches (n, D), and projects them.
-    width : int
-        D.
-    """
-
-    def __init__(self, merger: nn.Module, width: int) -> None:
-        super().__init__()
-        self.merger = merger
-        self.width = width
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, K, m * D) in the decoder's space, (B, K, E)."""
-        merged: Tensor = self.merger(tokens.reshape(-1, self.width))
-        return merged.reshape(tokens.shape[0], tokens.shape[1], -1)
