@@ -126,6 +126,8 @@ class ModelFacts:
         Their sizes.
     projector_params
         Weights that one token passes in the projector, which is one multiplication each.
+    carried_params
+        Of those, the weights that features carried into the decoder pass, which only kept tokens have.
     """
 
     family: str
@@ -134,6 +136,7 @@ class ModelFacts:
     encoder: EncoderFacts
     decoder: DecoderFacts
     projector_params: int
+    carried_params: int = 0
 
     @property
     def image_size(self) -> Grid:

@@ -66,6 +66,15 @@ CASES: list[Case] = [
             Case(family, "clip", Serving(image_size=(84, 150), frames=3)),
         )
     ),
+    *(
+        case
+        for family in ("qwen3_vl", "qwen3_vl_moe")
+        for case in (
+            Case(family),
+            Case(family, "portrait", Serving(image_size=(150, 70))),
+            Case(family, "clip", Serving(image_size=(96, 128), frames=5)),
+        )
+    ),
 ]
 
 Prompts = tuple[list[list[Image.Image]], list[str]]

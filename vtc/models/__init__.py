@@ -22,6 +22,8 @@ FAMILIES: dict[str, str] = {
     "llava": "vtc.models.llava:LlavaAdapter",
     "qwen2_5_vl": "vtc.models.qwen2_5_vl:Qwen2_5VLAdapter",
     "qwen2_vl": "vtc.models.qwen2_vl:Qwen2VLAdapter",
+    "qwen3_vl": "vtc.models.qwen3_vl:Qwen3VLAdapter",
+    "qwen3_vl_moe": "vtc.models.qwen3_vl_moe:Qwen3VLMoeAdapter",
 }
 """`model_type` of a checkpoint's config.json to the adapter that serves it."""
 

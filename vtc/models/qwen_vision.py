@@ -115,10 +115,10 @@ class QwenVision(VLMAdapter):
         return cast(Tensor, hidden + block.mlp(block.norm2(hidden)))
 
     def encoder_queries(self, index: int, hidden: Tensor) -> Tensor:
-        return self._rotated(index, hidden)[0].transpose(1, 2).flatten(2)
+        return self._one_rotated(index, hidden, 0)
 
     def encoder_keys(self, index: int, hidden: Tensor) -> Tensor:
-        return self._rotated(index, hidden)[1].transpose(1, 2).flatten(2)
+        return self._one_rotated(index, hidden, 1)
 
     def encoder_window(self, index: int) -> Tensor | None:
         encoder = self.facts.encoder
@@ -158,10 +158,22 @@ class QwenVision(VLMAdapter):
         views, patches, _ = hidden.shape
         fused = block.attn.qkv(block.norm1(hidden)).reshape(views, patches, 3, self.facts.encoder.heads, -1)
         query, key, value = fused.permute(2, 0, 3, 1, 4).unbind(0)
-        places = torch.tensor(self._coordinates, device=hidden.device)
-        cosines, sines = (part.unsqueeze(0) for part in self._visual.rotary_pos_emb(hidden, places))
-        turned = (rotate(part.float(), cosines, sines).to(part.dtype) for part in (query, key))
-        return *turned, value
+        return self._turned(query), self._turned(key), value
+
+    def _one_rotated(self, index: int, hidden: Tensor, part: int) -> Tensor:
+        """Queries (`part` 0) or keys (1) alone, rotated, all heads in a row, (views, n, D)."""
+        block: Any = self.encoder_layers[index]
+        rows = slice(part * hidden.shape[-1], (part + 1) * hidden.shape[-1])
+        fused = block.attn.qkv
+        own = nn.functional.linear(block.norm1(hidden), fused.weight[rows], fused.bias[rows])
+        heads = own.reshape(*hidden.shape[:2], self.facts.encoder.heads, -1).transpose(1, 2)
+        return self._turned(heads).transpose(1, 2).flatten(2)
+
+    def _turned(self, heads: Tensor) -> Tensor:
+        """Heads (views, H, n, Dh), rotated by their patches' rows and columns."""
+        places = torch.tensor(self._coordinates, device=heads.device)
+        cosines, sines = (part.unsqueeze(0) for part in self._visual.rotary_pos_emb(heads, places))
+        return rotate(heads.float(), cosines, sines).to(heads.dtype)
 
     def _attend_in_windows(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention (views, H, n, Dh) within windows; those at the edges are filled up with what nobody sees."""
