@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +34,7 @@ from vtc.checkpoint import Origin
 from vtc.compressed import CompressedModel
 from vtc.errors import VtcError
 from vtc.models.base import image_settings
-from vtc.plan import plan
+from vtc.plan import TokenPlan, plan
 from vtc.progress import Report, silent
 from vtc.recipe import Recipe
 from vtc.runtime.vlm import VLM
@@ -194,12 +194,25 @@ def _write_processor(request: Request, work: Path) -> None:
     if "image_seq_length" in images:
         images["image_seq_length"] = request.model.visual_tokens
     _write_json(work / "preprocessor_config.json", images)
-    config = _read_json(adapter.path / "config.json")
-    if "image_seq_length" in config:
-        config["image_seq_length"] = token_plan.keep
-    text = config.get("text_config", config)
-    text["num_hidden_layers"] = len(token_plan.decoder_layers)
-    _write_json(work / "config.json", config)
+    _write_json(work / "config.json", told_of(token_plan, _read_json(adapter.path / "config.json")))
+
+
+def told_of(token_plan: TokenPlan, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's ``config.json``, told of the smaller number of tokens and layers.
+
+    What it says of the decoder stands in its ``text_config``, in older files at the top, in some in both places.
+    """
+    told = dict(config)
+    if "image_seq_length" in told:
+        told["image_seq_length"] = token_plan.keep
+    text = dict(told.get("text_config") or {})
+    for part in (told, text):
+        if part.get("layer_types"):
+            part["layer_types"] = [part["layer_types"][layer] for layer in token_plan.decoder_layers]
+        if "num_hidden_layers" in part:
+            part["num_hidden_layers"] = len(token_plan.decoder_layers)
+    (text or told)["num_hidden_layers"] = len(token_plan.decoder_layers)
+    return told | ({"text_config": text} if text else {})
 
 
 def _read_json(path: Path) -> dict[str, Any]:

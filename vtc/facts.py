@@ -132,6 +132,8 @@ class ModelFacts:
         Their sizes.
     projector_params
         Weights that one token passes in the projector, which is one multiplication each.
+    carried_params
+        Of those, the weights that features carried into the decoder pass, which only kept tokens have.
     """
 
     family: str
@@ -140,6 +142,7 @@ class ModelFacts:
     encoder: EncoderFacts
     decoder: DecoderFacts
     projector_params: int
+    carried_params: int = 0
 
     @property
     def image_size(self) -> Grid:

@@ -213,7 +213,8 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
     visual = tuple(_visual_tokens(layer, keep, kept_at) if depth.sees_image(layer) else 0 for layer in depth.kept)
     lengths = [text_tokens + count for count in visual]
     readings = _readings(prunes, facts)
-    projections = 2 * _projected(prunes, keep, layout) * facts.projector_params
+    projections = _projected(prunes, keep, layout) * (facts.projector_params - facts.carried_params)
+    carried = _projected((), keep, layout) * facts.carried_params
     parts = {
         "encoder": layout.views * flops.encoder_flops(facts.encoder, layout.view_grid, encoder_layers, readings)
         + sum(
@@ -221,7 +222,7 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
             * flops.product_flops(entry.selector.products(*_each(stage, spans), text_tokens, facts, stage.grids_in))
             for stage, entry in prunes
         ),
-        "projector": projections + spans * _filter_flops(stages, facts),
+        "projector": 2 * (projections + carried) + spans * _filter_flops(stages, facts),
         "decoder": flops.decoder_flops(facts.decoder, lengths),
         "selection": sum(
             _selection_flops(entry, stage.tokens_in, spans, text_tokens, facts.decoder)

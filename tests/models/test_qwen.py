@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from typing import Any
 
@@ -9,17 +10,22 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import AutoConfig
+from transformers.vision_utils import get_vision_window_index
 
+from exporters.onnx import told_of
 from tests.models.families import CASES, Case, Checkpoints, compressed, pictures, prompts_of
 from tests.models.own import own_inputs
 from tests.models.published_counts import PUBLISHED
+from tests.tiny import recipe
 from vtc.encoder_readings import read
 from vtc.errors import InputError, ModelError
 from vtc.layout import Serving
 from vtc.models import read_facts
 from vtc.models.base import VLMAdapter
 from vtc.models.qwen2_5_vl import Qwen2_5VLAdapter
+from vtc.plan import plan
 from vtc.selectors.base import Needs
+from vtc.sequence import positions
 from vtc.vision_encoder import VisionEncoder
 from vtc.visual_tokens import Reading, ReadingKind
 
@@ -60,7 +66,8 @@ def own_maps(adapter: VLMAdapter, pixels: Tensor) -> tuple[list[Tensor], list[Te
             hook.remove()
     order = window_order(adapter, grid)
     back = torch.argsort(order)
-    whole = [torch.stack([torch.block_diag(*heads) for heads in zip(*layer, strict=True)]) for layer in found]
+    joined: Any = torch.block_diag
+    whole = [torch.stack([joined(*heads) for heads in zip(*layer, strict=True)]) for layer in found]
     return [layer[:, back][:, :, back] for layer in whole], tokens
 
 
@@ -69,8 +76,6 @@ def window_order(adapter: VLMAdapter, grid: Tensor) -> Tensor:
     encoder, patches = adapter.facts.encoder, int(grid.prod())
     if not encoder.window:
         return torch.arange(patches)
-    from transformers.vision_utils import get_vision_window_index
-
     order, _ = get_vision_window_index(grid, encoder.merge, encoder.window * encoder.patch_size, encoder.patch_size)
     return torch.arange(patches).reshape(-1, encoder.merge**2)[order].flatten()
 
@@ -135,8 +140,7 @@ def test_positions_are_the_models_own(checkpoints: Checkpoints, case: Case, kind
 
 
 def places(model: Any, ids: Tensor, mask: Tensor, spans: int) -> Tensor:
-    from vtc.sequence import positions
-
+    """Positions (3, B, S) of prompts with all their visual tokens."""
     every = torch.arange(model.visual_tokens).expand(spans, -1).numpy()
     return torch.from_numpy(positions(ids.numpy(), mask.numpy(), model.adapter.image_token_id, every, model.rule).ids)
 
@@ -154,6 +158,29 @@ def test_renumbered_means_original_coordinates(checkpoints: Checkpoints) -> None
     models = [compressed(adapter, stage | {"positions": kind}) for kind in ("renumber", "original")]
     assert models[0].rule == models[1].rule
     assert models[0].rule.kind == "original"
+
+
+@pytest.mark.parametrize("form", ["nested", "flat", "both"])
+def test_a_bundles_config_is_told_of_dropped_layers_in_every_form(
+    checkpoints: Checkpoints, form: str, tmp_path: Path
+) -> None:
+    """Files of older releases hold the decoder's fields at the top; `transformers` reads either."""
+    path = checkpoints.path("qwen2_5_vl")
+    config = json.loads((path / "config.json").read_text())
+    text = config["text_config"]
+    if form == "flat":
+        del config["text_config"], text["model_type"]
+    told = told_of(
+        plan(recipe({"kind": "drop_layers", "layers": [2, 5]}), read_facts(path)),
+        config if form == "nested" else text | config,
+    )
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    read_back = AutoConfig.from_pretrained(tmp_path).text_config
+    assert read_back.num_hidden_layers == len(read_back.layer_types) == 6
+    assert read_back.hidden_size == text["hidden_size"]
+    assert {
+        part["num_hidden_layers"] for part in (told, told.get("text_config", told)) if "num_hidden_layers" in part
+    } == {6}
 
 
 @pytest.mark.parametrize("serving", [Serving(tiles=(2, 2)), Serving(image_size=(10, 4000))], ids=["tiles", "strip"])

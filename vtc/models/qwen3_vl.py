@@ -47,6 +47,7 @@ class Qwen3VLAdapter(QwenVision, LanguageModel):
         pixels = qwen_pixels(vision, settings, serving, "Qwen3-VL")
         merge, carried = vision.spatial_merge_size, len(vision.deepstack_visual_indexes)
         inner = vision.hidden_size * merge**2
+        merger = inner * (inner + vision.out_hidden_size)
         layout = qwen_layout(pixels, merge)
         facts = ModelFacts(
             family=cls.family,
@@ -65,7 +66,8 @@ class Qwen3VLAdapter(QwenVision, LanguageModel):
                 frames=vision.temporal_patch_size,
             ),
             decoder=cls._decoder(text, carried=carried),
-            projector_params=(1 + carried) * inner * (inner + vision.out_hidden_size),
+            projector_params=(1 + carried) * merger,
+            carried_params=carried * merger,
         )
         return facts, pixels
 

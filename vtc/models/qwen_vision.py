@@ -115,10 +115,10 @@ class QwenVision(VLMAdapter):
         return cast(Tensor, hidden + block.mlp(block.norm2(hidden)))
 
     def encoder_queries(self, index: int, hidden: Tensor) -> Tensor:
-        return self._rotated(index, hidden)[0].transpose(1, 2).flatten(2)
+        return self._one_rotated(index, hidden, 0)
 
     def encoder_keys(self, index: int, hidden: Tensor) -> Tensor:
-        return self._rotated(index, hidden)[1].transpose(1, 2).flatten(2)
+        return self._one_rotated(index, hidden, 1)
 
     def encoder_window(self, index: int) -> Tensor | None:
         encoder = self.facts.encoder
@@ -158,10 +158,22 @@ class QwenVision(VLMAdapter):
         views, patches, _ = hidden.shape
         fused = block.attn.qkv(block.norm1(hidden)).reshape(views, patches, 3, self.facts.encoder.heads, -1)
         query, key, value = fused.permute(2, 0, 3, 1, 4).unbind(0)
-        places = torch.tensor(self._coordinates, device=hidden.device)
-        cosines, sines = (part.unsqueeze(0) for part in self._visual.rotary_pos_emb(hidden, places))
-        turned = (rotate(part.float(), cosines, sines).to(part.dtype) for part in (query, key))
-        return *turned, value
+        return self._turned(query), self._turned(key), value
+
+    def _one_rotated(self, index: int, hidden: Tensor, part: int) -> Tensor:
+        """Queries (`part` 0) or keys (1) alone, rotated, all heads in a row, (views, n, D)."""
+        block: Any = self.encoder_layers[index]
+        rows = slice(part * hidden.shape[-1], (part + 1) * hidden.shape[-1])
+        fused = block.attn.qkv
+        own = nn.functional.linear(block.norm1(hidden), fused.weight[rows], fused.bias[rows])
+        heads = own.reshape(*hidden.shape[:2], self.facts.encoder.heads, -1).transpose(1, 2)
+        return self._turned(heads).transpose(1, 2).flatten(2)
+
+    def _turned(self, heads: Tensor) -> Tensor:
+        """Heads (views, H, n, Dh), rotated by their patches' rows and columns."""
+        places = torch.tensor(self._coordinates, device=heads.device)
+        cosines, sines = (part.unsqueeze(0) for part in self._visual.rotary_pos_emb(heads, places))
+        return rotate(heads.float(), cosines, sines).to(heads.dtype)
 
     def _attend_in_windows(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention (views, H, n, Dh) within windows; those at the edges are filled up with what nobody sees."""
@@ -170,11 +182,12 @@ class QwenVision(VLMAdapter):
         views, heads, _, width = query.shape
 
         def gathered(part: Tensor) -> Tensor:
-            return part[:, :, order.flatten()].reshape(views, heads * count, size, width)
+            return part.index_select(2, order.flatten()).reshape(views * heads, count, size, width)
 
-        seen = real[:, None, :].repeat(heads, 1, 1).unsqueeze(0)
-        mixed = nn.functional.scaled_dot_product_attention(gathered(query), gathered(key), gathered(value), seen)
-        return mixed.reshape(views, heads, count * size, width)[:, :, back]
+        # Numbers to add, of a finite minimum: a mask of truth values exports to more, for rows that see nothing.
+        bias = torch.where(real, 0.0, torch.finfo(query.dtype).min).to(query.dtype)[None, :, None, :]
+        mixed = nn.functional.scaled_dot_product_attention(gathered(query), gathered(key), gathered(value), bias)
+        return mixed.reshape(views, heads, count * size, width).index_select(2, back)
 
     def _windows(self) -> tuple[Tensor, Tensor, Tensor]:
         """Patches (windows, size) of each window, which of them are real, and where each patch (n,) went."""
@@ -187,25 +200,3 @@ class QwenVision(VLMAdapter):
         real = [[True] * len(own) + [False] * (side**2 - len(own)) for own in windows]
         went = {patch: number * side**2 + at for number, own in enumerate(windows) for at, patch in enumerate(own)}
         return torch.tensor(filled), torch.tensor(real), torch.tensor([went[patch] for patch in sorted(went)])
-
-
-class Merger(nn.Module):
-    """The model's own merger on tokens whose patches are laid end to end.
-
-    Parameters
-    ----------
-    merger : module
-        Norms and lays end to end patches (n, D), and projects them.
-    width : int
-        D.
-    """
-
-    def __init__(self, merger: nn.Module, width: int) -> None:
-        super().__init__()
-        self.merger = merger
-        self.width = width
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, K, m * D) in the decoder's space, (B, K, E)."""
-        merged: Tensor = self.merger(tokens.reshape(-1, self.width))
-        return merged.reshape(tokens.shape[0], tokens.shape[1], -1)
