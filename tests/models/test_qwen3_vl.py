@@ -11,14 +11,18 @@ from unittest.mock import patch
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.qwen3_vl import modeling_qwen3_vl
 
 from tests.models.families import Case, Checkpoints, compressed, pictures, prompts_of
 from vtc.encoder_readings import read_tokens
 from vtc.errors import InputError, ModelError
 from vtc.layout import Serving
-from vtc.models import read_facts
+from vtc.models import load_adapter, read_facts
 from vtc.models.base import VLMAdapter
+from vtc.plan import plan
+from vtc.recipe import Recipe
 from vtc.visual_tokens import Reading, ReadingKind
 
 
@@ -84,6 +88,17 @@ def test_each_pair_of_frames_is_a_run_with_its_seconds(checkpoints: Checkpoints)
     ]
 
 
+def test_seconds_follow_the_rate_of_the_settings(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    path = shutil.copytree(checkpoints.path("qwen3_vl"), tmp_path / "model")
+    file = path / "video_preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"fps": 0.5}))
+    adapter = load_adapter(path, Serving(image_size=(96, 128), frames=4))
+    assert [part.rpartition("<|vision_start|>")[0][-13:] for part in adapter.prompt_parts[:2]] == [
+        "<1.0 seconds>",
+        "<5.0 seconds>",
+    ]
+
+
 def test_carried_features_are_the_deepstack_features(checkpoints: Checkpoints) -> None:
     adapter = checkpoints.adapter(Case("qwen3_vl"))
     pixels = adapter.preprocess(pictures(adapter, 1))
@@ -95,6 +110,20 @@ def test_carried_features_are_the_deepstack_features(checkpoints: Checkpoints) -
     expected = torch.cat([own.pooler_output, *own.deepstack_features], dim=-1)
     torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(pruned, expected[kept], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("selector", ["hiprune", "divprune"])
+def test_exact_count_covers_readings_and_carried_features(checkpoints: Checkpoints, selector: str) -> None:
+    """HiPrune reads attention of several layers; DivPrune looks at all tokens projected, without what they carry."""
+    adapter = checkpoints.adapter(Case("qwen3_vl"))
+    stages = [{"kind": "prune", "keep": 6, "selector": selector}]
+    model = compressed(adapter, *stages)
+    ids, mask, pixels = model.inputs(*prompts_of(adapter, "one"))
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
+        model.prefill(ids, mask, pixels)
+    recipe = Recipe.model_validate({"version": 1, "name": "test", "stages": stages})
+    text = int((ids != adapter.image_token_id).sum())
+    assert plan(recipe, adapter.facts, text_tokens=text).flops["exact"] == counter.get_total_flops()
 
 
 def test_every_expert_computes_what_the_chosen_do(checkpoints: Checkpoints) -> None:
