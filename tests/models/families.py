@@ -191,7 +191,7 @@ def _positions(
     full_mask: Tensor,
     kept: Tensor,
 ) -> Tensor:
-    """The positions of all tokens ([3,] B, S): what the pruned model gives to those that it keeps, and 0 for the rest."""
+    """The positions of all tokens ([3,] B, S): what the pruned model gives to those that it keeps, 0 for the rest."""
     image = model.adapter.image_token_id
     arrays = (ids.numpy(), mask.numpy(), image, indices.numpy())
     own = positions(*arrays, model.rule).ids

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import Idefics3ForConditionalGeneration, SmolVLMForConditionalGeneration
+from transformers import Idefics3ForConditionalGeneration, PreTrainedModel, SmolVLMForConditionalGeneration
 
 from vtc.facts import ModelFacts
 from vtc.layout import Block, ImageLayout, Serving
@@ -43,7 +43,7 @@ class Idefics3Adapter(ClipTower, LanguageModel):
     """
 
     family = "idefics3"
-    model_class = Idefics3ForConditionalGeneration
+    model_class: ClassVar[type[PreTrainedModel]] = Idefics3ForConditionalGeneration
     called: ClassVar[str] = "Idefics3"
 
     def __init__(self, *parts: Any, **more: Any) -> None:
@@ -121,8 +121,9 @@ class Idefics3Adapter(ClipTower, LanguageModel):
         rows, columns = self.pixels.pictures[0].tiles if self.facts.layout.spans > 1 else (0, 0)
         tiles = [(row, column) for row in range(rows) for column in range(columns)]
         # Each row of tiles ends its line, and an empty one follows the last.
-        breaks = ["\n" if row and not column else "" for row, column in tiles]
-        names = [f"{line}{AROUND}<row_{row + 1}_col_{column + 1}>" for line, (row, column) in zip(breaks, tiles)]
+        names = [
+            ("\n" if row and not column else "") + f"{AROUND}<row_{row + 1}_col_{column + 1}>" for row, column in tiles
+        ]
         return [*names, ("\n\n" if tiles else "") + AROUND + WHOLE_IMAGE, AROUND]
 
     def placeholder_settings(self, keep: int) -> dict[str, Any]:
