@@ -153,3 +153,10 @@ def test_other_configurations_are_refused(tmp_path: Path, options: dict[str, Any
 def test_clips_are_refused(checkpoints: Checkpoints, family: str, named: str) -> None:
     with pytest.raises(InputError, match=f"{named} takes no clips; leave out --frames"):
         read_facts(checkpoints.path(family), Serving(frames=4))
+
+
+def test_more_tiles_than_have_names_are_refused(checkpoints: Checkpoints) -> None:
+    path = checkpoints.path("idefics3")
+    assert read_facts(path, Serving(tiles=(1, 6))).layout.spans == 7
+    with pytest.raises(InputError, match="at most 6 rows and columns of tiles"):
+        read_facts(path, Serving(tiles=(1, 7)))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import Idefics3ForConditionalGeneration, PreTrainedModel, SmolVLMForConditionalGeneration
 
+from vtc.errors import InputError
 from vtc.facts import ModelFacts
 from vtc.layout import Block, ImageLayout, Serving
 from vtc.models.checks import check_parts, refuse, token_grid
@@ -31,6 +32,9 @@ USUAL_IMAGE = (720, 1280)
 
 AROUND, WHOLE_IMAGE = "<fake_token_around_image>", "<global-img>"
 """What the processors write in front of each view and behind the last, and in front of the whole image."""
+
+NAMED = 6
+"""Rows, and columns, of tiles that tokenizers have names for."""
 
 
 class Idefics3Adapter(ClipTower, LanguageModel):
@@ -55,6 +59,8 @@ class Idefics3Adapter(ClipTower, LanguageModel):
         # Configurations written by the first releases give the tower the name of the whole.
         check_parts(config, (f"{cls.family}_vision", cls.family), DECODERS)
         refuse(serving, cls.called, "frames")
+        if max(serving.tiles or (0,)) > NAMED:
+            raise InputError(f"{cls.called} tells at most {NAMED} rows and columns of tiles apart; give fewer --tiles")
         vision, text, merge = config.vision_config, config.text_config, config.scale_factor
         size = serving.image_size or (USUAL_IMAGE if serving.tiles is None else None)
         pixels = pixel_spec(settings, size, serving.tiles)
