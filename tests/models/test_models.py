@@ -51,14 +51,14 @@ def test_config_that_is_not_json(checkpoint: Path, tmp_path: Path) -> None:
 def test_language_model_is_not_a_vlm(checkpoint: Path, tmp_path: Path) -> None:
     path = copy(checkpoint, tmp_path)
     (path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    with pytest.raises(ModelError, match="not a vision-language model: 'llama'; supported families: llava"):
+    with pytest.raises(ModelError, match=r"not a vision-language model: 'llama'; supported families: .*llava"):
         read_facts(path)
 
 
 def test_unsupported_family_names_the_supported(checkpoint: Path, tmp_path: Path) -> None:
     path = copy(checkpoint, tmp_path)
     edit_config(path, model_type="qwen9_vl")
-    with pytest.raises(ModelError, match="unsupported family 'qwen9_vl'; supported families: llava"):
+    with pytest.raises(ModelError, match=r"unsupported family 'qwen9_vl'; supported families: .*llava"):
         read_facts(path)
 
 

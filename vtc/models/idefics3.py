@@ -14,8 +14,9 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import Idefics3ForConditionalGeneration, SmolVLMForConditionalGeneration
+from transformers import Idefics3ForConditionalGeneration, PreTrainedModel, SmolVLMForConditionalGeneration
 
+from vtc.errors import InputError
 from vtc.facts import ModelFacts
 from vtc.layout import Block, ImageLayout, Serving
 from vtc.models.checks import check_parts, refuse, token_grid
@@ -32,6 +33,9 @@ USUAL_IMAGE = (720, 1280)
 AROUND, WHOLE_IMAGE = "<fake_token_around_image>", "<global-img>"
 """What the processors write in front of each view and behind the last, and in front of the whole image."""
 
+NAMED = 6
+"""Rows, and columns, of tiles that tokenizers have names for."""
+
 
 class Idefics3Adapter(ClipTower, LanguageModel):
     """`Idefics3ForConditionalGeneration` with its own tower and a decoder of `DECODERS`.
@@ -43,7 +47,7 @@ class Idefics3Adapter(ClipTower, LanguageModel):
     """
 
     family = "idefics3"
-    model_class = Idefics3ForConditionalGeneration
+    model_class: ClassVar[type[PreTrainedModel]] = Idefics3ForConditionalGeneration
     called: ClassVar[str] = "Idefics3"
 
     def __init__(self, *parts: Any, **more: Any) -> None:
@@ -55,6 +59,8 @@ class Idefics3Adapter(ClipTower, LanguageModel):
         # Configurations written by the first releases give the tower the name of the whole.
         check_parts(config, (f"{cls.family}_vision", cls.family), DECODERS)
         refuse(serving, cls.called, "frames")
+        if max(serving.tiles or (0,)) > NAMED:
+            raise InputError(f"{cls.called} tells at most {NAMED} rows and columns of tiles apart; give fewer --tiles")
         vision, text, merge = config.vision_config, config.text_config, config.scale_factor
         size = serving.image_size or (USUAL_IMAGE if serving.tiles is None else None)
         pixels = pixel_spec(settings, size, serving.tiles)
@@ -121,8 +127,9 @@ class Idefics3Adapter(ClipTower, LanguageModel):
         rows, columns = self.pixels.pictures[0].tiles if self.facts.layout.spans > 1 else (0, 0)
         tiles = [(row, column) for row in range(rows) for column in range(columns)]
         # Each row of tiles ends its line, and an empty one follows the last.
-        breaks = ["\n" if row and not column else "" for row, column in tiles]
-        names = [f"{line}{AROUND}<row_{row + 1}_col_{column + 1}>" for line, (row, column) in zip(breaks, tiles)]
+        names = [
+            ("\n" if row and not column else "") + f"{AROUND}<row_{row + 1}_col_{column + 1}>" for row, column in tiles
+        ]
         return [*names, ("\n\n" if tiles else "") + AROUND + WHOLE_IMAGE, AROUND]
 
     def placeholder_settings(self, keep: int) -> dict[str, Any]:
