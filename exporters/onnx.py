@@ -244,7 +244,12 @@ def _manifest(request: Request, graphs: dict[str, dict[str, str]]) -> dict[str, 
     ]
     return {
         "vtc_version": version("vtc"),
-        "model": {"name": request.origin.name, "family": adapter.family, "sha256": request.origin.digest},
+        "model": {
+            "name": request.origin.name,
+            "family": adapter.family,
+            "sha256": request.origin.digest,
+            "serving": asdict(adapter.wanted),
+        },
         "recipe": request.recipe.canonical(),
         "recipe_digest": request.recipe.digest,
         "plan": token_plan.to_dict(),

@@ -147,6 +147,11 @@ class CompressedModel(nn.Module):
         return isinstance(entrance, PruneInDecoder) and entrance.selector.reads_before
 
     @property
+    def image_tokens(self) -> int:
+        """Visual tokens of one image that enter the decoder."""
+        return self.plan.spans * self.visual_tokens
+
+    @property
     def reads_text(self) -> bool:
         """Whether the vision module looks at the questions."""
         return bool(self.vision.needs.text)

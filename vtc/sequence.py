@@ -127,7 +127,9 @@ def clips(images: Sequence[int], frames: int) -> list[int]:
     """
     for count in images:
         if count % frames:
-            raise InputError(f"{count} image(s) are not clips of {frames} frames; give all frames of each clip")
+            raise InputError(
+                f"{count} image(s) do not make up clips of {frames} frames; give every frame of a clip, in order"
+            )
     return [count // frames for count in images]
 
 

@@ -68,6 +68,14 @@ def test_what_a_model_cannot_take_is_refused_with_it(here: Path, checkpoint: Pat
     ]
 
 
+def test_images_to_serve_are_the_models(here: Path, checkpoint: Path) -> None:
+    assert "give a --model" in check("none", "--frames", "2").stderr
+    result = check("none", "--model", str(checkpoint), "--tiles", "2x2")
+    assert result.exit_code == 2
+    assert result.stderr.endswith("leave out --tiles\n")
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_missing_recipe_and_missing_model(here: Path) -> None:
     assert check("missing.yaml").stderr == "missing.yaml: no such recipe file\n"
     result = check("none", "--model", "missing")

@@ -73,6 +73,14 @@ def test_bad_input_is_one_line_and_exit_code_2(bundle: Path, photo: str, argumen
     assert "Traceback" not in failed.stderr
 
 
+def test_images_that_are_no_whole_clips_are_refused(photo: str, tmp_path: Path) -> None:
+    clips = write_toy_bundle(make_toy(), tmp_path / "bundle", frames=4)
+    failed = run(clips, *["--image", photo] * 3, "--prompt", "red")
+    assert failed.returncode == 2
+    message = "error: 3 image(s) do not make up clips of 4 frames; give every frame of a clip, in order\n"
+    assert (failed.stdout, failed.stderr) == ("", message)
+
+
 def test_damaged_bundle_is_one_line_and_exit_code_2(tmp_path: Path, photo: str) -> None:
     bundle = write_toy_bundle(make_toy(), tmp_path / "bundle")
     graph = bundle / "onnx/vision_encoder.onnx"

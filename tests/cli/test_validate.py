@@ -26,7 +26,7 @@ def wrong(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     mistakes: set[int] = set()
 
     def field(*_: object) -> Field:
-        rival = contestant("blind", data, wrong=set(range(200)), visual_tokens=0)
+        rival = contestant("blind", data, wrong=set(range(200)), image_tokens=0)
         return Field(contestant("original", data), contestant("small", data, wrong=mistakes), [rival])
 
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: data)

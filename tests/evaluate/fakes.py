@@ -26,7 +26,7 @@ class FakePredictor:
     """Gives `answers[prompt]`; logits favour token 3 by `sharpness`, or token 4 for prompts in `astray`."""
 
     answers: Mapping[str, str]
-    visual_tokens: int = 16
+    image_tokens: int = 16
     sharpness: float = 4.0
     astray: frozenset[str] = frozenset()
     vocabulary: int = VOCABULARY

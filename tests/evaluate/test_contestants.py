@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.evaluate.bundles import plan
-from tests.tiny import compressed, image
+from tests.tiny import GRID, IMAGE, compressed, image
 from vtc.errors import InputError, VtcError
 from vtc.evaluate.contestants import (
     BASELINES,
@@ -21,8 +21,11 @@ from vtc.evaluate.contestants import (
     original_of,
 )
 from vtc.evaluate.datasets import Dataset, Item
+from vtc.evaluate.report import validate_tables
 from vtc.evaluate.validate import Effort, validate
+from vtc.layout import Block, ImageLayout
 from vtc.models.base import VLMAdapter
+from vtc.pixels import Picture, PixelSpec
 
 CPU = Session(provider="cpu")
 PRUNE = {"kind": "prune", "keep": 4, "selector": "cls_attention"}
@@ -36,8 +39,9 @@ def items(count: int) -> tuple[Item, ...]:
 
 
 def test_baselines_spend_the_same_budget(adapter: VLMAdapter) -> None:
-    found = open_baselines(adapter, BASELINES, keep=4, seed=0)
-    assert {rival.name: rival.predictor.visual_tokens for rival in found} == {
+    found, left_out = open_baselines(adapter, BASELINES, keep=4, seed=0)
+    assert left_out == {}
+    assert {rival.name: rival.predictor.image_tokens for rival in found} == {
         "random": 4,
         "uniform": 4,
         "downsample": 4,
@@ -46,7 +50,7 @@ def test_baselines_spend_the_same_budget(adapter: VLMAdapter) -> None:
 
 
 def test_without_a_saving_only_the_blind_floor_is_left(adapter: VLMAdapter) -> None:
-    assert [rival.name for rival in open_baselines(adapter, BASELINES, keep=None, seed=0)] == ["blind"]
+    assert [rival.name for rival in open_baselines(adapter, BASELINES, keep=None, seed=0)[0]] == ["blind"]
 
 
 def test_the_budget_of_a_plan_is_its_layer_average() -> None:
@@ -54,10 +58,13 @@ def test_the_budget_of_a_plan_is_its_layer_average() -> None:
     assert baseline_keep(plan(keep=16)) is None
     assert baseline_keep(plan(keep=16) | {"layer_average": 8.0}) == 8
     assert baseline_keep(plan(keep=1) | {"layer_average": 0.3}) == 1
+    # Each of three runs of placeholders gets as many.
+    assert baseline_keep(plan(keep=6) | {"layer_average": 7.6, "spans": 3}) == 9
+    assert baseline_keep(plan(keep=3) | {"layer_average": 0.2, "spans": 3}) == 3
 
 
 def test_random_takes_turns_between_draws(adapter: VLMAdapter) -> None:
-    (random,) = open_baselines(adapter, ["random"], keep=4, seed=0)
+    (random,), _ = open_baselines(adapter, ["random"], keep=4, seed=0)
     prompt = random.chat("what digit is red ?")
     scored = [random.predictor.score([[image(0)]], [prompt], [[5]])[0].tobytes() for _ in range(RANDOM_DRAWS + 1)]
     assert len(set(scored)) > RANDOM_DRAWS // 2
@@ -76,7 +83,7 @@ def test_the_null_recipe_is_the_original(adapter: VLMAdapter) -> None:
 def test_a_pruned_model_reports_its_evidence(adapter: VLMAdapter) -> None:
     original = original_of(adapter, "sha")
     pruned = compressed_contestant("pruned", compressed(adapter, PRUNE), "sha")
-    rivals = open_baselines(adapter, BASELINES, keep=4, seed=0)
+    rivals, _ = open_baselines(adapter, BASELINES, keep=4, seed=0)
     report = validate(original.contestant, pruned.contestant, rivals, Dataset("d", items(4)), effort=Effort(2, 4))
     assert report["results"]["pruned"]["evidence"]["recall_of_random"] == 0.25
     assert set(report["baselines"]) == set(BASELINES)
@@ -91,7 +98,7 @@ def test_bundles_are_compared_with_bundles_without_the_checkpoint(original_bundl
     field = open_field(str(pruned_bundle), str(original_bundle), BASELINES, 0, CPU)
     assert field.compressed is not None
     assert field.baselines == []
-    assert (field.original.predictor.visual_tokens, field.compressed.predictor.visual_tokens) == (16, 3)
+    assert (field.original.predictor.image_tokens, field.compressed.predictor.image_tokens) == (16, 3)
 
 
 def test_a_model_made_from_another_checkpoint_is_refused(adapter: VLMAdapter) -> None:
@@ -111,3 +118,47 @@ def test_nothing_to_compare_with_is_an_error(tmp_path: Path, original_bundle: Pa
         open_field(None, None, (), 0, CPU)
     with pytest.raises(VtcError, match="no such"):
         open_field(str(tmp_path / "missing"), str(original_bundle), (), 0, CPU)
+
+
+TILES = ImageLayout((IMAGE, 2 * IMAGE), (GRID, GRID), (Block((GRID, GRID)),), spans=3)
+CROPS = ImageLayout(
+    (IMAGE, 2 * IMAGE), (GRID, GRID), (Block((GRID, GRID)), Block((GRID, 2 * GRID), views=(1, 2), line_ends=True))
+)
+TILED = PixelSpec(
+    (Picture(resize=((IMAGE, 2 * IMAGE),), tiles=(1, 2)), Picture(resize=((IMAGE, IMAGE),))),
+    mean=(0.5,) * 3,
+    std=(0.5,) * 3,
+)
+
+
+def tiled(adapter: VLMAdapter, layout: ImageLayout) -> VLMAdapter:
+    """The model for images in two tiles and a whole view."""
+    served = adapter.serving(layout)
+    served.pixels = TILED
+    return served
+
+
+@pytest.mark.parametrize("layout", [TILES, CROPS])
+def test_models_of_several_views_are_compared_without_downsampling(adapter: VLMAdapter, layout: ImageLayout) -> None:
+    served = tiled(adapter, layout)
+    pruned = compressed_contestant("pruned", compressed(served, PRUNE | {"keep": 6}), "sha")
+    assert pruned.contestant.locator is None
+    assert pruned.contestant.predictor.image_tokens == 6
+    rivals, left_out = open_baselines(served, BASELINES, baseline_keep(pruned.plan or {}), 0)
+    assert list(left_out) == ["downsample"]
+    assert {rival.name: rival.predictor.image_tokens for rival in rivals} == {"random": 6, "uniform": 6, "blind": 0}
+    report = validate(
+        pruned.contestant, pruned.contestant, rivals, Dataset("d", items(3)), effort=Effort(2, 4), left_out=left_out
+    )
+    assert set(report["baselines"]) == {"random", "uniform", "blind"}
+    (line,) = [part for part in validate_tables(report) if isinstance(part, str) and "downsample" in part]
+    assert line == (
+        "baseline downsample is left out: a smaller image does not make fewer tokens of llava as it is served here"
+    )
+
+
+def test_clips_are_refused_in_one_line(adapter: VLMAdapter) -> None:
+    blocks = (Block((GRID, GRID)),) * 2
+    clip = adapter.serving(ImageLayout((IMAGE, IMAGE), (GRID, GRID), blocks, frames=2))
+    with pytest.raises(InputError, match="c: serves clips of 2 frames, and data sets"):
+        compressed_contestant("c", compressed(clip, PRUNE), "sha")

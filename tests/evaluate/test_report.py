@@ -46,7 +46,7 @@ def test_validation_is_shown_with_its_gate_and_what_it_means() -> None:
 
 def test_tokens_that_leave_the_decoder_early_are_told_by_their_average() -> None:
     data = dataset(10)
-    exits = replace(contestant("exit", data, visual_tokens=16), layer_average=6.5)
+    exits = replace(contestant("exit", data, image_tokens=16), layer_average=6.5)
     text = shown(validate_tables(validate(contestant("original", data), exits, [], data)))
     assert "layer average" in text
     assert "6.5" in text

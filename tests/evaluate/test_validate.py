@@ -12,7 +12,7 @@ from vtc.evaluate.validate import Effort, Limits, validate
 
 def test_figures_of_models_of_known_accuracy() -> None:
     data = dataset(200)
-    original = contestant("original", data, wrong=set(range(20)), visual_tokens=256)
+    original = contestant("original", data, wrong=set(range(20)), image_tokens=256)
     compressed = contestant("small", data, wrong=set(range(56)) - {0, 1})
     report = validate(original, compressed, [], data)
     result = report["results"]["small"]
@@ -80,7 +80,7 @@ def test_divergence_is_the_analytic_value_on_the_astray_items() -> None:
 
 def test_baselines_stand_beside_and_are_compared_in_pairs() -> None:
     data = dataset(100)
-    rival = contestant("random", data, wrong=set(range(50)), visual_tokens=16)
+    rival = contestant("random", data, wrong=set(range(50)), image_tokens=16)
     report = validate(contestant("o", data), contestant("c", data, wrong=set(range(10))), [rival], data)
     entry = report["baselines"]["random"]
     assert entry["accuracy"] == 0.5

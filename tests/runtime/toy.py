@@ -332,8 +332,8 @@ def selector_graph(toy: Toy, *, merge: bool) -> onnx.ModelProto:
 # Bundle -----------------------------------------------------------------------------------------------------
 
 
-def write_toy_bundle(toy: Toy, out: Path) -> Path:
-    """Write the toy as a bundle."""
+def write_toy_bundle(toy: Toy, out: Path, frames: int = 1) -> Path:
+    """Write the toy as a bundle, which says that it serves clips of so many frames."""
     work = staging_dir(out)
     (work / "onnx").mkdir(parents=True)
     suffix, precision = ("_fp16", "fp16") if toy.half else ("", "fp32")
@@ -377,9 +377,9 @@ def write_toy_bundle(toy: Toy, out: Path) -> Path:
         "images": [
             {
                 "size": [toy.image_size, toy.image_size],
-                "frames": 1,
+                "frames": frames,
                 "suffix": "",
-                "pixels": asdict(pixel_spec(toy)),
+                "pixels": asdict(replace(pixel_spec(toy), frames=frames)),
                 "placeholder": "<image>",
                 "prompt_parts": ["", ""],
                 "token": "<image>",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -213,13 +214,17 @@ def _exported(name: str, bundle: VLM, show: Report) -> Path:
     from vtc import __version__
     from vtc.bundle import load_manifest
     from vtc.errors import BundleError, InputError
+    from vtc.evaluate.contestants import served_by
+    from vtc.layout import ANY_IMAGE
     from vtc.models import model_digest, resolve_model
 
     path = resolve_model(name)
     digest = model_digest(path)
     if digest != bundle.manifest.model["sha256"]:
         raise InputError(f"{bundle.manifest.root}: was made from another checkpoint than {name}; give that one")
-    out = _cache() / f"{digest[:16]}-{bundle.precision}-{__version__}"
+    wanted = served_by({"model": bundle.manifest.model})
+    layout = "" if wanted == ANY_IMAGE else "-" + re.sub(r"\W+", "-", repr(wanted)).strip("-").lower()
+    out = _cache() / f"{digest[:16]}-{bundle.precision}-{__version__}{layout}"
     try:
         if load_manifest(out).model["sha256"] == digest:
             return out
@@ -234,7 +239,7 @@ def _exported(name: str, bundle: VLM, show: Report) -> Path:
 
     out.parent.mkdir(parents=True, exist_ok=True)
     click.echo(f"exporting the original to {out}", err=True)
-    adapter = load_adapter(path)
+    adapter = load_adapter(path, wanted)
     recipe = Recipe(version=1, name="none", stages=())
     own = Origin(name if name == "reference" else str(path.resolve()), digest)
     samples = samples_from(adapter, "reference" if name == "reference" else None, PARITY_SAMPLES, seed=0)

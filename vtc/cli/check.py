@@ -7,7 +7,9 @@ from typing import Any
 import click
 
 from vtc.cli.output import print_json
+from vtc.cli.serving import serving, serving_options
 from vtc.errors import InputError
+from vtc.layout import ANY_IMAGE, Grid
 from vtc.plan import check, plan
 from vtc.recipe import load_recipe
 
@@ -16,18 +18,30 @@ from vtc.recipe import load_recipe
 @click.argument("recipe_name", metavar="RECIPE")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value: stages.0.keep=64.")
 @click.option("--model", metavar="MODEL", help="Also check that it fits this model: counts, layers, CLS token.")
+@serving_options()
 @click.option("--smoke", is_flag=True, help="Also compress, export, compare and run a tiny random model with it.")
 @click.option(
     "--family", metavar="FAMILY", default="llava", show_default=True, help="Of the tiny random model (vtc ls models)."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
-    recipe_name: str, overrides: tuple[str, ...], model: str | None, smoke: bool, family: str, as_json: bool
+    recipe_name: str,
+    overrides: tuple[str, ...],
+    model: str | None,
+    image_size: Grid | None,
+    tiles: Grid | None,
+    frames: int,
+    smoke: bool,
+    family: str,
+    as_json: bool,
 ) -> None:
     """Validate RECIPE, a shipped name or a .yaml file.
 
     Every fault is reported at once, as file:line: key: what is wrong. Exit code 2 if there is any.
     """
+    wanted = serving(image_size, tiles, frames)
+    if model is None and wanted != ANY_IMAGE:
+        raise InputError("--image-size, --tiles and --frames say what images --model is to serve; give a --model")
     recipe = load_recipe(recipe_name, overrides)
     check(recipe)
     report: dict[str, Any] = {
@@ -44,7 +58,7 @@ def command(
     if model is not None:
         from vtc.models import read_facts, resolve_model
 
-        resolved = plan(recipe, read_facts(resolve_model(model)))
+        resolved = plan(recipe, read_facts(resolve_model(model), wanted))
         report["plan"] = resolved.to_dict()
         lines.append(f"fits {model}: {resolved.keep} of {resolved.visual_tokens_in} visual tokens enter the decoder")
     if smoke:

@@ -72,7 +72,7 @@ def command(
             {
                 "answer": answer.text,
                 "token_ids": answer.token_ids,
-                "visual_tokens": model.visual_tokens,
+                "visual_tokens": model.image_tokens,
                 "provider": model.provider.short_name,
                 "precision": model.precision,
                 "timings": asdict(answer.timings),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,7 @@ def command(
     vtc show photo.jpg out/bundle --prompt "what digit is shown?" -o kept.png
     """
     from vtc.errors import InputError
+    from vtc.evaluate.contestants import chooses_places
     from vtc.evaluate.picture import Panel, draw, seen_by_model
     from vtc.runtime.image import open_image
 
@@ -56,7 +59,10 @@ def command(
     contestant, plan = opened.contestant, opened.plan or {}
     predictor: Any = contestant.predictor
     if contestant.locator is None:
-        raise InputError(f"{contestant.name}: chooses no places in the image, so there are none to show")
+        problem = "chooses no places in the image, so there are none to show"
+        if chooses_places(plan):
+            problem = "chooses among several views or layouts of an image, and only one grid of tokens can be drawn"
+        raise InputError(f"{contestant.name}: {problem}")
     asked = [[picture]], [contestant.chat(prompt)]
     panels = [Panel(f"as the model sees it: {plan['visual_tokens_in']} tokens")]
     captions = ["into the decoder", *(f"from decoder layer {layer} on" for layer in _cut_layers(plan))]
@@ -100,7 +106,8 @@ def _cut_layers(plan: Any) -> list[int]:
 
 
 def _preprocess(predictor: Any) -> Any:
-    """From images to pixels (n, 3, H, W), of a bundle or a model in PyTorch."""
-    if hasattr(predictor, "preprocess"):
-        return predictor.preprocess
-    return lambda images: predictor.adapter.preprocess(images).numpy()
+    """From images to pixels (n, 3, H, W), of a bundle or a model in PyTorch; not in rows of patches."""
+    from vtc.pixels import to_pixels
+
+    spec = predictor.manifest.images[0].pixels if hasattr(predictor, "manifest") else predictor.adapter.pixels
+    return partial(to_pixels, replace(spec, patches=None))

@@ -112,6 +112,7 @@ def command(
             seed=seed,
             effort=Effort(batch_size, max_new_tokens),
             progress=show,
+            left_out=field.left_out,
         )
     if output is not None:
         write_json(report, output)

@@ -17,6 +17,7 @@ from vtc.errors import InputError
 from vtc.evaluate.evidence import Locator
 from vtc.evaluate.predictor import Generated, Logits, Predictor
 from vtc.evaluate.validate import Contestant
+from vtc.layout import ANY_IMAGE, Serving
 
 if TYPE_CHECKING:
     from vtc.compressed import CompressedModel
@@ -70,11 +71,14 @@ class Field:
     compressed : Contestant or None
         None measures the original alone.
     baselines : list of Contestant
+    left_out : dict of str
+        Baselines that were asked for and cannot be, and why.
     """
 
     original: Contestant
     compressed: Contestant | None
     baselines: list[Contestant]
+    left_out: dict[str, str]
 
 
 def manifest_of(path: Path) -> dict[str, Any] | None:
@@ -114,7 +118,7 @@ def open_field(target: str | None, against: str | None, baselines: Sequence[str]
         against = str(manifest.get("model", {}).get("name"))
     if target is None:
         original = _open_original(against, session)
-        return Field(original.contestant, None, _baselines_of(original, None, baselines, seed))
+        return Field(original.contestant, None, *_baselines_of(original, None, baselines, seed))
     original_manifest = manifest_of(Path(against))
     if manifest is not None and manifest["kind"] == "compressed":
         # One copy of the weights serves both.
@@ -122,34 +126,45 @@ def open_field(target: str | None, against: str | None, baselines: Sequence[str]
         original = _open_original(against, session) if original_manifest else _uncompressed(compressed)
     else:
         compressed = open_bundle(Path(target), session)
-        original = _open_original(against, session)
+        original = _open_original(against, session, served_by(manifest))
     check_same_origin(original, compressed)
     return Field(
         original.contestant,
         compressed.contestant,
-        _baselines_of(original, baseline_keep(compressed.plan or {}), baselines, seed),
+        *_baselines_of(original, baseline_keep(compressed.plan or {}), baselines, seed),
     )
 
 
-def _baselines_of(original: Opened, keep: int | None, names: Sequence[str], seed: int) -> list[Contestant]:
-    return [] if original.adapter is None else open_baselines(original.adapter, names, keep, seed)
+def _baselines_of(
+    original: Opened, keep: int | None, names: Sequence[str], seed: int
+) -> tuple[list[Contestant], dict[str, str]]:
+    return ([], {}) if original.adapter is None else open_baselines(original.adapter, names, keep, seed)
 
 
-def _open_original(name: str, session: Session) -> Opened:
+def served_by(manifest: Mapping[str, Any] | None) -> Serving:
+    """What images a bundle was made for; of several layouts the first."""
+    if manifest is None or "serving" not in manifest["model"]:
+        return ANY_IMAGE
+    from vtc.checkpoint import serving_of
+
+    return serving_of(manifest["model"])
+
+
+def _open_original(name: str, session: Session, serving: Serving = ANY_IMAGE) -> Opened:
     manifest = manifest_of(Path(name))
     if manifest is None:
-        return open_checkpoint(name)
+        return open_checkpoint(name, serving)
     if manifest["kind"] == "compressed" or manifest["plan"]["stages"]:
         raise InputError(f"{name}: is compressed, so it is no original; give the checkpoint it was made from")
     return open_bundle(Path(name), session)
 
 
-def open_checkpoint(name: str) -> Opened:
+def open_checkpoint(name: str, serving: Serving = ANY_IMAGE) -> Opened:
     """The original, run through the same code as a compressed model, with nothing taken away."""
     from vtc.models import load_adapter, model_digest, resolve_model
 
     path = resolve_model(name)
-    return original_of(load_adapter(path), model_digest(path))
+    return original_of(load_adapter(path, serving), model_digest(path))
 
 
 def original_of(adapter: VLMAdapter, model_sha256: str) -> Opened:
@@ -173,7 +188,9 @@ def open_bundle(path: Path, session: Session = Session()) -> Opened:
 
     vlm = VLM.load(path, provider=session.provider, precision=session.precision, threads=session.threads)
     served = vlm.manifest.images[0]
-    grid = served.grids[0] if len(served.grids) == 1 and served.spans == 1 else None
+    one_grid = len(vlm.manifest.images) == len(served.grids) == served.spans == 1
+    grid = served.grids[0] if one_grid else None
+    _refuse_clips(str(path), served.frames)
 
     def keep_indices(images: list[Image.Image], questions: list[str]) -> NDArray[np.int64]:
         return vlm.kept([[image] for image in images], [vlm.chat(question) for question in questions])[-1]
@@ -199,11 +216,19 @@ def compressed_contestant(name: str, model: CompressedModel, model_sha256: str) 
     def keep_indices(images: list[Image.Image], questions: list[str]) -> NDArray[np.int64]:
         return model.kept([[image] for image in images], [adapter.chat(question) for question in questions])[-1]
 
+    _refuse_clips(name, adapter.facts.layout.frames)
     plan = model.plan.to_dict()
     grid = adapter.facts.grid if adapter.facts.layout.spans == 1 else None
     locator = _locator(keep_indices, plan, grid, adapter.facts.image_size)
     contestant = Contestant(name, model, adapter.chat, locator, model.plan.layer_average)
     return Opened(contestant, model_sha256, plan, adapter)
+
+
+def _refuse_clips(name: str, frames: int) -> None:
+    if frames > 1:
+        raise InputError(
+            f"{name}: serves clips of {frames} frames, and data sets and pictures here are of single images"
+        )
 
 
 def _locator(
@@ -212,42 +237,54 @@ def _locator(
     grid: tuple[int, int] | None,
     size: tuple[int, int],
 ) -> Locator | None:
-    # Behind a frequency filter a token is no longer a place in the image.
+    return Locator(keep_indices, grid, size) if grid and chooses_places(plan) else None
+
+
+def chooses_places(plan: Mapping[str, Any]) -> bool:
+    """Whether a plan's tokens are places in the image, of which it keeps some; behind a filter they no longer are."""
     filtered = any(stage["kind"] == "frequency_filter" for stage in plan["stages"])
     prunes = any(stage["kind"] in ("prune", "prune_in_decoder") for stage in plan["stages"])
-    return Locator(keep_indices, grid, size) if prunes and grid and not filtered else None
+    return prunes and not filtered
 
 
 def baseline_keep(plan: Mapping[str, Any]) -> int | None:
     """Visual tokens that a baseline may spend: as many as the plan has on average over the decoder's layers.
 
-    For stages in front of the decoder that is the number that enters it. None where nothing is saved, so that
-    there is nothing to compare with.
+    For stages in front of the decoder that is the number that enters it. Where an image is several runs of
+    placeholders, each gets as many. None where nothing is saved, so that there is nothing to compare with.
 
     Parameters
     ----------
     plan : mapping
         A token plan as JSON.
     """
-    keep = max(1, round(plan["layer_average"]))
+    spans = plan.get("spans", 1)
+    keep = spans * max(1, round(plan["layer_average"] / spans))
     return keep if keep < plan["visual_tokens_in"] else None
 
 
-def open_baselines(adapter: VLMAdapter, names: Sequence[str], keep: int | None, seed: int) -> list[Contestant]:
-    """The baselines at a budget; those that need one are left out where there is none."""
+def open_baselines(
+    adapter: VLMAdapter, names: Sequence[str], keep: int | None, seed: int
+) -> tuple[list[Contestant], dict[str, str]]:
+    """The baselines at a budget, and why others of `names` cannot be; without a budget there are none that need one."""
     from vtc.baselines import baseline
 
     def predictor(name: Baseline, seed: int = 0) -> Predictor:
-        return baseline(adapter, name, keep or adapter.facts.visual_tokens, seed)
+        return baseline(adapter, name, keep or 0, seed)
 
-    found = []
+    found: list[Contestant] = []
+    left_out: dict[str, str] = {}
     for name in BASELINES:
         if name not in names or (keep is None and name != "blind"):
             continue
         draws = RANDOM_DRAWS if name == "random" else 1
-        turns = TakingTurns([predictor(name, seed + draw) for draw in range(draws)])
+        try:
+            turns = TakingTurns([predictor(name, seed + draw) for draw in range(draws)])
+        except InputError as error:
+            left_out[name] = str(error)
+            continue
         found.append(Contestant(name, turns, adapter.chat))
-    return found
+    return found, left_out
 
 
 class TakingTurns:
@@ -263,9 +300,9 @@ class TakingTurns:
         self._turn = -1
 
     @property
-    def visual_tokens(self) -> int:
+    def image_tokens(self) -> int:
         """Visual tokens of one image that enter the decoder."""
-        return self._predictors[0].visual_tokens
+        return self._predictors[0].image_tokens
 
     def _next(self) -> Predictor:
         self._turn = (self._turn + 1) % len(self._predictors)

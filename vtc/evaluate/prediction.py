@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from math import prod
 from typing import Any
 
 from vtc import flops
@@ -22,7 +23,8 @@ class Prediction:
     kv_bytes : int
         Keys and values after prefill.
     weight_bytes : int
-        Matrices of the graphs, norms and biases left out. A bundle holds a tied head and its embedding apart.
+        Matrices of the graphs, a table of positions for the encoder's patches among them, norms and biases left out.
+        A bundle holds a tied head and its embedding apart.
     """
 
     flops: int
@@ -65,12 +67,14 @@ def predict(plan: TokenPlan, facts: ModelFacts, images: int, bytes_per_value: in
 def weight_count(plan: TokenPlan, facts: ModelFacts) -> int:
     """Entries of all matrices that a plan's graphs hold."""
     tower, decoder = facts.encoder, facts.decoder
-    layer = 4 * tower.width**2 + 2 * tower.width * tower.ffn
-    places = facts.visual_tokens + tower.has_cls + 3 * tower.patch_size**2
+    layer = 4 * tower.width**2 + (3 if tower.gated_ffn else 2) * tower.width * tower.ffn
+    patches = prod(facts.layout.view_grid) * tower.merge**2
+    places = patches + tower.has_cls + 3 * tower.frames * tower.patch_size**2
     encoder = tower.width * places + len(plan.encoder_layers) * layer
-    # A token's multiplications in a decoder layer are the layer's weights: half of the operations of one token, less
-    # its attention to itself, which has 2 * width of them.
-    one = flops.decoder_flops(decoder, [1]) // 2 - 2 * decoder.heads * decoder.head_dim
+    # A token's multiplications in a decoder layer, all experts active, are the layer's weights: half of the operations
+    # of one token, less its attention to itself, which has 2 * width of them.
+    whole = replace(decoder, active_experts=decoder.experts)
+    one = flops.decoder_flops(whole, [1]) // 2 - 2 * decoder.heads * decoder.head_dim
     return (
         encoder
         + facts.projector_params

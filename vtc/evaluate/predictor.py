@@ -28,7 +28,7 @@ class Predictor(Protocol):
     """A model that answers questions about images, in batches."""
 
     @property
-    def visual_tokens(self) -> int:
+    def image_tokens(self) -> int:
         """Visual tokens of one image that enter the decoder."""
 
     def generate(

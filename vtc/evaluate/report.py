@@ -68,6 +68,7 @@ def validate_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     alone = not report["fidelity"]
     parts: list[RenderableType] = [_accuracy_table(report, name, result, alone)]
     parts += _data_lines(report)
+    parts += [f"baseline {name} is left out: {escape(why)}" for name, why in report.get("left_out", {}).items()]
     if not alone:
         parts += _retention_lines(name, result)
         parts += _evidence_lines(result["evidence"])

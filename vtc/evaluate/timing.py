@@ -56,7 +56,7 @@ def runner(name: str, vlm: VLM, questions: Sequence[Question], new_tokens: int) 
     """
     plan: dict[str, Any] = vlm.manifest.plan
     facts = {
-        "visual_tokens": vlm.visual_tokens,
+        "visual_tokens": vlm.image_tokens,
         "layer_average": plan["layer_average"],
         "flops": plan["flops"]["exact"],
         "flops_text_tokens": plan["text_tokens"],

@@ -51,7 +51,7 @@ def torch_runner(name: str, model: CompressedModel, question: Question, new_toke
             prefill_ms=first - marks["embeddings"],
         )
 
-    return Runner(name, ask, {"visual_tokens": model.visual_tokens, "layer_average": model.plan.layer_average})
+    return Runner(name, ask, {"visual_tokens": model.image_tokens, "layer_average": model.plan.layer_average})
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class Contestant:
     locator : Locator or None
         Where its kept tokens lie; None where they are not places on the original's grid.
     layer_average : float or None
-        Visual tokens of an image, mean over the original's decoder layers; None: `visual_tokens` in every layer.
+        Visual tokens of an image, mean over the original's decoder layers; None: `image_tokens` in every layer.
     """
 
     name: str
@@ -273,6 +274,7 @@ def validate(
     seed: int = 0,
     effort: Effort = Effort(),
     progress: Report = silent,
+    left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Measure and judge.
 
@@ -288,12 +290,14 @@ def validate(
         Of the bootstrap.
     effort : Effort
     progress : callable
+    left_out : mapping
+        Baselines that were asked for and cannot be, and why; noted in the report.
 
     Returns
     -------
     dict
-        The report, ready for JSON: ``kind``, ``results``, ``fidelity``, ``baselines``, ``gate``, and what it
-        takes to read or repeat them (``original``, ``data``, ``protocol``).
+        The report, ready for JSON: ``kind``, ``results``, ``fidelity``, ``baselines`` and those ``left_out``, ``gate``,
+        and what it takes to read or repeat them (``original``, ``data``, ``protocol``).
     """
     items = dataset.items
     base = answer_all(original, items, effort, progress)
@@ -311,7 +315,7 @@ def validate(
         "results": {
             judged.name: result
             | {
-                "visual_tokens": judged.predictor.visual_tokens,
+                "visual_tokens": judged.predictor.image_tokens,
                 "layer_average": judged.layer_average,
                 "evidence": _evidence(compressed, items, answers, base),
             }
@@ -321,6 +325,7 @@ def validate(
             rival.name: _baseline(rival, items, answers.scores, base.scores, seed, effort, progress)
             for rival in baselines
         },
+        "left_out": dict(left_out),
         "gate": {"status": overall(checks), "checks": [check.to_dict() for check in checks]},
         "original": _original(original, items, base),
         "data": {
@@ -357,7 +362,7 @@ def _baseline(
     ahead = compressed - answers.scores
     groups = [item.image_id for item in items]
     return compare_capabilities(items, answers.scores, base, seed) | {
-        "visual_tokens": rival.predictor.visual_tokens,
+        "visual_tokens": rival.predictor.image_tokens,
         "behind_by": float(ahead.mean()),
         "behind_by_ci95": _listed(stats.mean_interval(ahead, groups, seed)),
     }
@@ -377,7 +382,7 @@ def _original(original: Contestant, items: Sequence[Item], base: Answers) -> dic
         by_capability.setdefault(item.category, []).append(score)
     return {
         "name": original.name,
-        "visual_tokens": original.predictor.visual_tokens,
+        "visual_tokens": original.predictor.image_tokens,
         "accuracy": base.accuracy,
         "by_capability": {category: float(np.mean(scores)) for category, scores in by_capability.items()},
     }

@@ -64,7 +64,7 @@ def token_grid(view: Grid, patch: int, merge: int) -> Grid:
     return rows // merge, columns // merge
 
 
-def refuse(serving: Serving, family: str, *asked: Literal["image_size", "tiles", "frames"]) -> None:
+def refuse(serving: Serving, family: str, *asked: Literal["tiles", "frames"]) -> None:
     """Refuse what a family cannot be made ready for.
 
     Raises
@@ -72,7 +72,6 @@ def refuse(serving: Serving, family: str, *asked: Literal["image_size", "tiles",
     InputError
     """
     reasons = {
-        "image_size": "takes images of one size whatever they were; leave out --image-size",
         "tiles": "does not cut images into tiles; leave out --tiles",
         "frames": "takes no clips; leave out --frames",
     }

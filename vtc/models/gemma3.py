@@ -114,8 +114,6 @@ def _images(
     settings: Mapping[str, Any], serving: Serving, view: tuple[int, int], grid: tuple[int, int]
 ) -> tuple[PixelSpec, ImageLayout]:
     """Pixels and layout: the whole image in one view of `view` pixels and `grid` tokens, then its crops."""
-    if serving.tiles is None and not settings.get("do_pan_and_scan"):
-        refuse(serving, "Gemma 3 without --tiles", "image_size")
     size = serving.image_size or (view if serving.tiles is None else None)
     pixels = pixel_spec(settings, size, serving.tiles)
     spans = len(pixels.pictures)

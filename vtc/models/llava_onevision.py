@@ -3,9 +3,9 @@
 An image that is alone in its prompt is seen as LLaVA-NeXT does, and its grid of tiles is shrunk bilinearly where it has
 more tokens than ``anyres_max_N`` views (``vision_aspect_ratio``). Each of several images is padded to a square and seen
 in one view with a newline token behind it; ``--tiles 1x1`` makes a model ready for those. (An image of the size of one
-tile that is alone has two views all the same: name it by ``--image-size``.) With ``--frames`` each input is a clip whose
-frames are shrunk to half the side, with one newline token behind them all. Without any of these, images of 2 x 2 tiles
-are served.
+tile that is alone has two views all the same: name it by ``--image-size``.) With ``--frames`` each input is a clip;
+its frames are shrunk to half the side, with one newline token behind them all. Without any of these, images of 2 x 2
+tiles are served.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
         cls.check(config)
         max_tiles = _max_tiles(config)
         if serving.frames > 1:
-            refuse(serving, "LLaVA-OneVision, of clips,", "image_size", "tiles")
+            refuse(serving, "LLaVA-OneVision, of clips,", "tiles")
             pixels = pixel_spec(_of_clips(settings), frames=serving.frames)
             return cls.sizes(config, _clip_layout(config, pixels)), pixels
         settings = with_pinpoints(config, settings)

@@ -45,7 +45,7 @@ class PaliGemmaAdapter(GemmaVLM):
     @classmethod
     def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
         check_parts(config, TOWERS, DECODERS)
-        refuse(serving, "PaliGemma", "image_size", "tiles", "frames")
+        refuse(serving, "PaliGemma", "tiles", "frames")
         vision, text = config.vision_config, config.text_config
         if config.projection_dim != text.hidden_size:
             raise ModelError(

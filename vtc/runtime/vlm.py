@@ -101,7 +101,7 @@ class VLM:
         return cls(load_manifest(path, verify=verify), provider, precision, threads)
 
     @property
-    def visual_tokens(self) -> int:
+    def image_tokens(self) -> int:
         """Visual tokens of one image, of the layout that is served by default, that enter the decoder."""
         served = self.manifest.images[0]
         return served.spans * served.keep
