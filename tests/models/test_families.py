@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from exporters.onnx import Request, export
 from tests.models.families import CASES, Case, Checkpoints, compressed, masked_logits, prompts_of
@@ -15,6 +17,7 @@ from tests.models.own import own_generate, own_inputs, own_logits
 from vtc.calibrate import samples_from
 from vtc.checkpoint import Origin
 from vtc.models import FAMILIES
+from vtc.plan import plan
 from vtc.recipe import Recipe
 from vtc.runtime.vlm import VLM
 
@@ -126,6 +129,22 @@ def test_frequency_filter_acts_on_every_grid(checkpoints: Checkpoints, case: Cas
         start_in, start_out = start_in + prod(before), start_out + prod(after)
     assert filtered.features.shape[1] == start_out == model.visual_tokens
     lengths_are_planned(model, ids, state)
+
+
+@every_case("one")
+def test_exact_count_is_what_the_model_computes(checkpoints: Checkpoints, case: Case, kind: str) -> None:
+    adapter = checkpoints.adapter(case)
+    model = compressed(adapter)
+    ids, mask, pixels = model.inputs(*prompts_of(adapter, kind))
+    text = int((ids != adapter.image_token_id).sum())
+    # PyTorch counts attention, and experts, only where they are plain matrix products.
+    if adapter.facts.decoder.experts > 1:
+        adapter.model.set_experts_implementation({"text_config": "batched_mm"})
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
+        model.prefill(ids, mask, pixels)
+    adapter.set_decoder_attention("sdpa")
+    expected = plan(Recipe(version=1, name="none", stages=()), adapter.facts, text_tokens=text)
+    assert expected.flops["exact"] == counter.get_total_flops()
 
 
 @every_case("batch")

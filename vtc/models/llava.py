@@ -7,10 +7,10 @@ has no CLS token, or Qwen2 or Mistral behind.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 from torch import nn
-from transformers import LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration, PreTrainedModel
 
 from vtc.bundle import placeholder_config
 from vtc.facts import ModelFacts
@@ -33,7 +33,7 @@ class LlavaAdapter(ClipTower, LanguageModel):
     """`LlavaForConditionalGeneration` with a tower of `STRATEGY` and a decoder of `DECODERS`."""
 
     family = "llava"
-    model_class = LlavaForConditionalGeneration
+    model_class: ClassVar[type[PreTrainedModel]] = LlavaForConditionalGeneration
 
     @classmethod
     def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
