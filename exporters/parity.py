@@ -44,7 +44,8 @@ class Parity:
     indices_equal : float
         Share of images for which exactly the same tokens were kept, in front of the decoder and inside it.
     features_max_diff : float
-        Largest difference of a projected feature, over images with equal indices.
+        Largest difference of a projected feature, over images with equal indices; in units of the image's largest
+        feature where that is above 1, as rounding is.
     logits_max_diff : float
         Largest difference of a logit along the model's own answers, over prompts whose images have equal indices.
     greedy_match : float
@@ -150,7 +151,7 @@ def _judge(result: Parity, precision: str) -> None:
 
 
 def _compare_vision(model: CompressedModel, bundle: VLM, sample: Sample) -> tuple[list[int], float]:
-    """For each image how many other tokens were kept, and the largest difference of a feature where none were."""
+    """For each image how many other tokens were kept, and how far features are from ours where none were."""
     if not sample.images:
         return [], 0.0
     asked = [sample.images], [sample.prompt]
@@ -158,7 +159,8 @@ def _compare_vision(model: CompressedModel, bundle: VLM, sample: Sample) -> tupl
     their_features, their_indices = bundle.encode(*asked)
     moved = _moved(indices, their_indices)
     kept = np.asarray(moved) == 0
-    difference = np.abs(features[kept] - their_features[kept].astype(np.float32))
+    largest = np.abs(features[kept]).max(axis=(1, 2), keepdims=True, initial=1.0)
+    difference = np.abs(features[kept] - their_features[kept].astype(np.float32)) / largest
     return moved, float(difference.max(initial=0.0))
 
 

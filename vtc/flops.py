@@ -59,13 +59,20 @@ def _reading_products(kind: str, tokens: int, width: int) -> int:
     return keys + asking * width * width + asking * tokens * width
 
 
+def reading_width(encoder: EncoderFacts, kind: str) -> int:
+    """Values of a reading for each token that is laid out as the tokens are; 0 for maps, which stay as they are."""
+    return {"keys": encoder.width // encoder.heads, "full_keys": encoder.width, "patch_attention": 0}.get(kind, 1)
+
+
 def product_flops(products: Iterable[tuple[int, int, int]]) -> int:
     """Count matrix products, each given by its rows, inner size and columns."""
     return sum(2 * rows * inner * columns for rows, inner, columns in products)
 
 
 def filter_flops(width: int, grid_in: tuple[int, int], grid_out: tuple[int, int]) -> int:
-    """Count a frequency filter on tokens of `width` values: one matrix product for rows, one for columns."""
+    """Count a frequency filter, or bilinear resampling, on tokens of `width` values: a matrix product for rows, one for
+    columns.
+    """
     (rows_in, columns_in), (rows, columns) = grid_in, grid_out
     return 2 * width * (rows * rows_in * columns_in + rows * columns * columns_in)
 

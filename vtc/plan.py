@@ -91,8 +91,8 @@ class TokenPlan:
         Of a prefill, by the ``exact`` count and the ``fastv`` and ``pyramiddrop`` formulas, see `vtc.flops`.
     flops_parts
         The exact count by ``encoder`` (with what selectors behind it read and multiply), ``projector`` (with frequency
-        filters), ``decoder``, ``selection`` (queries, keys and scores of `prune_in_decoder`, as if all text stood
-        behind the image, without what is merged or computed by a trained part there) and ``head``.
+        filters and resampling), ``decoder``, ``selection`` (queries, keys and scores of `prune_in_decoder`, as if all
+        text stood behind the image, without what is merged or computed by a trained part there) and ``head``.
     kv_bytes
         Keys and values after prefill.
     provisional
@@ -217,12 +217,14 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
     carried = _projected((), keep, layout) * facts.carried_params
     parts = {
         "encoder": layout.views * flops.encoder_flops(facts.encoder, layout.view_grid, encoder_layers, readings)
+        + spans * sum(_resampling_flops(layout, flops.reading_width(facts.encoder, kind)) for kind in readings)
         + sum(
             spans
             * flops.product_flops(entry.selector.products(*_each(stage, spans), text_tokens, facts, stage.grids_in))
             for stage, entry in prunes
         ),
-        "projector": 2 * (projections + carried) + spans * _filter_flops(stages, facts),
+        "projector": 2 * (projections + carried)
+        + spans * (_filter_flops(stages, facts) + _resampling_flops(layout, facts.decoder.width)),
         "decoder": flops.decoder_flops(facts.decoder, lengths),
         "selection": sum(
             _selection_flops(entry, stage.tokens_in, spans, text_tokens, facts.decoder)
@@ -326,6 +328,15 @@ def _filter_flops(stages: Sequence[StagePlan], facts: ModelFacts) -> int:
         for stage in stages
         if stage.kind == "frequency_filter"
         for before, after in zip(stage.grids_in, stage.grids_out, strict=True)
+    )
+
+
+def _resampling_flops(layout: ImageLayout, width: int) -> int:
+    """Of one span, whose tokens have `width` values."""
+    return sum(
+        flops.filter_flops(width, block.extent, block.grid)
+        for block in layout.blocks
+        if block.extent is not None and block.resized
     )
 
 

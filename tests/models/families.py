@@ -61,14 +61,10 @@ class Case:
 
 CASES: list[Case] = [
     Case("llava_next"),
-    Case("llava_next", "padded", Serving(image_size=(70, 90))),
-    Case("llava_next", "portrait", Serving(image_size=(150, 60))),
+    Case("llava_next", "padded", Serving(image_size=(150, 60))),
     Case("llava_onevision", several=False),  # shrunk
-    Case("llava_onevision", "padded", Serving(image_size=(60, 115)), several=False),
-    Case("llava_onevision", "portrait", Serving(image_size=(170, 100)), several=False),  # padded and shrunk
-    Case("llava_onevision", "small", Serving(image_size=(60, 60)), several=False),
+    Case("llava_onevision", "padded", Serving(image_size=(150, 60)), several=False),  # and shrunk
     Case("llava_onevision", "one-view", Serving(tiles=(1, 1)), alone=False),
-    Case("llava_onevision", "wide-one-view", Serving(image_size=(40, 90), tiles=(1, 1)), alone=False),
     Case("llava_onevision", "clip", Serving(frames=3)),
     *(
         case

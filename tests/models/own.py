@@ -121,7 +121,7 @@ def own_inputs(
     prompts : list of str
         With one placeholder an image, as the chat template writes it.
     frames : bool
-        Whether a prompt's images are the frames of its videos, in equal shares, each with the video's placeholder.
+        Whether a prompt's images are the frames of videos, all of one length, for which it has the video's placeholder.
 
     Returns
     -------
@@ -129,17 +129,9 @@ def own_inputs(
         Named as the arguments of the model's forward.
     """
     visuals: dict[str, Any] = {}
-    processor = own_processor(path)
-    if any(images) and frames:
-        counts = [prompt.count(processor.video_token) for prompt in prompts]
-        visuals["videos"] = [
-            row[number * len(row) // count : (number + 1) * len(row) // count]
-            for row, count in zip(images, counts, strict=True)
-            for number in range(count)
-        ]
-    elif any(images):
-        visuals["images"] = images
-    out = processor(text=list(prompts), **visuals, padding=True, padding_side="left", return_tensors="pt")
+    if any(images):
+        visuals = {"videos": _videos(path, images, prompts)} if frames else {"images": images}
+    out = own_processor(path)(text=list(prompts), **visuals, padding=True, padding_side="left", return_tensors="pt")
     # Labels are for training.
     return {name: value for name, value in out.items() if isinstance(value, Tensor) and name != "labels"}
 

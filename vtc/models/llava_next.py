@@ -8,10 +8,10 @@ tiles are served. Several images in a prompt are each treated so.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from torch import Tensor
-from transformers import LlavaNextForConditionalGeneration
+from transformers import LlavaNextForConditionalGeneration, PreTrainedModel
 
 from vtc.facts import ModelFacts
 from vtc.layout import Serving
@@ -26,7 +26,7 @@ class LlavaNextAdapter(LlavaAdapter):
     """`LlavaNextForConditionalGeneration` with the towers and decoders of LLaVA."""
 
     family = "llava_next"
-    model_class = LlavaNextForConditionalGeneration
+    model_class: ClassVar[type[PreTrainedModel]] = LlavaNextForConditionalGeneration
 
     @classmethod
     def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:

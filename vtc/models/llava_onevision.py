@@ -2,19 +2,19 @@
 
 An image that is alone in its prompt is seen as LLaVA-NeXT does, and its grid of tiles is shrunk bilinearly where it has
 more tokens than ``anyres_max_N`` views (``vision_aspect_ratio``). Each of several images is padded to a square and seen
-in one view with a newline token behind it; ``--tiles 1x1`` makes a model ready for those. (An image of the size of one
-tile that is alone has two views all the same: name it by ``--image-size``.) With ``--frames`` each input is a clip;
-its frames are shrunk to half the side, with one newline token behind them all. Without any of these, images of 2 x 2
-tiles are served.
+in one view with a newline token behind it; ``--tiles 1x1`` makes a model ready for those. (A small image that is alone
+has a tile beside its whole view all the same: name it by ``--image-size``.) With ``--frames`` each input is a clip; its
+frames are shrunk to half the side, with one newline token behind them all. Without any of these, images of 2 x 2 tiles
+are served.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from transformers import LlavaOnevisionForConditionalGeneration
+from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedModel
 
 from vtc.errors import ModelError
 from vtc.facts import ModelFacts
@@ -33,7 +33,7 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
     """`LlavaOnevisionForConditionalGeneration` with the towers and decoders of LLaVA."""
 
     family = "llava_onevision"
-    model_class = LlavaOnevisionForConditionalGeneration
+    model_class: ClassVar[type[PreTrainedModel]] = LlavaOnevisionForConditionalGeneration
 
     @classmethod
     def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
@@ -60,7 +60,9 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
 
     def placeholder_settings(self, keep: int) -> dict[str, Any]:
         # Its processor counts one token more for the newline. Of tiles and clips it counts what no setting reaches.
-        return {"num_image_tokens": keep - 1} if self.pixels.views == self.pixels.frames == 1 else {}
+        if self.pixels.views > 1 or self.pixels.frames > 1:
+            return {}
+        return {"num_image_tokens": keep - 1, "vision_feature_select_strategy": "full"}
 
 
 def _max_tiles(config: Any) -> int:

@@ -63,20 +63,20 @@ class EncoderSelectorEntry(SelectorEntry):
         return ()
 
 
-def _contextual(tokens: int, keep: int, share: float, encoder: EncoderFacts) -> Iterable[Product]:
+def _contextual(tokens: int, keep: int, share: float, facts: ModelFacts) -> Iterable[Product]:
     """Products of merging what the dominant tokens leave into contextual ones."""
     contextual = min(round(keep * share), keep - 1)
     left = tokens - keep + contextual
-    return (left, encoder.width // encoder.heads, contextual), (contextual, left, encoder.width)
+    return (left, facts.encoder.width // facts.encoder.heads, contextual), (contextual, left, facts.token_width)
 
 
-def _matching(tokens: int, keep: int, encoder: EncoderFacts, carried: int = 1) -> Iterable[Product]:
+def _matching(tokens: int, keep: int, facts: ModelFacts, carried: int = 1) -> Iterable[Product]:
     """Products of merging pairs step by step, at most a quarter of the tokens in each; `carried` numbers go along."""
-    head = encoder.width // encoder.heads
+    head = facts.encoder.width // facts.encoder.heads
     while tokens > keep:
         step = min(tokens - keep, max(1, tokens // 4))
         yield tokens - tokens // 2, head, tokens // 2
-        yield tokens // 2, step, encoder.width + head + carried
+        yield tokens // 2, step, facts.token_width + head + carried
         tokens -= step
 
 
@@ -433,7 +433,7 @@ class VisionZipSelector(EncoderSelectorEntry):
     def products(
         self, tokens: int, keep: int, text: int, facts: ModelFacts, grids: Sequence[Grid]
     ) -> Iterable[Product]:
-        return _contextual(tokens, keep, self.contextual, facts.encoder)
+        return _contextual(tokens, keep, self.contextual, facts)
 
 
 class PruMergeSelector(EncoderSelectorEntry):
@@ -480,7 +480,7 @@ class ToMeSelector(EncoderSelectorEntry):
     def products(
         self, tokens: int, keep: int, text: int, facts: ModelFacts, grids: Sequence[Grid]
     ) -> Iterable[Product]:
-        return _matching(tokens, keep, facts.encoder)
+        return _matching(tokens, keep, facts)
 
 
 class TurboSelector(EncoderSelectorEntry):
@@ -501,7 +501,7 @@ class TurboSelector(EncoderSelectorEntry):
     def products(
         self, tokens: int, keep: int, text: int, facts: ModelFacts, grids: Sequence[Grid]
     ) -> Iterable[Product]:
-        return _matching(tokens, keep, facts.encoder, carried=2)
+        return _matching(tokens, keep, facts, carried=2)
 
 
 class PoolingSelector(EncoderSelectorEntry):
