@@ -102,7 +102,8 @@ class QwenVision(VLMAdapter):
     def embed_patches(self, pixel_values: Tensor) -> Tensor:
         # A convolution whose stride is its size is a matrix product.
         convolution = self._visual.patch_embed.proj
-        hidden = nn.functional.linear(pixel_values, convolution.weight.flatten(1), convolution.bias)
+        weight = convolution.weight
+        hidden = nn.functional.linear(pixel_values.to(weight.dtype), weight.flatten(1), convolution.bias)
         return hidden.reshape(-1, len(self._coordinates), hidden.shape[-1])
 
     def encoder_layer(self, index: int, hidden: Tensor) -> Tensor:
