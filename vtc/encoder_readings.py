@@ -101,7 +101,7 @@ def _attention(adapter: VLMAdapter, layer: int, hidden: Tensor) -> Tensor:
     """The whole map (B, H, T, T)."""
     scores = _scores(adapter, layer, hidden, hidden, adapter.facts.encoder.heads)
     seen = adapter.encoder_window(layer)
-    return torch.softmax(scores if seen is None else scores.masked_fill(~seen, -torch.inf), dim=-1)
+    return torch.softmax(scores if seen is None else scores.masked_fill(~seen.to(scores.device), -torch.inf), dim=-1)
 
 
 def _scores(adapter: VLMAdapter, layer: int, asking: Tensor, hidden: Tensor, heads: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig
 from transformers.vision_utils import get_vision_window_index
 
+from exporters.graphs import as_half
 from exporters.onnx import told_of
 from tests.models.families import CASES, Case, Checkpoints, compressed, pictures, prompts_of
 from tests.models.own import own_inputs
@@ -121,6 +122,19 @@ def test_tokens_are_the_towers_own(checkpoints: Checkpoints, case: Case) -> None
         grid = torch.tensor([adapter.pixels.patch_grid] * 2)
         own = adapter.model.model.visual(pixels.flatten(0, 1), grid_thw=grid).pooler_output
     torch.testing.assert_close(ours.flatten(0, 1), own, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", [Case("qwen2_vl"), WIDE], ids=str)
+def test_towers_run_in_half_precision(checkpoints: Checkpoints, case: Case) -> None:
+    adapter = checkpoints.adapter(case)
+    model = compressed(adapter, {"kind": "prune", "keep": 5, "selector": "fopru"})
+    pixels = adapter.preprocess(pictures(adapter, 2))
+    with torch.inference_mode():
+        ours, chosen = model.vision(pixels)
+        half, again = as_half([model])[0].vision(pixels)
+    assert half.dtype == torch.float16
+    assert torch.equal(chosen, again)
+    torch.testing.assert_close(half.float(), ours, atol=2e-2 * float(ours.abs().max()), rtol=0)
 
 
 @pytest.mark.parametrize("case", QWEN, ids=str)

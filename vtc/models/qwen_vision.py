@@ -7,6 +7,7 @@ stay in the order in which the processor gives them, the four of a token togethe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -102,7 +103,8 @@ class QwenVision(VLMAdapter):
     def embed_patches(self, pixel_values: Tensor) -> Tensor:
         # A convolution whose stride is its size is a matrix product.
         convolution = self._visual.patch_embed.proj
-        hidden = nn.functional.linear(pixel_values, convolution.weight.flatten(1), convolution.bias)
+        weight = convolution.weight
+        hidden = nn.functional.linear(pixel_values.to(weight.dtype), weight.flatten(1), convolution.bias)
         return hidden.reshape(-1, len(self._coordinates), hidden.shape[-1])
 
     def encoder_layer(self, index: int, hidden: Tensor) -> Tensor:
@@ -141,16 +143,9 @@ class QwenVision(VLMAdapter):
         return int(config.video_token_id if self.facts.layout.frames > 1 else config.image_token_id)
 
     @property
-    def _coordinates(self) -> list[tuple[int, int]]:
+    def _coordinates(self) -> Sequence[tuple[int, int]]:
         """Row and column of each patch of a view, in the processor's order."""
-        (rows, columns), merge = self.facts.layout.view_grid, self.facts.encoder.merge
-        return [
-            (row * merge + down, column * merge + right)
-            for row in range(rows)
-            for column in range(columns)
-            for down in range(merge)
-            for right in range(merge)
-        ]
+        return patch_coordinates(self.facts.layout.view_grid, self.facts.encoder.merge)
 
     def _rotated(self, index: int, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys, rotated by rows and columns, and values, each (views, H, n, Dh)."""
@@ -177,7 +172,9 @@ class QwenVision(VLMAdapter):
 
     def _attend_in_windows(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention (views, H, n, Dh) within windows; those at the edges are filled up with what nobody sees."""
-        order, real, back = (part.to(query.device) for part in self._windows())
+        encoder = self.facts.encoder
+        constants = patch_windows(self.facts.layout.view_grid, encoder.merge, encoder.window)
+        order, real, back = (torch.tensor(part, device=query.device) for part in constants)
         count, size = order.shape
         views, heads, _, width = query.shape
 
@@ -189,14 +186,28 @@ class QwenVision(VLMAdapter):
         mixed = nn.functional.scaled_dot_product_attention(gathered(query), gathered(key), gathered(value), bias)
         return mixed.reshape(views, heads, count * size, width).index_select(2, back)
 
-    def _windows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Patches (windows, size) of each window, which of them are real, and where each patch (n,) went."""
-        side = self.facts.encoder.window
-        members: dict[tuple[int, int], list[int]] = {}
-        for patch, (row, column) in enumerate(self._coordinates):
-            members.setdefault((row // side, column // side), []).append(patch)
-        windows = list(members.values())
-        filled = [own + own[:1] * (side**2 - len(own)) for own in windows]
-        real = [[True] * len(own) + [False] * (side**2 - len(own)) for own in windows]
-        went = {patch: number * side**2 + at for number, own in enumerate(windows) for at, patch in enumerate(own)}
-        return torch.tensor(filled), torch.tensor(real), torch.tensor([went[patch] for patch in sorted(went)])
+
+@cache
+def patch_coordinates(grid: Grid, merge: int) -> Sequence[tuple[int, int]]:
+    """Row and column of each patch of a grid of tokens, in the processor's order: those of a token together."""
+    rows, columns = grid
+    return [
+        (row * merge + down, column * merge + right)
+        for row in range(rows)
+        for column in range(columns)
+        for down in range(merge)
+        for right in range(merge)
+    ]
+
+
+@cache
+def patch_windows(grid: Grid, merge: int, side: int) -> tuple[list[list[int]], list[list[bool]], list[int]]:
+    """Patches of each window of `side` x `side`, which of them are real, and where each patch went."""
+    members: dict[tuple[int, int], list[int]] = {}
+    for patch, (row, column) in enumerate(patch_coordinates(grid, merge)):
+        members.setdefault((row // side, column // side), []).append(patch)
+    windows = list(members.values())
+    filled = [own + own[:1] * (side**2 - len(own)) for own in windows]
+    real = [[True] * len(own) + [False] * (side**2 - len(own)) for own in windows]
+    went = {patch: number * side**2 + at for number, own in enumerate(windows) for at, patch in enumerate(own)}
+    return filled, real, [went[patch] for patch in sorted(went)]
