@@ -78,10 +78,17 @@ def test_a_pruner_that_does_not_ship_has_to_be_trained_first(adapter: VLMAdapter
     assert "leaves a pruner to training; give --data DIR to vtc compress" in result.stderr
 
 
+def test_images_to_serve_go_with_a_recipe(photo: Path, tmp_path: Path) -> None:
+    result = show(photo, tmp_path, "--tiles", "2x2", "-o", tmp_path / "a.png")
+    assert result.exit_code == 2
+    assert "--image-size, --tiles and --frames go with --recipe" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "say what to show"),
+        (["--recipe", "uniform", "--tiles", "2x2"], "leave out --tiles"),
         (["--recipe", "fourier-vlm"], "chooses no places in the image"),
         (["--recipe", "none"], "chooses no places in the image"),
         (["--recipe", "combined"], "stages.1.layer is left to calibration; vtc compress it, then show that"),

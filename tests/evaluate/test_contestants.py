@@ -19,11 +19,12 @@ from vtc.evaluate.contestants import (
     open_baselines,
     open_field,
     original_of,
+    served_by,
 )
 from vtc.evaluate.datasets import Dataset, Item
 from vtc.evaluate.report import validate_tables
 from vtc.evaluate.validate import Effort, validate
-from vtc.layout import Block, ImageLayout
+from vtc.layout import ANY_IMAGE, Block, ImageLayout, Serving
 from vtc.models.base import VLMAdapter
 from vtc.pixels import Picture, PixelSpec
 
@@ -162,3 +163,9 @@ def test_clips_are_refused_in_one_line(adapter: VLMAdapter) -> None:
     clip = adapter.serving(ImageLayout((IMAGE, IMAGE), (GRID, GRID), blocks, frames=2))
     with pytest.raises(InputError, match="c: serves clips of 2 frames, and data sets"):
         compressed_contestant("c", compressed(clip, PRUNE), "sha")
+
+
+def test_original_of_a_bundle_serves_what_the_bundle_was_made_for() -> None:
+    serving = {"image_size": [30, 40], "tiles": None, "frames": 1}
+    assert served_by({"model": {"name": "m", "serving": serving}}) == Serving(image_size=(30, 40))
+    assert served_by({"model": {"name": "m"}}) == ANY_IMAGE

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vtc.cli.serving import serving, serving_options
+from vtc.layout import ANY_IMAGE, Grid, Serving
+
 if TYPE_CHECKING:
     from vtc.evaluate.contestants import Opened
 
@@ -22,6 +25,7 @@ QUESTION = "What is in the image?"
 @click.option("--recipe", "recipe_name", metavar="R", help="Without a target: a shipped recipe or a YAML file.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value: stages.0.keep=64.")
 @click.option("--model", default="reference", show_default=True, metavar="MODEL", help="With --recipe: the model.")
+@serving_options()
 @click.option("--prompt", default=QUESTION, show_default=True, help="Question, for recipes that prune by it.")
 @click.option(
     "-o",
@@ -36,6 +40,9 @@ def command(
     recipe_name: str | None,
     overrides: tuple[str, ...],
     model: str,
+    image_size: Grid | None,
+    tiles: Grid | None,
+    frames: int,
     prompt: str,
     output: Path,
 ) -> None:
@@ -52,10 +59,15 @@ def command(
 
     if (target is None) == (recipe_name is None):
         raise InputError("say what to show: a bundle or compressed model, or --recipe R (one of them)")
+    wanted = serving(image_size, tiles, frames)
+    if target is not None and wanted != ANY_IMAGE:
+        raise InputError(
+            f"{target} was made for images of its own; --image-size, --tiles and --frames go with --recipe"
+        )
     if output.suffix.lower() != ".png":
         raise InputError(f"{output}: pictures are PNG files; give a name that ends in .png")
     picture = open_image(image)
-    opened = _open(target, model, recipe_name, overrides)
+    opened = _open(target, model, recipe_name, overrides, wanted)
     contestant, plan = opened.contestant, opened.plan or {}
     predictor: Any = contestant.predictor
     if contestant.locator is None:
@@ -76,7 +88,9 @@ def command(
     click.echo(f"{output}: {', '.join(panel.caption for panel in panels[1:])}; answer: {answer}")
 
 
-def _open(target: Path | None, model: str, recipe_name: str | None, overrides: tuple[str, ...]) -> Opened:
+def _open(
+    target: Path | None, model: str, recipe_name: str | None, overrides: tuple[str, ...], wanted: Serving
+) -> Opened:
     from vtc.errors import InputError
     from vtc.evaluate.contestants import compressed_contestant, manifest_of, open_bundle, open_compressed
 
@@ -94,7 +108,7 @@ def _open(target: Path | None, model: str, recipe_name: str | None, overrides: t
     if left_open:
         raise InputError(f"{recipe.name}: {left_open[0]} is left to calibration; vtc compress it, then show that")
     path = resolve_model(model)
-    adapter, digest = load_adapter(path), model_digest(path)
+    adapter, digest = load_adapter(path, wanted), model_digest(path)
     with tempfile.TemporaryDirectory() as directory:
         shipped = AutoPruner(adapter, digest, Path(directory), source=None)
         resolved = Calibrator(adapter, [], Measurements(), digest, pruner=shipped).resolve(recipe)

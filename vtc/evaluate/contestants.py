@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,14 +71,14 @@ class Field:
     compressed : Contestant or None
         None measures the original alone.
     baselines : list of Contestant
-    left_out : dict of str
+    left_out : mapping of str
         Baselines that were asked for and cannot be, and why.
     """
 
     original: Contestant
     compressed: Contestant | None
     baselines: list[Contestant]
-    left_out: dict[str, str]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def manifest_of(path: Path) -> dict[str, Any] | None:
