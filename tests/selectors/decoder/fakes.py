@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tests.sizes import SMALL
 from vtc.models.base import VLMAdapter
 from vtc.selectors.decoder.base import DecoderTokens
 from vtc.visual_tokens import gather_tokens
@@ -36,6 +37,7 @@ class FakeAdapter:
         self.maps = maps or {}
         self.stored_keys = keys or {}
         self.final_norm = nn.Identity()
+        self.facts = SMALL  # which looks back, without windows
         self.asked: list[tuple[int, bool]] = []
 
     def attention_rows(
