@@ -31,7 +31,6 @@ __all__ = [
     "check_output",
     "draft_manifest",
     "load_manifest",
-    "placeholder_config",
     "staging_dir",
     "write_bundle",
 ]
@@ -300,28 +299,6 @@ def write_bundle(work: Path, out: Path, manifest: Mapping[str, Any]) -> Path:
         `out`, absolute.
     """
     return artifact.publish(work, out, {**manifest, "schema": SCHEMA, "kind": KIND})
-
-
-def placeholder_config(image_size: tuple[int, int], keep: int, patch_size: int) -> dict[str, Any]:
-    """Fields of ``processor_config.json`` that make a LLaVA processor emit `keep` placeholders an image.
-
-    `transformers` counts ``(H // patch_size) * (W // patch_size) + num_additional_image_tokens``, less one
-    for the CLS token where the strategy is ``default``; transformers.js counts without that last step. With
-    the strategy ``full`` and the pruned tokens as a negative number of additional ones, both come to `keep`.
-
-    Parameters
-    ----------
-    image_size : (int, int)
-        Rows and columns of pixels.
-    keep : int
-    patch_size : int
-    """
-    patches = (image_size[0] // patch_size) * (image_size[1] // patch_size)
-    return {
-        "patch_size": patch_size,
-        "num_additional_image_tokens": keep - patches,
-        "vision_feature_select_strategy": "full",
-    }
 
 
 def _parse(data: Mapping[str, Any], root: Path) -> Manifest:

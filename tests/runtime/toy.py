@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper, parser
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
-from vtc.bundle import placeholder_config, staging_dir, write_bundle
+from vtc.bundle import staging_dir, write_bundle
 from vtc.pixels import Picture, PixelSpec
 
 Array = NDArray[Any]
@@ -440,6 +440,11 @@ def text_files(toy: Toy) -> dict[str, Any]:
         "do_convert_rgb": True,
     }
     processor = {"processor_class": "LlavaProcessor", "image_token": "<image>"}
+    placeholders = {
+        "patch_size": toy.patch,
+        "num_additional_image_tokens": toy.keep - toy.tokens,
+        "vision_feature_select_strategy": "full",
+    }
     text_config = {
         "model_type": "llama",
         "num_hidden_layers": sum(len(segment.layers) for segment in toy.segments),
@@ -457,7 +462,7 @@ def text_files(toy: Toy) -> dict[str, Any]:
         },
         "generation_config.json": {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD},
         "preprocessor_config.json": image_processor,
-        "processor_config.json": processor | placeholder_config((side, side), toy.keep, toy.patch),
+        "processor_config.json": processor | placeholders,
         "tokenizer.json": tokenizer().to_str(),
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",

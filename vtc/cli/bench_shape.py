@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vtc.evaluate.memory import Memory
     from vtc.evaluate.prediction import Prediction
     from vtc.evaluate.timing import Question
-    from vtc.models.llava import LlavaAdapter
+    from vtc.models.base import VLMAdapter
     from vtc.models.shapes import Shape
     from vtc.plan import TokenPlan
     from vtc.progress import Report
@@ -127,7 +127,7 @@ def _recipes(job: Job) -> list[Recipe]:
     return [Recipe(version=1, name="none", stages=()), job.recipe]
 
 
-def _models(job: Job, directory: Path, dtype: Any, device: str) -> tuple[LlavaAdapter, list[CompressedModel]]:
+def _models(job: Job, directory: Path, dtype: Any, device: str) -> tuple[VLMAdapter, list[CompressedModel]]:
     """The original and the compressed model, sharing their weights."""
     from vtc.compressed import compress
     from vtc.models.random_weights import random_adapter, randomise
@@ -142,7 +142,7 @@ def _models(job: Job, directory: Path, dtype: Any, device: str) -> tuple[LlavaAd
     return adapter, models
 
 
-def _question(job: Job, adapter: LlavaAdapter) -> Question:
+def _question(job: Job, adapter: VLMAdapter) -> Question:
     """A question whose prompt has as many text tokens as were asked for, about images of noise."""
     import numpy as np
     from PIL import Image

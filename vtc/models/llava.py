@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal, cast
 from torch import nn
 from transformers import LlavaForConditionalGeneration, PreTrainedModel
 
-from vtc.bundle import placeholder_config
 from vtc.facts import ModelFacts
 from vtc.layout import ImageLayout, Serving, single_view
 from vtc.models.checks import check_features, check_parts, refuse
@@ -74,3 +73,25 @@ class LlavaAdapter(ClipTower, LanguageModel):
     @property
     def projector(self) -> nn.Module:
         return cast(nn.Module, self.model.model.multi_modal_projector)
+
+
+def placeholder_config(image_size: tuple[int, int], keep: int, patch_size: int) -> dict[str, Any]:
+    """Fields of ``processor_config.json`` that make a LLaVA processor emit `keep` placeholders an image.
+
+    `transformers` counts ``(H // patch_size) * (W // patch_size) + num_additional_image_tokens``, less one
+    for the CLS token where the strategy is ``default``; transformers.js counts without that last step. With
+    the strategy ``full`` and the pruned tokens as a negative number of additional ones, both come to `keep`.
+
+    Parameters
+    ----------
+    image_size : (int, int)
+        Rows and columns of pixels.
+    keep : int
+    patch_size : int
+    """
+    patches = (image_size[0] // patch_size) * (image_size[1] // patch_size)
+    return {
+        "patch_size": patch_size,
+        "num_additional_image_tokens": keep - patches,
+        "vision_feature_select_strategy": "full",
+    }
