@@ -63,15 +63,16 @@ class VisionGraph(nn.Module):
     Where a selector looks at the questions, `text_embeds` and `text_mask` go in too.
     """
 
-    def __init__(self, model: CompressedModel) -> None:
+    def __init__(self, model: CompressedModel, dtype: torch.dtype) -> None:
         super().__init__()
         self.vision = model.vision
+        self.dtype = dtype
 
     def forward(
         self, pixel_values: Tensor, text_embeds: Tensor | None = None, text_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         text = None if text_embeds is None or text_mask is None else TextEmbeddings(text_embeds, text_mask)
-        features, keep_indices = self.vision(pixel_values, text)
+        features, keep_indices = self.vision(pixel_values.to(self.dtype), text)
         return features.float(), keep_indices
 
 
@@ -125,7 +126,7 @@ def graph_specs(models: Sequence[CompressedModel], dtype: torch.dtype) -> list[G
     dtype : torch.dtype
     """
     first = models[0]
-    specs = [_vision_spec(model, suffix(number)) for number, model in enumerate(models)]
+    specs = [_vision_spec(model, suffix(number), dtype) for number, model in enumerate(models)]
     specs.append(
         GraphSpec(
             "embed_tokens",
@@ -153,7 +154,7 @@ def suffix(layout: int) -> str:
     return f"_{layout}" if layout else ""
 
 
-def _vision_spec(model: CompressedModel, behind: str) -> GraphSpec:
+def _vision_spec(model: CompressedModel, behind: str, dtype: torch.dtype) -> GraphSpec:
     facts = model.adapter.facts
     args: tuple[Tensor, ...] = (torch.zeros(2, *model.adapter.pixels.shape),)
     inputs, axes = ["pixel_values"], [{0: "batch_size"}]
@@ -163,7 +164,7 @@ def _vision_spec(model: CompressedModel, behind: str) -> GraphSpec:
         inputs += ["text_embeds", "text_mask"]
         axes += [{0: "batch_size" if rows == 2 else "span_count", 1: "text_length"}] * 2
     outputs = ["image_features", "keep_indices"]
-    return GraphSpec(f"vision_encoder{behind}", VisionGraph(model), args, inputs, outputs, tuple(axes))
+    return GraphSpec(f"vision_encoder{behind}", VisionGraph(model, dtype), args, inputs, outputs, tuple(axes))
 
 
 def selection_spec(selection: Selection, images: int) -> GraphSpec:

@@ -16,6 +16,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from exporters.graphs import Precision
 from exporters.onnx import Request, export
 from exporters.parity import Parity
 from tests.models.families import CASES, Case, Checkpoints, compressed, masked_logits, prompts_of
@@ -168,11 +169,12 @@ def bundles(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) 
     return bundle_of
 
 
-def exported(model: CompressedModel, stages: list[dict[str, Any]], path: Path) -> Parity:
+def exported(model: CompressedModel, stages: list[dict[str, Any]], path: Path, precision: Precision = "fp32") -> Parity:
     """Export a model, and how far the bundle is from it."""
     recipe = Recipe.model_validate({"version": 1, "name": "test", "stages": stages})
     origin = Origin(str(model.adapter.path), "0" * 64)
-    return export(Request([model], recipe, origin, samples_from(model.adapter, None, 2, seed=0)), path)["fp32"]
+    samples = samples_from(model.adapter, None, 2, seed=0)
+    return export(Request([model], recipe, origin, samples, (precision,)), path)[precision]
 
 
 @every_case("one")
@@ -240,3 +242,9 @@ def test_the_whole_model_exports(checkpoints: Checkpoints, family: str, tmp_path
     parity = exported(compressed(checkpoints.adapter(case)), [], tmp_path / "bundle")
     assert parity.greedy_match == 1.0
     assert parity.logits_max_diff < 1e-3
+
+
+@every_family
+def test_half_precision_exports(checkpoints: Checkpoints, family: str, tmp_path: Path) -> None:
+    case = next(case for case in CASES if case.family == family)
+    exported(compressed(checkpoints.adapter(case), *EVERYTHING), EVERYTHING, tmp_path / "bundle", "fp16")
