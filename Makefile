@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 OUT ?= out/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types study bench test-js clean
+.PHONY: help install demo test test-full lint format types study bench test-js clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ demo: $(STAMP) ## Compress the reference VLM, export it, ask it, judge it
 
 test: lint types $(STAMP) ## Lint, types, tests (on all cores, one thread each)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
+
+test-full: lint types $(STAMP) ## As test, with what is left out there for time: bundles of every layout of every family
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -m 'not gpu'
 
 lint: $(STAMP) ## Check style and format
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor
@@ -102,16 +103,23 @@ Prompts = tuple[list[list[Image.Image]], list[str]]
 
 
 class Checkpoints:
-    """Tiny checkpoints, written once, with what is loaded from them."""
+    """Tiny checkpoints, written once, with what is loaded from them.
 
-    def __init__(self, directory: Path) -> None:
+    Parameters
+    ----------
+    directory : Path
+    encoder_layers, decoder_layers : int
+    """
+
+    def __init__(self, directory: Path, encoder_layers: int = 4, decoder_layers: int = 8) -> None:
         self.directory = directory
+        self.layers = {"encoder_layers": encoder_layers, "decoder_layers": decoder_layers}
         self.path = cache(self._path)
         self.adapter = cache(self._adapter)
         self.own = cache(own_model)
 
     def _path(self, family: str) -> Path:
-        return write_tiny(family, self.directory / family)
+        return write_tiny(family, self.directory / family, **self.layers)
 
     def _adapter(self, case: Case) -> VLMAdapter:
         return load_adapter(self.path(case.family), case.serving)
@@ -153,6 +161,38 @@ def prompts_of(adapter: VLMAdapter, kind: str) -> Prompts:
 def families() -> list[str]:
     """All families of which there is a tiny checkpoint."""
     return list(TINY_FAMILIES)
+
+
+def every_case(*kinds: str, own: bool = False, full: bool = False) -> pytest.MarkDecorator:
+    """All cases, those of a family in one worker, with each kind of prompt that it takes.
+
+    Parameters
+    ----------
+    kinds : str
+    own : bool
+        Whether the family's own processor is asked for the same.
+    full : bool
+        Whether only a family's first case is run by `make test`, the others by `make test-full`.
+    """
+    marks = [
+        pytest.param(case, kind, id=f"{case}-{kind}", marks=marks_of(case.family, full and case.name != "default"))
+        for case in CASES
+        for kind in (kinds if case.alone or not own else ("two",))
+        if case.several or kind != "two"
+    ]
+    return pytest.mark.parametrize(("case", "kind"), marks)
+
+
+def every_family(*always: str) -> pytest.MarkDecorator:
+    """All families, each in one worker; where some are named, only `make test-full` runs the others."""
+    found = dict.fromkeys(case.family for case in CASES)
+    marks = [pytest.param(family, marks=marks_of(family, bool(always) and family not in always)) for family in found]
+    return pytest.mark.parametrize("family", marks)
+
+
+def marks_of(family: str, full: bool) -> list[pytest.MarkDecorator]:
+    """One worker for a family, and whether only `make test-full` runs it."""
+    return [pytest.mark.xdist_group(family), *([pytest.mark.full] if full else [])]
 
 
 # What stays, without gathering ------------------------------------------------------------------------------------

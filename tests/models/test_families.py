@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Callable
-from functools import cache
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,19 +10,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from exporters.graphs import Precision
-from exporters.onnx import Request, export
-from exporters.parity import Parity
-from tests.models.families import CASES, Case, Checkpoints, compressed, masked_logits, prompts_of
+from tests.models.families import CASES, Case, Checkpoints, compressed, every_case, masked_logits, prompts_of
 from tests.models.own import own_generate, own_inputs, own_logits
-from tests.sharing import graphs_in_common
-from vtc.calibrate import samples_from
-from vtc.checkpoint import Origin
-from vtc.compressed import CompressedModel
 from vtc.models import FAMILIES
 from vtc.plan import plan
 from vtc.recipe import Recipe
-from vtc.runtime.vlm import VLM
 
 KINDS = ["one", "two", "middle", "batch"]
 CHOICES: dict[str, list[dict[str, Any]]] = {
@@ -43,39 +29,11 @@ CHOICES: dict[str, list[dict[str, Any]]] = {
 }
 """Recipes that only choose tokens."""
 FILTER = [{"kind": "frequency_filter", "keep": 0.25}]
-EVERYTHING = [*CHOICES["cuts"], {"kind": "visual_exit", "layer": 6}]
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
     return Checkpoints(tmp_path_factory.mktemp("families"))
-
-
-def every_case(*kinds: str, own: bool = False) -> pytest.MarkDecorator:
-    """All cases, those of a family in one worker, with each kind of prompt that it takes.
-
-    Parameters
-    ----------
-    kinds : str
-    own : bool
-        Whether the family's own processor is asked for the same.
-    """
-    marks = [
-        pytest.param(case, kind, id=f"{case}-{kind}", marks=pytest.mark.xdist_group(case.family))
-        for case in CASES
-        for kind in (kinds if case.alone or not own else ("two",))
-        if case.several or kind != "two"
-    ]
-    return pytest.mark.parametrize(("case", "kind"), marks)
-
-
-every_family = pytest.mark.parametrize(
-    "family",
-    [
-        pytest.param(family, marks=pytest.mark.xdist_group(family))
-        for family in dict.fromkeys(case.family for case in CASES)
-    ],
-)
 
 
 def test_every_family_is_covered() -> None:
@@ -149,34 +107,6 @@ def test_frequency_filter_acts_on_every_grid(checkpoints: Checkpoints, case: Cas
     lengths_are_planned(model, ids, state)
 
 
-@pytest.fixture(scope="module")
-def bundles(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], tuple[Any, Path]]:
-    """The model of a case with all kinds of token reduction, and its bundle, whose parity was checked."""
-    directory = tmp_path_factory.mktemp("bundles")
-
-    @cache
-    def bundle_of(case: Case) -> tuple[Any, Path]:
-        adapter = checkpoints.adapter(case)
-        model = compressed(adapter, *EVERYTHING)
-        path = directory / str(case)
-        common = directory / f".{case.family}"
-        common.mkdir(exist_ok=True)
-        with graphs_in_common(common):
-            parity = exported(model, EVERYTHING, path)
-        assert parity.greedy_match == parity.indices_equal == 1.0
-        return model, path
-
-    return bundle_of
-
-
-def exported(model: CompressedModel, stages: list[dict[str, Any]], path: Path, precision: Precision = "fp32") -> Parity:
-    """Export a model, and how far the bundle is from it."""
-    recipe = Recipe.model_validate({"version": 1, "name": "test", "stages": stages})
-    origin = Origin(str(model.adapter.path), "0" * 64)
-    samples = samples_from(model.adapter, None, 2, seed=0)
-    return export(Request([model], recipe, origin, samples, (precision,)), path)[precision]
-
-
 @every_case("one")
 def test_exact_count_is_what_the_model_computes(checkpoints: Checkpoints, case: Case, kind: str) -> None:
     adapter = checkpoints.adapter(case)
@@ -191,60 +121,3 @@ def test_exact_count_is_what_the_model_computes(checkpoints: Checkpoints, case: 
     adapter.set_decoder_attention("sdpa")
     expected = plan(Recipe(version=1, name="none", stages=()), adapter.facts, text_tokens=text)
     assert expected.flops["exact"] == counter.get_total_flops()
-
-
-@every_case("batch")
-def test_bundle_answers_as_the_model(bundles: Callable[[Case], tuple[Any, Path]], case: Case, kind: str) -> None:
-    model, path = bundles(case)
-    bundle = VLM.load(path, provider="cpu", threads=1)
-    images, prompts = prompts_of(model.adapter, kind)
-    ours = [answer.token_ids for answer in model.generate(images, prompts, 12)]
-    assert [list(answer.token_ids) for answer in bundle.generate(images, prompts, 12)] == ours
-    assert bundle.chat("what is red ?", case.frames) == model.adapter.chat("what is red ?")
-
-
-@every_family
-def test_bundles_run_without_torch(
-    bundles: Callable[[Case], tuple[Any, Path]], checkpoints: Checkpoints, family: str, tmp_path: Path
-) -> None:
-    wanted, orders = [], []
-    for case in (case for case in CASES if case.family == family):
-        model, path = bundles(case)
-        images, prompts = prompts_of(model.adapter, "one")
-        wanted.append([answer.token_ids for answer in model.generate(images, prompts, 8)])
-        files = [str(tmp_path / f"{case}-{number}.png") for number in range(len(images[0]))]
-        for file, picture in zip(files, images[0], strict=True):
-            picture.save(file)
-        orders.append([str(path), files, prompts[0]])
-    answer = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, json.dumps(orders)], capture_output=True, text=True, check=True
-    )
-    assert json.loads(answer.stdout) == wanted
-
-
-WITHOUT_TORCH = """
-import json, sys
-for absent in ("torch", "transformers", "onnx"):
-    sys.modules[absent] = None  # importing it is an error
-from vtc.runtime.vlm import VLM
-from vtc.runtime.image import open_image
-answers = []
-for path, files, prompt in json.loads(sys.argv[1]):
-    made = VLM.load(path, provider="cpu", threads=1).generate([[open_image(file) for file in files]], [prompt], 8)
-    answers.append([list(answer.token_ids) for answer in made])
-print(json.dumps(answers))
-"""
-
-
-@every_family
-def test_the_whole_model_exports(checkpoints: Checkpoints, family: str, tmp_path: Path) -> None:
-    case = next(case for case in CASES if case.family == family)
-    parity = exported(compressed(checkpoints.adapter(case)), [], tmp_path / "bundle")
-    assert parity.greedy_match == 1.0
-    assert parity.logits_max_diff < 1e-3
-
-
-@every_family
-def test_half_precision_exports(checkpoints: Checkpoints, family: str, tmp_path: Path) -> None:
-    case = next(case for case in CASES if case.family == family)
-    exported(compressed(checkpoints.adapter(case), *EVERYTHING), EVERYTHING, tmp_path / "bundle", "fp16")

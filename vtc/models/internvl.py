@@ -61,6 +61,7 @@ class InternVLAdapter(LanguageModel):
                 blocks=(Block(grid),) * pixels.views,
                 spans=serving.frames,
                 frames=serving.frames,
+                tiles=pixels.pictures[0].tiles if pixels.views > 1 else None,
             ),
             encoder=EncoderFacts(
                 layers=vision.num_hidden_layers,

@@ -89,6 +89,7 @@ class AutoPruner:
             shutil.copyfile(part.shipped, path)
             shutil.copyfile(log_path(part.shipped), log_path(path))
             return path
+        _check_trainable(self.adapter)
         if self.source is None or part.training is None:
             raise InputError(f"recipe {recipe.name} leaves a pruner to training; give --data DIR to vtc compress")
         part.train(path, self.source)
@@ -167,3 +168,19 @@ def _extra_wanted() -> Iterator[None]:
 def left_open(recipe: Recipe) -> list[int]:
     """Numbers of the stages whose trained part is left ``auto``."""
     return [int(key.split(".")[1]) for key in recipe.autos if key.endswith(".checkpoint")]
+
+
+def _check_trainable(adapter: VLMAdapter) -> None:
+    """Refuse a model that the training's own forward pass does not follow.
+
+    Raises
+    ------
+    InputError
+    """
+    layout, decoder = adapter.facts.layout, adapter.facts.decoder
+    plain = layout.whole_views and layout.spans == layout.frames == 1
+    if not plain or decoder.position_axes > 1 or decoder.carried or decoder.bidirectional != "none" or decoder.window:
+        raise InputError(
+            f"no selector can be trained for {adapter.facts.model_type} yet: training follows decoders with plain causal "
+            "attention, one position axis and images of one view; take a recipe whose selector needs no training"
+        )

@@ -1,0 +1,137 @@
+"""Every family's bundles: parity with PyTorch, without torch, in half precision, and for several layouts at once.
+
+The checkpoints are shallower than those of the other tests, as the time of an export goes by layers.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporters.graphs import Precision
+from exporters.onnx import Request, export
+from exporters.parity import Parity
+from tests.models.families import CASES, Case, Checkpoints, compressed, every_case, every_family, prompts_of
+from tests.sharing import graphs_in_common
+from vtc.calibrate import samples_from
+from vtc.checkpoint import Origin
+from vtc.compressed import CompressedModel
+from vtc.layout import Serving
+from vtc.recipe import Recipe
+from vtc.runtime.vlm import VLM
+
+EVERYTHING = [
+    {"kind": "prune", "keep": 0.7, "selector": "uniform", "positions": "original"},
+    {"kind": "prune_in_decoder", "layer": 2, "keep": 0.5, "selector": "fastv"},
+]
+Bundles = Callable[[Case], tuple[CompressedModel, Path]]
+
+
+def first_case(family: str) -> Case:
+    """A family's default layout."""
+    return next(case for case in CASES if case.family == family)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    return Checkpoints(tmp_path_factory.mktemp("families"), encoder_layers=2, decoder_layers=4)
+
+
+@pytest.fixture(scope="module")
+def bundles(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Bundles:
+    """The model of a case with all kinds of token reduction, and its bundle, whose parity was checked."""
+    directory = tmp_path_factory.mktemp("bundles")
+
+    @cache
+    def bundle_of(case: Case) -> tuple[CompressedModel, Path]:
+        adapter = checkpoints.adapter(case)
+        model = compressed(adapter, *EVERYTHING)
+        path = directory / str(case)
+        common = directory / f".{case.family}"
+        common.mkdir(exist_ok=True)
+        with graphs_in_common(common):
+            parity = exported([model], EVERYTHING, path)
+        assert parity.greedy_match == parity.indices_equal == 1.0
+        return model, path
+
+    return bundle_of
+
+
+def exported(
+    models: Sequence[CompressedModel], stages: list[dict[str, Any]], path: Path, precision: Precision = "fp32"
+) -> Parity:
+    """Export a model made ready for some layouts, and how far the bundle is from it."""
+    recipe = Recipe.model_validate({"version": 1, "name": "test", "stages": stages})
+    origin = Origin(str(models[0].adapter.path), "0" * 64)
+    samples = [sample for model in models for sample in samples_from(model.adapter, None, 2, seed=0)]
+    return export(Request(models, recipe, origin, samples, (precision,)), path)[precision]
+
+
+@every_case("batch", full=True)
+def test_bundle_answers_as_the_model(bundles: Bundles, case: Case, kind: str) -> None:
+    model, path = bundles(case)
+    bundle = VLM.load(path, provider="cpu", threads=1)
+    images, prompts = prompts_of(model.adapter, kind)
+    ours = [answer.token_ids for answer in model.generate(images, prompts, 12)]
+    assert [list(answer.token_ids) for answer in bundle.generate(images, prompts, 12)] == ours
+    assert bundle.chat("what is red ?", case.frames) == model.adapter.chat("what is red ?")
+
+
+@every_family()
+def test_bundles_run_without_torch(bundles: Bundles, checkpoints: Checkpoints, family: str, tmp_path: Path) -> None:
+    model, path = bundles(first_case(family))
+    images, prompts = prompts_of(model.adapter, "one")
+    files = [str(tmp_path / f"{number}.png") for number in range(len(images[0]))]
+    for file, picture in zip(files, images[0], strict=True):
+        picture.save(file)
+    order = json.dumps([str(path), files, prompts[0]])
+    answer = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, order], capture_output=True, text=True, check=True)
+    assert json.loads(answer.stdout) == [answer.token_ids for answer in model.generate(images, prompts, 8)]
+
+
+WITHOUT_TORCH = """
+import json, sys
+for absent in ("torch", "transformers", "onnx"):
+    sys.modules[absent] = None  # importing it is an error
+from vtc.runtime.vlm import VLM
+from vtc.runtime.image import open_image
+path, files, prompt = json.loads(sys.argv[1])
+answers = VLM.load(path, provider="cpu", threads=1).generate([[open_image(file) for file in files]], [prompt], 8)
+print(json.dumps([list(answer.token_ids) for answer in answers]))
+"""
+
+
+@every_family("gemma3", "idefics3", "llava_next", "qwen3_vl")
+def test_the_whole_model_exports(checkpoints: Checkpoints, family: str, tmp_path: Path) -> None:
+    parity = exported([compressed(checkpoints.adapter(first_case(family)))], [], tmp_path / "bundle")
+    assert parity.greedy_match == 1.0
+    assert parity.logits_max_diff < 1e-3
+
+
+@every_family("gemma3", "idefics3", "qwen2_5_vl")
+def test_half_precision_exports(checkpoints: Checkpoints, family: str, tmp_path: Path) -> None:
+    adapter = checkpoints.adapter(first_case(family))
+    if adapter.facts.decoder.experts > 1:
+        pytest.skip("rounding exchanges experts that a random router finds almost equal")
+    exported([compressed(adapter, *EVERYTHING)], EVERYTHING, tmp_path / "bundle", "fp16")
+
+
+@pytest.mark.parametrize("family", [pytest.param("qwen2_vl", marks=pytest.mark.xdist_group("qwen2_vl"))])
+def test_one_bundle_serves_several_layouts(checkpoints: Checkpoints, family: str, tmp_path: Path) -> None:
+    cases = [Case(family, serving=Serving(image_size=size)) for size in ((84, 150), (150, 84))]
+    models = [compressed(checkpoints.adapter(case), *EVERYTHING) for case in cases]
+    assert models[0].adapter.facts.layout.grids != models[1].adapter.facts.layout.grids
+    exported(models, EVERYTHING, tmp_path / "bundle")
+    bundle = VLM.load(tmp_path / "bundle", provider="cpu", threads=1)
+    for model, served in zip(models, bundle.manifest.images, strict=True):
+        images, prompts = prompts_of(model.adapter, "one")
+        assert bundle.serve(images) == served
+        ours = [answer.token_ids for answer in model.generate(images, prompts, 8)]
+        assert [list(answer.token_ids) for answer in bundle.generate(images, prompts, 8)] == ours
