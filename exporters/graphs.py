@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import onnx
 import torch
+from onnx_ir.passes.common import CommonSubexpressionEliminationPass, DeduplicateInitializersPass
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -28,6 +29,8 @@ Precision = Literal["fp32", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 
 DEFAULT_OPSET = 20
+SHARED_ELEMENTS = 2**20
+"""Constants up to this size are compared with each other; larger ones are weights."""
 EXTERNAL_DATA_BYTES = 1_500_000_000
 """Weights above this go into a file beside the graph: protobuf holds at most 2 GiB."""
 
@@ -300,6 +303,9 @@ def export_graph(spec: GraphSpec, path: Path, *, opset: int = DEFAULT_OPSET) -> 
         )
     if program is None:
         raise AssertionError("torch.onnx.export with dynamo returns a program")
+    # Layers share constants of a layout; merged, what is computed of them is computed once.
+    DeduplicateInitializersPass(size_limit=SHARED_ELEMENTS)(program.model)
+    CommonSubexpressionEliminationPass()(program.model)
     proto = program.model_proto
     _name_axes(proto, spec)
     weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)

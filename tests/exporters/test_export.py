@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
+from torch import Tensor, nn
 from transformers import LlavaProcessor
 
 import exporters.onnx as onnx_export
@@ -262,3 +264,21 @@ def test_other_directories_are_left_alone(adapter: VLMAdapter, tmp_path: Path) -
     with pytest.raises(BundleError, match="not a bundle"):
         export(request(adapter, *RECIPES["cls"]), tmp_path / "mine")
     assert (tmp_path / "mine/notes.txt").read_text() == "keep me"
+
+
+def test_equal_constants_are_written_and_worked_on_once(tmp_path: Path) -> None:
+    """Of a size that the exporter itself neither folds nor compares, as the positions of a large image are."""
+
+    class Layers(nn.Module):
+        def forward(self, hidden: Tensor) -> Tensor:
+            for _ in range(3):
+                places = torch.tensor(list(range(2000)), device=hidden.device)
+                frequencies = torch.tensor([[2.0**-number for number in range(200)]], device=hidden.device)
+                hidden = hidden + (places[:, None] * frequencies).cos()
+            return hidden
+
+    spec = graphs.GraphSpec("layers", Layers(), (torch.zeros(2, 2000, 200),), ["hidden"], ["out"], ({0: "batch_size"},))
+    graphs.export_graph(spec, tmp_path / "layers.onnx")
+    graph = onnx.load(tmp_path / "layers.onnx").graph
+    assert [node.op_type for node in graph.node].count("Cos") == 1
+    assert sum(2000 in constant.dims for constant in graph.initializer) == 1
