@@ -181,6 +181,6 @@ def _check_trainable(adapter: VLMAdapter) -> None:
     plain = layout.whole_views and layout.spans == layout.frames == 1
     if not plain or decoder.position_axes > 1 or decoder.carried or decoder.bidirectional != "none" or decoder.window:
         raise InputError(
-            f"no selector can be trained for {adapter.facts.model_type} yet: training follows decoders with plain causal "
+            f"no selector can be trained for {adapter.facts.model_type} yet: training follows plain causal "
             "attention, one position axis and images of one view; take a recipe whose selector needs no training"
         )
