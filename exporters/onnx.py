@@ -188,7 +188,7 @@ def _write_processor(request: Request, work: Path) -> None:
     _write_json(work / "tokenizer_config.json", {**tokenizer, "chat_template": adapter.chat_template})
     generation = _read_json(adapter.path / "generation_config.json")
     _write_json(work / "generation_config.json", {**generation, "eos_token_id": adapter.eos_token_ids})
-    processor = {"image_token": adapter.image_token, **_read_json(adapter.path / "processor_config.json")}
+    processor = _read_json(adapter.path / "processor_config.json")
     _write_json(work / "processor_config.json", processor | adapter.placeholder_settings(request.model.visual_tokens))
     images = image_settings(adapter.path)
     if "image_seq_length" in images:

@@ -68,7 +68,8 @@ class LlavaAdapter(ClipTower, LanguageModel):
         )
 
     def placeholder_settings(self, keep: int) -> dict[str, Any]:
-        return placeholder_config(self.facts.image_size, keep, self.facts.encoder.patch_size)
+        settings = placeholder_config(self.facts.image_size, keep, self.facts.encoder.patch_size)
+        return {"image_token": self.image_token, **settings}
 
     @property
     def projector(self) -> nn.Module:
