@@ -49,8 +49,8 @@ def summarise(out: Path, recipe: str, began: float) -> dict[str, Any]:
     parity = manifest["parity"]["fp32"]
     return {
         "recipe": recipe,
-        "tokens_in": manifest["image"]["tokens"],
-        "keep": manifest["image"]["keep"],
+        "tokens_in": manifest["plan"]["visual_tokens_in"],
+        "keep": manifest["plan"]["keep"],
         "layer_average": manifest["plan"]["layer_average"],
         "accuracy_base": result["base"],
         "accuracy": result["accuracy"],
