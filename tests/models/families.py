@@ -5,6 +5,7 @@ A line of :data:`CASES` is a family's tiny checkpoint made ready for one layout 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -163,7 +164,7 @@ def families() -> list[str]:
     return list(TINY_FAMILIES)
 
 
-def every_case(*kinds: str, own: bool = False, full: bool = False) -> pytest.MarkDecorator:
+def every_case(*kinds: str, own: bool = False, always: Collection[str] | None = None) -> pytest.MarkDecorator:
     """All cases, those of a family in one worker, with each kind of prompt that it takes.
 
     Parameters
@@ -171,11 +172,16 @@ def every_case(*kinds: str, own: bool = False, full: bool = False) -> pytest.Mar
     kinds : str
     own : bool
         Whether the family's own processor is asked for the same.
-    full : bool
-        Whether only a family's first case is run by `make test`, the others by `make test-full`.
+    always : collection of str or None
+        Families whose default case `make test` runs, all others being left to `make test-full`; None runs them all.
     """
     marks = [
-        pytest.param(case, kind, id=f"{case}-{kind}", marks=marks_of(case.family, full and case.name != "default"))
+        pytest.param(
+            case,
+            kind,
+            id=f"{case}-{kind}",
+            marks=marks_of(case.family, always is not None and (case.family not in always or case.name != "default")),
+        )
         for case in CASES
         for kind in (kinds if case.alone or not own else ("two",))
         if case.several or kind != "two"

@@ -231,7 +231,6 @@ REFUSED: list[tuple[str, Serving, str]] = [
     (NEXT, Serving(image_size=(4, 900)), "900 x 4 pixels are so long and thin"),
     (ONEVISION, Serving(tiles=(4, 1)), "no tiles 4x1; --tiles takes 1x1, 1x2"),
     (ONEVISION, Serving(frames=2, tiles=(2, 2)), "LLaVA-OneVision, of clips, does not cut"),
-    (ONEVISION, Serving(frames=2, image_size=(60, 60)), "leave out --image-size"),
 ]
 
 

@@ -210,10 +210,8 @@ def test_placeholder_may_lie_beyond_the_embeddings(tmp_path: Path) -> None:
 
 def test_what_cannot_be_served_is_refused(paths: dict[str, Path], tmp_path: Path) -> None:
     for kind, serving in [
-        ("paligemma", Serving(image_size=(100, 200))),
         ("paligemma", Serving(tiles=(1, 2))),
         ("paligemma", Serving(frames=4)),
-        ("gemma3", Serving(image_size=(100, 200))),
         ("gemma3", Serving(frames=4)),
     ]:
         with pytest.raises(InputError, match="leave out"):

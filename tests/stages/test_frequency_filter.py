@@ -45,7 +45,7 @@ def test_constant_field_is_unchanged() -> None:
     field = torch.full((1, 64, 3), 2.5)
     filtered = FrequencyFilter([(8, 8)], [(3, 5)])(on_grid(field, (8, 8)))
     torch.testing.assert_close(filtered.features, torch.full((1, 15, 3), 2.5))
-    assert filtered.grid == (3, 5)
+    assert filtered.grids == ((3, 5),)
     assert filtered.indices[0].tolist() == list(range(15))
 
 
