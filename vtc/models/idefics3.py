@@ -22,13 +22,10 @@ from vtc.layout import Block, ImageLayout, Serving
 from vtc.models.checks import check_parts, refuse, token_grid
 from vtc.models.clip_tower import ClipTower, clip_facts
 from vtc.models.language_model import LanguageModel, decoder_facts
-from vtc.models.pixel_specs import pixel_spec
+from vtc.models.pixel_specs import USUAL_IMAGE, pixel_spec
 from vtc.pixels import PixelSpec
 
 DECODERS = ("llama",)
-
-USUAL_IMAGE = (720, 1280)
-"""Rows and columns of pixels."""
 
 AROUND, WHOLE_IMAGE = "<fake_token_around_image>", "<global-img>"
 """What the processors write in front of each view and behind the last, and in front of the whole image."""

@@ -20,16 +20,13 @@ from vtc.layout import Block, ImageLayout, Serving
 from vtc.models.checks import check_features, check_parts, token_grid
 from vtc.models.clip_tower import feature_layer
 from vtc.models.language_model import LanguageModel, decoder_facts
-from vtc.models.pixel_specs import WHOLE, pixel_spec
+from vtc.models.pixel_specs import USUAL_IMAGE, WHOLE, pixel_spec
 from vtc.pixels import PixelSpec
 
 TOWERS = {"internvl_vision": "default"}
 """Towers, and the vision_feature_select_strategy that leaves out their CLS token."""
 
 DECODERS = ("qwen2", "qwen3")
-
-USUAL_IMAGE = (720, 1280)
-"""Rows and columns of pixels."""
 
 
 class InternVLAdapter(LanguageModel):

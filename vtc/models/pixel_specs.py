@@ -19,6 +19,9 @@ from vtc.pixels import Picture, PixelSpec
 
 Size = tuple[int, int]
 
+USUAL_IMAGE: Size = (720, 1280)
+"""Of images, or frames, that are served where nobody says, in families that take any size."""
+
 WHOLE: Size = (0, 0)
 """Tiles of an image that is taken as one view."""
 

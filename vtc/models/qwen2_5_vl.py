@@ -12,11 +12,11 @@ from typing import Any
 
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from vtc.facts import EncoderFacts, ModelFacts
+from vtc.facts import ModelFacts
 from vtc.layout import Serving
 from vtc.models.checks import check_parts
 from vtc.models.language_model import LanguageModel, decoder_facts
-from vtc.models.qwen_vision import QwenVision, check_decoder, qwen_layout, qwen_pixels
+from vtc.models.qwen_vision import QwenVision, check_decoder, qwen_encoder, qwen_layout, qwen_pixels
 from vtc.pixels import PixelSpec
 
 FRAMES_PER_SECOND = 2.0
@@ -35,16 +35,10 @@ class Qwen2_5VLAdapter(QwenVision, LanguageModel):
         vision, text = config.vision_config, config.text_config
         pixels = qwen_pixels(vision, settings, serving, "Qwen2.5-VL")
         merge = vision.spatial_merge_size
-        encoder = EncoderFacts(
-            layers=vision.depth,
+        encoder = qwen_encoder(
+            vision,
             width=vision.hidden_size,
-            heads=vision.num_heads,
             ffn=vision.intermediate_size,
-            patch_size=vision.patch_size,
-            has_cls=False,
-            feature_layer=vision.depth - 1,
-            merge=merge,
-            frames=vision.temporal_patch_size,
             gated_ffn=True,
             window=vision.window_size // merge // vision.patch_size * merge,  # whole tokens
             whole_layers=tuple(vision.fullatt_block_indexes),

@@ -11,11 +11,11 @@ from typing import Any
 
 from transformers import Qwen2VLForConditionalGeneration
 
-from vtc.facts import EncoderFacts, ModelFacts
+from vtc.facts import ModelFacts
 from vtc.layout import Serving
 from vtc.models.checks import check_parts
 from vtc.models.language_model import LanguageModel, decoder_facts
-from vtc.models.qwen_vision import QwenVision, check_decoder, qwen_layout, qwen_pixels
+from vtc.models.qwen_vision import QwenVision, check_decoder, qwen_encoder, qwen_layout, qwen_pixels
 from vtc.pixels import PixelSpec
 
 
@@ -31,17 +31,8 @@ class Qwen2VLAdapter(QwenVision, LanguageModel):
         check_decoder(config.text_config)
         vision, text = config.vision_config, config.text_config
         pixels = qwen_pixels(vision, settings, serving, "Qwen2-VL")
-        encoder = EncoderFacts(
-            layers=vision.depth,
-            width=vision.embed_dim,
-            heads=vision.num_heads,
-            ffn=int(vision.embed_dim * vision.mlp_ratio),
-            patch_size=vision.patch_size,
-            has_cls=False,
-            feature_layer=vision.depth - 1,
-            merge=vision.spatial_merge_size,
-            frames=vision.temporal_patch_size,
-        )
+        width = vision.embed_dim
+        encoder = qwen_encoder(vision, width=width, ffn=int(width * vision.mlp_ratio))
         facts = ModelFacts(
             family=cls.family,
             model_type=config.model_type,

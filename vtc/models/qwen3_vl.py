@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Qwen3VLForConditionalGeneration
 
 from vtc.errors import InputError, ModelError
-from vtc.facts import DecoderFacts, EncoderFacts, ModelFacts
+from vtc.facts import DecoderFacts, ModelFacts
 from vtc.layout import Grid, Serving
 from vtc.models.base import image_settings
 from vtc.models.checks import check_parts
 from vtc.models.language_model import LanguageModel, decoder_facts
-from vtc.models.qwen_vision import PatchMerger, QwenVision, check_decoder, qwen_layout, qwen_pixels
+from vtc.models.qwen_vision import PatchMerger, QwenVision, check_decoder, qwen_encoder, qwen_layout, qwen_pixels
 from vtc.pixels import PixelSpec
 
 SAMPLED = 2.0
@@ -54,17 +54,7 @@ class Qwen3VLAdapter(QwenVision, LanguageModel):
             model_type=config.model_type,
             # Text stands between the steps in time, so that each is a span.
             layout=replace(layout, blocks=layout.blocks[:1], spans=len(layout.blocks)),
-            encoder=EncoderFacts(
-                layers=vision.depth,
-                width=vision.hidden_size,
-                heads=vision.num_heads,
-                ffn=vision.intermediate_size,
-                patch_size=vision.patch_size,
-                has_cls=False,
-                feature_layer=vision.depth - 1,
-                merge=merge,
-                frames=vision.temporal_patch_size,
-            ),
+            encoder=qwen_encoder(vision, width=vision.hidden_size, ffn=vision.intermediate_size),
             decoder=cls._decoder(text, carried=carried),
             projector_params=(1 + carried) * merger,
             carried_params=carried * merger,

@@ -14,14 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from vtc.errors import ModelError
+from vtc.facts import EncoderFacts
 from vtc.layout import Block, Grid, ImageLayout, Serving
 from vtc.models.base import VLMAdapter, rotate
 from vtc.models.checks import refuse
-from vtc.models.pixel_specs import pixel_spec
+from vtc.models.pixel_specs import USUAL_IMAGE, pixel_spec
 from vtc.pixels import PixelSpec
-
-USUAL_IMAGE: Grid = (720, 1280)
-"""Rows and columns of the images, or frames, that are served where nobody says; the processor may shrink them."""
 
 FIXED_ROPE = ("default", "linear", "yarn", "llama3")
 """Rotary positions whose frequencies do not depend on how long a prompt is."""
@@ -51,6 +49,22 @@ def qwen_layout(pixels: PixelSpec, merge: int, time_step: float = 1.0) -> ImageL
     grid = rows // merge, columns // merge
     size = pixels.aspect or pixels.view
     return ImageLayout(size, grid, (Block(grid),) * steps, frames=pixels.frames, time_step=time_step)
+
+
+def qwen_encoder(vision: Any, *, width: int, ffn: int, **more: Any) -> EncoderFacts:
+    """Sizes of such a tower; those whose names differ from family to family are given."""
+    return EncoderFacts(
+        layers=vision.depth,
+        width=width,
+        heads=vision.num_heads,
+        ffn=ffn,
+        patch_size=vision.patch_size,
+        has_cls=False,
+        feature_layer=vision.depth - 1,
+        merge=vision.spatial_merge_size,
+        frames=vision.temporal_patch_size,
+        **more,
+    )
 
 
 def check_decoder(text: Any) -> None:
