@@ -186,6 +186,8 @@ class Manifest:
     graphs : dict of graph name to dict of precision to path
     files : dict of path to FileEntry
         Every file of the bundle but the manifest.
+    digest : str
+        Of the manifest, and with its hashes of the whole bundle; empty of one that is not published yet.
     """
 
     schema: int
@@ -204,6 +206,7 @@ class Manifest:
     graphs: dict[str, dict[str, str]]
     parity: dict[str, Any]
     files: dict[str, FileEntry]
+    digest: str = ""
     root: Path = field(default=Path())
 
     def file(self, name: str) -> Path:
