@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 import torch
@@ -25,8 +25,8 @@ from vtc.facts import DecoderFacts
 from vtc.runtime.decoder import BEFORE
 from vtc.visual_tokens import TextEmbeddings
 
-Precision = Literal["fp32", "fp16"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+Heard = tuple[CompressedModel, nn.Module]
+"""A PyTorch model, and the part of it that a graph is made of."""
 
 DEFAULT_OPSET = 20
 SHARED_ELEMENTS = 2**20
@@ -92,7 +92,10 @@ class EmbedGraph(nn.Module):
 
 
 class SegmentGraph(nn.Module):
-    """A decoder segment; embeddings and logits are float32 outside, hidden states and cache of the precision inside."""
+    """A decoder segment; float32 outside but for the cache, which is of the precision inside.
+
+    Hidden states are float32 so that they cannot overflow on the way from one graph to the next.
+    """
 
     def __init__(self, segment: DecoderSegment, dtype: torch.dtype) -> None:
         super().__init__()
@@ -111,7 +114,41 @@ class SegmentGraph(nn.Module):
         output, present, tapped = self.segment(
             hidden.to(self.dtype), attention_mask, position_ids, past, block_ids, key_position_ids
         )
-        return (output.float() if self.segment.last else output), present, tapped
+        return output.float(), present, None if tapped is None else tapped.float()
+
+
+class CutGraph(nn.Module):
+    """A cut inside the decoder; hidden states are float32 outside whatever the precision inside."""
+
+    def __init__(self, cut: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.cut = cut
+        self.dtype = dtype
+
+    def forward(
+        self,
+        hidden: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        image_rows: Tensor,
+        image_columns: Tensor,
+        query_columns: Tensor,
+        query_mask: Tensor,
+        layout: Tensor,
+        before: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        kept, kept_positions, keep_indices = self.cut(
+            hidden.to(self.dtype),
+            attention_mask,
+            position_ids,
+            image_rows,
+            image_columns,
+            query_columns,
+            query_mask,
+            layout,
+            None if before is None else before.to(self.dtype),
+        )
+        return kept.float(), kept_positions, keep_indices
 
 
 def extra_inputs(decoder: DecoderFacts) -> dict[str, bool]:
@@ -147,7 +184,7 @@ def graph_specs(models: Sequence[CompressedModel], dtype: torch.dtype) -> list[G
                 for layout, model in enumerate(models)
             ]
         elif spec.enters != "same":
-            specs.append(_selector_spec(first, number, spec.enters, dtype))
+            specs.append(_selector_spec(first, number, spec.enters))
         specs.append(_segment_spec(first, number, segment, spec.layers, dtype))
     return specs
 
@@ -187,14 +224,14 @@ def selector_name(number: int) -> str:
     return f"token_selector_{number}"
 
 
-def _selector_spec(model: CompressedModel, number: int, enters: str, dtype: torch.dtype) -> GraphSpec:
+def _selector_spec(model: CompressedModel, number: int, enters: str) -> GraphSpec:
     hidden = {0: "batch_size", 1: "sequence_length"}
     kept = {0: "batch_size", 1: "kept_length"}
     name, module, facts = selector_name(number), model.entrances[number], model.adapter.facts.decoder
     here = facts.hidden_width(model.begins(number))
     sat_out = enters == "merge"  # what sits out stands in front of the segment before
-    full = torch.zeros(2, 9, facts.hidden_width(model.begins(number - 1)) if sat_out else here, dtype=dtype)
-    part = torch.zeros(2, 4, here, dtype=dtype)
+    full = torch.zeros(2, 9, facts.hidden_width(model.begins(number - 1)) if sat_out else here)
+    part = torch.zeros(2, 4, here)
     args: tuple[Any, ...]
     axes: tuple[Any, ...]
     if enters == "gather":
@@ -219,11 +256,11 @@ def prune_spec(name: str, module: Any, layer: int, dtype: torch.dtype) -> GraphS
     cut_arrays = ("image_rows", "image_columns", "query_columns", "query_mask", "layout")
     image, query = {0: "image_count"}, {0: "image_count", 1: "query_length"}
     before = [BEFORE] if module.selector.reads_before else []
-    states = torch.zeros(rows, length, facts.hidden_width(layer), dtype=dtype)
+    states = torch.zeros(rows, length, facts.hidden_width(layer))
     places, place_axes = _positions(facts, whole(rows, length))
     return GraphSpec(
         name,
-        module,
+        CutGraph(module, dtype),
         (
             states,
             whole(rows, length),
@@ -252,7 +289,7 @@ def _segment_spec(
     extra = extra_inputs(decoder)
     width = decoder.hidden_width(model.begins(number))
     args = (
-        torch.zeros(batch, length, width, dtype=torch.float32 if first else dtype),
+        torch.zeros(batch, length, width),
         torch.ones(batch, past + length, dtype=torch.long),
         places,
         [(cache.clone(), cache.clone()) for _ in layers],
@@ -308,6 +345,11 @@ def export_graph(spec: GraphSpec, path: Path, *, opset: int = DEFAULT_OPSET) -> 
     CommonSubexpressionEliminationPass()(program.model)
     proto = program.model_proto
     _name_axes(proto, spec)
+    save_graph(proto, path)
+
+
+def save_graph(proto: onnx.ModelProto, path: Path) -> None:
+    """Write a graph that has its weights, with these beside it where they are too large for one file."""
     weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
     if weights > EXTERNAL_DATA_BYTES:
         data = path.with_name(f"{path.name}_data")
@@ -318,14 +360,27 @@ def export_graph(spec: GraphSpec, path: Path, *, opset: int = DEFAULT_OPSET) -> 
         onnx.save(proto, path)
 
 
-def as_half(models: Sequence[CompressedModel]) -> list[CompressedModel]:
-    """Copies with float16 weights. Rotary frequencies stay float32, and norms and softmax compute in float32 as they do
-    in the model's own code.
+def heard_by(models: Sequence[CompressedModel]) -> dict[str, list[Heard]]:
+    """For each graph but the embedding's, the parts of the PyTorch models that it is made of."""
+    found: dict[str, list[Heard]] = {}
+    for layout, model in enumerate(models):
+        found[f"vision_encoder{suffix(layout)}"] = [(model, model.vision)]
+        for number, (segment, spec) in enumerate(zip(model.segments, model.plan.segments, strict=True)):
+            found.setdefault(segment_name(model, number), []).append((model, segment))
+            if spec.enters != "same":
+                own = suffix(layout) if spec.enters == "prune" else ""
+                found.setdefault(selector_name(number) + own, []).append((model, model.entrances[number]))
+    return found
+
+
+def narrowed(models: Sequence[CompressedModel], dtype: torch.dtype) -> list[CompressedModel]:
+    """Copies with weights of another type. Rotary frequencies stay float32, and norms compute in float32 as they do in
+    the model's own code.
     """
     copies = copy.deepcopy(list(models))  # in one go, so that they go on sharing weights
-    for half in copies:
-        for parameter in (*half.adapter.model.parameters(), *half.parameters()):
-            parameter.data = parameter.data.half()
+    for one in copies:
+        for parameter in (*one.adapter.model.parameters(), *one.parameters()):
+            parameter.data = parameter.data.to(dtype)
     return copies
 
 

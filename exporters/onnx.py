@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,22 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from exporters.derive import DTYPES, Derived, Source, derive
 from exporters.graphs import (
     DEFAULT_OPSET,
     GraphSpec,
-    Precision,
-    as_half,
     export_graph,
     graph_specs,
+    heard_by,
+    narrowed,
     segment_name,
     selector_name,
     suffix,
 )
 from exporters.lint import lint
-from exporters.parity import Parity, check_parity
+from exporters.parity import Parity, check_parity, compare
+from exporters.precision import Precision, precision
+from exporters.twins import twins
 from vtc.artifact import check_output, sha256, staging_dir
 from vtc.bundle import draft_manifest, write_bundle
 from vtc.calibrate import Sample
@@ -39,11 +42,10 @@ from vtc.progress import Report, silent
 from vtc.recipe import Recipe
 from vtc.runtime.vlm import VLM
 
-SUFFIX: dict[Precision, str] = {"fp32": "", "fp16": "_fp16"}
-"""What transformers.js appends to a graph's name for each precision."""
-
 COPIED_FILES = ("tokenizer.json", "special_tokens_map.json")
 NOTES = ".export.json"
+VALUES = "precision.json"
+"""What a bundle says of its precisions, value by value; for people, nothing reads it."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Request:
         The resolved recipe that the model was made with.
     origin : Origin
         Its base model.
-    precisions : sequence of Precision
+    precisions : sequence of str
+        See :mod:`exporters.precision`.
     opset : int
     samples : sequence of Sample
         Prompts on which the bundle is compared with the model.
@@ -70,7 +73,7 @@ class Request:
     recipe: Recipe
     origin: Origin
     samples: Sequence[Sample]
-    precisions: Sequence[Precision] = ("fp32",)
+    precisions: Sequence[str] = ("fp32",)
     opset: int = DEFAULT_OPSET
     progress: Report = silent
 
@@ -93,7 +96,7 @@ class Request:
         }
 
 
-def export(request: Request, out: Path) -> dict[Precision, Parity]:
+def export(request: Request, out: Path) -> dict[str, Parity]:
     """Write a bundle, whole or not at all.
 
     Graphs that an interrupted export of the same model has finished are taken up again.
@@ -111,40 +114,77 @@ def export(request: Request, out: Path) -> dict[Precision, Parity]:
         If the graphs do not compute what the model computes. Nothing is published then.
     """
     check_output(out, "bundle")
+    wanted = [precision(name) for name in request.precisions]
     work = staging_dir(out)
-    graphs = _export_graphs(request, work)
+    derived = {base: _export_base(request, work, base, of) for base, of in _by_base(wanted).items()}
+    graphs = _graphs(request, work, wanted, derived)
+    notes = {name: note for one in derived.values() for name, note in one.notes.items()}
+    if notes:
+        _write_json(work / VALUES, notes)
     _write_processor(request, work)
     manifest = _manifest(request, graphs)
-    parity = {}
-    for precision in request.precisions:
-        bundle = VLM(draft_manifest(work, manifest), precision=precision)
-        parity[precision] = check_parity(request.models, bundle, precision, request.samples, request.progress)
+    parity = {one.name: _prove(request, work, manifest, one, derived[one.base]) for one in wanted}
     write_bundle(work, out, {**manifest, "parity": {name: figures.to_dict() for name, figures in parity.items()}})
     return parity
 
 
-def _export_graphs(request: Request, work: Path) -> dict[str, dict[str, str]]:
-    """Export what an earlier run has not finished; return graph name to precision to path."""
+def _by_base(wanted: Sequence[Precision]) -> dict[str, list[Precision]]:
+    found: dict[str, list[Precision]] = {}
+    for one in wanted:
+        found.setdefault(one.base, []).append(one)
+    return found
+
+
+def _export_base(request: Request, work: Path, base: str, wanted: Sequence[Precision]) -> Derived:
+    """Export the graphs of a base that an earlier run has not finished, and make those of its precisions of them."""
     notes = _take_up(request, work)
-    graphs: dict[str, dict[str, str]] = {}
+    raw: dict[str, Path] = {}
     request.model.adapter.set_decoder_attention("grouped")
     try:
-        for precision in request.precisions:
-            half = precision == "fp16"
-            models = as_half(request.models) if half else request.models
-            specs = graph_specs(models, torch.float16 if half else torch.float32)
-            for done, spec in enumerate(specs):
-                request.progress(f"exporting {precision} graphs", done, len(specs))
-                name = f"onnx/{spec.name}{SUFFIX[precision]}.onnx"
-                graphs.setdefault(spec.name, {})[precision] = name
-                if notes["graphs"].get(name) != _digest(work / name):
-                    _export_one(spec, work / name, request.opset)
-                    notes["graphs"][name] = _digest(work / name)
-                    (work / NOTES).write_text(json.dumps(notes), encoding="utf-8")
-            request.progress(f"exporting {precision} graphs", len(specs), len(specs))
+        dtype = DTYPES[base]
+        specs = graph_specs(request.models if base == "fp32" else narrowed(request.models, dtype), dtype)
+        for done, spec in enumerate(specs):
+            request.progress(f"exporting {base} graphs", done, len(specs))
+            name = f"onnx/{spec.name}.onnx" if base == "fp32" else f"onnx/.{spec.name}_{base}.onnx"
+            raw[spec.name] = work / name
+            if notes["graphs"].get(name) != _digest(work / name):
+                _export_one(spec, work / name, request.opset)
+                notes["graphs"][name] = _digest(work / name)
+                (work / NOTES).write_text(json.dumps(notes), encoding="utf-8")
+        request.progress(f"exporting {base} graphs", len(specs), len(specs))
     finally:
         request.model.adapter.set_decoder_attention("sdpa")
+    if base == "fp32":
+        return Derived({"fp32": raw})
+    source = Source(base, raw, heard_by(request.models), request.model.adapter, request.samples, request.progress)
+    return derive(source, wanted)
+
+
+def _graphs(
+    request: Request, work: Path, wanted: Sequence[Precision], derived: Mapping[str, Derived]
+) -> dict[str, dict[str, str]]:
+    """Graph name to precision to path in the bundle, of graphs that can be deployed."""
+    graphs: dict[str, dict[str, str]] = {}
+    for one in wanted:
+        for name, path in derived[one.base].paths[one.name].items():
+            _lint(path, name, max(request.opset, one.opset))
+            graphs.setdefault(name, {})[one.name] = path.relative_to(work).as_posix()
     return graphs
+
+
+def _prove(request: Request, work: Path, manifest: Mapping[str, Any], one: Precision, derived: Derived) -> Parity:
+    """Compare a precision's graphs with the model, or with what quantising makes of it and then the model."""
+    draft = manifest
+    if derived.rounded:
+        graphs = {name: {one.name: path.relative_to(work).as_posix()} for name, path in derived.rounded.items()}
+        draft = {**manifest, "precisions": [one.name], "graphs": graphs}
+    bundle = VLM(draft_manifest(work, draft), precision=one.name)
+    models = twins(request.models, one, derived.reached)
+    found = check_parity(models, bundle, one.name, request.samples, request.progress)
+    if one.stored:
+        original = compare(request.models, bundle, one.name, request.samples, request.progress)
+        found = replace(found, original=original)
+    return replace(found, emulated=bool(derived.rounded))
 
 
 def _take_up(request: Request, work: Path) -> dict[str, Any]:
@@ -170,7 +210,10 @@ def _export_one(spec: GraphSpec, path: Path, opset: int) -> None:
         raise VtcError(
             f"{path}: cannot be written ({error.strerror or error}); free space and run the same command again"
         ) from error
-    findings = lint(path, max_opset=opset, constant_tokens=spec.name.startswith("vision_encoder"))
+
+
+def _lint(path: Path, name: str, opset: int) -> None:
+    findings = lint(path, max_opset=opset, constant_tokens=name.startswith("vision_encoder"))
     if findings:
         raise VtcError(
             f"exported graph cannot be deployed: {findings[0]} ({len(findings)} finding(s)); please report this"

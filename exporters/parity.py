@@ -14,18 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from exporters.precision import precision as by_name
 from vtc.calibrate import Sample
 from vtc.compressed import CompressedModel
 from vtc.errors import ParityError
 from vtc.progress import Report, silent
 from vtc.runtime.vlm import VLM
 
-TOLERANCE = {"fp32": 1e-3, "fp16": 0.25}
-"""Largest difference of a logit that counts as rounding."""
-NEAR_TIE = {"fp32": 1e-2, "fp16": 0.5}
-"""A greedy token may differ where the two best logits are closer than this."""
-MOVED = {"fp32": 0.05, "fp16": 0.2}
-"""Share of an image's kept tokens that may be others than the model's, as near-ties of scores are; one always may."""
 ROUNDING = 1e-5
 NOISY_RUNS = 8
 """Relative change of pixels, and times it is tried, that tell a choice between near-ties from a wrong one."""
@@ -53,6 +48,12 @@ class Parity:
     near_ties : int
         Prompts with different greedy tokens whose first difference is between almost equal logits, or whose images kept
         different tokens.
+    original : Parity or None
+        Of quantised precisions: how far they are from the model itself. What stands here is then how far they are from
+        the model with its weights, and where they ask for it its activations, rounded as they round them.
+    emulated : bool
+        Whether a float32 graph that rounds to the precision's type stood in for the graph, as its type does not run
+        everywhere.
     """
 
     samples: int
@@ -61,6 +62,8 @@ class Parity:
     logits_max_diff: float
     greedy_match: float
     near_ties: int
+    original: Parity | None = None
+    emulated: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
@@ -97,10 +100,29 @@ def check_parity(
         its pixels are rounded), features or logits differ by more than the precision's
         tolerance, or greedy tokens differ elsewhere than at a near-tie.
     """
+    result = compare(models, bundle, precision, samples, progress, strict=True)
+    _judge(result, precision)
+    return result
+
+
+def compare(
+    models: Sequence[CompressedModel],
+    bundle: VLM,
+    precision: str,
+    samples: Sequence[Sample],
+    progress: Report = silent,
+    *,
+    strict: bool = False,
+) -> Parity:
+    """Measure how far a bundle is from a model; see :func:`check_parity`.
+
+    Unless `strict`, which tokens it keeps is not judged, and logits count whatever was kept.
+    """
+    limits = by_name(precision)
     equal_indices, features_diff, logits_diff, matches, near_ties = [], 0.0, 0.0, 0, 0
     for done, sample in enumerate(samples, start=1):
         model = models[bundle.manifest.images.index(bundle.serve([sample.images]))]
-        allowed = max(1, int(MOVED[precision] * model.visual_tokens))
+        allowed = max(1, int(limits.moved * model.visual_tokens)) if strict else model.visual_tokens
         moved, difference = _compare_vision(model, bundle, sample)
         if not any(moved):
             moved = _moved_in_decoder(model, bundle, sample) or moved
@@ -117,14 +139,14 @@ def check_parity(
         forced = [*answer, model.adapter.eos_token_ids[0]]
         ours_logits = model.score([sample.images], [sample.prompt], [forced])[0]
         theirs_logits = bundle.score([sample.images], [sample.prompt], [forced])[0]
-        if all(same):
-            logits_diff = max(logits_diff, float(np.abs(ours_logits - theirs_logits).max()))
+        if all(same) or not strict:
+            logits_diff = max(logits_diff, _largest(ours_logits - theirs_logits))
         if answer == theirs:
             matches += 1
-        elif not all(same) or _near_tie(ours_logits, answer, theirs, NEAR_TIE[precision]):
+        elif not all(same) or _near_tie(ours_logits, answer, theirs, limits.near_tie):
             near_ties += 1
         progress(f"comparing {precision} graphs with the model", done, len(samples))
-    result = Parity(
+    return Parity(
         samples=len(samples),
         indices_equal=float(np.mean(equal_indices)) if equal_indices else 1.0,
         features_max_diff=features_diff,
@@ -132,12 +154,10 @@ def check_parity(
         greedy_match=matches / len(samples) if samples else 1.0,
         near_ties=near_ties,
     )
-    _judge(result, precision)
-    return result
 
 
 def _judge(result: Parity, precision: str) -> None:
-    limit = TOLERANCE[precision]
+    limit = by_name(precision).tolerance
     if result.features_max_diff > limit or result.logits_max_diff > limit:
         raise ParityError(
             f"{precision} graphs differ from the model: features by {result.features_max_diff:.2g}, logits by "
@@ -161,7 +181,12 @@ def _compare_vision(model: CompressedModel, bundle: VLM, sample: Sample) -> tupl
     kept = np.asarray(moved) == 0
     largest = np.abs(features[kept]).max(axis=(1, 2), keepdims=True, initial=1.0)
     difference = np.abs(features[kept] - their_features[kept].astype(np.float32)) / largest
-    return moved, float(difference.max(initial=0.0))
+    return moved, _largest(difference)
+
+
+def _largest(difference: Indices) -> float:
+    """Largest magnitude, infinity where something is not a number, as what overflows ends up."""
+    return float(np.nan_to_num(np.abs(difference), nan=np.inf).max(initial=0.0))
 
 
 def _moved_in_decoder(model: CompressedModel, bundle: VLM, sample: Sample) -> list[int]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from exporters.graphs import Precision
 from exporters.onnx import Request, export
 from exporters.parity import Parity
 from tests.models.families import CASES, Case, Checkpoints, compressed, every_case, every_family, prompts_of
@@ -76,7 +75,7 @@ def bundles(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def exported(
-    models: Sequence[CompressedModel], stages: list[dict[str, Any]], path: Path, precision: Precision = "fp32"
+    models: Sequence[CompressedModel], stages: list[dict[str, Any]], path: Path, precision: str = "fp32"
 ) -> Parity:
     """Export a model made ready for some layouts, and how far the bundle is from it."""
     recipe = Recipe.model_validate({"version": 1, "name": "test", "stages": stages})

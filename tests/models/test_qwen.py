@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig
 from transformers.vision_utils import get_vision_window_index
 
-from exporters.graphs import as_half
+from exporters.graphs import narrowed
 from exporters.onnx import told_of
 from tests.models.families import CASES, Case, Checkpoints, compressed, pictures, prompts_of
 from tests.models.own import own_inputs
@@ -131,7 +131,7 @@ def test_towers_run_in_half_precision(checkpoints: Checkpoints, case: Case) -> N
     pixels = adapter.preprocess(pictures(adapter, 2))
     with torch.inference_mode():
         ours, chosen = model.vision(pixels)
-        half, again = as_half([model])[0].vision(pixels)
+        half, again = narrowed([model], torch.float16)[0].vision(pixels)
     assert half.dtype == torch.float16
     assert torch.equal(chosen, again)
     torch.testing.assert_close(half.float(), ours, atol=2e-2 * float(ours.abs().max()), rtol=0)

@@ -6,14 +6,13 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vtc.models.shapes import SHAPES
 
 if TYPE_CHECKING:
-    from exporters.graphs import Precision
     from vtc.evaluate.timing import Question
     from vtc.progress import Report
     from vtc.runtime.vlm import VLM
@@ -31,7 +30,7 @@ PARITY_SAMPLES = 4
 @click.option("--repeats", type=click.IntRange(min=1), help="Rounds measured.  [default: 50; 10 with --shape]")
 @click.option("--warmup", type=click.IntRange(min=0), help="Rounds before those.  [default: 3; 1 with --shape]")
 @click.option("--provider", help="ONNX Runtime provider of a bundle.")
-@click.option("--precision", help="Which graphs to run: fp32 or fp16; also bf16 with --backend torch.")
+@click.option("--precision", help="Which of the bundle's precisions to run; also bf16 with --backend torch.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one operator.")
 @click.option("--shape", "shape_name", type=click.Choice(list(SHAPES)), help="Time a published shape instead.")
 @click.option("--recipe", "recipe_name", metavar="R", help="Recipe for --shape.  [default: learnpruner]")
@@ -244,8 +243,7 @@ def _exported(name: str, bundle: VLM, show: Report) -> Path:
     own = Origin(name if name == "reference" else str(path.resolve()), digest)
     samples = samples_from(adapter, "reference" if name == "reference" else None, PARITY_SAMPLES, seed=0)
     model = compress(adapter, recipe)
-    precision = cast("Precision", bundle.precision)
-    export(Request([model], recipe, own, samples, (precision,), progress=show), out)
+    export(Request([model], recipe, own, samples, (bundle.precision,), progress=show), out)
     return out
 
 

@@ -9,12 +9,11 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from vtc.errors import BundleError, InputError
 
 if TYPE_CHECKING:
-    from exporters.graphs import Precision
     from vtc.compressed import CompressedModel
     from vtc.evaluate.bench import Runner
     from vtc.evaluate.memory import Memory
@@ -227,8 +226,7 @@ def _exported(job: Job, model: CompressedModel, recipe: Recipe, question: Questi
     out.parent.mkdir(parents=True, exist_ok=True)
     sample = Sample(list(question.images), model.adapter.chat(WORD, len(question.images)))
     origin = Origin(f"shape:{job.shape.name}", digest)
-    precision = cast("Precision", job.precision)
-    export(Request([model], recipe, origin, (sample,), (precision,), progress=show), out)
+    export(Request([model], recipe, origin, (sample,), (job.precision,), progress=show), out)
     return out
 
 
@@ -240,12 +238,14 @@ def _parity(path: Path, precision: str) -> dict[str, Any]:
 
 def _selection_onnx(job: Job, model: CompressedModel, directory: Path) -> list[float]:
     """Milliseconds of each run of the encoder stages, as a graph of their own."""
-    from exporters.graphs import as_half, export_graph, selection_spec
+    import torch
+
+    from exporters.graphs import export_graph, narrowed, selection_spec
     from vtc.evaluate.selection import selection_of
     from vtc.runtime.providers import choose_provider
     from vtc.runtime.session import Graph
 
-    module = selection_of(as_half([model])[0] if job.precision == "fp16" else model)
+    module = selection_of(narrowed([model], torch.float16)[0] if job.precision == "fp16" else model)
     if module is None:
         return []
     spec = selection_spec(module, job.shape.images)

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from exporters.precision import NAMES, PRECISIONS, precision
 from vtc.cli.serving import serving_options, servings
+from vtc.errors import InputError
 from vtc.layout import Grid
 from vtc.progress import progress
 
+if TYPE_CHECKING:
+    from exporters.parity import Parity
 
-@click.command()
+WORST = 3
+"""Values that are told of; all stand in the bundle's precision.json."""
+
+
+def _with_precisions(text: str) -> str:
+    """Help with a paragraph of what precisions there are."""
+    lines = "\n".join(f"  {one.name:<13}{one.summary}" for one in PRECISIONS)
+    return f"{text}\n\n\b\nPrecisions:\n{lines}"
+
+
+@click.command(
+    short_help="A compressed model as an ONNX bundle.",
+    help=_with_precisions(
+        """Export DIRECTORY, which vtc compress wrote, as an ONNX bundle.
+
+The bundle is compared with the PyTorch model before it is called done: kept tokens, logits, greedy answers. An
+interrupted export is taken up again by the same command."""
+    ),
+)
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Bundle directory to write.")
 @click.option(
@@ -20,8 +44,9 @@ from vtc.progress import progress
     multiple=True,
     default=("fp32",),
     show_default=True,
-    type=click.Choice(["fp32", "fp16"]),
-    help="Give it twice for both in one bundle.",
+    type=click.Choice(NAMES),
+    metavar="P",
+    help="See below; give it several times for several in one bundle.",
 )
 @click.option("--opset", default=20, show_default=True, type=click.IntRange(18, 22), help="ONNX operator set.")
 @click.option("--model", "base", metavar="MODEL", help="Where the base model is now, if it has moved.")
@@ -42,11 +67,6 @@ def command(
     tiles: tuple[Grid, ...],
     frames: int,
 ) -> None:
-    """Export DIRECTORY, which vtc compress wrote, as an ONNX bundle.
-
-    The bundle is compared with the PyTorch model before it is called done: kept tokens, logits, greedy answers. An
-    interrupted export is taken up again by the same command.
-    """
     from vtc.artifact import check_output
 
     check_output(out, "bundle")
@@ -59,19 +79,63 @@ def command(
         wanted = servings(image_size, tiles, frames)
         models = [made_for(model, recipe, serving) for serving in wanted] or [model]
         source = data or ("reference" if origin.name == "reference" else None)
+        ranged = [name for name in precisions if precision(name).activations]
+        if ranged and source is None:
+            raise InputError(f"{ranged[0]} takes ranges of activations from samples, and noise has none; give --data")
         share = -(-samples // len(models))
         request = Request(
             models=models,
             recipe=recipe,
             origin=origin,
             samples=[sample for one in models for sample in samples_from(one.adapter, source, share, seed=0)],
-            precisions=tuple(dict.fromkeys(precisions)),  # type: ignore[arg-type]  # click.Choice checked them
+            precisions=tuple(dict.fromkeys(precisions)),
             opset=opset,
             progress=tell,
         )
         parity = export(request, out)
-    for precision, figures in parity.items():
-        click.echo(
-            f"{out}: {precision} parity on {figures.samples} prompts: same tokens kept {figures.indices_equal:.0%}, "
-            f"logits within {figures.logits_max_diff:.1g}, greedy answers equal {figures.greedy_match:.0%}"
-        )
+    for name, figures in parity.items():
+        click.echo(f"{out}: {_told(name, figures)}")
+    for line in _values(out):
+        click.echo(f"{out}: {line}")
+
+
+def _told(name: str, figures: Parity) -> str:
+    against = " with the model's weights so rounded" if figures.original else ""
+    emulated = ", emulated in float32" if figures.emulated else ""
+    line = (
+        f"{name} parity{against} on {figures.samples} prompts{emulated}: same tokens kept "
+        f"{figures.indices_equal:.0%}, logits within {figures.logits_max_diff:.1g}, greedy answers equal "
+        f"{figures.greedy_match:.0%}"
+    )
+    if figures.original is None:
+        return line
+    far = figures.original
+    return (
+        f"{line}; from the model itself: same tokens kept {far.indices_equal:.0%}, logits within "
+        f"{far.logits_max_diff:.1g}, greedy answers equal {far.greedy_match:.0%}"
+    )
+
+
+def _values(out: Path) -> list[str]:
+    """What is worth a line of what the bundle says of its precisions, value by value."""
+    path = out / "precision.json"
+    notes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    lines = []
+    for name, note in notes.items():
+        for row in note.get("float32", ())[:WORST]:
+            lines.append(f"{name} computes in float32 in {row['module']}: {row['value']} reaches {row['largest']:.3g}")
+        if len(note.get("float32", ())) > WORST:
+            lines.append(f"{name} computes {len(note['float32']) - WORST} more values in float32, see {path.name}")
+        if note.get("values"):
+            worst = ", ".join(
+                f"{row['module']} {row['operator']} {_share(row['relative'])}" for row in note["values"][:WORST]
+            )
+            lines.append(f"{name} values furthest off: {worst}")
+        left = sum(counts["left"] for counts in note.get("graphs", {}).values())
+        if left:
+            lines.append(f"{name} leaves {left} weights as they are: their inputs do not divide into blocks")
+    return lines
+
+
+def _share(relative: float | None) -> str:
+    return "overflows" if relative is None else f"{relative:.2%}"

@@ -34,7 +34,7 @@ import click
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Makes a draw repeatable.")
 @click.option("--provider", help="ONNX Runtime provider, such as cpu or cuda.  [default: the fastest here]")
-@click.option("--precision", help="Which graphs to run, such as fp32 or fp16.")
+@click.option("--precision", help="Which of the bundle's precisions to run, such as fp16 or int8.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one operator.")
 @click.option("--json", "as_json", is_flag=True, help="Print answer, token ids and timings as JSON.")
 def command(

@@ -60,7 +60,7 @@ def _baselines(_context: click.Context, _option: click.Parameter, value: str) ->
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Questions at a time.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=32, show_default=True, help="Longest answer.")
 @click.option("--provider", help="ONNX Runtime provider for a bundle.")
-@click.option("--precision", help="Which graphs of a bundle: fp32 or fp16.")
+@click.option("--precision", help="Which of a bundle's precisions.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads for a bundle.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option(

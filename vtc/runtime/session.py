@@ -69,6 +69,8 @@ class Graph:
         # A bundle is several sessions that run in turn. Threads that spin between runs take the cores away
         # from the session that runs, and on a busy machine cost a factor of two.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Left alone, it rounds what meets weights of few bits to 8 bits too, which a bundle does not ask for.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         names = list(dict.fromkeys([provider.name, "CPUExecutionProvider"]))
@@ -77,12 +79,23 @@ class Graph:
             if provider.name == "TensorrtExecutionProvider":
                 names.insert(1, "CUDAExecutionProvider")
         try:
-            with quiet_stderr():
-                session = self._runtime.InferenceSession(str(path), options, providers=names)
+            session = self._start(path, options, names)
         except Exception as error:  # ONNX Runtime raises a kind of its own for each status code
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise BundleError(f"{path}: ONNX Runtime cannot load the graph ({reason})") from error
         return session
+
+    def _start(self, path: Path, options: Any, names: list[str]) -> Any:
+        try:
+            with quiet_stderr():
+                return self._runtime.InferenceSession(str(path), options, providers=names)
+        except Exception as error:
+            if "float8" not in str(error):
+                raise
+            # Its optimizer moves float8 to operators that do not take it; the graph as it is runs.
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+            with quiet_stderr():
+                return self._runtime.InferenceSession(str(path), options, providers=names)
 
     @property
     def providers(self) -> list[str]:

@@ -1,0 +1,170 @@
+"""Graphs of every precision that is asked for, made of those exported in the precision's base.
+
+One export from PyTorch serves a base and all quantised precisions of it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnx import ModelProto
+
+from exporters.floats import NARROW, widen
+from exporters.graphs import Heard, save_graph
+from exporters.precision import Precision
+from exporters.protect import protect, report, worst_first
+from exporters.quantize import Linear, linear_weights, multiplied, quantize
+from vtc.calibrate import Sample
+from vtc.models.base import VLMAdapter
+from vtc.progress import Report
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Source:
+    """What graphs are derived from.
+
+    Attributes
+    ----------
+    base : str
+    raw : dict of graph name to Path
+        As exported, in the directory where derived ones go.
+    heard : dict of graph name to list of (model, module)
+        See :func:`exporters.graphs.heard_by`.
+    adapter : VLMAdapter
+        Whose linear layers are quantised.
+    samples : sequence of Sample
+    progress : callable
+    """
+
+    base: str
+    raw: Mapping[str, Path]
+    heard: Mapping[str, Sequence[Heard]]
+    adapter: VLMAdapter
+    samples: Sequence[Sample]
+    progress: Report
+
+
+@dataclass
+class Derived:
+    """What was derived from one base.
+
+    Attributes
+    ----------
+    paths : dict of precision to dict of graph name to Path
+    rounded : dict of graph name to Path
+        Of a base that cannot be run everywhere: graphs that compute the same in float32, rounding as they go.
+    reached : dict of module name to float
+        Largest magnitude of each linear layer's input, where precisions ask for it.
+    notes : dict of precision to JSON data
+        What computes in float32 and how far values are off; how many weights were quantised.
+    """
+
+    paths: dict[str, dict[str, Path]] = field(default_factory=dict)
+    rounded: dict[str, Path] = field(default_factory=dict)
+    reached: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def derive(source: Source, precisions: Sequence[Precision]) -> Derived:
+    """Make the graphs of a base's precisions.
+
+    Parameters
+    ----------
+    source : Source
+    precisions : sequence of Precision
+        All of this base.
+
+    Raises
+    ------
+    VtcError
+        If a cache cannot hold what the model puts into it.
+    """
+    derived = Derived()
+    quantised = [one for one in precisions if one.stored]
+    linears = linear_weights(source.adapter, DTYPES[source.base]) if quantised else {}
+    safe = _protected(source, derived, linears, any(one.activations for one in precisions))
+    for one in precisions:
+        derived.paths[one.name] = {}
+        if one.stored:
+            derived.notes[one.name] = {"base": source.base, "graphs": {}}
+        for done, (name, path) in enumerate(safe.items()):
+            source.progress(f"writing {one.name} graphs", done, len(safe))
+            out = path.with_name(f"{name}{one.suffix}.onnx")
+            derived.paths[one.name][name] = out
+            if one.stored:
+                model = onnx.load(path)
+                derived.notes[one.name]["graphs"][name] = quantize(model, one, linears, derived.reached)
+                save_graph(model, out)
+            else:
+                _publish(path, out)
+        source.progress(f"writing {one.name} graphs", len(safe), len(safe))
+    return derived
+
+
+def _protected(source: Source, derived: Derived, linears: Mapping[str, Linear], activations: bool) -> dict[str, Path]:
+    """Move to float32 what overflows, note what there is to note, and return the graphs' paths."""
+    kind, safe = NARROW[source.base], {}
+    overflowing, values = [], []
+    for done, (name, path) in enumerate(source.raw.items()):
+        source.progress(f"measuring {source.base} graphs", done, len(source.raw))
+        model = onnx.load(path, load_external_data=False)
+        scratch = path.with_name(f".{name}_probe.onnx")
+        looked_at = partial(_inputs, linears=linears if activations else {}, folder=path.parent)
+        protected = protect(model, source.base, source.heard.get(name, ()), source.samples, scratch, looked_at)
+        for value, layers in looked_at(protected.model).items():
+            for module in (module for layer in layers for module in layer.names):
+                largest = protected.reached[value].largest
+                derived.reached[module] = max(derived.reached.get(module, 0.0), largest)
+        overflowing += report(name, protected.model, protected.overflowing)
+        values += report(name, protected.model, protected.reached)
+        safe[name] = path.with_name(f".{name}_{source.base}_safe.onnx")
+        onnx.save(protected.model, safe[name])  # its weights stay where they are
+        if source.base == "bf16":
+            model = onnx.load(safe[name], load_external_data=False)
+            widen(model, kind, rounding=True)
+            derived.rounded[name] = path.with_name(f".{name}_{source.base}_rounded.onnx")
+            onnx.save(model, derived.rounded[name])
+    source.progress(f"measuring {source.base} graphs", len(source.raw), len(source.raw))
+    values.sort(key=worst_first)
+    derived.notes[source.base] = {"float32": overflowing, "values": values}
+    return safe
+
+
+def _inputs(model: ModelProto, linears: Mapping[str, Linear], folder: Path) -> dict[str, list[Linear]]:
+    """Values that quantised layers multiply, and which layers."""
+    found: dict[str, list[Linear]] = {}
+    for users in multiplied(model, linears, folder).values():
+        for node, layer in users:
+            found.setdefault(node.input[0], []).append(layer)
+    return found
+
+
+def _publish(path: Path, out: Path) -> None:
+    """Put a graph under its own name, and its weights, where they are in a file beside it, under theirs."""
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                data = out.with_name(f"{out.name}_data")
+                if not (data.exists() and data.samefile(path.with_name(entry.value))):
+                    data.unlink(missing_ok=True)
+                    _link(path.with_name(entry.value), data)
+                entry.value = data.name
+    onnx.save(model, out)
+
+
+def _link(path: Path, out: Path) -> None:
+    try:
+        os.link(path, out)
+    except OSError:  # not every file system has links
+        shutil.copyfile(path, out)

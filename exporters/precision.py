@@ -1,0 +1,120 @@
+"""What `vtc export --precision` offers: how graphs compute, how weights are stored, and what counts as rounding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vtc.errors import InputError
+
+Stored = Literal["int8", "int4", "fp8"]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A way to compute and to store weights.
+
+    Attributes
+    ----------
+    name, summary : str
+        What the user calls it, and what it is for.
+    suffix : str
+        Behind a graph's name. transformers.js' own for the formats that it knows: nothing, ``_fp16`` and ``_q4f16``.
+    base : str
+        ``fp32``, ``fp16`` or ``bf16``: what is computed in. Quantised precisions are made of their base's graphs.
+    stored : str or None
+        How weights of linear layers are stored where it is not as the base has them.
+    activations : bool
+        Whether inputs of linear layers are quantised too, with ranges found on samples.
+    opset : int
+        Lowest ONNX operator set that can say so.
+    tolerance : float
+        Largest difference of a logit that counts as rounding.
+    near_tie : float
+        A greedy token may differ where the two best logits are closer than this.
+    moved : float
+        Share of an image's kept tokens that may be others than the model's, as near-ties of scores are; one always may.
+    """
+
+    name: str
+    summary: str
+    suffix: str
+    base: Literal["fp32", "fp16", "bf16"]
+    tolerance: float
+    near_tie: float
+    moved: float
+    stored: Stored | None = None
+    activations: bool = False
+    opset: int = 18
+
+
+PRECISIONS: tuple[Precision, ...] = (
+    Precision("fp32", "float32 throughout: the yardstick, and the fastest on a CPU", "", "fp32", 1e-3, 1e-2, 0.05),
+    Precision(
+        "fp16", "float16, in float32 where it would overflow: the default on a GPU", "_fp16", "fp16", 0.25, 0.5, 0.2
+    ),
+    Precision(
+        "bf16", "bfloat16, for models that float16 is too narrow for; needs a GPU", "_bf16", "bf16", 2.0, 2.0, 0.3
+    ),
+    Precision(
+        "int8",
+        "weights in int8, computed in float16: half the memory",
+        "_q8f16",
+        "fp16",
+        0.25,
+        0.5,
+        0.2,
+        stored="int8",
+        opset=19,
+    ),
+    Precision(
+        "int4",
+        "weights in int4, blocks of 128, computed in float16: a quarter of the memory, for long decoding",
+        "_q4f16",
+        "fp16",
+        0.25,
+        0.5,
+        0.2,
+        stored="int4",
+        opset=21,
+    ),
+    Precision(
+        "int8-static",
+        "weights and activations in int8, ranges from samples: for prefill on int8 tensor cores",
+        "_int8_static",
+        "fp16",
+        1.0,
+        1.0,
+        0.3,
+        stored="int8",
+        activations=True,
+        opset=19,
+    ),
+    Precision(
+        "fp8",
+        "weights and activations in float8 (E4M3), ranges from samples: for GPUs of compute capability 8.9 and above",
+        "_fp8",
+        "fp16",
+        1.0,
+        1.0,
+        0.3,
+        stored="fp8",
+        activations=True,
+        opset=19,
+    ),
+)
+NAMES = tuple(one.name for one in PRECISIONS)
+
+
+def precision(name: str) -> Precision:
+    """The precision of a name.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    for one in PRECISIONS:
+        if one.name == name:
+            return one
+    raise InputError(f"precision '{name}' is not known; precisions: {', '.join(NAMES)}")

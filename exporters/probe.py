@@ -1,0 +1,166 @@
+"""What values of exported graphs reach on samples, and how far rounding to a narrow type takes them.
+
+A probe is a graph twice over: computed in float32, and beside it with every value rounded to the narrow type. It gives
+what the graph gives, in float32, and for each value its largest magnitude and the largest difference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from exporters.floats import element_types, widen
+from exporters.graphs import Heard
+from vtc.calibrate import Sample
+from vtc.runtime.providers import choose_provider
+from vtc.runtime.session import Graph
+from vtc.visual_tokens import TextEmbeddings
+
+LARGEST, DIFFERENCE = "largest of ", "difference of "
+TWIN = "rounded/"
+NEW_TOKENS = 2
+"""The second is decoded, with a cache."""
+
+
+@dataclass
+class Reached:
+    """What one value of a graph reached.
+
+    Attributes
+    ----------
+    largest : float
+        Magnitude, in float32.
+    difference : float
+        Between float32 and the narrow type, from the same inputs of the graph.
+    """
+
+    largest: float = 0.0
+    difference: float = 0.0
+
+    def note(self, largest: float = 0.0, difference: float = 0.0) -> None:
+        """Take in another sample."""
+        self.largest = max(self.largest, largest)
+        self.difference = max(self.difference, math.inf if math.isnan(difference) else difference)
+
+
+def probe(model: ModelProto, kind: int, others: Collection[str] = ()) -> ModelProto:
+    """A graph's probe.
+
+    Parameters
+    ----------
+    model : ModelProto
+        With its weights; not changed.
+    kind : int
+        The narrow element type, whose values are looked at.
+    others : collection of str
+        Values of float32 to look at too.
+    """
+    types = element_types(model)
+    wide, rounded = (_copy(model) for _ in range(2))
+    widen(wide, kind)
+    widen(rounded, kind, rounding=True)
+    shared = {tensor.name for tensor in wide.graph.initializer} | {value.name for value in wide.graph.input}
+    looked_at = [value.name for value in wide.graph.input if value.name in others]
+    looked_at += [
+        name
+        for node in wide.graph.node
+        for name in node.output
+        if (types.get(name) == kind and name not in shared) or name in others
+    ]
+    for node in rounded.graph.node:
+        node.input[:] = [name if name in shared or not name else TWIN + name for name in node.input]
+        node.output[:] = [name and TWIN + name for name in node.output]
+        node.name = node.name and TWIN + node.name
+    graph = wide.graph
+    del graph.value_info[:]
+    graph.node.extend(rounded.graph.node)
+    graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), "probe/zero"))
+    graph.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), "probe/flat"))
+    for name in looked_at:
+        graph.node.extend(_largest(name, LARGEST + name))
+        graph.output.append(helper.make_tensor_value_info(LARGEST + name, TensorProto.FLOAT, None))
+        if name not in shared:
+            graph.node.append(helper.make_node("Sub", [TWIN + name, name], [f"{name}/error"]))
+            graph.node.extend(_largest(f"{name}/error", DIFFERENCE + name))
+            graph.output.append(helper.make_tensor_value_info(DIFFERENCE + name, TensorProto.FLOAT, None))
+    return wide
+
+
+def _largest(name: str, result: str) -> list[NodeProto]:
+    """Largest magnitude of a value, 0 of one without elements, which have no largest."""
+    flat = helper.make_node("Reshape", [name, "probe/flat"], [f"{result}/flat"])
+    some = helper.make_node("Concat", [f"{result}/flat", "probe/zero"], [f"{result}/some"], axis=0)
+    size = helper.make_node("Abs", [f"{result}/some"], [f"{result}/size"])
+    return [flat, some, size, helper.make_node("ReduceMax", [f"{result}/size"], [result], keepdims=0)]
+
+
+def _copy(model: ModelProto) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def measure(
+    graph: ModelProto, modules: Sequence[Heard], samples: Sequence[Sample], scratch: Path
+) -> dict[str, Reached]:
+    """Run a probe on what its module is called with while the PyTorch model answers samples.
+
+    Parameters
+    ----------
+    graph : ModelProto
+        A probe, see :func:`probe`.
+    modules : sequence of Heard
+    samples : sequence of Sample
+    scratch : Path
+        Where the graph may lie meanwhile.
+
+    Returns
+    -------
+    dict of value name to Reached
+    """
+    reached: dict[str, Reached] = {}
+    onnx.save(graph, scratch)
+    try:
+        session = Graph(scratch, choose_provider(None))
+    finally:
+        scratch.unlink()
+    names = list(session.inputs)
+
+    def run(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        values = [value.float() if value.is_floating_point() else value for value in _tensors((args, kwargs))]
+        feeds = {name: value.cpu().numpy() for name, value in zip(names, values, strict=True)}
+        for name, output in zip(session.outputs, session.run(feeds, host=session.outputs), strict=True):
+            if name.startswith(LARGEST):
+                reached.setdefault(name.removeprefix(LARGEST), Reached()).note(largest=float(output.numpy()))
+            elif name.startswith(DIFFERENCE):
+                reached.setdefault(name.removeprefix(DIFFERENCE), Reached()).note(difference=float(output.numpy()))
+
+    for model, module in modules:
+        handle = module.register_forward_pre_hook(run, with_kwargs=True)
+        try:
+            for sample in samples:
+                model.generate([sample.images], [sample.prompt], NEW_TOKENS)
+        finally:
+            handle.remove()
+    return reached
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    """The tensors in arguments, in order."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, TextEmbeddings):
+        yield from (values.states, values.mask)
+    elif isinstance(values, dict):
+        yield from _tensors(list(values.values()))
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _tensors(value)

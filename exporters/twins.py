@@ -1,0 +1,62 @@
+"""PyTorch models that compute what a quantised bundle should: what it is compared with.
+
+A bundle in 4 bits is not close to the model, and need not be; it has to be what 4 bits make of the model. The twin has
+the weights that the stored numbers stand for, and rounds what goes into its layers where the bundle does.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from exporters.precision import Precision, Stored
+from exporters.quantize import LARGEST, input_scale, linear_layers, small
+from vtc.compressed import CompressedModel
+
+
+def twins(
+    models: Sequence[CompressedModel], precision: Precision, reached: Mapping[str, float]
+) -> Sequence[CompressedModel]:
+    """The models themselves, or copies in float32 that compute what a quantised precision should.
+
+    Parameters
+    ----------
+    models : sequence of CompressedModel
+    precision : Precision
+    reached : mapping of module name to float
+        Largest magnitude of each layer's input; not looked at where activations stay.
+    """
+    if precision.stored is None:
+        return models
+    copies = copy.deepcopy(list(models))  # in one go, so that they go on sharing weights
+    seen: set[int] = set()
+    for one in copies:
+        for name, module in linear_layers(one.adapter):
+            if id(module) in seen:
+                continue
+            seen.add(id(module))
+            found = small(module.weight.detach().cpu().half().numpy(), 0, precision.stored)
+            if found is not None:
+                module.weight.data = torch.from_numpy(found.values()).to(module.weight)
+                if precision.activations and name in reached:
+                    module.register_forward_pre_hook(_Rounding(precision.stored, reached[name]))
+    return copies
+
+
+class _Rounding:
+    """Rounds what goes into a layer, as ``QuantizeLinear`` does."""
+
+    def __init__(self, stored: Stored, reached: float) -> None:
+        self.largest = LARGEST[stored]
+        self.scale = input_scale(reached, stored)
+        self.float8 = stored == "fp8"
+
+    def __call__(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        value: Tensor = args[0]
+        numbers = (value / self.scale).clamp(-self.largest, self.largest)
+        numbers = numbers.to(torch.float8_e4m3fn).to(value.dtype) if self.float8 else torch.round(numbers)
+        return (numbers * self.scale, *args[1:])

@@ -1,0 +1,258 @@
+"""Every precision of a bundle is proved before it is published; what float16 cannot hold is computed in float32."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from click.testing import CliRunner
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+import exporters.protect
+from exporters.floats import lift, widen
+from exporters.onnx import VALUES, Request, export
+from exporters.parity import Parity
+from exporters.precision import NAMES, PRECISIONS, precision
+from tests.tiny import RECIPES, image, recipe, write_checkpoint
+from vtc.artifact import staging_dir
+from vtc.calibrate import Sample
+from vtc.checkpoint import Origin
+from vtc.cli import main
+from vtc.compressed import compress
+from vtc.errors import BundleError, InputError, ParityError, VtcError
+from vtc.models import load_adapter
+from vtc.models.base import VLMAdapter
+from vtc.runtime.vlm import VLM
+
+pytestmark = pytest.mark.xdist_group("precisions")  # bundles are made once for all tests here
+
+QUANTISED = [one.name for one in PRECISIONS if one.stored]
+STORED = {"int8": TensorProto.INT8, "int4": TensorProto.INT4, "fp8": TensorProto.FLOAT8E4M3FN}
+
+
+def request(adapter: VLMAdapter, *stages: dict[str, Any], precisions: tuple[str, ...]) -> Request:
+    resolved = recipe(*stages)
+    samples = [Sample([image(seed)], adapter.chat("what is it ?")) for seed in range(2)]
+    return Request([compress(adapter, resolved)], resolved, Origin("tiny", "0" * 64), samples, precisions=precisions)
+
+
+@pytest.fixture(scope="module")
+def exported(adapter: VLMAdapter, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Parity], Path]:
+    """All precisions but fp32 in one bundle."""
+    asked = request(adapter, *RECIPES["cls"], precisions=NAMES[1:])
+    path = tmp_path_factory.mktemp("precisions") / "bundle"
+    return export(asked, path), path
+
+
+def test_bundle_holds_every_precision(exported: tuple[dict[str, Parity], Path]) -> None:
+    parity, path = exported
+    assert tuple(parity) == NAMES[1:]
+    for one in PRECISIONS[1:]:
+        found = parity[one.name]
+        assert found.logits_max_diff <= one.tolerance
+        assert (found.original is None) == (one.stored is None)
+        assert found.emulated == (one.base == "bf16")
+        assert (path / f"onnx/vision_encoder{one.suffix}.onnx").is_file()
+    assert not [file for file in path.rglob(".*") if file.is_file()]
+    assert {file.suffix for file in (path / "onnx").iterdir()} == {".onnx"}
+
+
+def test_quantised_bundle_is_its_twin_and_not_quite_the_model(exported: tuple[dict[str, Parity], Path]) -> None:
+    parity, _ = exported
+    for name in ("int8", "int4"):
+        original = parity[name].original
+        assert original is not None
+        # What rounds weights is told apart from what float16 does to them.
+        assert parity[name].logits_max_diff < 0.05 < original.logits_max_diff
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_linear_layers_are_stored_small(exported: tuple[dict[str, Parity], Path], name: str) -> None:
+    _, path = exported
+    one = precision(name)
+    notes = json.loads((path / VALUES).read_text())[name]["graphs"]
+    assert notes["embed_tokens"] == {"weights": 0, "left": 0}
+    for graph in ("vision_encoder", "decoder_model_merged"):
+        model = onnx.load(path / f"onnx/{graph}{one.suffix}.onnx")
+        small = [tensor for tensor in model.graph.initializer if tensor.data_type == STORED[str(one.stored)]]
+        stored = [tensor for tensor in small if tensor.dims]
+        assert len(stored) == notes[graph]["weights"] > 10
+        rounded = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+        assert bool(rounded) == one.activations
+    head = [tensor for tensor in model.graph.initializer if list(tensor.dims) in ([48, 460], [460, 48])]
+    assert [tensor.data_type for tensor in head] == [TensorProto.FLOAT16]
+
+
+@pytest.mark.parametrize("name", ["fp16", *QUANTISED])
+def test_runtime_runs_every_precision(exported: tuple[dict[str, Parity], Path], adapter: VLMAdapter, name: str) -> None:
+    _, path = exported
+    model = VLM.load(path, precision=name)
+    assert model.precision == name
+    assert model.generate([[image(0)]], [adapter.chat("what is it ?")], 4)[0].token_ids
+
+
+def test_runtime_says_that_bfloat16_needs_a_gpu(exported: tuple[dict[str, Parity], Path]) -> None:
+    with pytest.raises(BundleError, match="ONNX Runtime cannot load the graph"):
+        VLM.load(exported[1], provider="cpu", precision="bf16")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="TensorRT for RTX is installed for tests on Linux")
+def test_tensorrt_takes_every_precision(exported: tuple[dict[str, Parity], Path]) -> None:
+    trt: Any = pytest.importorskip("tensorrt_rtx")
+    _, path = exported
+    logger = trt.Logger(trt.Logger.ERROR)
+    for one in PRECISIONS[1:]:
+        for file in sorted((path / "onnx").glob(f"*{one.suffix}.onnx")):
+            builder = trt.Builder(logger)
+            flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+            network = builder.create_network(flag)
+            parser = trt.OnnxParser(network, logger)
+            assert parser.parse_from_file(str(file)), (file.name, parser.get_error(0).desc())
+            if not file.name.startswith("decoder"):
+                continue
+            config = builder.create_builder_config()
+            config.num_compute_capabilities = 1
+            config.set_compute_capability(trt.ComputeCapability.SM89, 0)
+            profile = builder.create_optimization_profile()
+            for number in range(network.num_inputs):
+                value = network.get_input(number)
+                shape = [3 if size == -1 else size for size in value.shape]
+                if value.name == "attention_mask":
+                    shape[1] = 6  # cached and new
+                profile.set_shape(value.name, shape, shape, shape)
+            config.add_optimization_profile(profile)
+            assert builder.build_serialized_network(network, config) is not None, file.name
+
+
+# Overflow -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def loud(tmp_path_factory: pytest.TempPathFactory) -> VLMAdapter:
+    """A tiny model, one layer of which puts more into the residual stream than float16 holds."""
+    adapter = load_adapter(write_checkpoint(tmp_path_factory.mktemp("loud") / "model"))
+    layer: Any = adapter.decoder_layers[1]
+    layer.mlp.down_proj.weight.data *= 2e5
+    return adapter
+
+
+def test_what_overflows_is_computed_in_float32(loud: VLMAdapter, tmp_path: Path) -> None:
+    # The stream is cut behind that layer, so what overflows goes through three graphs.
+    asked = request(loud, {"kind": "prune_in_decoder", "layer": 2, "keep": 5}, precisions=("fp16", "int8"))
+    parity = export(asked, tmp_path / "bundle")
+    assert all(one.greedy_match == 1.0 for one in parity.values())
+    notes = json.loads((tmp_path / "bundle" / VALUES).read_text())["fp16"]
+    kept = notes["float32"]
+    assert {row["graph"] for row in kept} == {"decoder_segment_0", "token_selector_1", "decoder_segment_1"}
+    assert max(row["largest"] for row in kept) > 65504
+    assert any("blocks.1.mlp" in row["module"] for row in kept)
+    assert all(row["difference"] is not None for row in notes["values"])
+
+
+def test_without_protection_the_overflow_is_found_and_nothing_published(
+    loud: VLMAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporters.protect, "HEADROOM", 1e-9)
+    with pytest.raises(ParityError, match=r"fp16 graphs overflow at .* more values; nothing was published"):
+        export(request(loud, precisions=("fp16",)), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_cache_that_cannot_hold_its_keys_is_refused(tmp_path: Path) -> None:
+    adapter = load_adapter(write_checkpoint(tmp_path / "model"))
+    layer: Any = adapter.decoder_layers[1]
+    layer.self_attn.v_proj.weight.data *= 6e4
+    with pytest.raises(VtcError, match=r"present.1.value reaches .*, which a fp16 cache cannot hold"):
+        export(request(adapter, precisions=("fp16",)), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+# Types of values ------------------------------------------------------------------------------------------------------
+
+
+def half_graph() -> ModelProto:
+    """In float16, (x + x) * w - x."""
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["sum"]),
+        helper.make_node("Mul", ["sum", "w"], ["product"]),
+        helper.make_node("Sub", ["product", "x"], ["y"]),
+    ]
+    half = TensorProto.FLOAT16
+    values = [helper.make_tensor_value_info(name, half, [2]) for name in ("sum", "product")]
+    ends = [helper.make_tensor_value_info(name, half, [2]) for name in ("x", "y")]
+    weight = numpy_helper.from_array(np.array([1e-3, 1e-3], np.float16), "w")
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight], value_info=values)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def run(model: ModelProto, x: list[float]) -> Any:
+    onnx.checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    dtype = np.float16 if "16" in session.get_inputs()[0].type else np.float32
+    return session.run(None, {"x": np.array(x, dtype)})[0]
+
+
+def rounding(model: ModelProto) -> ModelProto:
+    """A graph that rounds as float16 does; ONNX Runtime computes what follows on each other in float32 on a CPU."""
+    widen(model, TensorProto.FLOAT16, rounding=True)
+    return model
+
+
+def test_lifted_nodes_do_not_overflow() -> None:
+    model, x = half_graph(), [60000.0, 1.0]
+    assert np.isinf(run(rounding(half_graph()), x)[0])
+    lift(model, TensorProto.FLOAT16, {"sum", "product"})
+    assert [node.op_type for node in model.graph.node].count("Cast") == 3  # x and w up, the product down
+    assert run(model, x).dtype == np.float16
+    np.testing.assert_allclose(run(rounding(model), x), [-59880, -0.998], rtol=2e-3)
+
+
+def test_an_output_of_the_graph_keeps_its_type() -> None:
+    model = half_graph()
+    lift(model, TensorProto.FLOAT16, {"sum", "product", "y"})
+    assert run(model, [1.0, 2.0]).dtype == np.float16
+
+
+def test_widened_graph_rounds_where_it_should() -> None:
+    exact, x = half_graph(), [1.0, 0.1]
+    widen(exact, TensorProto.FLOAT16)
+    assert run(exact, x).dtype == np.float32
+    values = np.array(x, np.float16)
+    expected = (values + values) * np.float16(1e-3) - values  # numpy rounds after each step
+    assert (run(exact, x) != expected.astype(np.float32)).any()
+    np.testing.assert_array_equal(run(rounding(half_graph()), x), expected.astype(np.float32))
+
+
+# Asking ---------------------------------------------------------------------------------------------------------------
+
+
+def test_names_and_files_are_told_apart() -> None:
+    assert len({one.suffix for one in PRECISIONS}) == len({one.name for one in PRECISIONS}) == len(PRECISIONS)
+    with pytest.raises(InputError, match="precision 'fp12' is not known; precisions: fp32, fp16, bf16"):
+        precision("fp12")
+
+
+def test_help_lists_precisions_and_unknown_ones_are_refused(tmp_path: Path) -> None:
+    text = CliRunner().invoke(main, ["export", "--help"]).stdout
+    assert all(one.summary in text for one in PRECISIONS)
+    refused = CliRunner().invoke(main, ["export", "x", "-o", str(tmp_path / "b"), "--precision", "int3"])
+    assert refused.exit_code == 2
+    assert "int3" in refused.stderr
+
+
+def test_ranges_are_not_taken_from_noise(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("version: 1\nname: none\nstages: []\n")
+    made = ["compress", str(checkpoint), "--recipe", str(tmp_path / "r.yaml"), "-o", str(tmp_path / "c")]
+    assert CliRunner().invoke(main, made).exit_code == 0
+    asked = ["export", str(tmp_path / "c"), "-o", str(tmp_path / "b"), "--precision", "int8-static"]
+    result = CliRunner().invoke(main, asked)
+    assert result.exit_code == 2
+    assert "int8-static takes ranges of activations from samples, and noise has none; give --data" in result.stderr
+    assert not (tmp_path / "b").exists()
+    assert not staging_dir(tmp_path / "b").exists()

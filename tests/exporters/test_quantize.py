@@ -1,0 +1,159 @@
+"""Weights in few bits stand for what they should, in numpy and in ONNX Runtime, with scales that TensorRT takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from exporters.precision import Stored, precision
+from exporters.quantize import Linear, digest, input_scale, linear_weights, multiplied, quantize, small
+from vtc.models.base import VLMAdapter
+
+RNG = np.random.default_rng(0)
+STEP = {"int8": 1 / 254, "int4": 1 / 7, "fp8": 1 / 16}
+"""Half the distance of two numbers, as a share of the largest; int4's blocks may be clipped."""
+
+
+def matrix(rows: int, columns: int) -> np.ndarray[Any, Any]:
+    return RNG.standard_normal((rows, columns)).astype(np.float16)
+
+
+@pytest.mark.parametrize("outputs", [0, 1])
+@pytest.mark.parametrize("stored", ["int8", "int4", "fp8"])
+def test_numbers_stand_for_the_weights(stored: Stored, outputs: int) -> None:
+    weight = matrix(256, 128)
+    found = small(weight, outputs, stored)
+    assert found is not None
+    assert found.values().shape == weight.shape
+    assert (found.scales > 0).all()
+    error = np.abs(found.values() - weight.astype(np.float32))
+    assert error.max() <= STEP[stored] * np.abs(weight).max() * 1.8
+    turned = small(np.ascontiguousarray(weight.T), 1 - outputs, stored)
+    assert turned is not None
+    np.testing.assert_array_equal(turned.values(), found.values().T)
+
+
+@pytest.mark.parametrize(("inputs", "block"), [(256, 128), (192, 64), (96, 32), (48, 16), (40, 0)])
+def test_blocks_divide_the_inputs(inputs: int, block: int) -> None:
+    found = small(matrix(inputs, 8), 1, "int4")
+    assert (found.block if found else 0) == block
+    if found:
+        assert found.scales.shape == (inputs // block, 8)
+
+
+def test_clipping_a_block_is_never_worse_than_its_largest_weight() -> None:
+    weight = matrix(128, 64)
+    weight[0] *= 6  # an outlier in each block
+    found = small(weight, 1, "int4")
+    assert found is not None
+    plain = np.abs(weight.astype(np.float32)).max(axis=0) / 7
+    rounded = np.rint(weight / plain) * plain
+    assert ((found.values() - weight) ** 2).sum() < 0.95 * ((rounded - weight) ** 2).sum()
+
+
+def test_weights_of_nothing_have_a_scale_above_zero() -> None:
+    for stored in ("int8", "int4", "fp8"):
+        found = small(np.zeros((128, 4), np.float16), 1, stored)
+        assert found is not None
+        assert (found.scales > 0).all()
+        assert (found.values() == 0).all()
+
+
+def graph(weight: np.ndarray[Any, Any], *, turned: bool, gemm: bool = False) -> ModelProto:
+    """A product with a weight, which may be stored the other way round."""
+    nodes, name = [], "weight"
+    if turned:
+        nodes.append(helper.make_node("Transpose", ["weight"], ["turned"], perm=[1, 0]))
+        name = "turned"
+    nodes.append(helper.make_node("Gemm" if gemm else "MatMul", ["x", name], ["y"]))
+    stored = np.ascontiguousarray(weight.T) if turned else weight
+    shape: list[Any] = ["n", weight.shape[0]] if gemm else ["b", "n", weight.shape[0]]
+    body = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT16, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, [*shape[:-1], weight.shape[1]])],
+        [numpy_helper.from_array(stored, "weight")],
+    )
+    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def run(model: ModelProto, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    onnx.checker.check_model(model)
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"x": x})[0], np.float32)
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "int8-static", "fp8"])
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("gemm", [False, True])
+def test_runtime_computes_with_the_rounded_weights(name: str, turned: bool, gemm: bool) -> None:
+    weight, how = matrix(256, 64), precision(name)
+    layer = Linear(("layer",), 0 if turned else 1)
+    key = digest(np.ascontiguousarray(weight.T) if turned else weight)
+    model, x = graph(weight, turned=turned, gemm=gemm), RNG.standard_normal((5, 256)).astype(np.float16)
+    x = x if gemm else x[None]
+    reached = {"layer": float(np.abs(x).max())}
+    assert quantize(model, how, {key: layer}, reached) == {"weights": 1, "left": 0}
+    assert model.opset_import[0].version == how.opset
+    assert how.stored is not None
+    found = small(weight, 1, how.stored)
+    assert found is not None
+    inputs = x.astype(np.float32)
+    if how.activations:
+        scale = input_scale(reached["layer"], how.stored)
+        numbers = torch.from_numpy(inputs / scale)
+        low = numbers.round() if how.stored == "int8" else numbers.to(torch.float8_e4m3fn).float()
+        inputs = low.numpy() * scale
+    np.testing.assert_allclose(run(model, x), inputs @ found.values(), atol=0.05, rtol=2e-3)
+
+
+def test_what_does_not_divide_is_left(adapter: VLMAdapter) -> None:
+    weight = matrix(40, 8)
+    model = graph(weight, turned=False)
+    before = model.SerializeToString()
+    counts = quantize(model, precision("int4"), {digest(weight): Linear(("layer",), 1)}, {})
+    assert counts == {"weights": 0, "left": 1}
+    model.opset_import[0].version = 18
+    assert model.SerializeToString() == before
+
+
+def test_other_weights_are_not_touched() -> None:
+    model = graph(matrix(64, 8), turned=False)
+    assert multiplied(model, {"0" * 64: Linear(("layer",), 1)}) == {}
+
+
+def test_head_and_embedding_are_not_quantised(adapter: VLMAdapter, siglip: VLMAdapter) -> None:
+    for one in (adapter, siglip):  # the latter's head is its embedding
+        names = {name for layer in linear_weights(one, torch.float16).values() for name in layer.names}
+        assert any("vision_tower" in name for name in names)
+        assert any("projector" in name for name in names)
+        assert any("q_proj" in name and "language_model" in name for name in names)
+        assert not any("lm_head" in name or "embed" in name for name in names)
+
+
+def test_scales_of_inputs_are_what_float16_holds() -> None:
+    assert input_scale(0.0, "int8") > 0
+    assert input_scale(12.7, "int8") == float(np.float16(0.1))
+
+
+def test_graphs_with_weights_beside_them_are_read(tmp_path: Path) -> None:
+    weight = matrix(64, 32)
+    onnx.save(
+        graph(weight, turned=False),
+        tmp_path / "g.onnx",
+        save_as_external_data=True,
+        location="g.data",
+        size_threshold=0,
+    )
+    light = onnx.load(tmp_path / "g.onnx", load_external_data=False)
+    assert list(multiplied(light, {digest(weight): Linear(("layer",), 1)}, tmp_path)) == ["weight"]
