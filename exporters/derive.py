@@ -14,19 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import torch
 from onnx import ModelProto
 
 from exporters.floats import NARROW, widen
-from exporters.graphs import Heard, save_graph
+from exporters.graphs import DTYPES, Heard, save_graph
 from exporters.precision import Precision
 from exporters.protect import protect, report, worst_first
-from exporters.quantize import Linear, linear_weights, multiplied, quantize
+from exporters.quantize import Linear, Rounded, linear_weights, multiplied, quantize
 from vtc.calibrate import Sample
 from vtc.models.base import VLMAdapter
 from vtc.progress import Report
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -61,8 +58,12 @@ class Derived:
     Attributes
     ----------
     paths : dict of precision to dict of graph name to Path
-    rounded : dict of graph name to Path
-        Of a base that cannot be run everywhere: graphs that compute the same in float32, rounding as they go.
+    safe : dict of graph name to Path
+        The base's graphs, whether it is asked for or not.
+    stand_ins : dict of precision to dict of graph name to Path
+        Graphs that compute in float32 what the precision's own do: where these cannot be run everywhere, rounding after
+        each step, and where activations are rounded, without.
+    layers : dict of precision to dict of graph name to tuple of Rounded
     reached : dict of module name to float
         Largest magnitude of each linear layer's input, where precisions ask for it.
     notes : dict of precision to JSON data
@@ -70,7 +71,9 @@ class Derived:
     """
 
     paths: dict[str, dict[str, Path]] = field(default_factory=dict)
-    rounded: dict[str, Path] = field(default_factory=dict)
+    safe: dict[str, Path] = field(default_factory=dict)
+    stand_ins: dict[str, dict[str, Path]] = field(default_factory=dict)
+    layers: dict[str, dict[str, tuple[Rounded, ...]]] = field(default_factory=dict)
     reached: dict[str, float] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -92,7 +95,7 @@ def derive(source: Source, precisions: Sequence[Precision]) -> Derived:
     derived = Derived()
     quantised = [one for one in precisions if one.stored]
     linears = linear_weights(source.adapter, DTYPES[source.base]) if quantised else {}
-    safe = _protected(source, derived, linears, any(one.activations for one in precisions))
+    safe = derived.safe = _protected(source, derived, linears, any(one.activations for one in precisions))
     for one in precisions:
         derived.paths[one.name] = {}
         if one.stored:
@@ -103,18 +106,27 @@ def derive(source: Source, precisions: Sequence[Precision]) -> Derived:
             derived.paths[one.name][name] = out
             if one.stored:
                 model = onnx.load(path)
-                derived.notes[one.name]["graphs"][name] = quantize(model, one, linears, derived.reached)
+                found = quantize(model, one, linears, derived.reached)
+                derived.notes[one.name]["graphs"][name] = {"weights": found.weights, "left": found.left}
+                derived.layers.setdefault(one.name, {})[name] = found.layers
                 save_graph(model, out)
             else:
                 _publish(path, out)
+            if one.activations or one.base == "bf16":
+                stand_in = path.with_name(f".{name}{one.suffix}_stand_in.onnx")
+                model = onnx.load(out, load_external_data=False)
+                widen(model, NARROW[one.base], rounding=not one.activations)
+                onnx.save(model, stand_in)
+                derived.stand_ins.setdefault(one.name, {})[name] = stand_in
         source.progress(f"writing {one.name} graphs", len(safe), len(safe))
     return derived
 
 
 def _protected(source: Source, derived: Derived, linears: Mapping[str, Linear], activations: bool) -> dict[str, Path]:
     """Move to float32 what overflows, note what there is to note, and return the graphs' paths."""
-    kind, safe = NARROW[source.base], {}
-    overflowing, values = [], []
+    safe: dict[str, Path] = {}
+    overflowing: list[dict[str, Any]] = []
+    values: list[dict[str, Any]] = []
     for done, (name, path) in enumerate(source.raw.items()):
         source.progress(f"measuring {source.base} graphs", done, len(source.raw))
         model = onnx.load(path, load_external_data=False)
@@ -129,11 +141,6 @@ def _protected(source: Source, derived: Derived, linears: Mapping[str, Linear], 
         values += report(name, protected.model, protected.reached)
         safe[name] = path.with_name(f".{name}_{source.base}_safe.onnx")
         onnx.save(protected.model, safe[name])  # its weights stay where they are
-        if source.base == "bf16":
-            model = onnx.load(safe[name], load_external_data=False)
-            widen(model, kind, rounding=True)
-            derived.rounded[name] = path.with_name(f".{name}_{source.base}_rounded.onnx")
-            onnx.save(model, derived.rounded[name])
     source.progress(f"measuring {source.base} graphs", len(source.raw), len(source.raw))
     values.sort(key=worst_first)
     derived.notes[source.base] = {"float32": overflowing, "values": values}

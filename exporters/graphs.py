@@ -28,6 +28,8 @@ from vtc.visual_tokens import TextEmbeddings
 Heard = tuple[CompressedModel, nn.Module]
 """A PyTorch model, and the part of it that a graph is made of."""
 
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""Types of the bases of :mod:`exporters.precision`."""
 DEFAULT_OPSET = 20
 SHARED_ELEMENTS = 2**20
 """Constants up to this size are compared with each other; larger ones are weights."""
@@ -379,9 +381,14 @@ def narrowed(models: Sequence[CompressedModel], dtype: torch.dtype) -> list[Comp
     """
     copies = copy.deepcopy(list(models))  # in one go, so that they go on sharing weights
     for one in copies:
-        for parameter in (*one.adapter.model.parameters(), *one.parameters()):
-            parameter.data = parameter.data.to(dtype)
+        cast_weights(one, dtype)
     return copies
+
+
+def cast_weights(model: CompressedModel, dtype: torch.dtype) -> None:
+    """Give a model's weights another type."""
+    for parameter in (*model.adapter.model.parameters(), *model.parameters()):
+        parameter.data = parameter.data.to(dtype)
 
 
 def _dynamic(axes: Any) -> Any:

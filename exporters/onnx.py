@@ -14,9 +14,10 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from exporters.derive import DTYPES, Derived, Source, derive
+from exporters.derive import Derived, Source, derive
 from exporters.graphs import (
     DEFAULT_OPSET,
+    DTYPES,
     GraphSpec,
     export_graph,
     graph_specs,
@@ -26,8 +27,9 @@ from exporters.graphs import (
     selector_name,
     suffix,
 )
+from exporters.layers import layers_off
 from exporters.lint import lint
-from exporters.parity import Parity, check_parity, compare
+from exporters.parity import Parity, check_layers, check_parity, compare
 from exporters.precision import Precision, precision
 from exporters.twins import twins
 from vtc.artifact import check_output, sha256, staging_dir
@@ -142,7 +144,9 @@ def _export_base(request: Request, work: Path, base: str, wanted: Sequence[Preci
     request.model.adapter.set_decoder_attention("grouped")
     try:
         dtype = DTYPES[base]
-        specs = graph_specs(request.models if base == "fp32" else narrowed(request.models, dtype), dtype)
+        models = request.models if base == "fp32" else narrowed(request.models, dtype)
+        _check_weights(models[0], base)
+        specs = graph_specs(models, dtype)
         for done, spec in enumerate(specs):
             request.progress(f"exporting {base} graphs", done, len(specs))
             name = f"onnx/{spec.name}.onnx" if base == "fp32" else f"onnx/.{spec.name}_{base}.onnx"
@@ -160,6 +164,14 @@ def _export_base(request: Request, work: Path, base: str, wanted: Sequence[Preci
     return derive(source, wanted)
 
 
+def _check_weights(model: CompressedModel, base: str) -> None:
+    for name, weight in model.adapter.model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise VtcError(
+                f"{name} is beyond {str(DTYPES[base]).removeprefix('torch.')}; give --precision bf16 or fp32"
+            )
+
+
 def _graphs(
     request: Request, work: Path, wanted: Sequence[Precision], derived: Mapping[str, Derived]
 ) -> dict[str, dict[str, str]]:
@@ -173,18 +185,32 @@ def _graphs(
 
 
 def _prove(request: Request, work: Path, manifest: Mapping[str, Any], one: Precision, derived: Derived) -> Parity:
-    """Compare a precision's graphs with the model, or with what quantising makes of it and then the model."""
-    draft = manifest
-    if derived.rounded:
-        graphs = {name: {one.name: path.relative_to(work).as_posix()} for name, path in derived.rounded.items()}
-        draft = {**manifest, "precisions": [one.name], "graphs": graphs}
-    bundle = VLM(draft_manifest(work, draft), precision=one.name)
+    """Compare a precision's graphs with the model, as closely as what they round allows."""
+    samples, tell = request.samples, request.progress
     models = twins(request.models, one, derived.reached)
-    found = check_parity(models, bundle, one.name, request.samples, request.progress)
-    if one.stored:
-        original = compare(request.models, bundle, one.name, request.samples, request.progress)
-        found = replace(found, original=original)
-    return replace(found, emulated=bool(derived.rounded))
+
+    def drafted(paths: Mapping[str, Path], name: str) -> VLM:
+        graphs = {graph: {name: path.relative_to(work).as_posix()} for graph, path in paths.items()}
+        return VLM(draft_manifest(work, {**manifest, "precisions": [name], "graphs": graphs}), precision=name)
+
+    if one.base == "bf16":
+        found = check_parity(models, drafted(derived.stand_ins[one.name], one.name), one.name, samples, tell)
+        return replace(found, emulated=True)
+    bundle = drafted(derived.paths[one.name], one.name)
+    if not one.activations:
+        found = check_parity(models, bundle, one.name, samples, tell)
+        return (
+            replace(found, original=compare(request.models, bundle, one.name, samples, tell)) if one.stored else found
+        )
+    if one.base not in request.precisions:  # else it is compared anyway
+        check_parity(request.models, drafted(derived.safe, one.base), one.base, samples, tell)
+    heard = heard_by(request.models)
+    off = [
+        layers_off(path, derived.layers[one.name][graph], models[0], heard[graph], samples[0])
+        for graph, path in derived.stand_ins[one.name].items()
+        if derived.layers[one.name][graph]
+    ]
+    return check_layers(compare(request.models, bundle, one.name, samples, tell), one.name, max(off))
 
 
 def _take_up(request: Request, work: Path) -> dict[str, Any]:

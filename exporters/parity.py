@@ -7,7 +7,7 @@ same (numerics)? And does the whole, run end to end, say the same (greedy tokens
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from vtc.errors import ParityError
 from vtc.progress import Report, silent
 from vtc.runtime.vlm import VLM
 
+LAYER_TOLERANCE = 1e-2
+"""Room for a few numbers that were rounded up here and down there."""
 ROUNDING = 1e-5
 NOISY_RUNS = 8
 """Relative change of pixels, and times it is tried, that tell a choice between near-ties from a wrong one."""
@@ -49,8 +51,12 @@ class Parity:
         Prompts with different greedy tokens whose first difference is between almost equal logits, or whose images kept
         different tokens.
     original : Parity or None
-        Of quantised precisions: how far they are from the model itself. What stands here is then how far they are from
-        the model with its weights, and where they ask for it its activations, rounded as they round them.
+        Where only weights are rounded: how far the bundle is from the model itself. What stands here is then how far it
+        is from the model with its weights rounded in the same way.
+    layers : float or None
+        Where activations are rounded: largest difference of a linear layer's output, in units of its largest value,
+        from PyTorch's with the same rounding of the same input. What stands here is how far the bundle is from the
+        model itself, which rounding allows to be far.
     emulated : bool
         Whether a float32 graph that rounds to the precision's type stood in for the graph, as its type does not run
         everywhere.
@@ -63,6 +69,7 @@ class Parity:
     greedy_match: float
     near_ties: int
     original: Parity | None = None
+    layers: float | None = None
     emulated: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -168,6 +175,22 @@ def _judge(result: Parity, precision: str) -> None:
         raise ParityError(
             f"{precision} graphs answer {wrong} of {result.samples} prompts unlike the model; nothing was published"
         )
+
+
+def check_layers(found: Parity, precision: str, off: float) -> Parity:
+    """What was found, if layers are as far off as rounding in float32 explains.
+
+    Raises
+    ------
+    ParityError
+        If they are further off.
+    """
+    if not off <= LAYER_TOLERANCE:
+        raise ParityError(
+            f"{precision} layers differ from PyTorch's by {off:.2g} of their largest value, where "
+            f"{LAYER_TOLERANCE:g} is allowed; nothing was published"
+        )
+    return replace(found, layers=off)
 
 
 def _compare_vision(model: CompressedModel, bundle: VLM, sample: Sample) -> tuple[list[int], float]:

@@ -29,7 +29,7 @@ class Precision:
     opset : int
         Lowest ONNX operator set that can say so.
     tolerance : float
-        Largest difference of a logit that counts as rounding.
+        Largest difference of a logit that counts as rounding; not judged where activations are quantised.
     near_tie : float
         A greedy token may differ where the two best logits are closer than this.
     moved : float

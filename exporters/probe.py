@@ -7,7 +7,7 @@ what the graph gives, in float32, and for each value its largest magnitude and t
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,25 +132,51 @@ def measure(
         session = Graph(scratch, choose_provider(None))
     finally:
         scratch.unlink()
-    names = list(session.inputs)
 
-    def run(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        values = [value.float() if value.is_floating_point() else value for value in _tensors((args, kwargs))]
-        feeds = {name: value.cpu().numpy() for name, value in zip(names, values, strict=True)}
-        for name, output in zip(session.outputs, session.run(feeds, host=session.outputs), strict=True):
+    def note(found: Mapping[str, Any]) -> None:
+        for name, output in found.items():
             if name.startswith(LARGEST):
                 reached.setdefault(name.removeprefix(LARGEST), Reached()).note(largest=float(output.numpy()))
             elif name.startswith(DIFFERENCE):
                 reached.setdefault(name.removeprefix(DIFFERENCE), Reached()).note(difference=float(output.numpy()))
 
+    fed(session, modules, samples, note)
+    return reached
+
+
+def fed(
+    session: Graph,
+    modules: Sequence[Heard],
+    samples: Sequence[Sample],
+    take: Callable[[Mapping[str, Any]], None],
+    new_tokens: int = NEW_TOKENS,
+) -> None:
+    """Run a graph on what its module is called with while the PyTorch model answers samples.
+
+    Parameters
+    ----------
+    session : Graph
+        Float32 where it takes floats.
+    modules : sequence of Heard
+    samples : sequence of Sample
+    take : callable
+        Given the graph's outputs by name, each time.
+    new_tokens : int
+    """
+    names = list(session.inputs)
+
+    def run(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        values = [value.float() if value.is_floating_point() else value for value in _tensors((args, kwargs))]
+        feeds = {name: value.cpu().numpy() for name, value in zip(names, values, strict=True)}
+        take(dict(zip(session.outputs, session.run(feeds, host=session.outputs), strict=True)))
+
     for model, module in modules:
         handle = module.register_forward_pre_hook(run, with_kwargs=True)
         try:
             for sample in samples:
-                model.generate([sample.images], [sample.prompt], NEW_TOKENS)
+                model.generate([sample.images], [sample.prompt], new_tokens)
         finally:
             handle.remove()
-    return reached
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

@@ -84,6 +84,39 @@ class Small:
         return np.asarray(self.numbers.astype(np.float32) * scales)
 
 
+@dataclass(frozen=True)
+class Rounded:
+    """A layer whose input is rounded: names of the value that it rounds, of what comes out, and of its module.
+
+    Attributes
+    ----------
+    input, output, module : str
+    biased : bool
+        Whether the bias is in what comes out.
+    """
+
+    input: str
+    output: str
+    module: str
+    biased: bool
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What was quantised in a graph.
+
+    Attributes
+    ----------
+    weights, left : int
+        How many weights were, and how many could not be.
+    layers : tuple of Rounded
+    """
+
+    weights: int
+    left: int
+    layers: tuple[Rounded, ...]
+
+
 def linear_weights(adapter: VLMAdapter, dtype: torch.dtype) -> dict[str, Linear]:
     """The weights that are quantised, by their digest in either orientation.
 
@@ -213,7 +246,7 @@ def multiplied(
 
 def quantize(
     model: ModelProto, precision: Precision, linears: Mapping[str, Linear], reached: Mapping[str, float]
-) -> dict[str, int]:
+) -> Quantised:
     """Quantise a graph in place.
 
     Parameters
@@ -224,11 +257,6 @@ def quantize(
     linears : mapping of digest to Linear
     reached : mapping of module name to float
         Largest magnitude of each layer's input; not looked at where activations stay.
-
-    Returns
-    -------
-    dict
-        ``weights``, how many were quantised, and ``left``, how many could not be.
     """
     if precision.stored is None:
         raise AssertionError("only quantised precisions are made by quantising")
@@ -237,6 +265,7 @@ def quantize(
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes: list[NodeProto] = []
     inputs: dict[str, tuple[str, float]] = {}
+    layers: list[Rounded] = []
     done = left = 0
     for name, users in uses.items():
         matrix = initializers[name]
@@ -251,6 +280,7 @@ def quantize(
         if precision.activations:
             for node, _ in users:
                 inputs[node.output[0]] = (node.input[0], max(reached[one] for one in layer.names))
+                layers.append(Rounded(node.input[0], node.output[0], layer.names[0], len(node.input) > 2))
     rounded: set[str] = set()
     for node in model.graph.node:
         if node.op_type in ("MatMul", "Gemm") and node.output[0] in inputs:
@@ -269,7 +299,7 @@ def quantize(
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx"):
             opset.version = max(opset.version, precision.opset)
-    return {"weights": done, "left": left}
+    return Quantised(done, left, tuple(layers))
 
 
 def _dequantized(model: ModelProto, name: str, found: Small) -> NodeProto:

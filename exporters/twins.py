@@ -1,18 +1,19 @@
 """PyTorch models that compute what a quantised bundle should: what it is compared with.
 
 A bundle in 4 bits is not close to the model, and need not be; it has to be what 4 bits make of the model. The twin has
-the weights that the stored numbers stand for, and rounds what goes into its layers where the bundle does.
+the weights that the stored numbers stand for, the others as the base has them, and rounds what goes into its layers
+where the bundle does; but it computes in float32.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from exporters.graphs import DTYPES, cast_weights, narrowed
 from exporters.precision import Precision, Stored
 from exporters.quantize import LARGEST, input_scale, linear_layers, small
 from vtc.compressed import CompressedModel
@@ -32,14 +33,16 @@ def twins(
     """
     if precision.stored is None:
         return models
-    copies = copy.deepcopy(list(models))  # in one go, so that they go on sharing weights
+    copies = narrowed(models, DTYPES[precision.base])
+    for one in copies:
+        cast_weights(one, torch.float32)
     seen: set[int] = set()
     for one in copies:
         for name, module in linear_layers(one.adapter):
             if id(module) in seen:
                 continue
             seen.add(id(module))
-            found = small(module.weight.detach().cpu().half().numpy(), 0, precision.stored)
+            found = small(module.weight.detach().cpu().to(DTYPES[precision.base]).numpy(), 0, precision.stored)
             if found is not None:
                 module.weight.data = torch.from_numpy(found.values()).to(module.weight)
                 if precision.activations and name in reached:

@@ -11,14 +11,17 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from click.testing import CliRunner
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import exporters.protect
 from exporters.floats import lift, widen
+from exporters.graphs import export_graph, graph_specs, heard_by, narrowed
 from exporters.onnx import VALUES, Request, export
 from exporters.parity import Parity
 from exporters.precision import NAMES, PRECISIONS, precision
+from exporters.protect import Protected, protect
 from tests.tiny import RECIPES, image, recipe, write_checkpoint
 from vtc.artifact import staging_dir
 from vtc.calibrate import Sample
@@ -55,9 +58,13 @@ def test_bundle_holds_every_precision(exported: tuple[dict[str, Parity], Path]) 
     assert tuple(parity) == NAMES[1:]
     for one in PRECISIONS[1:]:
         found = parity[one.name]
-        assert found.logits_max_diff <= one.tolerance
-        assert (found.original is None) == (one.stored is None)
         assert found.emulated == (one.base == "bf16")
+        assert (found.original is not None) == (one.stored is not None and not one.activations)
+        if one.activations:
+            assert found.layers is not None
+            assert found.layers < 1e-2
+        else:
+            assert found.logits_max_diff <= one.tolerance
         assert (path / f"onnx/vision_encoder{one.suffix}.onnx").is_file()
     assert not [file for file in path.rglob(".*") if file.is_file()]
     assert {file.suffix for file in (path / "onnx").iterdir()} == {".onnx"}
@@ -138,7 +145,7 @@ def loud(tmp_path_factory: pytest.TempPathFactory) -> VLMAdapter:
     """A tiny model, one layer of which puts more into the residual stream than float16 holds."""
     adapter = load_adapter(write_checkpoint(tmp_path_factory.mktemp("loud") / "model"))
     layer: Any = adapter.decoder_layers[1]
-    layer.mlp.down_proj.weight.data *= 2e5
+    layer.mlp.down_proj.weight.data *= 1.2e5
     return adapter
 
 
@@ -155,20 +162,45 @@ def test_what_overflows_is_computed_in_float32(loud: VLMAdapter, tmp_path: Path)
     assert all(row["difference"] is not None for row in notes["values"])
 
 
-def test_without_protection_the_overflow_is_found_and_nothing_published(
-    loud: VLMAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def loud_decoder(loud: VLMAdapter, tmp_path_factory: pytest.TempPathFactory) -> tuple[Request, Path]:
+    """Its decoder in float16, as exported."""
+    asked = request(loud, precisions=("fp16",))
+    path = tmp_path_factory.mktemp("loud") / "decoder_model_merged.onnx"
+    loud.set_decoder_attention("grouped")
+    export_graph(graph_specs(narrowed(asked.models, torch.float16), torch.float16)[-1], path)
+    loud.set_decoder_attention("sdpa")
+    return asked, path
+
+
+def protected(decoder: tuple[Request, Path]) -> Protected:
+    asked, path = decoder
+    heard = heard_by(asked.models)["decoder_model_merged"]
+    return protect(onnx.load(path), "fp16", heard, asked.samples, path.with_name("probe.onnx"), lambda _: ())
+
+
+def test_overflow_that_nobody_prevents_is_found(
+    loud_decoder: tuple[Request, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert protected(loud_decoder).overflowing
     monkeypatch.setattr(exporters.protect, "HEADROOM", 1e-9)
     with pytest.raises(ParityError, match=r"fp16 graphs overflow at .* more values; nothing was published"):
-        export(request(loud, precisions=("fp16",)), tmp_path / "bundle")
-    assert not (tmp_path / "bundle").exists()
+        protected(loud_decoder)
 
 
-def test_cache_that_cannot_hold_its_keys_is_refused(tmp_path: Path) -> None:
+def test_cache_that_cannot_hold_its_keys_is_refused(
+    loud_decoder: tuple[Request, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(exporters.protect.HIGHEST, "fp16", 1e-3)
+    with pytest.raises(VtcError, match=r"present.0.key reaches .*, which a fp16 cache cannot hold; give --precision"):
+        protected(loud_decoder)
+
+
+def test_weights_beyond_float16_are_refused(tmp_path: Path) -> None:
     adapter = load_adapter(write_checkpoint(tmp_path / "model"))
     layer: Any = adapter.decoder_layers[1]
-    layer.self_attn.v_proj.weight.data *= 6e4
-    with pytest.raises(VtcError, match=r"present.1.value reaches .*, which a fp16 cache cannot hold"):
+    layer.mlp.down_proj.weight.data[0, 0] = 1e5
+    with pytest.raises(VtcError, match=r"layers.1.mlp.down_proj.weight is beyond float16; give --precision bf16"):
         export(request(adapter, precisions=("fp16",)), tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 

@@ -100,19 +100,20 @@ def command(
 
 
 def _told(name: str, figures: Parity) -> str:
-    against = " with the model's weights so rounded" if figures.original else ""
-    emulated = ", emulated in float32" if figures.emulated else ""
-    line = (
-        f"{name} parity{against} on {figures.samples} prompts{emulated}: same tokens kept "
-        f"{figures.indices_equal:.0%}, logits within {figures.logits_max_diff:.1g}, greedy answers equal "
-        f"{figures.greedy_match:.0%}"
+    own = (
+        f"same tokens kept {figures.indices_equal:.0%}, logits within {figures.logits_max_diff:.1g}, "
+        f"greedy answers equal {figures.greedy_match:.0%}"
     )
+    if figures.layers is not None:
+        return f"{name} layers within {figures.layers:.1g} of PyTorch's, rounding alike; from the model itself: {own}"
+    emulated = ", emulated in float32" if figures.emulated else ""
+    line = f"{name} parity on {figures.samples} prompts{emulated}: {own}"
     if figures.original is None:
         return line
     far = figures.original
     return (
-        f"{line}; from the model itself: same tokens kept {far.indices_equal:.0%}, logits within "
-        f"{far.logits_max_diff:.1g}, greedy answers equal {far.greedy_match:.0%}"
+        f"{line}, with the model's weights rounded alike; from the model itself: same tokens kept "
+        f"{far.indices_equal:.0%}, logits within {far.logits_max_diff:.1g}, greedy answers equal {far.greedy_match:.0%}"
     )
 
 

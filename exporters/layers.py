@@ -1,0 +1,68 @@
+"""Does each layer that rounds its input compute what PyTorch computes with the same rounding?
+
+Rounding to one number or the next can be a matter of the last bit, and a few such differences spread to all values
+within a few layers. So a whole model with rounded activations is close to nothing but itself, and its layers are
+compared one by one, each on the input that it has in the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+from exporters.graphs import Heard
+from exporters.probe import fed
+from exporters.quantize import Rounded
+from vtc.calibrate import Sample
+from vtc.compressed import CompressedModel
+from vtc.runtime.providers import choose_provider
+from vtc.runtime.session import Graph
+
+
+def layers_off(
+    path: Path, layers: Sequence[Rounded], twin: CompressedModel, heard: Sequence[Heard], sample: Sample
+) -> float:
+    """Largest difference of a layer's output from PyTorch's, in units of its largest value.
+
+    Parameters
+    ----------
+    path : Path
+        A graph, computing in float32.
+    layers : sequence of Rounded
+    twin : CompressedModel
+        See :func:`exporters.twins.twins`.
+    heard : sequence of (model, module)
+        What the graph is made of.
+    sample : Sample
+    """
+    graph = onnx.load(path, load_external_data=False)
+    there = {value.name for value in graph.graph.output}
+    for name in {name for layer in layers for name in (layer.input, layer.output)} - there:
+        graph.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    scratch = path.with_name(f"{path.name}.layers")
+    onnx.save(graph, scratch)
+    try:
+        session = Graph(scratch, choose_provider("cpu"))
+    finally:
+        scratch.unlink()
+    modules: dict[str, nn.Module] = dict(twin.adapter.model.named_modules())
+    worst = 0.0
+
+    def compare(found: Mapping[str, Any]) -> None:
+        nonlocal worst
+        for layer in layers:
+            module: Any = modules[layer.module]
+            ours = module(torch.from_numpy(found[layer.input].numpy()))
+            if module.bias is not None and not layer.biased:
+                ours = ours - module.bias
+            theirs = torch.from_numpy(found[layer.output].numpy())
+            worst = max(worst, float((ours - theirs).abs().max() / ours.abs().max().clamp(min=1e-12)))
+
+    fed(session, heard, [sample], compare, new_tokens=1)
+    return worst
