@@ -13,13 +13,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as hf_logging
+from typing_extensions import Self
 
 from vtc.attention import GROUPED_ATTENTION
 from vtc.errors import InputError, ModelError
