@@ -311,9 +311,9 @@ def selector_graph(toy: Toy, *, merge: bool) -> onnx.ModelProto:
     """Rows `indices` of the hidden states, or of all and part of them laid end to end."""
     real = "float16" if toy.half else "float"
     full = f"{real}[batch_size,sequence_length,{toy.width}]"
-    part = f"{real}[batch_size,part_length,{toy.width}]"
+    part = f"{real}[batch_size,kept_length,{toy.width}]"
     inputs = [f"{full} full_hidden_states", *([f"{part} part_hidden_states"] if merge else [])]
-    inputs.append(f"int64[batch_size,{'sequence_length' if merge else 'part_length'}] indices")
+    inputs.append(f"int64[batch_size,{'sequence_length' if merge else 'kept_length'}] indices")
     first = (
         "both = Concat<axis = 1>(full_hidden_states, part_hidden_states)"
         if merge

@@ -31,7 +31,7 @@ FAMILIES: dict[str, str] = {
     "qwen2_vl": "vtc.models.qwen2_vl:Qwen2VLAdapter",
     "qwen3_vl": "vtc.models.qwen3_vl:Qwen3VLAdapter",
     "qwen3_vl_moe": "vtc.models.qwen3_vl_moe:Qwen3VLMoeAdapter",
-    "smolvlm": "vtc.models.idefics3:SmolVLMAdapter",
+    "smolvlm": "vtc.models.smolvlm:SmolVLMAdapter",
 }
 """`model_type` of a checkpoint's config.json to the adapter that serves it."""
 
