@@ -13,12 +13,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from exporters.graphs import Precision
 from exporters.onnx import Request, export
 from exporters.parity import Parity
 from tests.models.families import CASES, Case, Checkpoints, compressed, every_case, every_family, prompts_of
+from tests.runtime.room import give_room
 from tests.sharing import graphs_in_common
 from vtc.calibrate import samples_from
 from vtc.checkpoint import Origin
@@ -93,6 +95,20 @@ def test_bundle_answers_as_the_model(bundles: Bundles, case: Case, kind: str) ->
     ours = [answer.token_ids for answer in model.generate(images, prompts, 12)]
     assert [list(answer.token_ids) for answer in bundle.generate(images, prompts, 12)] == ours
     assert bundle.chat("what is red ?", case.frames) == model.adapter.chat("what is red ?")
+
+
+@every_case("batch", always=ALWAYS)
+def test_a_cache_with_room_gives_the_same_logits(
+    bundles: Bundles, case: Case, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, path = bundles(case)
+    bundle = VLM.load(path, provider="cpu", threads=1)
+    asked = prompts_of(model.adapter, kind)
+    continuations = [list(range(5, 5 + 9)) for _ in asked[1]]
+    growing = bundle.score(*asked, continuations)
+    give_room(monkeypatch, step=5)
+    for scores, wanted in zip(bundle.score(*asked, continuations), growing, strict=True):
+        np.testing.assert_allclose(scores, wanted, atol=1e-4)
 
 
 @every_family(*ALWAYS)

@@ -173,7 +173,7 @@ def _bench_bundle(
             memories=memories,
             progress=show,
         )
-    return report | {"environment": _environment(model.provider.short_name, threads)}
+    return report | {"environment": _environment(model.provider, threads)}
 
 
 def _questions(images: tuple[Path, ...], prompt: str | None) -> list[Question]:

@@ -73,7 +73,7 @@ def command(
                 "answer": answer.text,
                 "token_ids": answer.token_ids,
                 "visual_tokens": model.image_tokens,
-                "provider": model.provider.short_name,
+                "provider": model.provider,
                 "precision": model.precision,
                 "timings": asdict(answer.timings),
             }

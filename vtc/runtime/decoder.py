@@ -15,6 +15,8 @@ from vtc.sequence import attention_blocks, cut, positions, text_tokens
 
 BEFORE = "before_hidden_states"
 """Output of a segment whose last layer a selector looks at: what enters that layer."""
+PRUNED = ("hidden_states", "kept_position_ids", "keep_indices")
+"""Outputs of a selector that prunes."""
 Logits = NDArray[np.float32]
 
 
@@ -179,6 +181,7 @@ class Decoder:
         everything = tokens = _Tokens(embeds, attention_mask, places.ids)
         last = len(self.segments) - 1
         before: list[Tensor] = []
+        hidden: Tensor
         for number, segment in enumerate(self.segments):
             facts = self.plan[number].selector
             if facts is None:
@@ -193,15 +196,14 @@ class Decoder:
             elif len(keep_indices):
                 tokens_in, keep = served.segment_tokens[number - 1], served.segment_tokens[number]
                 batch = cut(ids, tokens.mask, image, tokens_in, keep, str(facts.queries), served.spans)
-                hidden, kept_positions, kept = _select(
-                    self._selector(facts, served),
-                    *(tokens.hidden, tokens.mask, tokens.positions),
-                    *(*batch.graph_inputs, *before),
-                )
+                selector = self._selector(facts, served)
+                given = tokens.hidden, tokens.mask, tokens.positions, *batch.graph_inputs, *before
+                named = dict(zip(selector.outputs, _select(selector, *given), strict=True))
+                hidden, kept_positions, kept = (named[name] for name in PRUNED)
                 ids, text = batch.input_ids, text_tokens(batch.input_ids, batch.attention_mask, image)
                 tokens = _Tokens(hidden, batch.attention_mask, kept_positions)
                 cache.kept.append(kept)
-            hidden = _as(tokens.hidden, segment.graph.inputs[segment.hidden])
+            entering = _as(tokens.hidden, segment.graph.inputs[segment.hidden])
             past = self._no_past(segment, len(input_ids))
             blocks = None
             if segment.takes_blocks:
@@ -209,13 +211,13 @@ class Decoder:
                 visual = served.segment_tokens[number]
                 blocks = attention_blocks(seen, tokens.mask, image, visual, self.facts.bidirectional)
             keys = _numbers(tokens.positions) if segment.takes_key_positions else None
-            hidden, present, entering = segment.run(
-                hidden, tokens.mask, tokens.positions, past, number == last, blocks, keys
+            hidden, present, tapped = segment.run(
+                entering, tokens.mask, tokens.positions, past, number == last, blocks, keys
             )
-            before = [] if entering is None else [entering]
+            before = [] if tapped is None else [tapped]
             tokens = _Tokens(hidden, tokens.mask, tokens.positions)
             cache.past.append(self._backend.past(segment.graph, present, tokens.mask, keys))
-        return _logits(tokens.hidden), cache
+        return _logits(hidden), cache
 
     def step(self, tokens: IntArray, cache: Cache) -> Logits:
         """Run one more token of each row; the cache moves on.
@@ -241,7 +243,7 @@ class Decoder:
         last = len(self.segments) - 1
 
         def program(given: Mapping[str, Tensor | Array]) -> tuple[Tensor, list[list[Tensor]]]:
-            (hidden,) = self.embedding.run({"input_ids": given["input_ids"]})
+            hidden = self.embedding.run({"input_ids": given["input_ids"]})[0]
             presents = []
             for number, (segment, past) in enumerate(zip(self.segments, cache.past, strict=True)):
                 hidden, present, _ = segment.run(

@@ -83,18 +83,15 @@ class LoadedGraph(Protocol):
 
 
 class Past(Protocol):
-    """The KV cache of one segment in a running generation.
+    """The KV cache of one segment in a running generation."""
 
-    Attributes
-    ----------
-    tensors : sequence of Tensor
-        What the segment's graph is given: keys and values of each layer, (B, Hkv, T, Dh), T at least `length`.
-    length : int
-        Tokens in it.
-    """
+    @property
+    def tensors(self) -> Sequence[Tensor]:
+        """What the segment's graph is given: keys and values of each layer, (B, Hkv, T, Dh), T at least `length`."""
 
-    tensors: Sequence[Tensor]
-    length: int
+    @property
+    def length(self) -> int:
+        """Tokens in it."""
 
     @property
     def bytes(self) -> int:
@@ -111,14 +108,7 @@ class Past(Protocol):
 
 
 class Backend(Protocol):
-    """Opens the graphs of one bundle in one precision, and does between them what graphs do not.
-
-    Attributes
-    ----------
-    precision : str
-    provider : str
-        What computes, for reports: an execution provider of ONNX Runtime, or a TensorRT.
-    """
+    """Opens the graphs of one bundle in one precision, and does between them what graphs do not."""
 
     @property
     def precision(self) -> str:
@@ -149,9 +139,7 @@ class Backend(Protocol):
     def place(self, embeds: Tensor, features: Tensor, where: NDArray[np.bool_]) -> Tensor | Array:
         """Embeddings (B, S, E) with features (N, K, E) in the N x K places that `where` (B, S) names, in order."""
 
-    def past(
-        self, graph: LoadedGraph, present: Sequence[Tensor], mask: IntArray, positions: IntArray | None
-    ) -> Past:
+    def past(self, graph: LoadedGraph, present: Sequence[Tensor], mask: IntArray, positions: IntArray | None) -> Past:
         """The cache that a segment's prefill begins.
 
         Parameters

@@ -95,7 +95,7 @@ class FixedPast:
         most: int | None = None,
     ) -> None:
         self._store, self._most = store, most
-        self.length = mask.shape[1]
+        self.length = int(mask.shape[1])
         self._mask, self._positions = mask, positions
         self.tensors: Sequence[Tensor] = ()
         self._move(present)

@@ -179,9 +179,7 @@ class OnnxRuntime:
         values[where] = visual.reshape(-1, visual.shape[-1])
         return values
 
-    def past(
-        self, graph: LoadedGraph, present: Sequence[Tensor], mask: IntArray, positions: IntArray | None
-    ) -> Past:
+    def past(self, graph: LoadedGraph, present: Sequence[Tensor], mask: IntArray, positions: IntArray | None) -> Past:
         """A cache that grows: ONNX Runtime allocates outputs of any length."""
         return GrowingPast(present, mask, positions)
 
