@@ -6,11 +6,9 @@ from pathlib import Path
 
 from vtc.bundle import Manifest
 from vtc.errors import InputError
+from vtc.runtime import BACKENDS
 from vtc.runtime.interface import Backend
 from vtc.runtime.session import OnnxRuntime
-
-BACKENDS = ("onnxruntime", "tensorrt")
-"""What ``--backend`` takes; the first is the default."""
 
 
 def open_backend(
@@ -29,7 +27,7 @@ def open_backend(
     ----------
     manifest : Manifest
     backend : str
-        One of :data:`BACKENDS`.
+        One of :data:`vtc.runtime.BACKENDS`.
     provider, threads
         As for :class:`~vtc.runtime.session.OnnxRuntime`; for ``onnxruntime`` alone.
     precision : str or None

@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from vtc.errors import MissingDependency, VtcError
+from vtc.errors import InputError, MissingDependency, VtcError
 
 Array = NDArray[Any]
 
@@ -55,8 +55,8 @@ class Cuda:
     ------
     MissingDependency
         If `cuda-python` is not installed.
-    VtcError
-        If there is no GPU, or its driver is too old.
+    InputError
+        If there is no GPU, or its driver is older than `cuda-python`.
     """
 
     def __init__(self) -> None:
@@ -64,10 +64,17 @@ class Cuda:
             self._api: Any = importlib.import_module("cuda.bindings.runtime")
         except ImportError as error:
             raise MissingDependency(
-                f"cuda-python cannot be imported ({error}): pip install cuda-python, of the driver's major CUDA version"
+                f"cuda-python cannot be imported ({error}): pip install cuda-python, or 'cuda-python<13' for a driver "
+                "of CUDA 12"
             ) from error
         attributes = self._api.cudaDeviceAttr
-        major = self.call("cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMajor, 0)
+        try:
+            major = self.call("cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMajor, 0)
+        except VtcError as error:
+            raise InputError(
+                f"{error}; cuda-python must be of a CUDA version that the driver knows: for one of CUDA 12, "
+                "pip install 'cuda-python<13'"
+            ) from error
         minor = self.call("cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMinor, 0)
         self.capability = f"{major}.{minor}"
         self.stream = int(self.call("cudaStreamCreateWithFlags", self._api.cudaStreamNonBlocking))

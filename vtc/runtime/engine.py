@@ -77,15 +77,16 @@ class Machine:
         BundleError
             If TensorRT does not take it.
         """
-        self._complaints.clear()
         engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
             raise BundleError(f"{path}: TensorRT cannot load the engine ({self.complaint()}); run vtc build again")
         return engine
 
     def complaint(self) -> str:
-        """The last thing that TensorRT said went wrong."""
-        return self._complaints[-1] if self._complaints else "it does not say why"
+        """The first thing that TensorRT said went wrong since it was last asked; what follows comes of that."""
+        first = self._complaints[0] if self._complaints else "it does not say why"
+        self._complaints.clear()
+        return first
 
     def scratch(self) -> Block:
         """Memory for activations. Engines run one after the other, so the one that wants most of it shares it."""

@@ -19,7 +19,8 @@ from vtc.bundle import Manifest, ServedImage, load_manifest
 from vtc.engines import Limits
 from vtc.errors import InputError
 from vtc.pixels import to_pixels
-from vtc.runtime.backends import BACKENDS, open_backend
+from vtc.runtime import BACKENDS
+from vtc.runtime.backends import open_backend
 from vtc.runtime.decoder import Cache, Decoder, Logits
 from vtc.runtime.generation import Batch, Generation, Prefilled, RunningGeneration, milliseconds_since
 from vtc.runtime.image import open_image
