@@ -11,6 +11,9 @@ from pathlib import Path
 
 import onnx
 
+from exporters.targets import Target
+from vtc.bundle import Manifest
+
 DATA_DEPENDENT = {
     "NonZero": "gather with constant-size indices instead",
     "Compress": "gather with constant-size indices instead",
@@ -86,3 +89,16 @@ def lint(path: Path, *, max_opset: int = 20, constant_tokens: bool = False) -> l
                     problem = f"axis {axis} is dynamic; a fixed-budget selector keeps a constant number of tokens"
                     found.append(Finding(path.name, f"output {output.name}", problem))
     return found
+
+
+def lint_bundle(manifest: Manifest, precision: str, target: Target) -> list[Finding]:
+    """Check all graphs of a bundle in one precision for a target."""
+    return [
+        finding
+        for name, paths in manifest.graphs.items()
+        for finding in lint(
+            manifest.file(paths[precision]),
+            max_opset=target.max_opset,
+            constant_tokens=name.startswith("vision_encoder"),
+        )
+    ]

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vtc.artifact import sha256
 from vtc.errors import MissingDependency, ModelError
 from vtc.layout import ANY_IMAGE, Serving
 from vtc.models.refused import NEAREST, refusal
@@ -123,6 +124,5 @@ def model_digest(path: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted([path / "config.json", *path.glob("*.safetensors")]):
         digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(bytes.fromhex(sha256(file)))
     return digest.hexdigest()

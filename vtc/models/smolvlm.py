@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any
 
 from transformers import SmolVLMForConditionalGeneration
+from typing_extensions import Self
 
 from vtc.errors import InputError, ModelError
 from vtc.layout import Grid, Serving
