@@ -70,6 +70,11 @@ class FakeCuda:
         self._memory: dict[int, Array] = {}
         self._recording: list[Callable[[], None]] | None = None
 
+    @property
+    def recording(self) -> bool:
+        """Whether what is queued is recorded."""
+        return self._recording is not None
+
     def queue(self, step: Callable[[], None]) -> None:
         """Do something now, or whenever the recording is launched."""
         if self._recording is None:
@@ -86,7 +91,7 @@ class FakeCuda:
         raise AssertionError(f"{size} bytes at {address:#x} are not allocated")
 
     def allocate(self, size: int) -> int:
-        assert self._recording is None, "allocates in a recording"
+        assert not self.recording, "allocates in a recording"
         if self.used + size > self.capacity:
             raise OutOfMemory("CUDA: cudaMalloc failed: out of memory")
         values = np.full(size + 512, 0xFF, dtype=np.uint8)  # NaN, whatever the type
@@ -98,18 +103,18 @@ class FakeCuda:
         return int(values.ctypes.data)
 
     def free(self, address: int) -> None:
-        assert self._recording is None, "frees in a recording"
+        assert not self.recording, "frees in a recording"
         self.used -= self._memory.pop(address).nbytes
 
     def clear(self, address: int, size: int) -> None:
         self.queue(lambda: self.at(address, size).fill(0))
 
     def upload(self, address: int, values: Array) -> None:
-        assert self._recording is None, "copies from pageable memory in a recording"
+        assert not self.recording, "copies from pageable memory in a recording"
         self.at(address, values.nbytes)[:] = values.reshape(-1).view(np.uint8)
 
     def download(self, values: Array, address: int) -> None:
-        assert self._recording is None, "waits in a recording"
+        assert not self.recording, "waits in a recording"
         self.downloads.append(values.nbytes)
         values.reshape(-1).view(np.uint8)[:] = self.at(address, values.nbytes)
 
@@ -128,7 +133,7 @@ class FakeCuda:
         return object()
 
     def mark(self, event: object) -> None:
-        assert self._recording is None, "marks in a recording"
+        assert not self.recording, "marks in a recording"
 
     def elapsed(self, begin: object, end: object) -> float:
         return 0.5
@@ -229,7 +234,7 @@ class FakeContext:
         assert self._memory[1] >= engine.memory
         assert set(self._addresses) >= {*engine.inputs, *engine.outputs}, "runs without all addresses"
         shapes, addresses = dict(self._shapes), dict(self._addresses)
-        if cuda._recording is not None or self._captures:
+        if cuda.recording or self._captures:
             self._frozen = True
 
         def step() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.runtime.conftest import picture
-from tests.runtime.nvidia import FakeCuda, nvidia, write_engine_set
+from tests.runtime.nvidia import FakeContext, FakeCuda, nvidia, write_engine_set
 from tests.runtime.test_vlm import CONTINUATIONS, IMAGES, PROMPTS
 from tests.runtime.toy import Toy, make_toy, write_toy_bundle
 from vtc.engines import Limits
@@ -103,6 +103,23 @@ def test_a_step_is_recorded_once_and_replayed_for_the_next_answers_too(
     taken = cuda.allocations
     assert model.generate([IMAGES[0]], [PROMPTS[0]], ANSWER)[0].token_ids == first
     assert cuda.allocations == taken
+
+
+def test_engines_that_cannot_be_captured_are_run_each_time(
+    toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = copied(toy_bundle, tmp_path)
+    cuda = nvidia(monkeypatch)
+    write_engine_set(bundle)
+    wanted = endless(VLM.load(bundle, provider="cpu")).generate([IMAGES[0]], [PROMPTS[0]], ANSWER)[0].token_ids
+    execute = FakeContext.execute_async_v3
+    monkeypatch.setattr(
+        FakeContext, "execute_async_v3", lambda self, stream: not cuda.recording and execute(self, stream)
+    )
+    model = endless(VLM.load(bundle, backend="tensorrt"))
+    with pytest.warns(UserWarning, match="goes on without CUDA graphs, which is slower: TensorRT refuses"):
+        assert model.generate([IMAGES[0]], [PROMPTS[0]], ANSWER)[0].token_ids == wanted
+    assert cuda.launches == 0
 
 
 def test_two_answers_at_once_do_not_share_a_cache(

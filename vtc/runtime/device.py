@@ -18,7 +18,7 @@ ALIGNMENT = 512
 STEPS = 8
 """Sizes of blocks between a power of two and the next: at most an eighth of a block is wasted."""
 
-TYPES = {dtype: name for name, dtype in DTYPES.items()}
+NAMES: dict[type[np.generic], str] = {dtype: name for name, dtype in DTYPES.items()}
 BYTES = {name: 2 if dtype is np.void else np.dtype(dtype).itemsize for name, dtype in DTYPES.items()}
 
 
@@ -165,7 +165,7 @@ class DeviceTensor:
     def of(cls, pool: Pool, values: Array, dtype: type[np.generic]) -> DeviceTensor:
         """A copy of an array."""
         values = np.ascontiguousarray(values, dtype=dtype)
-        tensor = cls(pool, values.shape, TYPES[dtype])
+        tensor = cls(pool, values.shape, NAMES[dtype])
         if values.nbytes:
             pool.cuda.upload(tensor.address, values)
         return tensor

@@ -12,7 +12,7 @@ import numpy as np
 from vtc.engines import Engine, Profile
 from vtc.errors import BundleError, InputError, VtcError
 from vtc.runtime.cuda import Cuda
-from vtc.runtime.device import Block, DeviceTensor, Pool
+from vtc.runtime.device import NAMES, Block, DeviceTensor, Pool
 from vtc.runtime.interface import DTYPES, Array, Tensor
 
 TYPES = {
@@ -250,8 +250,7 @@ class EngineGraph:
 
     def empty(self, *shape: int, dtype: type[np.generic]) -> Tensor:
         """A tensor without elements, which is how a cache begins."""
-        type_name = next(name for name, found in DTYPES.items() if found is dtype)
-        return DeviceTensor(self._machine.pool, shape, type_name)
+        return DeviceTensor(self._machine.pool, shape, NAMES[dtype])
 
     def _here(self, name: str, value: Array | Tensor) -> DeviceTensor:
         if not isinstance(value, DeviceTensor):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Generic
 
 import numpy as np
 
+from vtc.errors import VtcError
 from vtc.runtime.cuda import Recorded
-from vtc.runtime.device import ALIGNMENT, TYPES, Block, DeviceTensor
+from vtc.runtime.device import ALIGNMENT, NAMES, Block, DeviceTensor
 from vtc.runtime.engine import Lane, Machine
 from vtc.runtime.interface import Array, Result, Tensor
 
@@ -19,8 +21,8 @@ class Recording(Generic[Result]):
     """Engines run one after the other, with other values of some arrays each time.
 
     They are run once, in contexts of their own, so that TensorRT settles what it does for these shapes; then the same
-    is recorded, with the same memory. A TensorRT that captures graphs itself is instead run again each time, at the
-    same addresses.
+    is recorded, with the same memory. A TensorRT that captures graphs itself, or engines that cannot be captured (which
+    a warning tells of), are instead run again each time, at the same addresses.
 
     Parameters
     ----------
@@ -45,7 +47,10 @@ class Recording(Generic[Result]):
         with machine.using(self._lane), machine.pool.noting(self._blocks):
             self.result = program(self._inputs.tensors)
         if not machine.captures_itself:
-            self._graph = machine.cuda.record(lambda: self._run(program))
+            try:
+                self._graph = machine.cuda.record(lambda: self._run(program))
+            except VtcError as error:
+                warnings.warn(f"decoding goes on without CUDA graphs, which is slower: {error}", stacklevel=2)
 
     def again(self, arrays: Mapping[str, Array], program: Program[Result]) -> Result:
         """Do it with other values.
@@ -95,7 +100,7 @@ class Staged:
             begin = begins[name]
             view = self._host[begin : begin + values.nbytes].view(values.dtype).reshape(values.shape)
             self._views[name] = view
-            type_name = TYPES[values.dtype.type]
+            type_name = NAMES[values.dtype.type]
             self.tensors[name] = DeviceTensor(pool, values.shape, type_name, self._block, begin)
 
     def upload(self, arrays: Mapping[str, Array]) -> None:
