@@ -121,7 +121,7 @@ def test_engines_answer_as_onnx_runtime_does(
     model, path = bundles(first_case(family))
     bundle = shutil.copytree(path, tmp_path / "bundle")
     nvidia(monkeypatch)
-    write_engine_set(bundle, Limits(batch=2, images=1, text=64, new_tokens=12))
+    write_engine_set(bundle, Limits(batch=2, images=1, text=128, new_tokens=12))
     asked = prompts_of(model.adapter, "batch")
     wanted = VLM.load(bundle, provider="cpu", threads=1).generate(*asked, 12)
     answers = VLM.load(bundle, backend="tensorrt").generate(*asked, 12)
