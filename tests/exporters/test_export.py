@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from platform import machine
@@ -25,6 +27,7 @@ from exporters.onnx import Request, export
 from exporters.parity import check_parity
 from exporters.targets import target
 from exporters.tensorrt import build
+from tests.runtime.nvidia import LIMITS, nvidia, write_engine_set
 from tests.sharing import graphs_in_common
 from tests.tiny import RECIPES, image, recipe
 from vtc.artifact import staging_dir
@@ -103,6 +106,23 @@ def test_bundle_keeps_the_tokens_that_the_model_keeps(exported: Exported, prompt
     assert [kept.tolist() for kept in theirs] == [kept.tolist() for kept in ours]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["cls", "exit", "learnpruner", "cuts", "skip_behind_cut", "text_aware", "merged_in_the_decoder"],
+)
+def test_engines_answer_as_onnx_runtime_does(
+    exported: Exported, prompts: Prompts, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = shutil.copytree(exported(name)[1], tmp_path / "bundle")
+    nvidia(monkeypatch)
+    write_engine_set(bundle, replace(LIMITS, text=64))
+    model, wanted = VLM.load(bundle, backend="tensorrt"), VLM.load(bundle, provider="cpu")
+    theirs = wanted.generate(*prompts, 12)
+    assert [answer.token_ids for answer in model.generate(*prompts, 12)] == [answer.token_ids for answer in theirs]
+    kept = [places.tolist() for places in wanted.kept(*prompts)]
+    assert [places.tolist() for places in model.kept(*prompts)] == kept
+
+
 @pytest.mark.parametrize("name", ["cls", "exit", "visual_only", "cuts", "learnpruner"])
 def test_segments_see_as_many_tokens_as_the_plan_says(exported: Exported, name: str) -> None:
     asked, path = exported(name)
@@ -127,12 +147,19 @@ def test_half_precision_is_close(adapter: VLMAdapter, tmp_path: Path) -> None:
     assert single < 0.51 * double
 
 
-def test_half_precision_prunes_inside_the_decoder(adapter: VLMAdapter, tmp_path: Path) -> None:
+def test_half_precision_prunes_inside_the_decoder(
+    adapter: VLMAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = request(adapter, *RECIPES["learnpruner"], precisions=("fp16",))
     assert export(asked, tmp_path / "bundle")["fp16"].logits_max_diff < 0.25
     sample = asked.samples[0]
     ours, theirs = (m.kept([sample.images], [sample.prompt]) for m in (asked.model, VLM.load(tmp_path / "bundle")))
     assert [kept.shape for kept in theirs] == [kept.shape for kept in ours] == [(1, 7), (1, 3)]
+    nvidia(monkeypatch)
+    write_engine_set(tmp_path / "bundle")
+    on_engines, wanted = (VLM.load(tmp_path / "bundle", backend=name) for name in ("tensorrt", "onnxruntime"))
+    answers, expected = (m.generate([sample.images], [sample.prompt], 8)[0] for m in (on_engines, wanted))
+    assert answers.token_ids == expected.token_ids
 
 
 def test_graphs_have_the_names_and_axes_that_runtimes_look_for(exported: Exported) -> None:
