@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import onnx
@@ -129,7 +130,7 @@ class GraphView:
         """The tensor that a value has the values of."""
         for _ in range(len(self._producers) + 1):
             if name in self._constants:
-                return self._constants[name]
+                return cast(TensorProto, self._constants[name])
             node = self._producers.get(name)
             if node is None:
                 return None
@@ -144,9 +145,11 @@ class GraphView:
 def _constant(node: NodeProto) -> TensorProto | None:
     for one in node.attribute:
         if one.name == "value":
-            return one.t
+            return cast(TensorProto, one.t)
         if one.name in ("value_int", "value_ints"):
-            return numpy_helper.from_array(np.array(one.i if one.name == "value_int" else list(one.ints), dtype=np.int64))
+            return numpy_helper.from_array(
+                np.array(one.i if one.name == "value_int" else list(one.ints), dtype=np.int64)
+            )
         if one.name in ("value_float", "value_floats"):
             values = one.f if one.name == "value_float" else list(one.floats)
             return numpy_helper.from_array(np.array(values, dtype=np.float32))

@@ -326,8 +326,10 @@ def export_graph(spec: GraphSpec, path: Path, *, opset: int = DEFAULT_OPSET) -> 
 
 
 def _name_k(model: onnx_ir.Model) -> None:
-    """Make K of each TopK a constant. Of a sort, which asks for all there is, the exporter computes it from a shape that
-    is known all along, and not every runtime sees through that.
+    """Make K of each TopK a constant.
+
+    Of a sort, which asks for all there is, the exporter computes it from a shape that is known all along, and not every
+    runtime sees through that.
     """
     graph = model.graph
     for node in graph:

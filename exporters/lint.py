@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto
 
 from exporters.graph_view import GraphView, Placed, attribute, label
 from exporters.targets import PORTABLE, Operators, Target
 from vtc.bundle import Manifest
-from vtc.errors import InputError
+from vtc.errors import BundleError, InputError
 
 DATA_DEPENDENT = {
     "NonZero": "gather with constant-size indices instead",
@@ -101,18 +103,26 @@ def lint(
     constant_tokens : bool
         Require every output axis but the first to be a constant, as a vision encoder with a fixed budget has.
     target : Target or None
-        What the graph is for; without one, its operators must suit every target.
+        What the graph is for; without one, :data:`exporters.targets.PORTABLE` is asked for.
 
     Returns
     -------
     list of Finding
         Empty for a graph that deploys.
+
+    Raises
+    ------
+    BundleError
+        If it cannot be read.
     """
-    graph = GraphView(path.name, onnx.load(path, load_external_data=False))
+    try:
+        graph = GraphView(path.name, onnx.load(path, load_external_data=False))
+    except (OSError, DecodeError) as error:
+        raise BundleError(f"{path}: is not an ONNX graph ({error}); export it again") from None
     found = [one for rule in PROMISES for one in rule(graph)]
     if constant_tokens:
         found += _constant_tokens(graph)
-    operators, whom = (target.operators, target.called) if target else (PORTABLE, "some targets")
+    operators, whom = (target.operators, target.called) if target else (PORTABLE, "not for every target")
     seen = {place for place, _ in found}  # one finding a node is enough
     for limit in LIMITS:
         found += [one for one in limit(graph, operators, whom) if one[0] not in seen]
@@ -187,7 +197,10 @@ def _constant_k(graph: GraphView) -> Found:
             name = one.node.input[1]
             maker = graph.producer(name)
             whence = f"computed by {label(maker)}" if maker else "an input of the graph"
-            yield str(one), f"K ({name}) is {whence}; make it a constant: the budget is fixed when the graph is exported"
+            yield (
+                str(one),
+                f"K ({name}) is {whence}; make it a constant: the budget is fixed when the graph is exported",
+            )
 
 
 def _constant_tokens(graph: GraphView) -> Found:
@@ -208,7 +221,7 @@ def _absent(graph: GraphView, operators: Operators, whom: str) -> Found:
     for one in _standard(graph):
         if one.node.op_type in operators.absent:
             todo = INSTEAD.get(one.node.op_type, "write it with other operators")
-            yield str(one), f"{whom} cannot take {one.node.op_type}; {todo}"
+            yield str(one), f"{whom}: {one.node.op_type} is not taken; {todo}"
 
 
 def _topk_limit(graph: GraphView, operators: Operators, whom: str) -> Found:
@@ -219,10 +232,17 @@ def _topk_limit(graph: GraphView, operators: Operators, whom: str) -> Found:
             values = graph.values(one.node.input[1])
         else:
             k = attribute(one.node, "k")
-            values = None if k is None else [k.i]
-        if values is not None and len(values) and values[0] > operators.max_topk_k:
-            limit = operators.max_topk_k
-            yield str(one), f"K is {int(values[0])}, and {whom} take(s) at most {limit}; keep fewer, or rank in parts"
+            values = None if k is None else np.array([k.i])
+        if values is not None and values.size and values[0] > operators.max_topk_k:
+            limit = f"{whom}: K is {int(values[0])}, and at most {operators.max_topk_k} are taken"
+            yield str(one), f"{limit}; keep fewer tokens, or rank fewer at a time"
+
+
+def _topk_sorted(graph: GraphView, operators: Operators, whom: str) -> Found:
+    for one in _standard(graph):
+        ordered = attribute(one.node, "sorted") if one.node.op_type == "TopK" else None
+        if ordered and not ordered.i:
+            yield str(one), f"{whom}: TopK that does not sort is not taken; set sorted to 1"
 
 
 def _cumsum_types(graph: GraphView, operators: Operators, whom: str) -> Found:
@@ -231,7 +251,7 @@ def _cumsum_types(graph: GraphView, operators: Operators, whom: str) -> Found:
         if kind and kind not in operators.cumsum_types:
             yield (
                 str(one),
-                f"sums {kind}, and {whom} take(s) floats only; cast to float32 before it and back behind it, "
+                f"{whom}: sums {kind}, and only floats are taken; cast to float32 before it and back behind it, "
                 "or multiply by a triangular matrix",
             )
 
@@ -241,7 +261,7 @@ def _einsum_ellipsis(graph: GraphView, operators: Operators, whom: str) -> Found
         equation = attribute(one.node, "equation") if one.node.op_type == "Einsum" else None
         if equation and b"..." in equation.s and not operators.einsum_ellipsis:
             written = equation.s.decode(errors="replace")
-            yield str(one), f"'{written}' has an ellipsis, which {whom} cannot take; name every axis, or use MatMul"
+            yield str(one), f"{whom}: '{written}' has an ellipsis, which is not taken; name every axis, or use MatMul"
 
 
 def _scatter_reduction(graph: GraphView, operators: Operators, whom: str) -> Found:
@@ -249,8 +269,8 @@ def _scatter_reduction(graph: GraphView, operators: Operators, whom: str) -> Fou
         kind = one.node.op_type
         reduction = attribute(one.node, "reduction") if kind in ("ScatterElements", "ScatterND") else None
         if reduction and reduction.s not in (b"", b"none") and kind not in operators.scatter_reductions:
-            todo = "multiply by a one-hot matrix instead"
-            yield str(one), f"reduction '{reduction.s.decode(errors='replace')}' is not taken by {whom}; {todo}"
+            name = reduction.s.decode(errors="replace")
+            yield str(one), f"{whom}: reduction '{name}' is not taken; multiply by a one-hot matrix instead"
 
 
 def _constant_inputs(graph: GraphView, operators: Operators, whom: str) -> Found:
@@ -279,6 +299,7 @@ def _symmetric(graph: GraphView, operators: Operators, whom: str) -> Found:
 LIMITS: tuple[Callable[[GraphView, Operators, str], Found], ...] = (
     _absent,
     _topk_limit,
+    _topk_sorted,
     _cumsum_types,
     _einsum_ellipsis,
     _scatter_reduction,
