@@ -75,7 +75,7 @@ class Target:
     int4_opset : int
         The same for a graph with 4-bit weights, which ONNX has only from operator set 21 on.
     precisions : tuple of str
-        Numeric formats that it takes on one of `capabilities` at least; names of `vtc export --precision`, and
+        Numeric formats that it takes on one of its GPU generations at least; names of `vtc export --precision`, and
         ``nvfp4``, which vtc does not write.
     since : dict of precision to str
         First GPU generation with it; every one has a precision that is not here.
@@ -104,7 +104,7 @@ class Target:
     jetson: bool = False
     on_request: tuple[str, ...] = ()
     int4_opset: int = 0
-    since: dict[str, str] = field(default_factory=dict)
+    since: dict[str, str] = field(default_factory=dict, hash=False)
     strongly_typed_only: bool = False
     ahead_of_time: bool = False
     sources: tuple[Source, ...] = ()
@@ -132,20 +132,22 @@ class Target:
             A GPU generation, as for :meth:`allows`.
         """
         base = precision.partition("-")[0]
-        usable = ", ".join(self.precisions)
         known = (*self.capabilities, *self.on_request)
         if capability is not None and capability not in known:
             return f"target {self.name} does not build for SM {capability}; it builds for SM {', '.join(known)}"
+        here = self.capabilities if capability is None else (capability,)
+        usable = [one for one in self.precisions if any(self._has(one, gpu) for gpu in here)]
+        if base in usable:
+            return ""
         since = self.since.get(base)
-        for_these = f"SM {capability}" if capability else f"SM {', '.join(self.capabilities)}"
-        too_old = since is not None and all(
-            sm(one) < sm(since) for one in ((capability,) if capability else self.capabilities)
-        )
-        if too_old:
-            return f"{precision} needs SM {since} or newer, and target {self.name} is {for_these}; it takes {usable}"
-        if base not in self.precisions:
-            return f"target {self.called} does not take {precision}; it takes {usable}"
-        return ""
+        if since and not any(self._has(base, gpu) for gpu in here):
+            reason = f"{precision} needs SM {since} or newer, and target {self.name} is for SM {', '.join(here)}"
+            return f"{reason}; it takes {', '.join(usable)}" + ("" if capability is None else " there")
+        return f"target {self.called} does not take {precision}; it takes {', '.join(usable)}"
+
+    def _has(self, precision: str, capability: str) -> bool:
+        """Whether a GPU generation has a numeric format."""
+        return sm(capability) >= sm(self.since.get(precision, "0"))
 
     def check(self, precision: str, capability: str | None = None) -> None:
         """Make sure that a precision works here.
@@ -186,13 +188,13 @@ _DOCS = "https://docs.nvidia.com/deeplearning"
 _PARSER = "https://github.com/onnx/onnx-tensorrt/blob/main/docs"
 _GPUS = Source("SM of each GPU", "https://developer.nvidia.com/cuda-gpus")
 _OPERATORS = Source(
-    "operators and their limits, as of TensorRT 10.15: TopK, CumSum, Scatter, constant axes, opset 24",
+    "operators and their limits, as of TensorRT 10.15: TopK, CumSum, Scatter, constant axes, opset 24; the text of 11.2 "
+    "says the same of these",
     f"{_PARSER}/operators.md",
 )
 _CHANGES = Source(
     "which release added which operator; INT4 since 10.0, and ONNX 1.17 only with 10.6", f"{_PARSER}/Changelog.md"
 )
-_TOPK = Source("K of at most 3840", f"{_DOCS}/tensorrt/latest/_static/c-api/classnvinfer1_1_1_i_top_k_layer.html")
 _FP8 = Source(
     "FP8 from SM 8.9, FP4 from SM 10.0", f"{_DOCS}/tensorrt-rtx/latest/inference-library/work-quantized-types.html"
 )
@@ -236,7 +238,9 @@ _AS_RTX = Operators(_NEVER | {"DFT", "NonZero"})
 _SINCE = {"bf16": "8.0", "int4": "8.0", "fp8": "8.9", "nvfp4": "10.0"}
 _HALVES = ("fp32", "fp16", "bf16", "int8", "int4")
 
+_K = "K of just 3840: operators.md says less than that, and TensorRT for RTX 1.7.1 builds it"
 _UNVERIFIED_10_3 = (
+    _K,
     "operators.md of 10.3 itself was not at hand: limits are those of 10.15, less what was added in between",
     "Einsum with an ellipsis: excluded by operators.md of 8.5, not mentioned by those of 9.2 and 10.15",
     "opset 20 as the ceiling: no document of NVIDIA's at hand says so",
@@ -292,7 +296,7 @@ TARGETS: tuple[Target, ...] = (
         precisions=(*_HALVES, "fp8"),
         since=_SINCE,
         operators=_AS_10_3,
-        sources=(_OPERATORS, _CHANGES, _OPSETS, _TOPK, _FP8, _BF16, _BLACKWELL, _GPUS),
+        sources=(_OPERATORS, _CHANGES, _OPSETS, _FP8, _BF16, _BLACKWELL, _GPUS),
         unverified=_UNVERIFIED_10_3,
         install="pip install 'tensorrt>=10.3,<11' (from NVIDIA's package index), on the machine with the GPU",
     ),
@@ -322,12 +326,12 @@ TARGETS: tuple[Target, ...] = (
                 f"{_DOCS}/tensorrt/latest/reference/onnx-opset-guide.html",
             ),
             _OPERATORS,
-            _TOPK,
             _FP8,
             _BF16,
             _GPUS,
         ),
         unverified=(
+            _K,
             "SM 7.5: no support matrix of 11 was at hand",
             "INT4 on SM 7.5: no document lists it by GPU",
         ),
@@ -355,7 +359,6 @@ TARGETS: tuple[Target, ...] = (
             _OPERATORS,
             _CHANGES,
             _OPSETS,
-            _TOPK,
             _FP8,
             _BF16,
             _NO_JETSON_11,
@@ -383,13 +386,13 @@ TARGETS: tuple[Target, ...] = (
                 "https://github.com/Shattered217/Jetson-Orin-Wheels",
             ),
             _OPERATORS,
-            _TOPK,
             _FP8,
             _BF16,
             _NO_JETSON_11,
             _GPUS,
         ),
         unverified=(
+            _K,
             "operators.md of 10.16 itself was not at hand: limits are those of 10.15",
             "INT4 on SM 8.7: no document lists it by GPU",
         ),
@@ -416,7 +419,6 @@ TARGETS: tuple[Target, ...] = (
             _OPERATORS,
             _CHANGES,
             _OPSETS,
-            _TOPK,
             _FP8,
             _BF16,
             _BLACKWELL,
@@ -424,6 +426,7 @@ TARGETS: tuple[Target, ...] = (
             _GPUS,
         ),
         unverified=(
+            _K,
             "TensorRT 10.13 as the oldest on JetPack 7, and its opset 24: no document of NVIDIA's at hand says so",
             "whether 10.13 has the operators that came between 10.3 and 10.15; taken as absent",
             "INT4 on SM 11.0: no document lists it by GPU",

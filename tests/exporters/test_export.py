@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from platform import machine
 from typing import Any
 
 import numpy as np
@@ -18,16 +20,20 @@ from transformers import LlavaProcessor
 
 import exporters.onnx as onnx_export
 from exporters import graphs, parity
+from exporters import tensorrt as engines
 from exporters.lint import lint
 from exporters.onnx import Request, export
 from exporters.parity import check_parity
 from exporters.targets import TARGETS, target
+from exporters.tensorrt import build
 from tests.sharing import graphs_in_common
 from tests.tiny import RECIPES, image, recipe
 from vtc.artifact import staging_dir
+from vtc.bundle import load_manifest
 from vtc.calibrate import Sample
 from vtc.checkpoint import Origin
 from vtc.compressed import compress
+from vtc.engines import Limits
 from vtc.errors import BundleError, InputError, ParityError
 from vtc.models.base import VLMAdapter
 from vtc.runtime.vlm import VLM
@@ -167,6 +173,17 @@ def test_target_that_cannot_take_the_opset(adapter: VLMAdapter, tmp_path: Path) 
     with pytest.raises(InputError, match="--opset 22 is above 20"):
         export(request(adapter, targets=[target("jetson-orin-jp6")], opset=22), tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux" or machine() != "x86_64", reason="TensorRT for RTX is not built for it")
+@pytest.mark.parametrize("name", ["text_aware", "learnpruner", "merged_in_the_decoder"])
+def test_engines_can_be_built_of_all_graphs(exported: Exported, tmp_path: Path, name: str) -> None:
+    bundle = load_manifest(exported(name)[1])
+    limits = Limits(batch=2, images=2)
+    built = build(engines.Request(bundle, target("rtx"), "fp32", limits=limits), tmp_path / "engines")
+    assert list(built.engines) == list(bundle.graphs)
+    pixels = [graph.profiles[0].shapes["pixel_values"] for graph in built.engines.values() if "vision" in graph.file]
+    assert [[shape[0] for shape in three] for three in pixels] == [[1, 1, 4]]
 
 
 def test_config_and_processor_know_the_smaller_model(adapter: VLMAdapter, tmp_path: Path) -> None:

@@ -55,14 +55,16 @@ def test_precision_that_a_gpu_has_not() -> None:
     with pytest.raises(InputError) as caught:
         target("jetson-orin-jp6").check("fp8")
     assert str(caught.value) == (
-        "fp8 needs SM 8.9 or newer, and target jetson-orin-jp6 is SM 8.7; it takes fp32, fp16, bf16, int8, int4"
+        "fp8 needs SM 8.9 or newer, and target jetson-orin-jp6 is for SM 8.7; it takes fp32, fp16, bf16, int8, int4"
     )
 
 
 def test_precision_of_one_gpu_of_several() -> None:
     rtx = target("rtx")
     assert rtx.allows("fp8")
-    assert not rtx.allows("fp8", "8.6")
+    assert rtx.refusal("fp8", "8.6") == (
+        "fp8 needs SM 8.9 or newer, and target rtx is for SM 8.6; it takes fp32, fp16, bf16, int8, int4 there"
+    )
     assert rtx.allows("fp8", "8.9")
     assert not rtx.allows("bf16", "7.5")
     assert "does not build for SM 8.7" in rtx.refusal("fp16", "8.7")
