@@ -188,8 +188,7 @@ _DOCS = "https://docs.nvidia.com/deeplearning"
 _PARSER = "https://github.com/onnx/onnx-tensorrt/blob/main/docs"
 _GPUS = Source("SM of each GPU", "https://developer.nvidia.com/cuda-gpus")
 _OPERATORS = Source(
-    "operators and their limits, as of TensorRT 10.15: TopK, CumSum, Scatter, constant axes, opset 24; the text of 11.2 "
-    "says the same of these",
+    "operators and their limits, as of TensorRT 10.15: TopK, CumSum, Scatter, constant axes, opset 24",
     f"{_PARSER}/operators.md",
 )
 _CHANGES = Source(
@@ -322,7 +321,7 @@ TARGETS: tuple[Target, ...] = (
                 f"{_DOCS}/tensorrt/latest/getting-started/release-notes-11/11.2.1.html",
             ),
             Source(
-                "opset 25 of the newest 11.x, 24 of 11.2's operators.md; the lower one is used",
+                "opset 25 of the newest 11.x, 24 of 11.2's operators.md (read in a copy); the lower one is used",
                 f"{_DOCS}/tensorrt/latest/reference/onnx-opset-guide.html",
             ),
             _OPERATORS,
