@@ -143,11 +143,7 @@ def check_precision(bundle: Manifest, target: Target, precision: str) -> None:
             f"{bundle.root}: has no {precision} graphs, only {', '.join(bundle.precisions)}; "
             f"export it with --precision {precision}, or give another --precision"
         )
-    if precision not in target.precisions:
-        raise InputError(
-            f"target '{target.name}' does not take {precision}, only {', '.join(target.precisions)}; "
-            "give another --precision"
-        )
+    target.check(precision)
 
 
 def usual_precision(bundle: Manifest, target: Target) -> str:
@@ -158,7 +154,7 @@ def usual_precision(bundle: Manifest, target: Target) -> str:
     InputError
         If the target takes none of the bundle's.
     """
-    fitting = [precision for precision in bundle.precisions if precision in target.precisions]
+    fitting = [precision for precision in bundle.precisions if target.allows(precision)]
     if not fitting:
         raise InputError(
             f"target '{target.name}' takes {', '.join(target.precisions)}, and {bundle.root} has only "
@@ -201,6 +197,7 @@ def _ahead_of_time(request: Request, module: Any) -> tuple[str, ...]:
             raise InputError(
                 f"{product} does not build for SM {capability}; give --capability {', '.join(known)}, one or several"
             )
+        request.target.check(request.precision, capability)
     return wanted
 
 

@@ -25,7 +25,7 @@ from exporters import tensorrt as engines
 from exporters.lint import lint
 from exporters.onnx import Request, export
 from exporters.parity import check_parity
-from exporters.targets import target
+from exporters.targets import TARGETS, target
 from exporters.tensorrt import build
 from tests.runtime.nvidia import LIMITS, nvidia, write_engine_set
 from tests.sharing import graphs_in_common
@@ -36,7 +36,7 @@ from vtc.calibrate import Sample
 from vtc.checkpoint import Origin
 from vtc.compressed import compress
 from vtc.engines import Limits
-from vtc.errors import BundleError, ParityError
+from vtc.errors import BundleError, InputError, ParityError
 from vtc.models.base import VLMAdapter
 from vtc.runtime.vlm import VLM
 
@@ -184,7 +184,21 @@ def test_graphs_have_the_names_and_axes_that_runtimes_look_for(exported: Exporte
 def test_graphs_pass_the_linter(exported: Exported, name: str) -> None:
     _, path = exported(name)
     for graph in (path / "onnx").iterdir():
-        assert lint(graph, constant_tokens=graph.stem == "vision_encoder") == []
+        for named in (None, *TARGETS):
+            assert lint(graph, constant_tokens=graph.stem == "vision_encoder", target=named) == []
+
+
+def test_target_that_cannot_take_the_graphs(adapter: VLMAdapter, tmp_path: Path) -> None:
+    small = replace(TARGETS[0], name="small", operators=replace(TARGETS[0].operators, max_topk_k=4))
+    with pytest.raises(InputError, match=r"target small cannot take fp32 .*vision_encoder.onnx: TopK .* at most 4"):
+        export(request(adapter, *RECIPES["cls"], targets=[small]), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_target_that_cannot_take_the_opset(adapter: VLMAdapter, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--opset 22 is above 20"):
+        export(request(adapter, targets=[target("jetson-orin-jp6")], opset=22), tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(sys.platform != "linux" or machine() != "x86_64", reason="TensorRT for RTX is not built for it")
