@@ -14,6 +14,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from exporters.device import write_device_files
 from exporters.graphs import (
     DEFAULT_OPSET,
     GraphSpec,
@@ -64,7 +65,8 @@ class Request:
     samples : sequence of Sample
         Prompts on which the bundle is compared with the model.
     targets : sequence of Target
-        What engines are to be built for; the graphs are linted for each before they are compared.
+        What engines are to be built for: the graphs are linted for each before they are compared, and the bundle
+        gets scripts that build engines and a page that says what to expect.
     progress : callable
         Told what is done, how much of it is done and how much there is.
     """
@@ -131,6 +133,8 @@ def export(request: Request, out: Path) -> dict[Precision, Parity]:
     for precision in request.precisions:
         bundle = VLM(draft, precision=precision)
         parity[precision] = check_parity(request.models, bundle, precision, request.samples, request.progress)
+    if request.targets:
+        write_device_files(work, draft, request.targets)
     write_bundle(work, out, {**manifest, "parity": {name: figures.to_dict() for name, figures in parity.items()}})
     return parity
 

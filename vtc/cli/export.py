@@ -28,7 +28,8 @@ from vtc.progress import progress
     "target_names",
     metavar="T",
     multiple=True,
-    help="Refuse graphs that an engine for T could not be built from (vtc ls targets). Give it twice for two.",
+    help="Make the bundle ready for T (vtc ls targets): graphs that it could not take are refused, and build.sh and "
+    "README.md say how engines are built there. Several if repeated.",
 )
 @click.option("--opset", default=20, show_default=True, type=click.IntRange(18, 22), help="ONNX operator set.")
 @click.option("--model", "base", metavar="MODEL", help="Where the base model is now, if it has moved.")
@@ -89,4 +90,4 @@ def command(
             f"logits within {figures.logits_max_diff:.1g}, greedy answers equal {figures.greedy_match:.0%}"
         )
     if targets:
-        click.echo(f"{out}: suits {', '.join(one.name for one in targets)}")
+        click.echo(f"{out}: suits {', '.join(one.name for one in targets)}; see {out / 'README.md'}")
