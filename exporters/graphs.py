@@ -12,9 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnx_ir
 import torch
-from onnx_ir.passes.common import CommonSubexpressionEliminationPass, DeduplicateInitializersPass
+from onnx_ir.passes.common import (
+    CommonSubexpressionEliminationPass,
+    DeduplicateInitializersPass,
+    RemoveUnusedNodesPass,
+)
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -345,6 +351,7 @@ def export_graph(spec: GraphSpec, path: Path, *, opset: int = DEFAULT_OPSET) -> 
     # Layers share constants of a layout; merged, what is computed of them is computed once.
     DeduplicateInitializersPass(size_limit=SHARED_ELEMENTS)(program.model)
     CommonSubexpressionEliminationPass()(program.model)
+    _name_k(program.model)
     proto = program.model_proto
     _name_axes(proto, spec)
     save_graph(proto, path)
@@ -360,6 +367,29 @@ def save_graph(proto: onnx.ModelProto, path: Path) -> None:
         shutil.copymode(path, data)  # onnx makes it private
     else:
         onnx.save(proto, path)
+
+
+def _name_k(model: onnx_ir.Model) -> None:
+    """Make K of each TopK a constant.
+
+    Of a sort, which asks for all there is, the exporter computes it from a shape that is known all along, and not every
+    runtime sees through that.
+    """
+    graph = model.graph
+    for node in graph:
+        if node.op_type != "TopK" or node.inputs[1] is None or node.inputs[1].const_value is not None:
+            continue
+        shape, axis = node.outputs[0].shape, node.attributes.get_int("axis", -1)
+        kept = None if shape is None else shape[axis]
+        if not isinstance(kept, int):
+            continue  # left to the linter, which refuses it
+        name = f"topk_{kept}"
+        if name not in graph.initializers:
+            graph.register_initializer(
+                onnx_ir.Value(name=name, const_value=onnx_ir.tensor(np.array([kept], dtype=np.int64), name=name))
+            )
+        node.replace_input_with(1, graph.initializers[name])
+    RemoveUnusedNodesPass()(model)
 
 
 def heard_by(models: Sequence[CompressedModel]) -> dict[str, list[Heard]]:

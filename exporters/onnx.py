@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 
 from exporters.derive import Derived, Source, derive
+from exporters.device import write_device_files
 from exporters.graphs import (
     DEFAULT_OPSET,
     DTYPES,
@@ -28,9 +29,10 @@ from exporters.graphs import (
     suffix,
 )
 from exporters.layers import layers_off
-from exporters.lint import lint
+from exporters.lint import check_bundle, lint, summary
 from exporters.parity import Parity, check_layers, check_parity, compare
 from exporters.precision import Precision, precision
+from exporters.targets import Target
 from exporters.twins import twins
 from vtc.artifact import check_output, sha256, staging_dir
 from vtc.bundle import draft_manifest, write_bundle
@@ -67,6 +69,9 @@ class Request:
     opset : int
     samples : sequence of Sample
         Prompts on which the bundle is compared with the model.
+    targets : sequence of Target
+        What engines are to be built for: the graphs are linted for each before they are compared, and the bundle
+        gets scripts that build engines and a page that says what to expect.
     progress : callable
         Told what is done, how much of it is done and how much there is.
     """
@@ -77,6 +82,7 @@ class Request:
     samples: Sequence[Sample]
     precisions: Sequence[str] = ("fp32",)
     opset: int = DEFAULT_OPSET
+    targets: Sequence[Target] = ()
     progress: Report = silent
 
     @property
@@ -112,11 +118,15 @@ def export(request: Request, out: Path) -> dict[str, Parity]:
     ------
     BundleError
         If `out` holds something else than a bundle.
+    InputError
+        If one of the targets does not take the graphs or a precision. Nothing is published then.
     ParityError
         If the graphs do not compute what the model computes. Nothing is published then.
     """
     check_output(out, "bundle")
     wanted = [precision(name) for name in request.precisions]
+    for one in request.targets:
+        one.check_export(request.precisions, request.opset)
     work = staging_dir(out)
     derived = {base: _export_base(request, work, base, of) for base, of in _by_base(wanted).items()}
     graphs = _graphs(request, work, wanted, derived)
@@ -125,7 +135,13 @@ def export(request: Request, out: Path) -> dict[str, Parity]:
         _write_json(work / VALUES, notes)
     _write_processor(request, work)
     manifest = _manifest(request, graphs)
+    draft = draft_manifest(work, manifest)
+    for target in request.targets:
+        for name in request.precisions:
+            check_bundle(draft, name, target)
     parity = {one.name: _prove(request, work, manifest, one, derived[one.base]) for one in wanted}
+    if request.targets:
+        write_device_files(work, draft, request.targets)
     write_bundle(work, out, {**manifest, "parity": {name: figures.to_dict() for name, figures in parity.items()}})
     return parity
 
@@ -241,9 +257,7 @@ def _export_one(spec: GraphSpec, path: Path, opset: int) -> None:
 def _lint(path: Path, name: str, opset: int) -> None:
     findings = lint(path, max_opset=opset, constant_tokens=name.startswith("vision_encoder"))
     if findings:
-        raise VtcError(
-            f"exported graph cannot be deployed: {findings[0]} ({len(findings)} finding(s)); please report this"
-        )
+        raise VtcError(f"exported graph cannot be deployed: {summary(findings)}; please report this")
 
 
 def _write_processor(request: Request, work: Path) -> None:

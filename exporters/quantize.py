@@ -296,7 +296,7 @@ def quantize(
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(copies)
-    for opset in model.opset_import:
+    for opset in model.opset_import if done else ():
         if opset.domain in ("", "ai.onnx"):
             opset.version = max(opset.version, precision.opset)
     return Quantised(done, left, tuple(layers))

@@ -26,9 +26,6 @@ SAMPLES = 4
 def run(recipe: Recipe, progress: Report = silent, family: str = "llava") -> None:
     """Take a recipe all the way to a running bundle, on a model of a family.
 
-    The model is as deep as the recipe's layer numbers ask for. Learned selectors stay untrained: none was trained on a
-    random model, and nothing could be learnt on it.
-
     Raises
     ------
     VtcError
@@ -36,33 +33,51 @@ def run(recipe: Recipe, progress: Report = silent, family: str = "llava") -> Non
     """
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
-        layers = list(_layer_numbers(recipe))
-        encoder = max([5, *(number + 2 for kind, number in layers if kind == "encoder")])
-        decoder = max([8, *(number + 2 for kind, number in layers if kind == "decoder")])
-        path = write_tiny_checkpoint(family, work / "model", encoder_layers=encoder, decoder_layers=decoder)
-        adapter = load_adapter(path)
-        digest = model_digest(path)
-        samples = samples_from(adapter, None, SAMPLES, seed=0)
-        compressing = work / ".compressed"
-        compressing.mkdir()
+        request = prepare(recipe, work, progress, family)
+        export(request, work / "bundle")
+        VLM.load(work / "bundle").ask(request.samples[0].images, "what is it ?", max_new_tokens=4)
 
-        def untrained(so_far: Recipe, number: int) -> Path:
-            file = compressing / f"trained-{number}.safetensors"
-            token_plan = plan(so_far, adapter.facts)
-            cut = [token_plan.around(at) for at, part in enumerate(token_plan.segments) if part.stage == number]
-            if cut:
-                save_relevance(file, Relevance(adapter, *cut[0]), model_digest=digest)
-            else:
-                layers = token_plan.encoder_layers
-                save_pruner(file, Learned(adapter.facts.token_width), model_digest=digest, layers=layers)
-            return file
 
-        resolved = Calibrator(adapter, samples, Measurements(), digest, progress, untrained).resolve(recipe)
-        model = compress(adapter, resolved, from_state=True)
-        save_compressed(compressing, work / "compressed", model, resolved, Origin(str(path), digest), {})
-        model, resolved, origin = load_compressed(work / "compressed")
-        export(Request([model], resolved, origin, samples, progress=progress), work / "bundle")
-        VLM.load(work / "bundle").ask(samples[0].images, "what is it ?", max_new_tokens=4)
+def prepare(recipe: Recipe, work: Path, progress: Report = silent, family: str = "llava") -> Request:
+    """Compress a tiny random model of a family, save that, and load it to be exported.
+
+    The model is as deep as the recipe's layer numbers ask for. Learned selectors stay untrained: none was trained on a
+    random model, and nothing could be learnt on it.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    work : Path
+        An existing directory, for the checkpoint and the compressed model.
+    progress : callable
+    family : str
+    """
+    layers = list(_layer_numbers(recipe))
+    encoder = max([5, *(number + 2 for kind, number in layers if kind == "encoder")])
+    decoder = max([8, *(number + 2 for kind, number in layers if kind == "decoder")])
+    path = write_tiny_checkpoint(family, work / "model", encoder_layers=encoder, decoder_layers=decoder)
+    adapter = load_adapter(path)
+    digest = model_digest(path)
+    samples = samples_from(adapter, None, SAMPLES, seed=0)
+    compressing = work / ".compressed"
+    compressing.mkdir()
+
+    def untrained(so_far: Recipe, number: int) -> Path:
+        file = compressing / f"trained-{number}.safetensors"
+        token_plan = plan(so_far, adapter.facts)
+        cut = [token_plan.around(at) for at, part in enumerate(token_plan.segments) if part.stage == number]
+        if cut:
+            save_relevance(file, Relevance(adapter, *cut[0]), model_digest=digest)
+        else:
+            learned = Learned(adapter.facts.token_width)
+            save_pruner(file, learned, model_digest=digest, layers=token_plan.encoder_layers)
+        return file
+
+    resolved = Calibrator(adapter, samples, Measurements(), digest, progress, untrained).resolve(recipe)
+    model = compress(adapter, resolved, from_state=True)
+    save_compressed(compressing, work / "compressed", model, resolved, Origin(str(path), digest), {})
+    model, resolved, origin = load_compressed(work / "compressed")
+    return Request([model], resolved, origin, samples, progress=progress)
 
 
 def _layer_numbers(recipe: Recipe) -> Iterator[tuple[str, int]]:

@@ -20,6 +20,7 @@ from vtc.errors import BundleError, VtcError
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 2**20
+HASHED_AT_ONCE = 2**20
 _SEAL = re.compile(rb'(?<=\n  "digest": ")[0-9a-f]{64}(?=")')
 
 
@@ -184,12 +185,15 @@ def inside(root: Path, name: str) -> Path:
 
 def sha256(path: Path) -> str:
     """Hex digest of a file."""
+    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while block := stream.read(HASHED_AT_ONCE):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _noun(kind: str) -> str:
-    return "compressed model" if kind == "compressed" else kind
+    return {"compressed": "compressed model", "engines": "set of engines"}.get(kind, kind)
 
 
 def _sealed(manifest: dict[str, Any]) -> bytes:

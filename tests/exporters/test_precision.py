@@ -18,12 +18,15 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 import exporters.protect
 from exporters.floats import lift, widen
 from exporters.graphs import export_graph, graph_specs, heard_by, narrowed
+from exporters.lint import lint_bundle
 from exporters.onnx import VALUES, Request, export
 from exporters.parity import Parity
 from exporters.precision import NAMES, PRECISIONS, precision
 from exporters.protect import Protected, protect
+from exporters.targets import TARGETS
 from tests.tiny import RECIPES, image, recipe, write_checkpoint
 from vtc.artifact import staging_dir
+from vtc.bundle import load_manifest
 from vtc.calibrate import Sample
 from vtc.checkpoint import Origin
 from vtc.cli import main
@@ -135,6 +138,16 @@ def test_tensorrt_takes_every_precision(exported: tuple[dict[str, Parity], Path]
                 profile.set_shape(value.name, shape, shape, shape)
             config.add_optimization_profile(profile)
             assert builder.build_serialized_network(network, config) is not None, file.name
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_targets_take_what_they_allow(exported: tuple[dict[str, Parity], Path], name: str) -> None:
+    manifest = load_manifest(exported[1])
+    allowing = [one for one in TARGETS if one.allows(name)]
+    assert "rtx" in {one.name for one in allowing}
+    assert ("jetson-orin-jp6" in {one.name for one in allowing}) == (name != "fp8")
+    for one in allowing:
+        assert lint_bundle(manifest, name, one) == []
 
 
 # Overflow -------------------------------------------------------------------------------------------------------------

@@ -96,6 +96,7 @@ CASES: list[Case] = [
     Case("idefics3", "small", Serving(image_size=(40, 50))),
     Case("smolvlm"),
     Case("smolvlm", "tiles", Serving(tiles=(1, 2), image_size=(56, 112))),
+    Case("smolvlm", "clip", Serving(frames=3)),
     Case("paligemma"),
     Case("gemma3"),
 ]

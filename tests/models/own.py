@@ -2,13 +2,15 @@
 
 Everything comes from the family's own classes of ``transformers``: placeholders are expanded by its own processor, and
 logits are its own forward's. Two things are stood in for, as they need packages that a test machine may not have: video
-processors (torchvision), by :class:`Frames`, and ``num2words``, which SmolVLM's processor wants for videos only.
+processors (torchvision), by :class:`Frames`, and ``num2words``, with which SmolVLM's processor counts a video's frames,
+by the words of :data:`NUMBERS`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,9 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.video_utils import VideoMetadata
 
 FPS = 2.0
-"""Of videos, in frames a second."""
+"""Of videos, in frames a second, where settings of a video processor say nothing."""
+
+NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight"]
 
 SOFT_CAPPED = ("paligemma", "gemma3")
 """Their attention caps its scores in a way that the fused kernel leaves out."""
@@ -34,35 +38,51 @@ SOFT_CAPPED = ("paligemma", "gemma3")
 class Frames:
     """In place of a video processor: the image processor's own way with each frame, laid out as the model wants videos.
 
-    LLaVA-OneVision takes a video as frames (videos, frames, 3, H, W). Qwen's families take patches of a pair of frames
-    (videos x pairs x rows x columns, 3 x 2 x P x P), with an odd last frame twice, and the (pairs, rows, columns) of
-    each video.
+    LLaVA-OneVision takes a video as frames (videos, frames, 3, H, W), and so does SmolVLM, under the name of images.
+    Qwen's families take patches of a pair of frames (videos x pairs x rows x columns, 3 x 2 x P x P), with an odd last
+    frame twice, and the (pairs, rows, columns) of each video.
     """
 
     def __init__(self, path: Path, image_processor: Any) -> None:
         settings = json.loads((path / "video_preprocessor_config.json").read_text())
         self.of_patches = "temporal_patch_size" in settings
+        self.of_views = settings["video_processor_type"] == "SmolVLMVideoProcessor"
+        self.num_frames, self.fps = settings.get("num_frames"), settings.get("fps") or FPS
         self.merge_size, self.temporal_patch_size = (
             settings.get("merge_size", 1),
             settings.get("temporal_patch_size", 1),
         )
         self.image_processor = image_processor
         self.model_input_names: list[str] = []
-        if not self.of_patches:  # frames are not cut into tiles, only scaled
+        if self.of_views:
+            look = {key: settings[key] for key in ("size", "max_image_size", "image_mean", "image_std")}
+            self.image_processor = transformers.SmolVLMImageProcessorPil(**look, do_image_splitting=False)
+        elif not self.of_patches:  # frames are not cut into tiles, only scaled
             scaled = {key: settings[key] for key in ("size", "image_mean", "image_std")}
             self.image_processor = transformers.SiglipImageProcessorPil(**scaled, resample=Image.Resampling.BICUBIC)
 
     def __call__(self, videos: Sequence[Sequence[Any]], **_: Any) -> dict[str, Any]:
+        metadata = self.metadata(videos)
+        if self.of_views:
+            views = [self._pixels(video)["pixel_values"].squeeze(0) for video in videos]
+            return {"pixel_values": torch.stack(views), "video_metadata": metadata}
         if not self.of_patches:
             frames = [self._pixels(video)["pixel_values"] for video in videos]
             return {"pixel_values_videos": torch.stack(frames)}
         patches, grids = zip(*(self._patches(video) for video in videos), strict=True)
-        places = [list(range(len(video))) for video in videos]
         return {
             "pixel_values_videos": torch.cat(patches),
             "video_grid_thw": torch.tensor(grids),
-            "video_metadata": [VideoMetadata(len(place), fps=FPS, frames_indices=place) for place in places],
+            "video_metadata": metadata,
         }
+
+    def metadata(self, videos: Sequence[Sequence[Any]]) -> list[VideoMetadata]:
+        """Of videos that have just the frames that are sampled, and last as long."""
+        counts = [len(video) for video in videos]
+        return [
+            VideoMetadata(count, fps=self.fps, duration=count / self.fps, frames_indices=list(range(count)))
+            for count in counts
+        ]
 
     def _pixels(self, frames: Sequence[Any]) -> Any:
         return self.image_processor([Image.fromarray(np.asarray(frame)) for frame in frames], return_tensors="pt")
@@ -91,20 +111,21 @@ def own_processor(path: Path) -> Any:
     }
     if "video_processor" in kind.get_attributes():
         parts["video_processor"] = Frames(path, parts["image_processor"])
-    with (
-        patch.object(ProcessorMixin, "check_argument_for_proper_class", lambda *_: None),
-        patch.object(processing_smolvlm, "num2words", str),
-    ):
-        return kind(**parts, **settings)
+    with patch.object(ProcessorMixin, "check_argument_for_proper_class", lambda *_: None), number_words():
+        return kind(**parts, **settings, chat_template=parts["tokenizer"].chat_template)
+
+
+def number_words() -> AbstractContextManager[object]:
+    """SmolVLM's processor with number words, which it asks for when it is made and when it writes of a video."""
+    return patch.object(processing_smolvlm, "num2words", NUMBERS.__getitem__)
 
 
 def own_prompt(path: Path, text: str, images: int = 1, videos: int = 0) -> str:
     """A prompt as the chat template writes it, with one placeholder an image or video."""
     content: list[dict[str, str]] = [{"type": "image"}] * images + [{"type": "video"}] * videos
     content.append({"type": "text", "text": text})
-    tokenizer = own_processor(path).tokenizer
     message = [{"role": "user", "content": content}]
-    prompt: str = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    prompt: str = own_processor(path).apply_chat_template(message, tokenize=False, add_generation_prompt=True)
     return prompt
 
 
@@ -131,7 +152,8 @@ def own_inputs(
     visuals: dict[str, Any] = {}
     if any(images):
         visuals = {"videos": _videos(path, images, prompts)} if frames else {"images": images}
-    out = own_processor(path)(text=list(prompts), **visuals, padding=True, padding_side="left", return_tensors="pt")
+    with number_words():
+        out = own_processor(path)(text=list(prompts), **visuals, padding=True, padding_side="left", return_tensors="pt")
     # Labels are for training.
     return {name: value for name, value in out.items() if isinstance(value, Tensor) and name != "labels"}
 

@@ -1,4 +1,4 @@
-"""Idefics3 and SmolVLM: what selectors read of the tower, where patches are told to stand, what is refused."""
+"""Idefics3 and SmolVLM's images: what selectors read of the tower, where patches are told to stand, what is refused."""
 
 from __future__ import annotations
 
@@ -149,10 +149,9 @@ def test_other_configurations_are_refused(tmp_path: Path, options: dict[str, Any
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("family", "named"), [("idefics3", "Idefics3"), ("smolvlm", "SmolVLM")])
-def test_clips_are_refused(checkpoints: Checkpoints, family: str, named: str) -> None:
-    with pytest.raises(InputError, match=f"{named} takes no clips; leave out --frames"):
-        read_facts(checkpoints.path(family), Serving(frames=4))
+def test_clips_are_refused(checkpoints: Checkpoints) -> None:
+    with pytest.raises(InputError, match="Idefics3 takes no clips; leave out --frames"):
+        read_facts(checkpoints.path("idefics3"), Serving(frames=4))
 
 
 def test_more_tiles_than_have_names_are_refused(checkpoints: Checkpoints) -> None:

@@ -298,6 +298,16 @@ def test_clip_of_qwen_pairs_frames() -> None:
     assert spec.patch_grid[0] == 2
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_frames_of_smolvlm_are_its_images_uncut(size: str) -> None:
+    height, width = SIZES[size]
+    frames = [picture(seed, (width, height)) for seed in range(3)]
+    settings = SETTINGS["SmolVLM"] | {"size": {"longest_edge": 90}}
+    spec = pixel_spec(settings | {"video_processor_type": "SmolVLMVideoProcessor"}, (height, width), frames=3)
+    wanted = [theirs(settings | {"do_image_splitting": False}, frame)[0] for frame in frames]
+    np.testing.assert_allclose(to_pixels(spec, frames)[0], np.stack(wanted), atol=TOLERANCE)
+
+
 def test_video_settings_bound_clips() -> None:
     qwen2 = pixel_spec({"video_processor_type": "Qwen2VLVideoProcessor"}, (360, 640), frames=4)
     assert qwen2.patch_grid == (2, 26, 46)
@@ -307,6 +317,10 @@ def test_video_settings_bound_clips() -> None:
     assert pixel_spec(qwen3, (360, 640), frames=40).patch_grid == (20, 6, 10)
     onevision = {"video_processor_type": "LlavaOnevisionVideoProcessor", "size": SQUARE}
     assert pixel_spec(onevision, frames=8).shape == (8, 3, 28, 28)
+    smolvlm = {"video_processor_type": "SmolVLMVideoProcessor"}
+    assert pixel_spec(smolvlm, (360, 640), frames=8).pictures == (Picture(resize=((820, 1456), (364, 364))),)
+    with pytest.raises(ModelError, match="do_resize is off"):
+        pixel_spec(smolvlm | {"do_resize": False}, (360, 640), frames=8)
     with pytest.raises(ModelError, match="cap_pixels_per_frame"):
         pixel_spec(qwen3 | {"cap_pixels_per_frame": True}, (360, 640), frames=4)
 

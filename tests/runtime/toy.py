@@ -368,7 +368,7 @@ def write_toy_bundle(toy: Toy, out: Path, frames: int = 1) -> Path:
         "kind": "bundle",
         "vtc_version": "0",
         "model": {"name": "toy", "family": "toy", "sha256": "0" * 64},
-        "recipe": {"version": 1, "stages": []},
+        "recipe": {"version": 1, "name": "toy", "stages": []},
         "recipe_digest": "0" * 64,
         "plan": {},
         "baseline_plan": {},

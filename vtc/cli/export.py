@@ -48,6 +48,14 @@ interrupted export is taken up again by the same command."""
     metavar="P",
     help="See below; give it several times for several in one bundle.",
 )
+@click.option(
+    "--target",
+    "target_names",
+    metavar="T",
+    multiple=True,
+    help="Make the bundle ready for T (vtc ls targets): graphs that it could not take are refused, and build.sh and "
+    "README.md say how engines are built there. Several if repeated.",
+)
 @click.option("--opset", default=20, show_default=True, type=click.IntRange(18, 22), help="ONNX operator set.")
 @click.option("--model", "base", metavar="MODEL", help="Where the base model is now, if it has moved.")
 @click.option(
@@ -59,6 +67,7 @@ def command(
     directory: Path,
     out: Path,
     precisions: tuple[str, ...],
+    target_names: tuple[str, ...],
     opset: int,
     base: str | None,
     data: str | None,
@@ -67,9 +76,13 @@ def command(
     tiles: tuple[Grid, ...],
     frames: int,
 ) -> None:
+    from exporters.targets import target
     from vtc.artifact import check_output
 
     check_output(out, "bundle")
+    targets = [target(name) for name in dict.fromkeys(target_names)]
+    for one in targets:
+        one.check_export(precisions, opset)
     with progress() as tell:
         from exporters.onnx import Request, export
         from vtc.calibrate import samples_from
@@ -90,6 +103,7 @@ def command(
             samples=[sample for one in models for sample in samples_from(one.adapter, source, share, seed=0)],
             precisions=tuple(dict.fromkeys(precisions)),
             opset=opset,
+            targets=targets,
             progress=tell,
         )
         parity = export(request, out)
@@ -97,6 +111,8 @@ def command(
         click.echo(f"{out}: {_told(name, figures)}")
     for line in _values(out):
         click.echo(f"{out}: {line}")
+    if targets:
+        click.echo(f"{out}: suits {', '.join(one.name for one in targets)}; see {out / 'README.md'}")
 
 
 def _told(name: str, figures: Parity) -> str:

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vtc.artifact import sha256
 from vtc.errors import MissingDependency, ModelError
 from vtc.layout import ANY_IMAGE, Serving
 from vtc.models.refused import NEAREST, refusal
@@ -31,7 +32,7 @@ FAMILIES: dict[str, str] = {
     "qwen2_vl": "vtc.models.qwen2_vl:Qwen2VLAdapter",
     "qwen3_vl": "vtc.models.qwen3_vl:Qwen3VLAdapter",
     "qwen3_vl_moe": "vtc.models.qwen3_vl_moe:Qwen3VLMoeAdapter",
-    "smolvlm": "vtc.models.idefics3:SmolVLMAdapter",
+    "smolvlm": "vtc.models.smolvlm:SmolVLMAdapter",
 }
 """`model_type` of a checkpoint's config.json to the adapter that serves it."""
 
@@ -123,6 +124,5 @@ def model_digest(path: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted([path / "config.json", *path.glob("*.safetensors")]):
         digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(bytes.fromhex(sha256(file)))
     return digest.hexdigest()

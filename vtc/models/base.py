@@ -13,13 +13,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as hf_logging
+from typing_extensions import Self
 
 from vtc.attention import GROUPED_ATTENTION
 from vtc.errors import InputError, ModelError
@@ -27,7 +28,6 @@ from vtc.facts import ModelFacts
 from vtc.layout import ANY_IMAGE, ImageLayout, Serving
 from vtc.pixels import PixelSpec, to_pixels
 from vtc.prompts import expand, render_chat, writes_start
-from vtc.visual_tokens import gather_tokens
 
 PLAIN_CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
@@ -266,13 +266,13 @@ class VLMAdapter(ABC):
     def head(self) -> nn.Module:
         """The language-model head, (B, S, E) to (B, S, vocabulary)."""
 
+    @abstractmethod
     def attention_rows(
         self, index: int, hidden: Tensor, queries: Tensor, seen: Tensor, position_ids: Tensor, *, rope: bool = True
     ) -> Tensor:
-        """Attention of some tokens to all in decoder layer `index`, mean over heads.
+        """Attention (B, Q, S) of some tokens to all in decoder layer `index`, mean over heads, float32.
 
-        Only the rows that are asked for are computed. Serves decoders of the Llama kind: a norm, linear queries and
-        keys (normed themselves where the layer does so), rotary positions, grouped heads.
+        Only the rows that are asked for are computed.
 
         Parameters
         ----------
@@ -285,53 +285,11 @@ class VLMAdapter(ABC):
         position_ids : Tensor of shape (B, S) or (3, B, S), int64
         rope : bool
             Whether queries and keys are rotated by their positions.
-
-        Returns
-        -------
-        Tensor of shape (B, Q, S), float32
         """
-        layer: Any = self.decoder_layers[index]
-        attention = layer.self_attn
-        normed = layer.input_layernorm(hidden)
-        query = self._heads(attention.q_proj(gather_tokens(normed, queries)), getattr(attention, "q_norm", None))
-        key = self._heads(attention.k_proj(normed), getattr(attention, "k_norm", None))
-        if rope:
-            cosines, sines = self.rotation(hidden, position_ids, index in self.facts.decoder.window_layers)
-            query = rotate(query, gather_tokens(cosines, queries), gather_tokens(sines, queries))
-            key = rotate(key, cosines, sines)
-        batch, kv_heads = key.shape[:2]
-        grouped = query.reshape(batch, kv_heads, -1, key.shape[-1])
-        scores = torch.matmul(grouped, key.transpose(2, 3)) * attention.scaling
-        cap = getattr(attention, "attn_logit_softcapping", None)
-        scores = scores if cap is None else torch.tanh(scores / cap) * cap
-        scores = scores.float().reshape(batch, query.shape[1], queries.shape[1], -1)
-        scores = torch.where(seen.unsqueeze(1), scores, torch.finfo(torch.float32).min)
-        return torch.softmax(scores, dim=-1).mean(dim=1)
 
+    @abstractmethod
     def decoder_keys(self, index: int, hidden: Tensor, position_ids: Tensor) -> Tensor:
-        """Keys of decoder layer `index`, rotated by their positions.
-
-        Parameters
-        ----------
-        hidden : Tensor of shape (B, S, E)
-            The layer's input.
-        position_ids : Tensor of shape (B, S) or (3, B, S), int64
-
-        Returns
-        -------
-        Tensor of shape (B, S, Hkv, Dh)
-        """
-        windowed = index in self.facts.decoder.window_layers
-        layer: Any = self.decoder_layers[index]
-        attention = layer.self_attn
-        key = self._heads(attention.k_proj(layer.input_layernorm(hidden)), getattr(attention, "k_norm", None))
-        return rotate(key, *self.rotation(hidden, position_ids, windowed)).transpose(1, 2)
-
-    def _heads(self, projected: Tensor, norm: nn.Module | None) -> Tensor:
-        """Split (B, S, H * Dh) into heads (B, H, S, Dh)."""
-        batch, length, _ = projected.shape
-        heads = projected.reshape(batch, length, -1, self.facts.decoder.head_dim)
-        return (heads if norm is None else norm(heads)).transpose(1, 2)
+        """Keys (B, S, Hkv, Dh) of decoder layer `index` on its input (B, S, E), rotated by ([3,] B, S) positions."""
 
     def set_decoder_attention(self, kind: Literal["sdpa", "grouped", "eager"]) -> None:
         """Choose the decoder's attention: ``sdpa`` is fast in PyTorch, ``grouped`` exports to standard operators with
@@ -439,13 +397,6 @@ class VLMAdapter(ABC):
         input_ids = torch.tensor([[self.pad_token_id] * (longest - len(row)) + row for row in rows])
         attention_mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
         return input_ids, attention_mask
-
-
-def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021, arXiv 2104.09864) on heads (B, H, S, Dh), halves paired; cosines (B, S, Dh)."""
-    first, second = heads.chunk(2, dim=-1)
-    turned = torch.cat([-second, first], dim=-1)
-    return heads * cosines.unsqueeze(1) + turned * sines.unsqueeze(1)
 
 
 def image_settings(path: Path, *, clips: bool = False) -> dict[str, Any]:

@@ -1,9 +1,8 @@
-"""Idefics3 and SmolVLM: a SigLIP tower, squares of patches made one token, a Llama decoder.
+"""Idefics3: a SigLIP tower, squares of patches made one token, a Llama decoder (arXiv 2408.12637).
 
-Idefics3 (Laurençon et al. 2024, arXiv 2408.12637) enlarges an image and cuts it into tiles, the whole in small behind
-them. Each view is a run of placeholders of its own, with its row and column in front as text. SmolVLM (Marafioti et al.
-2025, arXiv 2504.05299) is the same model with smaller parts; its smallest checkpoints even call themselves Idefics3.
-Asked for nothing, the adapter is made ready for images of 1280 x 720 pixels.
+An image is enlarged and cut into tiles, the whole in small behind them (Laurençon et al. 2024). Each view is a run of
+placeholders of its own, with its row and column in front as text. The first SmolVLM checkpoints call themselves
+Idefics3, too. Asked for nothing, the adapter is made ready for images of 1280 x 720 pixels.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import Idefics3ForConditionalGeneration, PreTrainedModel, SmolVLMForConditionalGeneration
+from transformers import Idefics3ForConditionalGeneration, PreTrainedModel
 
 from vtc.errors import InputError
 from vtc.facts import ModelFacts
-from vtc.layout import Block, ImageLayout, Serving
+from vtc.layout import Block, Grid, ImageLayout, Serving
 from vtc.models.checks import check_parts, refuse, token_grid
 from vtc.models.clip_tower import ClipTower, clip_facts
 from vtc.models.language_model import LanguageModel, decoder_facts
@@ -55,12 +54,9 @@ class Idefics3Adapter(ClipTower, LanguageModel):
     def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
         # Configurations written by the first releases give the tower the name of the whole.
         check_parts(config, (f"{cls.family}_vision", cls.family), DECODERS)
-        refuse(serving, cls.called, "frames")
-        if max(serving.tiles or (0,)) > NAMED:
-            raise InputError(f"{cls.called} tells at most {NAMED} rows and columns of tiles apart; give fewer --tiles")
         vision, text, merge = config.vision_config, config.text_config, config.scale_factor
         size = serving.image_size or (USUAL_IMAGE if serving.tiles is None else None)
-        pixels = pixel_spec(settings, size, serving.tiles)
+        pixels = cls.pixels_of(settings, size, serving)
         grid = token_grid(pixels.view, vision.patch_size, merge)
         facts = ModelFacts(
             family=cls.family,
@@ -69,13 +65,28 @@ class Idefics3Adapter(ClipTower, LanguageModel):
                 image_size=pixels.aspect or size or pixels.view,
                 view_grid=grid,
                 blocks=(Block(grid),),
-                spans=pixels.views,
+                spans=pixels.views * serving.frames,
+                frames=serving.frames,
             ),
             encoder=clip_facts(vision, vision.num_hidden_layers - 1, merge=merge),
             decoder=decoder_facts(text),
             projector_params=vision.hidden_size * merge**2 * text.hidden_size,
         )
         return facts, pixels
+
+    @classmethod
+    def pixels_of(cls, settings: Mapping[str, Any], size: Grid | None, serving: Serving) -> PixelSpec:
+        """Pixels of what is asked for, of images of `size` unless tiles say it.
+
+        Raises
+        ------
+        InputError
+            If the family does not serve it.
+        """
+        refuse(serving, cls.called, "frames")
+        if max(serving.tiles or (0,)) > NAMED:
+            raise InputError(f"{cls.called} tells at most {NAMED} rows and columns of tiles apart; give fewer --tiles")
+        return pixel_spec(settings, size, serving.tiles)
 
     # Vision ---------------------------------------------------------------------------------------------------------
 
@@ -131,11 +142,3 @@ class Idefics3Adapter(ClipTower, LanguageModel):
 
     def placeholder_settings(self, keep: int) -> dict[str, Any]:
         return {"image_seq_len": keep}
-
-
-class SmolVLMAdapter(Idefics3Adapter):
-    """`SmolVLMForConditionalGeneration`, which is built in the same way."""
-
-    family = "smolvlm"
-    model_class = SmolVLMForConditionalGeneration
-    called = "SmolVLM"

@@ -6,10 +6,12 @@ import inspect
 from collections.abc import Sequence
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from vtc.facts import DecoderFacts
 from vtc.models.base import VLMAdapter
+from vtc.visual_tokens import gather_tokens
 
 
 class LanguageModel(VLMAdapter):
@@ -41,6 +43,47 @@ class LanguageModel(VLMAdapter):
     @property
     def head(self) -> nn.Module:
         return cast(nn.Module, self.model.lm_head)
+
+    def attention_rows(
+        self, index: int, hidden: Tensor, queries: Tensor, seen: Tensor, position_ids: Tensor, *, rope: bool = True
+    ) -> Tensor:
+        layer: Any = self.decoder_layers[index]
+        attention = layer.self_attn
+        normed = layer.input_layernorm(hidden)
+        query = self._heads(attention.q_proj(gather_tokens(normed, queries)), getattr(attention, "q_norm", None))
+        key = self._heads(attention.k_proj(normed), getattr(attention, "k_norm", None))
+        if rope:
+            cosines, sines = self.rotation(hidden, position_ids, index in self.facts.decoder.window_layers)
+            query = rotate(query, gather_tokens(cosines, queries), gather_tokens(sines, queries))
+            key = rotate(key, cosines, sines)
+        batch, kv_heads = key.shape[:2]
+        grouped = query.reshape(batch, kv_heads, -1, key.shape[-1])
+        scores = torch.matmul(grouped, key.transpose(2, 3)) * attention.scaling
+        cap = getattr(attention, "attn_logit_softcapping", None)
+        scores = scores if cap is None else torch.tanh(scores / cap) * cap
+        scores = scores.float().reshape(batch, query.shape[1], queries.shape[1], -1)
+        scores = torch.where(seen.unsqueeze(1), scores, torch.finfo(torch.float32).min)
+        return torch.softmax(scores, dim=-1).mean(dim=1)
+
+    def decoder_keys(self, index: int, hidden: Tensor, position_ids: Tensor) -> Tensor:
+        windowed = index in self.facts.decoder.window_layers
+        layer: Any = self.decoder_layers[index]
+        attention = layer.self_attn
+        key = self._heads(attention.k_proj(layer.input_layernorm(hidden)), getattr(attention, "k_norm", None))
+        return rotate(key, *self.rotation(hidden, position_ids, windowed)).transpose(1, 2)
+
+    def _heads(self, projected: Tensor, norm: nn.Module | None) -> Tensor:
+        """Split (B, S, H * Dh) into heads (B, H, S, Dh)."""
+        batch, length, _ = projected.shape
+        heads = projected.reshape(batch, length, -1, self.facts.decoder.head_dim)
+        return (heads if norm is None else norm(heads)).transpose(1, 2)
+
+
+def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Rotary positions (Su et al. 2021, arXiv 2104.09864) on heads (B, H, S, Dh), halves paired; cosines (B, S, Dh)."""
+    first, second = heads.chunk(2, dim=-1)
+    turned = torch.cat([-second, first], dim=-1)
+    return heads * cosines.unsqueeze(1) + turned * sines.unsqueeze(1)
 
 
 def decoder_facts(text: Any, **more: Any) -> DecoderFacts:

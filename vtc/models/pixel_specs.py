@@ -207,6 +207,15 @@ def _idefics3(settings: Mapping[str, Any], layout: Layout) -> PixelSpec:
     return PixelSpec(pictures=(tiled, *whole), aspect=size, **tones(settings))
 
 
+def _smolvlm_clip(settings: Mapping[str, Any], layout: Layout) -> PixelSpec:
+    """SmolVLMVideoProcessor: frames as its image processor has an image that it does not cut."""
+    if layout.tiles not in (None, WHOLE):
+        raise ModelError(f"tiles {layout.tiles}: this model does not cut the frames of a clip into tiles")
+    if not settings.get("do_resize", True):
+        raise ModelError("video setting do_resize is off, so that frames have no fixed size; set it to true")
+    return _idefics3(settings, replace(layout, tiles=WHOLE))
+
+
 def _fixed(size: Mapping[str, int]) -> Size:
     return size["height"], size["width"]
 
@@ -253,6 +262,7 @@ KINDS: dict[str, Callable[[Mapping[str, Any], Layout], PixelSpec]] = {
     "InternVLVideoProcessor": _plain,
     "Idefics3ImageProcessor": _idefics3,
     "SmolVLMImageProcessor": _idefics3,
+    "SmolVLMVideoProcessor": _smolvlm_clip,
     "Gemma3ImageProcessor": _gemma3,
 }
 """Kind of processor, as settings name it, to how its pixels are described."""
@@ -273,5 +283,6 @@ CLIPS: dict[str, tuple[str, dict[str, Any]]] = {
             "image_std": [0.5] * 3,
         },
     ),
+    "SmolVLMVideoProcessor": ("SmolVLMImageProcessor", {}),
 }
 """Video processors, whose classes need torchvision: the image processor that each is like, and where it differs."""

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from vtc.errors import ModelError
 from vtc.facts import EncoderFacts
 from vtc.layout import Block, Grid, ImageLayout, Serving
-from vtc.models.base import VLMAdapter, rotate
+from vtc.models.base import VLMAdapter
 from vtc.models.checks import refuse
+from vtc.models.language_model import rotate
 from vtc.models.pixel_specs import USUAL_IMAGE, pixel_spec
 from vtc.pixels import PixelSpec
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import reprlib
 from pathlib import PurePosixPath
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from pydantic import field_validator, model_validator
+from typing_extensions import Self
 
 from vtc.recipe_values import Written
 

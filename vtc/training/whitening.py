@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 FLOOR = 0.01
 """Variance, as a share of the mean, below which a direction is not blown up any further."""

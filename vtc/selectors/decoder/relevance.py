@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Self
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
