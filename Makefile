@@ -40,10 +40,11 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-study: $(STAMP) ## Measure everything that docs/learnpruner.md and docs/selectors.md show (about an hour)
+study: $(STAMP) ## Measure everything that docs/learnpruner.md, docs/selectors.md and docs/precision.md show (over an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt matplotlib
 	$(BIN)/python -m docs.studies.learnpruner
 	$(BIN)/python -m docs.studies.selectors
+	$(BIN)/python -m docs.studies.precision
 
 bench: $(STAMP) ## Time the demo's bundle against the original, with many repeats
 	@test -f $(OUT)/bundle/manifest.json || $(MAKE) demo

@@ -197,6 +197,10 @@ def _graphs(
         for name, path in derived[one.base].paths[one.name].items():
             _lint(path, name, max(request.opset, one.opset))
             graphs.setdefault(name, {})[one.name] = path.relative_to(work).as_posix()
+    here = {path for paths in graphs.values() for path in paths.values()}
+    for path in (work / "onnx").glob("[!.]*"):  # an interrupted export may have been asked for other precisions
+        if path.relative_to(work).as_posix().removesuffix("_data") not in here:
+            path.unlink()
     return graphs
 
 

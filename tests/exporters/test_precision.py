@@ -19,7 +19,7 @@ import exporters.protect
 from exporters.floats import lift, widen
 from exporters.graphs import export_graph, graph_specs, heard_by, narrowed
 from exporters.lint import lint_bundle
-from exporters.onnx import VALUES, Request, export
+from exporters.onnx import NOTES, VALUES, Request, export
 from exporters.parity import Parity
 from exporters.precision import NAMES, PRECISIONS, precision
 from exporters.protect import Protected, protect
@@ -53,6 +53,10 @@ def exported(adapter: VLMAdapter, tmp_path_factory: pytest.TempPathFactory) -> t
     """All precisions but fp32 in one bundle."""
     asked = request(adapter, *RECIPES["cls"], precisions=NAMES[1:])
     path = tmp_path_factory.mktemp("precisions") / "bundle"
+    work = staging_dir(path)
+    (work / "onnx").mkdir(parents=True)
+    (work / NOTES).write_text(json.dumps({"key": asked.key, "graphs": {}}))
+    (work / "onnx/vision_encoder.onnx").write_bytes(b"of an interrupted export in fp32")
     return export(asked, path), path
 
 
@@ -70,6 +74,7 @@ def test_bundle_holds_every_precision(exported: tuple[dict[str, Parity], Path]) 
             assert found.logits_max_diff <= one.tolerance
         assert (path / f"onnx/vision_encoder{one.suffix}.onnx").is_file()
     assert not [file for file in path.rglob(".*") if file.is_file()]
+    assert not (path / "onnx/vision_encoder.onnx").exists()
     assert {file.suffix for file in (path / "onnx").iterdir()} == {".onnx"}
 
 

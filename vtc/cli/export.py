@@ -135,7 +135,9 @@ def _told(name: str, figures: Parity) -> str:
 
 def _values(out: Path) -> list[str]:
     """What is worth a line of what the bundle says of its precisions, value by value."""
-    path = out / "precision.json"
+    from exporters.onnx import VALUES
+
+    path = out / VALUES
     notes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     lines = []
     for name, note in notes.items():

@@ -297,7 +297,7 @@ def _numbers(value: Tensor | IntArray) -> IntArray:
 
 
 def _as(value: Tensor | Array, dtype: type[np.generic]) -> Tensor | Array:
-    # Graphs of a reduced precision may take embeddings in float32 and hidden states in float16; only in front
+    # Graphs of other makers may take embeddings in float32 and hidden states in float16; only in front
     # of the first segment do the two meet.
     if isinstance(value, np.ndarray) or DTYPES.get(value.data_type()) is dtype:
         return value
