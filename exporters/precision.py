@@ -58,7 +58,7 @@ PRECISIONS: tuple[Precision, ...] = (
     ),
     Precision(
         "int8",
-        "weights in int8, computed in float16: half the memory",
+        "weights in int8, computed in float16: half of fp16's memory",
         "_q8f16",
         "fp16",
         0.25,
@@ -69,7 +69,7 @@ PRECISIONS: tuple[Precision, ...] = (
     ),
     Precision(
         "int4",
-        "weights in int4, blocks of 128, computed in float16: a quarter of the memory, for long decoding",
+        "weights in int4, blocks of 128, computed in float16: a quarter of it, for long decoding",
         "_q4f16",
         "fp16",
         0.25,
