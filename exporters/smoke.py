@@ -38,11 +38,18 @@ def run(recipe: Recipe, progress: Report = silent, family: str = "llava") -> Non
         VLM.load(work / "bundle").ask(request.samples[0].images, "what is it ?", max_new_tokens=4)
 
 
-def prepare(recipe: Recipe, work: Path, progress: Report = silent, family: str = "llava") -> Request:
+def prepare(
+    recipe: Recipe,
+    work: Path,
+    progress: Report = silent,
+    family: str = "llava",
+    *,
+    decoder_layers: int = 8,
+) -> Request:
     """Compress a tiny random model of a family, save that, and load it to be exported.
 
-    The model is as deep as the recipe's layer numbers ask for. Learned selectors stay untrained: none was trained on a
-    random model, and nothing could be learnt on it.
+    The model is deeper than asked if the recipe's layer numbers are. Learned selectors stay untrained: none was
+    trained on a random model, and nothing could be learnt on it.
 
     Parameters
     ----------
@@ -51,10 +58,11 @@ def prepare(recipe: Recipe, work: Path, progress: Report = silent, family: str =
         An existing directory, for the checkpoint and the compressed model.
     progress : callable
     family : str
+    decoder_layers : int
     """
     layers = list(_layer_numbers(recipe))
     encoder = max([5, *(number + 2 for kind, number in layers if kind == "encoder")])
-    decoder = max([8, *(number + 2 for kind, number in layers if kind == "decoder")])
+    decoder = max([decoder_layers, *(number + 2 for kind, number in layers if kind == "decoder")])
     path = write_tiny_checkpoint(family, work / "model", encoder_layers=encoder, decoder_layers=decoder)
     adapter = load_adapter(path)
     digest = model_digest(path)
