@@ -19,14 +19,16 @@ from exporters.graphs import (
     GraphSpec,
     Precision,
     as_half,
+    discard,
     export_graph,
+    external_data,
     graph_specs,
     segment_name,
     selector_name,
     suffix,
 )
 from exporters.lint import lint
-from exporters.parity import Parity, check_parity
+from exporters.parity import EncodedOnce, Parity, check_parity
 from vtc.artifact import check_output, sha256, staging_dir
 from vtc.bundle import draft_manifest, write_bundle
 from vtc.calibrate import Sample
@@ -37,7 +39,6 @@ from vtc.models.base import image_settings
 from vtc.plan import TokenPlan, plan
 from vtc.progress import Report, silent
 from vtc.recipe import Recipe
-from vtc.runtime.vlm import VLM
 
 SUFFIX: dict[Precision, str] = {"fp32": "", "fp16": "_fp16"}
 """What transformers.js appends to a graph's name for each precision."""
@@ -114,10 +115,11 @@ def export(request: Request, out: Path) -> dict[Precision, Parity]:
     work = staging_dir(out)
     graphs = _export_graphs(request, work)
     _write_processor(request, work)
+    _name_external_data(work)
     manifest = _manifest(request, graphs)
     parity = {}
     for precision in request.precisions:
-        bundle = VLM(draft_manifest(work, manifest), precision=precision)
+        bundle = EncodedOnce(draft_manifest(work, manifest), precision)
         parity[precision] = check_parity(request.models, bundle, precision, request.samples, request.progress)
     write_bundle(work, out, {**manifest, "parity": {name: figures.to_dict() for name, figures in parity.items()}})
     return parity
@@ -141,6 +143,8 @@ def _export_graphs(request: Request, work: Path) -> dict[str, dict[str, str]]:
                     _export_one(spec, work / name, request.opset)
                     notes["graphs"][name] = _digest(work / name)
                     (work / NOTES).write_text(json.dumps(notes), encoding="utf-8")
+            if half:
+                discard(models)
             request.progress(f"exporting {precision} graphs", len(specs), len(specs))
     finally:
         request.model.adapter.set_decoder_attention("sdpa")
@@ -195,6 +199,15 @@ def _write_processor(request: Request, work: Path) -> None:
         images["image_seq_length"] = request.model.visual_tokens
     _write_json(work / "preprocessor_config.json", images)
     _write_json(work / "config.json", told_of(token_plan, _read_json(adapter.path / "config.json")))
+
+
+def _name_external_data(work: Path) -> None:
+    """Tell transformers.js, which does not look for them, of weights beside their graphs."""
+    beside = sorted(path.name for path in (work / "onnx").glob("*.onnx") if external_data(path).is_file())
+    if beside:
+        config = _read_json(work / "config.json")
+        told = {"use_external_data_format": dict.fromkeys(beside, 1)}
+        _write_json(work / "config.json", config | {"transformers.js_config": told})
 
 
 def told_of(token_plan: TokenPlan, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ same (numerics)? And does the whole, run end to end, say the same (greedy tokens
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,10 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vtc.bundle import Manifest
 from vtc.calibrate import Sample
 from vtc.compressed import CompressedModel
 from vtc.errors import ParityError
 from vtc.progress import Report, silent
+from vtc.runtime.generation import Batch
+from vtc.runtime.session import Array
 from vtc.runtime.vlm import VLM
 
 TOLERANCE = {"fp32": 1e-3, "fp16": 0.25}
@@ -67,6 +71,22 @@ class Parity:
         return asdict(self)
 
 
+class EncodedOnce(VLM):
+    """A bundle that remembers what it made of images, so that vision graphs and decoder need not be loaded together."""
+
+    def __init__(self, manifest: Manifest, precision: str) -> None:
+        super().__init__(manifest, precision=precision, prepack=False)
+        self._encoded: dict[str, tuple[Array, Array, Indices]] = {}
+
+    def features(self, batch: Batch, pixels: Array) -> tuple[Array, Array, Indices]:
+        """As the bundle gives them."""
+        key = hashlib.sha256(batch.input_ids.tobytes() + pixels.tobytes()).hexdigest()
+        if key not in self._encoded:
+            self._encoded[key] = super().features(batch, pixels)
+        embeds, features, keep_indices = self._encoded[key]
+        return embeds.copy(), features, keep_indices  # features are put among the embeddings
+
+
 def check_parity(
     models: Sequence[CompressedModel],
     bundle: VLM,
@@ -97,11 +117,12 @@ def check_parity(
         its pixels are rounded), features or logits differ by more than the precision's
         tolerance, or greedy tokens differ elsewhere than at a near-tie.
     """
+    served = [models[bundle.manifest.images.index(bundle.serve([sample.images]))] for sample in samples]
+    seen = [_compare_vision(model, bundle, sample) for model, sample in zip(served, samples, strict=True)]
+    bundle.close_vision()
     equal_indices, features_diff, logits_diff, matches, near_ties = [], 0.0, 0.0, 0, 0
-    for done, sample in enumerate(samples, start=1):
-        model = models[bundle.manifest.images.index(bundle.serve([sample.images]))]
+    for done, (model, sample, (moved, difference)) in enumerate(zip(served, samples, seen, strict=True), start=1):
         allowed = max(1, int(MOVED[precision] * model.visual_tokens))
-        moved, difference = _compare_vision(model, bundle, sample)
         if not any(moved):
             moved = _moved_in_decoder(model, bundle, sample) or moved
         if max(moved, default=0) > allowed and max(moved) > _moved_by_noise(model, sample):

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from vtc.cli.serving import serving_options, servings
+from vtc.heap import return_large_blocks
 from vtc.layout import Grid
 from vtc.progress import progress
 
@@ -50,6 +51,7 @@ def command(
     from vtc.artifact import check_output
 
     check_output(out, "bundle")
+    return_large_blocks()
     with progress() as tell:
         from exporters.onnx import Request, export
         from vtc.calibrate import samples_from

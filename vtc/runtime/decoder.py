@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vtc.bundle import Manifest, SelectorFacts, ServedImage
 from vtc.errors import InputError
-from vtc.runtime.providers import Provider
 from vtc.runtime.session import DTYPES, Array, Graph, Tensor
 from vtc.sequence import attention_blocks, cut, positions, text_tokens
 
@@ -60,13 +59,11 @@ class Segment:
 
     Parameters
     ----------
-    path : Path
-    provider : Provider
-    threads : int or None
+    graph : Graph
     """
 
-    def __init__(self, path: Path, provider: Provider, threads: int | None) -> None:
-        self.graph = Graph(path, provider, threads)
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
         self.past = [name for name in self.graph.inputs if name.startswith("past_key_values.")]
         present = [name.replace("past_key_values", "present", 1) for name in self.past]
         self.hidden = next(iter(self.graph.inputs))
@@ -123,20 +120,17 @@ class Decoder:
     Parameters
     ----------
     manifest : Manifest
-    precision : str
-    provider : Provider
-    threads : int or None
+    open_graph : callable
+        Loads a graph of a name.
     """
 
-    def __init__(self, manifest: Manifest, precision: str, provider: Provider, threads: int | None = None) -> None:
+    def __init__(self, manifest: Manifest, open_graph: Callable[[str], Graph]) -> None:
         self.facts = manifest.generation
         self.plan = manifest.segments
         self.axes = manifest.images[0].positions.axes
-        self.segments = [
-            Segment(manifest.graph(segment.graph, precision), provider, threads) for segment in manifest.segments
-        ]
+        self.segments = [Segment(open_graph(segment.graph)) for segment in manifest.segments]
         self._selectors: dict[str, Graph] = {}
-        self._manifest, self._session = manifest, (precision, provider, threads)
+        self._open = open_graph
 
     @property
     def selectors(self) -> list[Graph]:
@@ -147,8 +141,7 @@ class Decoder:
         """The graph between two segments; those that prune are made for one layout, and opened when it comes."""
         name = facts.graph + (served.suffix if facts.kind == "prune" else "")
         if name not in self._selectors:
-            precision, provider, threads = self._session
-            self._selectors[name] = Graph(self._manifest.graph(name, precision), provider, threads)
+            self._selectors[name] = self._open(name)
         return self._selectors[name]
 
     def prefill(

@@ -39,6 +39,8 @@ class Graph:
     provider : Provider
     threads : int or None
         Threads of one operator; None leaves it to ONNX Runtime.
+    prepack : bool
+        Whether weights may be laid out anew for speed; while the graph is loaded, the largest is then there twice.
 
     Attributes
     ----------
@@ -53,22 +55,23 @@ class Graph:
         If ONNX Runtime cannot load the graph.
     """
 
-    def __init__(self, path: Path, provider: Provider, threads: int | None = None) -> None:
+    def __init__(self, path: Path, provider: Provider, threads: int | None = None, prepack: bool = True) -> None:
         self.provider = provider
         self._runtime = import_onnxruntime()
-        self._session = self._open(path, provider, threads)
+        self._session = self._open(path, provider, threads, prepack)
         self._binding = self._session.io_binding()
         self._device = "cuda" if self._session.get_providers()[0] in ON_GPU else "cpu"
         self.inputs = {value.name: DTYPES.get(value.type, np.float32) for value in self._session.get_inputs()}
         self.outputs: list[str] = [value.name for value in self._session.get_outputs()]
         self.run_ms = 0.0
 
-    def _open(self, path: Path, provider: Provider, threads: int | None) -> Any:
+    def _open(self, path: Path, provider: Provider, threads: int | None, prepack: bool) -> Any:
         options = self._runtime.SessionOptions()
         options.log_severity_level = 3
         # A bundle is several sessions that run in turn. Threads that spin between runs take the cores away
         # from the session that runs, and on a busy machine cost a factor of two.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.disable_prepacking", str(int(not prepack)))
         if threads is not None:
             options.intra_op_num_threads = threads
         names = list(dict.fromkeys([provider.name, "CPUExecutionProvider"]))

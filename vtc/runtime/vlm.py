@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,9 @@ ImageLike = str | Path | Image.Image
 
 
 class VLM:
-    """A bundle, loaded. Not for several threads at once.
+    """A bundle. Not for several threads at once.
+
+    Its graphs are loaded when they are first wanted, those that every answer needs at the latest by :meth:`open`.
 
     Parameters
     ----------
@@ -45,11 +48,11 @@ class VLM:
         One that the bundle holds; None takes float16 on a GPU and float32 on the CPU where there is a choice.
     threads : int or None
         Threads of one operator; None leaves it to ONNX Runtime.
+    prepack : bool
+        See :class:`~vtc.runtime.session.Graph`.
 
     Raises
     ------
-    BundleError
-        If a file of the bundle cannot be used.
     InputError
         If the provider or precision is not to be had.
     """
@@ -60,6 +63,7 @@ class VLM:
         provider: str | None = None,
         precision: str | None = None,
         threads: int | None = None,
+        prepack: bool = True,
     ) -> None:
         self.manifest = manifest
         self.provider = choose_provider(provider)
@@ -68,11 +72,8 @@ class VLM:
             held = ", ".join(manifest.precisions)
             raise InputError(f"{manifest.root}: holds no {self.precision} graphs; precisions: {held}")
         self.text = Text(manifest)
-        self._threads = threads
+        self._session = self.provider, threads, prepack
         self._visions: dict[str, Graph] = {}
-        self.vision(manifest.images[0])
-        self.embedding = Graph(manifest.graph("embed_tokens", self.precision), self.provider, threads)
-        self.decoder = Decoder(manifest, self.precision, self.provider, threads)
 
     @classmethod
     def load(
@@ -83,7 +84,7 @@ class VLM:
         verify: bool = True,
         threads: int | None = None,
     ) -> VLM:
-        """Load a bundle.
+        """Load a bundle and the graphs that every answer needs.
 
         Parameters
         ----------
@@ -98,7 +99,36 @@ class VLM:
         BundleError
             If the bundle is incomplete, changed, or made by a newer vtc.
         """
-        return cls(load_manifest(path, verify=verify), provider, precision, threads)
+        return cls(load_manifest(path, verify=verify), provider, precision, threads).open()
+
+    def open(self) -> Self:
+        """Load the graphs that every answer needs.
+
+        Raises
+        ------
+        BundleError
+            If a file of the bundle cannot be used.
+        """
+        self.vision(self.manifest.images[0])
+        _ = self.embedding, self.decoder
+        return self
+
+    @cached_property
+    def embedding(self) -> Graph:
+        """The graph that embeds token ids."""
+        return self._graph("embed_tokens")
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The decoder's graphs."""
+        return Decoder(self.manifest, self._graph)
+
+    def _graph(self, name: str) -> Graph:
+        return Graph(self.manifest.graph(name, self.precision), *self._session)
+
+    def close_vision(self) -> None:
+        """Let go of the vision graphs until the next image comes."""
+        self._visions.clear()
 
     @property
     def image_tokens(self) -> int:
@@ -109,8 +139,7 @@ class VLM:
     def vision(self, served: ServedImage) -> Graph:
         """The vision graph of a layout, opened when its first image comes."""
         if served.suffix not in self._visions:
-            path = self.manifest.graph(f"vision_encoder{served.suffix}", self.precision)
-            self._visions[served.suffix] = Graph(path, self.provider, self._threads)
+            self._visions[served.suffix] = self._graph(f"vision_encoder{served.suffix}")
         return self._visions[served.suffix]
 
     def serve(self, images: Sequence[Sequence[Image.Image]]) -> ServedImage:
@@ -323,7 +352,8 @@ class VLM:
             keep_indices = np.zeros((0, batch.served.keep), dtype=np.int64)
         else:
             embeds, features, keep_indices = self.features(batch, batch.pixels)
-            vision_ms = self.vision(batch.served).run_ms
+            vision = self._visions.get(batch.served.suffix)
+            vision_ms = vision.run_ms if vision else 0.0  # closed where features were known already
             embeds[batch.input_ids == batch.served.token_id] = features.reshape(-1, features.shape[-1])
         begin = time.perf_counter()
         logits, cache = self.decoder.prefill(embeds, batch.input_ids, batch.mask, keep_indices, batch.served)
