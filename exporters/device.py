@@ -68,7 +68,7 @@ long a build takes. A build needs more memory than running does: stop what else 
 ```sh
 vtc run . --backend tensorrt --image photo.jpg --prompt "What is in the picture?"
 vtc bench . --backend tensorrt
-vtc run . --provider cuda --image photo.jpg --prompt "What is in the picture?"    # without engines: ONNX Runtime
+vtc run . --provider cuda --image photo.jpg --prompt "What is in the picture?"   # no engines: ONNX Runtime
 ```
 
 {clocks}"""
@@ -77,7 +77,7 @@ _JETSON_STEPS = """\
 ```sh
 sudo apt install nvidia-jetpack python3-venv
 python3 -m venv --system-site-packages ~/vtc && . ~/vtc/bin/activate     # sees JetPack's tensorrt
-pip install VTC cuda-python=={cuda}.*       # VTC: the wheel, or a checkout, of vtc {version}
+pip install VTC 'cuda-python<{next_cuda}'       # VTC: the wheel, or a checkout, of vtc {version}
 sh {script}
 ```"""
 
@@ -126,7 +126,7 @@ def write_device_files(work: Path, manifest: Manifest, targets: Sequence[Target]
 
 
 def _script(manifest: Manifest, one: Target, limits: Limits, script: str) -> str:
-    precisions = [precision for precision in manifest.precisions if precision in one.precisions]
+    precisions = [precision for precision in manifest.precisions if one.allows(precision)]
     vtc = [f"    vtc build . --target {one.name} --precision {precision}" for precision in precisions]
     commands = []
     folders = [f"{TRTEXEC}/{precision}" for precision in precisions]
@@ -169,12 +169,14 @@ def _page(manifest: Manifest, targets: Sequence[Target], limits: Limits, scripts
     )
     steps = []
     for one in targets:
-        form = _JETSON_STEPS if _is_jetson(one) else _STEPS
+        form = _JETSON_STEPS if one.jetson else _STEPS
         heading = f"On {one.name} ({one.summary}):\n\n" if len(targets) > 1 else ""
-        steps.append(
-            heading + form.format(target=one, script=scripts[one.name], cuda=one.cuda, version=manifest.vtc_version)
-        )
-    clocks = [_JETSON_CLOCKS] * any(map(_is_jetson, targets)) + [_CLOCKS] * (not all(map(_is_jetson, targets)))
+        # Bindings of one major version work with all drivers of that version.
+        next_cuda = int(one.cuda.partition(".")[0]) + 1 if one.jetson else 0
+        text = form.format(target=one, script=scripts[one.name], next_cuda=next_cuda, version=manifest.vtc_version)
+        steps.append(heading + text)
+    boards = {one.jetson for one in targets}
+    clocks = [text for board, text in ((True, _JETSON_CLOCKS), (False, _CLOCKS)) if board in boards]
     heads = manifest.precisions
     weights = {precision: _graph_bytes(manifest, precision) for precision in heads}
     cache = {precision: _cache_bytes(manifest, precision, limits) for precision in heads}
@@ -196,10 +198,6 @@ def _page(manifest: Manifest, targets: Sequence[Target], limits: Limits, scripts
         rows="\n".join(f"| {row} | {' | '.join(_megabytes(by[head]) for head in heads)} |" for row, by in rows),
         clocks="\n".join(clocks),
     )
-
-
-def _is_jetson(one: Target) -> bool:
-    return one.name.startswith("jetson")
 
 
 def _graph_bytes(manifest: Manifest, precision: str) -> int:

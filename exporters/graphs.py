@@ -11,9 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import onnx_ir as ir
 import torch
-from onnx_ir.passes.common import CommonSubexpressionEliminationPass, DeduplicateInitializersPass
+from onnx_ir.passes.common import (
+    CommonSubexpressionEliminationPass,
+    DeduplicateInitializersPass,
+    RemoveUnusedNodesPass,
+)
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -311,6 +316,7 @@ def export_graph(spec: GraphSpec, path: Path, *, opset: int = DEFAULT_OPSET) -> 
     # Layers share constants of a layout; merged, what is computed of them is computed once.
     DeduplicateInitializersPass(size_limit=SHARED_ELEMENTS)(program.model)
     CommonSubexpressionEliminationPass()(program.model)
+    _name_k(program.model)
     _name_axes(program.model, spec)
     _save(program.model, path)
 
@@ -332,6 +338,29 @@ def _save(model: ir.Model, path: Path) -> None:
         ir.save(model, path)
 
 
+def _name_k(model: ir.Model) -> None:
+    """Make K of each TopK a constant.
+
+    Of a sort, which asks for all there is, the exporter computes it from a shape that is known all along, and not every
+    runtime sees through that.
+    """
+    graph = model.graph
+    for node in graph:
+        if node.op_type != "TopK" or node.inputs[1] is None or node.inputs[1].const_value is not None:
+            continue
+        shape, axis = node.outputs[0].shape, node.attributes.get_int("axis", -1)
+        kept = None if shape is None else shape[axis]
+        if not isinstance(kept, int):
+            continue  # left to the linter, which refuses it
+        name = f"topk_{kept}"
+        if name not in graph.initializers:
+            graph.register_initializer(
+                ir.Value(name=name, const_value=ir.tensor(np.array([kept], dtype=np.int64), name=name))
+            )
+        node.replace_input_with(1, graph.initializers[name])
+    RemoveUnusedNodesPass()(model)
+
+
 def as_half(models: Sequence[CompressedModel]) -> list[CompressedModel]:
     """Copies with float16 weights. Rotary frequencies stay float32, and norms and softmax compute in float32 as they do
     in the model's own code.
@@ -345,7 +374,9 @@ def as_half(models: Sequence[CompressedModel]) -> list[CompressedModel]:
 def discard(copies: Sequence[CompressedModel]) -> None:
     """Free the weights of copies that are not used any more: torch goes on referring to modules that it exported."""
     for weight in _weights(copies):
-        weight.untyped_storage().resize_(0)
+        storage = weight.untyped_storage()
+        if storage.resizable():  # it is not where the exporter let numpy look at it, which are small ones
+            storage.resize_(0)
 
 
 def _weights(models: Sequence[CompressedModel]) -> list[nn.Parameter]:

@@ -1,15 +1,25 @@
 """Refuses a graph that a runtime could not take, before anything is built from it.
 
-What every export promises: standard operators only, one opset, no shape that depends on data, and a constant number
-of visual tokens.
+Rules are small functions from a graph to findings. Some hold for every export: standard operators only, no shape that
+depends on data, constant K, a constant number of visual tokens. The others are a target's, and read
+:mod:`exporters.targets`. `docs/targets.md` lists them all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import TensorProto
+
+from exporters.graph_view import GraphView, Placed, attribute, label
+from exporters.targets import PORTABLE, Operators, Target
+from vtc.bundle import Manifest
+from vtc.errors import BundleError, InputError
 
 DATA_DEPENDENT = {
     "NonZero": "gather with constant-size indices instead",
@@ -26,10 +36,41 @@ DATA_DEPENDENT = {
 }
 """Operators whose output shape depends on data, or that need control flow, and what to do about them."""
 
-FUSED_ONLY_NEWER = {"Attention", "RMSNormalization", "RotaryEmbedding", "TensorScatter"}
-"""Fused operators of opset 23 and later, which embedded runtimes lack; exports decompose them."""
+INSTEAD = {
+    "Attention": "decompose it into MatMul and Softmax",
+    "RMSNormalization": "decompose it into Pow, ReduceMean, Sqrt and Mul",
+    "RotaryEmbedding": "decompose it into Cos, Sin, Mul and Add",
+    "TensorScatter": "decompose it into Concat or ScatterElements",
+    "Swish": "decompose it into Sigmoid and Mul",
+    "DynamicQuantizeLinear": "quantise with constant scales (QuantizeLinear, DequantizeLinear)",
+    "MatMulInteger": "use MatMul between DequantizeLinear and QuantizeLinear",
+    "ConvInteger": "use Conv between DequantizeLinear and QuantizeLinear",
+    "QLinearMatMul": "use MatMul between DequantizeLinear and QuantizeLinear",
+    "QLinearConv": "use Conv between DequantizeLinear and QuantizeLinear",
+}
+"""What to do about operators that a target has not."""
 
 STANDARD_DOMAINS = {"", "ai.onnx"}
+
+CONSTANT_INPUTS = {
+    **dict.fromkeys(("CumSum", "OneHot", "Squeeze", "Unsqueeze"), 1),
+    **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean"), 1),
+    **dict.fromkeys(("ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"), 1),
+}
+"""Operators with an input that TensorRT must know when it builds, and which input that is."""
+
+PRECISION_OF = {
+    "FLOAT16": "fp16",
+    "BFLOAT16": "bf16",
+    "INT8": "int8",
+    "INT4": "int4",
+    "FLOAT8E4M3FN": "fp8",
+    "FLOAT4E2M1": "nvfp4",
+}
+"""Precision that a target must have for tensors of a type."""
+
+PLAIN_TYPES = {"FLOAT", "DOUBLE", "INT32", "INT64", "BOOL"}
+"""Types that every target takes, if only as shapes and indices; DOUBLE is computed in float32."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +85,13 @@ class Finding:
         return f"{self.graph}: {self.node}: {self.problem}"
 
 
-def lint(path: Path, *, max_opset: int = 20, constant_tokens: bool = False) -> list[Finding]:
+Found = Iterator[tuple[str, str]]
+"""Where, and what is wrong and what to do."""
+
+
+def lint(
+    path: Path, *, max_opset: int = 20, constant_tokens: bool = False, target: Target | None = None
+) -> list[Finding]:
     """Check one exported graph.
 
     Parameters
@@ -52,37 +99,256 @@ def lint(path: Path, *, max_opset: int = 20, constant_tokens: bool = False) -> l
     path : Path
         ONNX file; external weights are not read.
     max_opset : int
-        Highest opset the runtimes in mind take.
+        Highest opset allowed where no target is named.
     constant_tokens : bool
         Require every output axis but the first to be a constant, as a vision encoder with a fixed budget has.
+    target : Target or None
+        What the graph is for; without one, :data:`exporters.targets.PORTABLE` is asked for.
 
     Returns
     -------
     list of Finding
         Empty for a graph that deploys.
+
+    Raises
+    ------
+    BundleError
+        If it cannot be read.
     """
-    model = onnx.load(path, load_external_data=False)
-    found: list[Finding] = []
-    for opset in model.opset_import:
-        if opset.domain in STANDARD_DOMAINS and opset.version > max_opset:
-            found.append(
-                Finding(
-                    path.name, "graph", f"opset {opset.version} is above {max_opset}; export with --opset {max_opset}"
-                )
-            )
-        elif opset.domain not in STANDARD_DOMAINS and any(node.domain == opset.domain for node in model.graph.node):
-            found.append(Finding(path.name, "graph", f"operators of domain {opset.domain} are not standard ONNX"))
-    if model.functions:
-        found.append(Finding(path.name, "graph", f"{len(model.functions)} local functions; inline them"))
-    for node in model.graph.node:
-        if node.op_type in DATA_DEPENDENT:
-            found.append(Finding(path.name, f"{node.op_type} {node.name}", DATA_DEPENDENT[node.op_type]))
-        elif node.op_type in FUSED_ONLY_NEWER:
-            found.append(Finding(path.name, f"{node.op_type} {node.name}", "decompose it: embedded runtimes lack it"))
+    try:
+        graph = GraphView(path.name, onnx.load(path, load_external_data=False))
+    except (OSError, DecodeError) as error:
+        raise BundleError(f"{path}: is not an ONNX graph ({error}); export it again") from None
+    found = [one for rule in PROMISES for one in rule(graph)]
     if constant_tokens:
-        for output in model.graph.output:
-            for axis, dimension in enumerate(output.type.tensor_type.shape.dim):
-                if axis > 0 and not dimension.HasField("dim_value"):
-                    problem = f"axis {axis} is dynamic; a fixed-budget selector keeps a constant number of tokens"
-                    found.append(Finding(path.name, f"output {output.name}", problem))
-    return found
+        found += _constant_tokens(graph)
+    operators, whom = (target.operators, target.called) if target else (PORTABLE, "not for every target")
+    seen = {place for place, _ in found}  # one finding a node is enough
+    for limit in LIMITS:
+        found += [one for one in limit(graph, operators, whom) if one[0] not in seen]
+    found += [*_opset(graph, max_opset, target), *(_types(graph, target) if target else ())]
+    return [Finding(path.name, place, problem) for place, problem in found]
+
+
+def lint_bundle(manifest: Manifest, precision: str, target: Target) -> list[Finding]:
+    """Check all graphs of a bundle in one precision for a target.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        May be one that is not published yet.
+    precision : str
+    target : Target
+
+    Raises
+    ------
+    InputError
+        If the bundle holds no such precision, or the target does not take it.
+    """
+    if precision not in manifest.precisions:
+        held = ", ".join(manifest.precisions)
+        raise InputError(f"{manifest.root}: holds no {precision}, only {held}; export it with --precision {precision}")
+    target.check(precision)
+    return [
+        finding
+        for name in manifest.graphs
+        for finding in lint(
+            manifest.graph(name, precision), constant_tokens=name.startswith("vision_encoder"), target=target
+        )
+    ]
+
+
+def check_bundle(manifest: Manifest, precision: str, target: Target) -> None:
+    """Make sure that a target takes a bundle.
+
+    Raises
+    ------
+    InputError
+        If it does not: the first finding, and how many there are.
+    """
+    findings = lint_bundle(manifest, precision, target)
+    if findings:
+        raise InputError(f"target {target.name} cannot take {precision} of this bundle: {summary(findings)}")
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """The first finding, and how many there are."""
+    more = len(findings) - 1
+    return f"{findings[0]}" + (f" (and {more} more)" if more else "")
+
+
+def _standard_operators(graph: GraphView) -> Found:
+    for one in graph.nodes:
+        if one.node.domain not in STANDARD_DOMAINS:
+            yield str(one), f"operators of domain {one.node.domain} are not standard ONNX; use standard ones"
+    if graph.model.functions:
+        yield "graph", f"{len(graph.model.functions)} local functions; inline them"
+
+
+def _shapes_from_data(graph: GraphView) -> Found:
+    for one in _standard(graph):
+        if one.node.op_type in DATA_DEPENDENT:
+            yield str(one), f"its shape depends on data, or it is control flow; {DATA_DEPENDENT[one.node.op_type]}"
+
+
+def _constant_k(graph: GraphView) -> Found:
+    for one in _standard(graph):
+        if one.node.op_type == "TopK" and len(one.node.input) > 1 and not graph.is_constant(one.node.input[1]):
+            name = one.node.input[1]
+            maker = graph.producer(name)
+            whence = f"computed by {label(maker)}" if maker else "an input of the graph"
+            yield (
+                str(one),
+                f"K ({name}) is {whence}; make it a constant: the budget is fixed when the graph is exported",
+            )
+
+
+def _constant_tokens(graph: GraphView) -> Found:
+    for output in graph.model.graph.output:
+        for axis, dimension in enumerate(output.type.tensor_type.shape.dim):
+            if axis > 0 and not dimension.HasField("dim_value"):
+                yield (
+                    f"output {output.name}",
+                    f"axis {axis} is dynamic; a fixed-budget selector keeps a constant number of tokens",
+                )
+
+
+PROMISES: tuple[Callable[[GraphView], Found], ...] = (_standard_operators, _shapes_from_data, _constant_k)
+"""What every export promises, whatever it is for."""
+
+
+def _absent(graph: GraphView, operators: Operators, whom: str) -> Found:
+    for one in _standard(graph):
+        if one.node.op_type in operators.absent:
+            todo = INSTEAD.get(one.node.op_type, "write it with other operators")
+            yield str(one), f"{whom}: {one.node.op_type} is not taken; {todo}"
+
+
+def _topk_limit(graph: GraphView, operators: Operators, whom: str) -> Found:
+    for one in _standard(graph):
+        if one.node.op_type != "TopK":
+            continue
+        if len(one.node.input) > 1:
+            values = graph.values(one.node.input[1])
+        else:
+            k = attribute(one.node, "k")
+            values = None if k is None else np.array([k.i])
+        if values is not None and values.size and values[0] > operators.max_topk_k:
+            limit = f"{whom}: K is {int(values[0])}, and at most {operators.max_topk_k} are taken"
+            yield str(one), f"{limit}; keep fewer tokens, or rank fewer at a time"
+
+
+def _topk_sorted(graph: GraphView, operators: Operators, whom: str) -> Found:
+    for one in _standard(graph):
+        ordered = attribute(one.node, "sorted") if one.node.op_type == "TopK" else None
+        if ordered and not ordered.i:
+            yield str(one), f"{whom}: TopK that does not sort is not taken; set sorted to 1"
+
+
+def _cumsum_types(graph: GraphView, operators: Operators, whom: str) -> Found:
+    for one in _standard(graph):
+        kind = graph.element_type(one.node.input[0]) if one.node.op_type == "CumSum" else ""
+        if kind and kind not in operators.cumsum_types:
+            yield (
+                str(one),
+                f"{whom}: sums {kind}, and only floats are taken; cast to float32 before it and back behind it, "
+                "or multiply by a triangular matrix",
+            )
+
+
+def _einsum_ellipsis(graph: GraphView, operators: Operators, whom: str) -> Found:
+    for one in _standard(graph):
+        equation = attribute(one.node, "equation") if one.node.op_type == "Einsum" else None
+        if equation and b"..." in equation.s and not operators.einsum_ellipsis:
+            written = equation.s.decode(errors="replace")
+            yield str(one), f"{whom}: '{written}' has an ellipsis, which is not taken; name every axis, or use MatMul"
+
+
+def _scatter_reduction(graph: GraphView, operators: Operators, whom: str) -> Found:
+    for one in _standard(graph):
+        kind = one.node.op_type
+        reduction = attribute(one.node, "reduction") if kind in ("ScatterElements", "ScatterND") else None
+        if reduction and reduction.s not in (b"", b"none") and kind not in operators.scatter_reductions:
+            name = reduction.s.decode(errors="replace")
+            yield str(one), f"{whom}: reduction '{name}' is not taken; multiply by a one-hot matrix instead"
+
+
+def _constant_inputs(graph: GraphView, operators: Operators, whom: str) -> Found:
+    for one in _standard(graph):
+        index = CONSTANT_INPUTS.get(one.node.op_type)
+        name = one.node.input[index] if index is not None and len(one.node.input) > index else ""
+        if name and not graph.is_constant(name):
+            yield str(one), f"input {name} is computed, and must be known when an engine is built; make it a constant"
+
+
+def _symmetric(graph: GraphView, operators: Operators, whom: str) -> Found:
+    todo = "quantise symmetrically, to signed integers without a zero point"
+    for one in _standard(graph):
+        if one.node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        kinds = {graph.element_type(name) for name in (*one.node.input[:1], *one.node.input[2:3], *one.node.output)}
+        unsigned = sorted(kind for kind in kinds if kind.startswith("UINT"))
+        if unsigned:
+            yield str(one), f"is quantised to {unsigned[0]}, which no target takes; {todo}"
+        elif len(one.node.input) > 2 and one.node.input[2]:
+            zeros = graph.values(one.node.input[2])
+            if zeros is not None and zeros.astype("float32").any():
+                yield str(one), f"has a zero point, which no target takes; {todo}"
+
+
+LIMITS: tuple[Callable[[GraphView, Operators, str], Found], ...] = (
+    _absent,
+    _topk_limit,
+    _topk_sorted,
+    _cumsum_types,
+    _einsum_ellipsis,
+    _scatter_reduction,
+    _constant_inputs,
+    _symmetric,
+)
+"""What some release does not take of the operators."""
+
+
+def _opset(graph: GraphView, max_opset: int, target: Target | None) -> Found:
+    ceiling = max_opset
+    if target:
+        four_bits = any(tensor.data_type == TensorProto.INT4 for tensor in graph.tensors)
+        ceiling = max(target.max_opset, target.int4_opset if four_bits else 0)
+    for opset in graph.model.opset_import:
+        if opset.domain in STANDARD_DOMAINS and opset.version > ceiling:
+            whose = f", the highest that {target.called} takes" if target else ""
+            yield "graph", f"opset {opset.version} is above {ceiling}{whose}; export with --opset {ceiling}"
+
+
+def _types(graph: GraphView, target: Target) -> Found:
+    """Each type that the target has not, once."""
+    told = set()
+    for place, kind in _typed(graph):
+        if kind in told or kind in PLAIN_TYPES:
+            continue
+        precision = PRECISION_OF.get(kind)
+        if precision is None:
+            told.add(kind)
+            yield place, f"is of type {kind}, which no target computes with; cast it where it is made"
+        elif target.refusal(precision):
+            told.add(kind)
+            yield place, f"is of type {kind}; {target.refusal(precision)}"
+
+
+def _typed(graph: GraphView) -> Iterator[tuple[str, str]]:
+    model = graph.model.graph
+    edges = {value.name for value in (*model.input, *model.output)}
+    for tensor in graph.tensors:
+        yield f"tensor {tensor.name}", TensorProto.DataType.Name(tensor.data_type)
+    for name, kind in graph.declared.items():
+        if not (kind == "UINT8" and name in edges):  # TensorRT has UINT8 for inputs and outputs
+            yield f"tensor {name}", kind
+    for one in _standard(graph):
+        to = attribute(one.node, "to")
+        if one.node.op_type == "Cast" and to is not None and one.node.output[0] not in edges:
+            yield str(one), TensorProto.DataType.Name(to.i)
+
+
+def _standard(graph: GraphView) -> Iterator[Placed]:
+    """Nodes whose operators are ONNX's own."""
+    return (one for one in graph.nodes if one.node.domain in STANDARD_DOMAINS)

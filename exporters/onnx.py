@@ -14,6 +14,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from exporters.device import write_device_files
 from exporters.graphs import (
     DEFAULT_OPSET,
     GraphSpec,
@@ -27,8 +28,9 @@ from exporters.graphs import (
     selector_name,
     suffix,
 )
-from exporters.lint import lint
+from exporters.lint import check_bundle, lint, summary
 from exporters.parity import EncodedOnce, Parity, check_parity
+from exporters.targets import Target
 from vtc.artifact import check_output, sha256, staging_dir
 from vtc.bundle import draft_manifest, write_bundle
 from vtc.calibrate import Sample
@@ -63,6 +65,9 @@ class Request:
     opset : int
     samples : sequence of Sample
         Prompts on which the bundle is compared with the model.
+    targets : sequence of Target
+        What engines are to be built for: the graphs are linted for each before they are compared, and the bundle
+        gets scripts that build engines and a page that says what to expect.
     progress : callable
         Told what is done, how much of it is done and how much there is.
     """
@@ -73,6 +78,7 @@ class Request:
     samples: Sequence[Sample]
     precisions: Sequence[Precision] = ("fp32",)
     opset: int = DEFAULT_OPSET
+    targets: Sequence[Target] = ()
     progress: Report = silent
 
     @property
@@ -108,19 +114,29 @@ def export(request: Request, out: Path) -> dict[Precision, Parity]:
     ------
     BundleError
         If `out` holds something else than a bundle.
+    InputError
+        If one of the targets does not take the graphs or a precision. Nothing is published then.
     ParityError
         If the graphs do not compute what the model computes. Nothing is published then.
     """
     check_output(out, "bundle")
+    for one in request.targets:
+        one.check_export(request.precisions, request.opset)
     work = staging_dir(out)
     graphs = _export_graphs(request, work)
     _write_processor(request, work)
     _name_external_data(work)
     manifest = _manifest(request, graphs)
+    draft = draft_manifest(work, manifest)
+    for one in request.targets:
+        for precision in request.precisions:
+            check_bundle(draft, precision, one)
     parity = {}
     for precision in request.precisions:
-        bundle = EncodedOnce(draft_manifest(work, manifest), precision)
+        bundle = EncodedOnce(draft, precision)
         parity[precision] = check_parity(request.models, bundle, precision, request.samples, request.progress)
+    if request.targets:
+        write_device_files(work, draft, request.targets)
     write_bundle(work, out, {**manifest, "parity": {name: figures.to_dict() for name, figures in parity.items()}})
     return parity
 
@@ -176,9 +192,7 @@ def _export_one(spec: GraphSpec, path: Path, opset: int) -> None:
         ) from error
     findings = lint(path, max_opset=opset, constant_tokens=spec.name.startswith("vision_encoder"))
     if findings:
-        raise VtcError(
-            f"exported graph cannot be deployed: {findings[0]} ({len(findings)} finding(s)); please report this"
-        )
+        raise VtcError(f"exported graph cannot be deployed: {summary(findings)}; please report this")
 
 
 def _write_processor(request: Request, work: Path) -> None:

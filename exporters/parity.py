@@ -21,7 +21,9 @@ from vtc.compressed import CompressedModel
 from vtc.errors import ParityError
 from vtc.progress import Report, silent
 from vtc.runtime.generation import Batch
-from vtc.runtime.session import Array
+from vtc.runtime.interface import Array, Tensor
+from vtc.runtime.providers import import_onnxruntime
+from vtc.runtime.session import OnnxRuntime
 from vtc.runtime.vlm import VLM
 
 TOLERANCE = {"fp32": 1e-3, "fp16": 0.25}
@@ -75,16 +77,18 @@ class EncodedOnce(VLM):
     """A bundle that remembers what it made of images, so that vision graphs and decoder need not be loaded together."""
 
     def __init__(self, manifest: Manifest, precision: str) -> None:
-        super().__init__(manifest, precision=precision, prepack=False)
-        self._encoded: dict[str, tuple[Array, Array, Indices]] = {}
+        super().__init__(manifest, backend=OnnxRuntime(manifest, precision=precision, prepack=False))
+        self._encoded: dict[str, tuple[Tensor, Indices]] = {}
 
-    def features(self, batch: Batch, pixels: Array) -> tuple[Array, Array, Indices]:
-        """As the bundle gives them."""
+    def see(self, batch: Batch, pixels: Array, embeds: Tensor) -> tuple[Tensor, Indices]:
+        """As :class:`VLM` does."""
         key = hashlib.sha256(batch.input_ids.tobytes() + pixels.tobytes()).hexdigest()
         if key not in self._encoded:
-            self._encoded[key] = super().features(batch, pixels)
-        embeds, features, keep_indices = self._encoded[key]
-        return embeds.copy(), features, keep_indices  # features are put among the embeddings
+            features, keep_indices = super().see(batch, pixels, embeds)
+            # A copy: the tensor itself would keep the memory of its session.
+            copy = import_onnxruntime().OrtValue.ortvalue_from_numpy(features.numpy())
+            self._encoded[key] = copy, keep_indices
+        return self._encoded[key]
 
 
 def check_parity(

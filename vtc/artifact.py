@@ -193,7 +193,7 @@ def sha256(path: Path) -> str:
 
 
 def _noun(kind: str) -> str:
-    return "compressed model" if kind == "compressed" else kind
+    return {"compressed": "compressed model", "engines": "set of engines"}.get(kind, kind)
 
 
 def _sealed(manifest: dict[str, Any]) -> bytes:

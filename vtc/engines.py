@@ -54,7 +54,7 @@ class Engine:
         In the set's directory.
     profiles : tuple of Profile
     memory : int
-        Bytes of activations that it wants while it runs.
+        Bytes of activations that it wants while it runs; 0 where there was no GPU to ask when it was built.
     """
 
     file: str

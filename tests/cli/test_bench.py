@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from tests.evaluate.bundles import bundle_with_plan
+from tests.runtime.nvidia import nvidia, write_engine_set
 from tests.runtime.toy import make_toy
 from tests.tiny import image
 from vtc.cli import main
@@ -60,6 +62,24 @@ def test_a_bundle_alone_as_a_table(bundles: tuple[Path, Path]) -> None:
     assert result.exit_code == 0, result.output
     assert "pruned" in result.stdout
     assert "speedup" not in result.stdout
+
+
+def test_engines_are_timed_against_engines(
+    bundles: tuple[Path, Path], picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, pruned = (shutil.copytree(bundle, tmp_path / bundle.name) for bundle in bundles)
+    nvidia(monkeypatch)
+    write_engine_set(whole)
+    engines = write_engine_set(pruned).rename(tmp_path / "engines")
+    options = ("--backend", "tensorrt", "--engines", engines, "--against", whole, "--image", picture, *QUICK[:-2])
+    result = vtc("bench", pruned, *options, "--no-memory", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert [run["provider"] for run in report["runs"]] == ["tensorrt", "tensorrt"]
+    assert report["environment"]["provider"] == "tensorrt"
+    refused = vtc("bench", pruned, *options, "--no-memory", "--new-tokens", "99")
+    assert refused.exit_code == 2
+    assert "--max-new-tokens 99" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -102,10 +102,16 @@ def test_no_selection_costs_nothing() -> None:
     [
         ([], "give a BUNDLE or --shape NAME"),
         (["bundle", "--shape", "tiny"], "give a BUNDLE or --shape NAME"),
+        (
+            ["--shape", "tiny", "--backend", "tensorrt"],
+            "--backend tensorrt goes with a BUNDLE: keep those of",
+        ),
+        (["bundle", "--backend", "torch"], "--backend torch goes with --shape: a bundle is run without PyTorch"),
+        (["--shape", "tiny", "--engines", "engines"], "--engines goes with a BUNDLE"),
         (["bundle", "--recipe", "uniform"], "--recipe goes with --shape"),
         (["--shape", "tiny", "--against", "reference"], "--against goes with a BUNDLE"),
         (["--shape", "tiny", "--text-tokens", "2"], "the prompt around a question of one word has"),
-        (["--shape", "tiny", "--precision", "bf16"], "--backend onnx runs fp32, fp16, not bf16"),
+        (["--shape", "tiny", "--precision", "bf16"], "--backend onnxruntime runs fp32, fp16, not bf16"),
         (["--shape", "tiny", "--recipe", "visual-exit"], "to calibration, which random weights say nothing about"),
         (["--shape", "tiny-siglip", "--recipe", "fastervlm"], "needs a CLS token"),
         (["--shape", "tiny", "--recipe", "missing"], "missing"),
@@ -119,7 +125,7 @@ def test_what_cannot_be_done_is_one_line(args: list[str], words: str) -> None:
 
 
 def test_a_gpu_that_is_not_there_is_refused() -> None:
-    for backend in ("onnx", "torch"):
+    for backend in ("onnxruntime", "torch"):
         result = vtc("bench", "--shape", "tiny", "--backend", backend, "--device", "cuda")
         if result.exit_code == 0:
             pytest.skip("there is a GPU")

@@ -48,9 +48,11 @@ def compressed(checkpoint: Path, recipe_file: Path, tmp_path: Path) -> Path:
 
 def test_compress_then_export(compressed: Path, tmp_path: Path) -> None:
     assert {path.name for path in compressed.iterdir()} == {"manifest.json", "recipe.yaml", "state.safetensors"}
-    result = invoke("export", compressed, "-o", tmp_path / "bundle", "--samples", "2")
+    targets = ["--target", "jetson-orin-jp6", "--target", "rtx"]
+    result = invoke("export", compressed, "-o", tmp_path / "bundle", "--samples", "2", *targets)
     assert result.exit_code == 0, result.output
     assert "greedy answers equal 100%" in result.stdout
+    assert "suits jetson-orin-jp6, rtx" in result.stdout
     assert not staging_dir(tmp_path / "bundle").exists()
 
 
@@ -73,6 +75,20 @@ def test_missing_model(recipe_file: Path, tmp_path: Path) -> None:
 
 def test_calibration_without_data(checkpoint: Path, tmp_path: Path) -> None:
     refused(invoke("compress", checkpoint, "--recipe", "visual-exit", "-o", tmp_path / "c"), "give --data")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--target", "orin"], "target 'orin' is not known; targets: rtx, "),
+        (
+            ["--target", "jetson-orin-jp6", "--opset", "22"],
+            "--opset 22 is above 20, the highest that target",
+        ),
+    ],
+)
+def test_export_for_a_target_that_cannot_be(tmp_path: Path, options: list[str], words: str) -> None:
+    refused(invoke("export", tmp_path / "nothing", "-o", tmp_path / "bundle", *options), words)
 
 
 def test_export_of_something_else(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from vtc.cli import doctor, main
-from vtc.cli.targets import TARGETS
+from vtc.cli.targets import entries
 
 
 def test_json_names_packages_capabilities_and_targets() -> None:
@@ -17,7 +17,7 @@ def test_json_names_packages_capabilities_and_targets() -> None:
     report = json.loads(result.stdout)
     assert {package["name"]: package["version"] for package in report["packages"]}["onnxruntime"]
     assert all(capability["works"] for capability in report["capabilities"])
-    assert [target["name"] for target in report["targets"]] == [target.name for target in TARGETS]
+    assert [target["name"] for target in report["targets"]] == [one.name for one in entries()]
     for target in report["targets"]:
         assert target["works"] or (target["reason"] and target["install"])
 
@@ -34,3 +34,10 @@ def test_missing_base_package_is_an_error(monkeypatch: pytest.MonkeyPatch) -> No
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 1
     assert "pip install vtc (lacks pillow)" in result.stdout
+
+
+def test_engines_that_cannot_be_built_here_say_what_to_do() -> None:
+    result = CliRunner().invoke(main, ["doctor"])
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("build engines for jetson-orin-jp6")]
+    assert "engines are built on the board" in line
+    assert "sudo apt install nvidia-jetpack" in line

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from vtc.cli import main
+from exporters.targets import TARGETS as ENGINE_TARGETS
+from exporters.targets import target
+from vtc.cli import main, targets
+from vtc.cli.targets import RUNTIMES
 from vtc.models import FAMILIES
 from vtc.recipe import SELECTORS, builtin_recipes
+from vtc.runtime import providers
 
 
 def listed(what: str) -> list[dict[str, Any]]:
@@ -41,6 +48,66 @@ def test_recipes_are_the_shipped_ones() -> None:
 def test_the_processor_is_a_target_that_works() -> None:
     (cpu,) = [entry for entry in listed("targets") if entry["name"] == "onnxruntime-cpu"]
     assert cpu["available"]
+
+
+def test_targets_are_runtimes_and_what_engines_are_built_for_with_all_facts() -> None:
+    names = [one.name for one in (*RUNTIMES, *ENGINE_TARGETS)]
+    assert [entry["name"] for entry in listed("targets")] == names
+    (orin,) = [entry for entry in listed("targets") if entry["name"] == "jetson-orin-jp6"]
+    assert (orin["release"], orin["cuda"], orin["capabilities"]) == ("10.3", "12.6", ["8.7"])
+    assert "Attention" in orin["operators"]["absent"]
+    assert orin["operators"]["max_topk_k"] == 3840
+    assert all(source["fact"] and source["address"] for source in orin["sources"])
+    assert orin["unverified"]
+    assert not orin["available"]
+    assert "on the Jetson" in orin["install"]
+
+
+def test_targets_are_listed_without_what_makes_bundles() -> None:
+    blocked = "import sys; sys.modules.update(dict.fromkeys(('onnx', 'torch', 'transformers', 'tensorrt_rtx')))"
+    code = f"{blocked}; from vtc.cli import main; main(['ls', 'targets'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "jetson-thor-jp7" in done.stdout
+
+
+def no_jetson(monkeypatch: pytest.MonkeyPatch, machine: str, library: str | None, gpus: int) -> None:
+    """An imagined machine that is no Jetson."""
+    monkeypatch.setattr(targets, "JETSON_RELEASE", Path("/nonexistent"))
+    monkeypatch.setattr(targets.platform, "machine", lambda: machine)
+    monkeypatch.setattr(targets, "library_version", lambda name: library)
+    monkeypatch.setattr(providers, "cuda_devices", lambda: gpus)
+
+
+@pytest.mark.parametrize(
+    ("name", "machine", "library", "gpus", "works", "words"),
+    [
+        ("rtx", "x86_64", "1.7.1", 0, True, "no NVIDIA GPU to run them on"),
+        ("rtx", "AMD64", "1.7.1", 1, True, "builds engines with tensorrt_rtx 1.7.1"),
+        ("rtx", "x86_64", None, 1, False, "tensorrt_rtx is not installed"),
+        ("rtx", "arm64", "1.7.1", 0, False, "this machine is aarch64"),
+        ("x86-tensorrt-10", "x86_64", "10.13.2", 1, True, "builds engines with tensorrt 10.13.2"),
+        ("x86-tensorrt-10", "x86_64", "10.13.2", 0, False, "no NVIDIA GPU"),
+        ("x86-tensorrt-10", "x86_64", "10.0.1", 1, False, "10.0.1 is installed, and this is 10.3 or newer 10.x"),
+        ("x86-tensorrt-11", "x86_64", "10.13.2", 1, False, "10.13.2 is installed, and this is 11.0 or newer 11.x"),
+        ("jetson-orin-jp6", "aarch64", "10.3.0", 1, False, "this is no Jetson"),
+    ],
+)
+def test_whether_engines_can_be_built_here(
+    monkeypatch: pytest.MonkeyPatch, name: str, machine: str, library: str | None, gpus: int, works: bool, words: str
+) -> None:
+    no_jetson(monkeypatch, machine, library, gpus)
+    can, state = targets.can_build(target(name))
+    assert can == works
+    assert words in state
+
+
+def test_on_a_jetson_engines_are_built_for_it_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    no_jetson(monkeypatch, "aarch64", "10.3.0", 1)
+    monkeypatch.setattr(targets, "JETSON_RELEASE", tmp_path)
+    assert targets.can_build(target("jetson-orin-jp6")) == (True, "builds engines with tensorrt 10.3.0")
+    assert targets.can_build(target("x86-tensorrt-10")) == (False, "this is a Jetson")
+    assert not targets.can_build(target("jetson-orin-jp7"))[0]
 
 
 @pytest.mark.parametrize("what", ["models", "selectors", "recipes", "targets"])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.evaluate.bundles import plan
+from tests.runtime.nvidia import nvidia, write_engine_set
 from tests.tiny import GRID, IMAGE, compressed, image
 from vtc.errors import InputError, VtcError
 from vtc.evaluate.contestants import (
@@ -100,6 +103,19 @@ def test_bundles_are_compared_with_bundles_without_the_checkpoint(original_bundl
     assert field.compressed is not None
     assert field.baselines == []
     assert (field.original.predictor.image_tokens, field.compressed.predictor.image_tokens) == (16, 3)
+
+
+def test_engines_are_compared_with_engines(
+    original_bundle: Path, pruned_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, pruned = (shutil.copytree(path, tmp_path / path.name) for path in (original_bundle, pruned_bundle))
+    nvidia(monkeypatch)
+    write_engine_set(original, library="tensorrt")
+    engines = write_engine_set(pruned, library="tensorrt_rtx").rename(tmp_path / "engines")
+    field = open_field(str(pruned), str(original), (), 0, Session(backend="tensorrt", engines=engines))
+    assert field.compressed is not None
+    predictors: list[Any] = [field.original.predictor, field.compressed.predictor]
+    assert [predictor.provider for predictor in predictors] == ["tensorrt", "tensorrt_rtx"]
 
 
 def test_a_model_made_from_another_checkpoint_is_refused(adapter: VLMAdapter) -> None:

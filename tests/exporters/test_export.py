@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from platform import machine
 from typing import Any
 
 import numpy as np
@@ -17,16 +21,22 @@ from transformers import LlavaProcessor
 
 import exporters.onnx as onnx_export
 from exporters import graphs, parity
+from exporters import tensorrt as engines
 from exporters.lint import lint
 from exporters.onnx import Request, export
 from exporters.parity import check_parity
+from exporters.targets import TARGETS, target
+from exporters.tensorrt import build
+from tests.runtime.nvidia import LIMITS, nvidia, write_engine_set
 from tests.sharing import graphs_in_common
 from tests.tiny import RECIPES, image, recipe
 from vtc.artifact import staging_dir
+from vtc.bundle import load_manifest
 from vtc.calibrate import Sample
 from vtc.checkpoint import Origin
 from vtc.compressed import compress
-from vtc.errors import BundleError, ParityError
+from vtc.engines import Limits
+from vtc.errors import BundleError, InputError, ParityError
 from vtc.models.base import VLMAdapter
 from vtc.runtime.vlm import VLM
 
@@ -96,6 +106,23 @@ def test_bundle_keeps_the_tokens_that_the_model_keeps(exported: Exported, prompt
     assert [kept.tolist() for kept in theirs] == [kept.tolist() for kept in ours]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["cls", "exit", "learnpruner", "cuts", "skip_behind_cut", "text_aware", "merged_in_the_decoder"],
+)
+def test_engines_answer_as_onnx_runtime_does(
+    exported: Exported, prompts: Prompts, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = shutil.copytree(exported(name)[1], tmp_path / "bundle")
+    nvidia(monkeypatch)
+    write_engine_set(bundle, replace(LIMITS, text=64))
+    model, wanted = VLM.load(bundle, backend="tensorrt"), VLM.load(bundle, provider="cpu")
+    theirs = wanted.generate(*prompts, 12)
+    assert [answer.token_ids for answer in model.generate(*prompts, 12)] == [answer.token_ids for answer in theirs]
+    kept = [places.tolist() for places in wanted.kept(*prompts)]
+    assert [places.tolist() for places in model.kept(*prompts)] == kept
+
+
 @pytest.mark.parametrize("name", ["cls", "exit", "visual_only", "cuts", "learnpruner"])
 def test_segments_see_as_many_tokens_as_the_plan_says(exported: Exported, name: str) -> None:
     asked, path = exported(name)
@@ -120,12 +147,19 @@ def test_half_precision_is_close(adapter: VLMAdapter, tmp_path: Path) -> None:
     assert single < 0.51 * double
 
 
-def test_half_precision_prunes_inside_the_decoder(adapter: VLMAdapter, tmp_path: Path) -> None:
+def test_half_precision_prunes_inside_the_decoder(
+    adapter: VLMAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = request(adapter, *RECIPES["learnpruner"], precisions=("fp16",))
     assert export(asked, tmp_path / "bundle")["fp16"].logits_max_diff < 0.25
     sample = asked.samples[0]
     ours, theirs = (m.kept([sample.images], [sample.prompt]) for m in (asked.model, VLM.load(tmp_path / "bundle")))
     assert [kept.shape for kept in theirs] == [kept.shape for kept in ours] == [(1, 7), (1, 3)]
+    nvidia(monkeypatch)
+    write_engine_set(tmp_path / "bundle")
+    on_engines, wanted = (VLM.load(tmp_path / "bundle", backend=name) for name in ("tensorrt", "onnxruntime"))
+    answers, expected = (m.generate([sample.images], [sample.prompt], 8)[0] for m in (on_engines, wanted))
+    assert answers.token_ids == expected.token_ids
 
 
 def test_graphs_have_the_names_and_axes_that_runtimes_look_for(exported: Exported) -> None:
@@ -150,7 +184,32 @@ def test_graphs_have_the_names_and_axes_that_runtimes_look_for(exported: Exporte
 def test_graphs_pass_the_linter(exported: Exported, name: str) -> None:
     _, path = exported(name)
     for graph in (path / "onnx").iterdir():
-        assert lint(graph, constant_tokens=graph.stem == "vision_encoder") == []
+        for named in (None, *TARGETS):
+            assert lint(graph, constant_tokens=graph.stem == "vision_encoder", target=named) == []
+
+
+def test_target_that_cannot_take_the_graphs(adapter: VLMAdapter, tmp_path: Path) -> None:
+    small = replace(TARGETS[0], name="small", operators=replace(TARGETS[0].operators, max_topk_k=4))
+    with pytest.raises(InputError, match=r"target small cannot take fp32 .*vision_encoder.onnx: TopK .* at most 4"):
+        export(request(adapter, *RECIPES["cls"], targets=[small]), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_target_that_cannot_take_the_opset(adapter: VLMAdapter, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--opset 22 is above 20"):
+        export(request(adapter, targets=[target("jetson-orin-jp6")], opset=22), tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux" or machine() != "x86_64", reason="TensorRT for RTX is not built for it")
+@pytest.mark.parametrize("name", ["text_aware", "learnpruner", "merged_in_the_decoder"])
+def test_engines_can_be_built_of_all_graphs(exported: Exported, tmp_path: Path, name: str) -> None:
+    bundle = load_manifest(exported(name)[1])
+    limits = Limits(batch=2, images=2)
+    built = build(engines.Request(bundle, target("rtx"), "fp32", limits=limits), tmp_path / "engines")
+    assert list(built.engines) == list(bundle.graphs)
+    pixels = [graph.profiles[0].shapes["pixel_values"] for graph in built.engines.values() if "vision" in graph.file]
+    assert [[shape[0] for shape in three] for three in pixels] == [[1, 1, 4]]
 
 
 def test_config_and_processor_know_the_smaller_model(adapter: VLMAdapter, tmp_path: Path) -> None:

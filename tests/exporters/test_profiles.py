@@ -96,8 +96,8 @@ def test_a_segment_has_a_profile_for_the_prompt_and_one_for_a_token(toy_bundle: 
     longest = 2 * manifest.images[0].keep + LIMITS.text
     past = longest + LIMITS.new_tokens - 1
     assert [shape[1] for shape in prefill.shapes["attention_mask"]][::2] == [1, longest]
-    assert [shape[1] for shape in decode.shapes["attention_mask"]] == [2, past + 1, past + 1]
-    assert {shape[1] for shape in decode.shapes["inputs_embeds"]} == {1}
+    assert [shape[1] for shape in decode.shapes["attention_mask"]] == [2, past + 1, past + 2]
+    assert [shape[1] for shape in decode.shapes["inputs_embeds"]] == [1, 1, 2]
     assert {shape[2] for name, three in prefill.shapes.items() if name.startswith("past") for shape in three} == {0}
 
 
@@ -106,7 +106,7 @@ def test_the_context_bounds_what_is_built_for(toy_bundle: Path) -> None:
     context = manifest.generation.context
     _, decode = all_profiles(manifest, Limits(text=context, new_tokens=context))[manifest.segments[0].graph]
 
-    assert decode.shapes["attention_mask"][2][1] == context + 1
+    assert decode.shapes["attention_mask"][1][1] == context + 1
 
 
 @pytest.mark.parametrize("limits", [Limits(batch=0), Limits(new_tokens=-1)])

@@ -6,6 +6,7 @@ The checkpoints are shallower than those of the other tests, as the time of an e
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -13,16 +14,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from exporters.graphs import Precision
 from exporters.onnx import Request, export
 from exporters.parity import Parity
 from tests.models.families import CASES, Case, Checkpoints, compressed, every_case, every_family, prompts_of
+from tests.runtime.nvidia import nvidia, write_engine_set
+from tests.runtime.room import give_room
 from tests.sharing import graphs_in_common
 from vtc.calibrate import samples_from
 from vtc.checkpoint import Origin
 from vtc.compressed import CompressedModel
+from vtc.engines import Limits
 from vtc.layout import Serving
 from vtc.recipe import Recipe
 from vtc.runtime.vlm import VLM
@@ -93,6 +98,34 @@ def test_bundle_answers_as_the_model(bundles: Bundles, case: Case, kind: str) ->
     ours = [answer.token_ids for answer in model.generate(images, prompts, 12)]
     assert [list(answer.token_ids) for answer in bundle.generate(images, prompts, 12)] == ours
     assert bundle.chat("what is red ?", case.frames) == model.adapter.chat("what is red ?")
+
+
+@every_case("batch", always=ALWAYS)
+def test_a_cache_with_room_gives_the_same_logits(
+    bundles: Bundles, case: Case, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, path = bundles(case)
+    bundle = VLM.load(path, provider="cpu", threads=1)
+    asked = prompts_of(model.adapter, kind)
+    continuations = [list(range(5, 5 + 9)) for _ in asked[1]]
+    growing = bundle.score(*asked, continuations)
+    give_room(monkeypatch, step=5)
+    for scores, wanted in zip(bundle.score(*asked, continuations), growing, strict=True):
+        np.testing.assert_allclose(scores, wanted, atol=1e-4)
+
+
+@every_family("gemma3", "qwen2_5_vl", "qwen3_vl_moe")
+def test_engines_answer_as_onnx_runtime_does(
+    bundles: Bundles, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, path = bundles(first_case(family))
+    bundle = shutil.copytree(path, tmp_path / "bundle")
+    nvidia(monkeypatch)
+    write_engine_set(bundle, Limits(batch=2, images=1, text=128, new_tokens=12))
+    asked = prompts_of(model.adapter, "batch")
+    wanted = VLM.load(bundle, provider="cpu", threads=1).generate(*asked, 12)
+    answers = VLM.load(bundle, backend="tensorrt").generate(*asked, 12)
+    assert [answer.token_ids for answer in answers] == [answer.token_ids for answer in wanted]
 
 
 @every_family(*ALWAYS)

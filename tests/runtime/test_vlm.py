@@ -90,7 +90,7 @@ def test_cache_stays_with_the_session_and_grows_by_a_token_a_step(toy_bundle: Pa
     running = model.start([IMAGES[0]], [PROMPTS[0]], 3)
     lengths = [running._cache.lengths[0] for _ in running]
     assert np.diff(lengths).tolist() == [1] * (len(lengths) - 1)
-    assert not any(isinstance(tensor, np.ndarray) for tensors in running._cache.past for tensor in tensors)
+    assert not any(isinstance(tensor, np.ndarray) for past in running._cache.past for tensor in past.tensors)
 
 
 def test_three_lines_answer_a_question(toy_bundle: Path, tmp_path: Path) -> None:

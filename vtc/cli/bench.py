@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from vtc.cli.running import backend_options
+from vtc.cli.versions import package_version
 from vtc.models.shapes import SHAPES
+from vtc.runtime import BACKENDS
 
 if TYPE_CHECKING:
     from exporters.graphs import Precision
@@ -20,6 +23,11 @@ if TYPE_CHECKING:
 
 REFERENCE_QUESTIONS = 8
 PARITY_SAMPLES = 4
+NOT_WITH = {
+    "torch": "goes with --shape: a bundle is run without PyTorch",
+    "tensorrt": "goes with a BUNDLE: keep those of the shape with --work DIR, run vtc build on each, and bench them",
+}
+"""Why a backend cannot run everything that can be timed."""
 
 
 @click.command(short_help="Latency and memory, side by side with the original.")
@@ -37,7 +45,7 @@ PARITY_SAMPLES = 4
 @click.option("--recipe", "recipe_name", metavar="R", help="Recipe for --shape.  [default: learnpruner]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe.")
 @click.option("--text-tokens", type=click.IntRange(min=1), help="Text in the prompt of a --shape.  [default: 32]")
-@click.option("--backend", type=click.Choice(["onnx", "torch"]), help="What runs a --shape.  [default: onnx]")
+@backend_options("torch", note=", or (a --shape alone) PyTorch")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where a --shape runs.  [default: cpu]")
 @click.option("--work", type=click.Path(file_okay=False, path_type=Path), help="Keep the bundles of a --shape here.")
 @click.option("--memory/--no-memory", default=True, show_default=True, help="Measure peak memory.")
@@ -59,6 +67,7 @@ def command(
     overrides: tuple[str, ...],
     text_tokens: int | None,
     backend: str | None,
+    engines: Path | None,
     device: str | None,
     work: Path | None,
     memory: bool,
@@ -83,21 +92,25 @@ def command(
 
     if (bundle is None) == (shape_name is None):
         raise InputError("give a BUNDLE or --shape NAME, one of the two")
-    of_bundle = {"--against": against, "--image": images, "--prompt": prompt, "--provider": provider}
+    of_bundle: dict[str, Any] = {"--against": against, "--image": images, "--prompt": prompt}
+    of_bundle |= {"--provider": provider, "--engines": engines}
     of_shape = {
         "--recipe": recipe_name,
         "--set": overrides,
         "--text-tokens": text_tokens,
-        "--backend": backend,
         "--device": device,
         "--work": work,
     }
     for option, value in (of_shape if shape_name is None else of_bundle).items():
         if value:
             raise InputError(f"{option} goes with {'--shape' if shape_name is None else 'a BUNDLE'}")
+    backend = backend or BACKENDS[0]
+    if backend == ("torch" if shape_name is None else "tensorrt"):
+        raise InputError(f"--backend {backend} {NOT_WITH[backend]}")
     if bundle is not None:
         asked = (against, images, prompt, new_tokens, repeats or 50, 3 if warmup is None else warmup)
-        report = _bench_bundle(bundle, *asked, provider, precision, threads, memory)
+        options = {"provider": provider, "precision": precision, "threads": threads, "backend": backend}
+        report = _bench_bundle(bundle, *asked, options, engines, memory)
     else:
         from vtc.cli.bench_shape import DEFAULT_RECIPE, PRECISIONS, Job, bench_shape
         from vtc.progress import progress
@@ -111,9 +124,9 @@ def command(
             new_tokens=new_tokens,
             repeats=repeats or 10,
             warmup=1 if warmup is None else warmup,
-            backend=backend or "onnx",
+            backend=backend,
             device=device or "cpu",
-            precision=precision or PRECISIONS[backend or "onnx"][0],
+            precision=precision or PRECISIONS[backend][0],
             threads=threads,
             memory=memory,
             work=work,
@@ -137,9 +150,8 @@ def _bench_bundle(
     new_tokens: int,
     repeats: int,
     warmup: int,
-    provider: str | None,
-    precision: str | None,
-    threads: int | None,
+    options: dict[str, Any],
+    engines: Path | None,
     memory: bool,
 ) -> dict[str, Any]:
     from vtc.evaluate.bench import bench
@@ -150,8 +162,9 @@ def _bench_bundle(
 
     questions = _questions(images, prompt)
     with progress() as show:
-        model = VLM.load(bundle, provider=provider, precision=precision, threads=threads)
-        options: dict[str, Any] = {"provider": provider, "precision": model.precision, "threads": threads}
+        model = VLM.load(bundle, **options, engines=engines)
+        options = options | {"precision": model.precision}
+        own = {} if engines is None else {"engines": str(engines.absolute())}  # an original has engines of its own
         paths = [bundle]
         original = None
         if against is not None:
@@ -161,7 +174,8 @@ def _bench_bundle(
         for number, path in enumerate(paths):
             show("peak memory", number, len(paths))
             first = questions[0]
-            measured = measure_memory(path, first.images, first.text, new_tokens, options) if memory else None
+            loading = options | (own if path is bundle else {})
+            measured = measure_memory(path, first.images, first.text, new_tokens, loading) if memory else None
             memories.append(measured)
         show("peak memory", len(paths), len(paths))
         report = bench(
@@ -173,7 +187,10 @@ def _bench_bundle(
             memories=memories,
             progress=show,
         )
-    return report | {"environment": _environment(model.provider.short_name, threads)}
+    environment = _environment(model.provider, options["threads"])
+    if options["backend"] == "tensorrt":
+        environment[model.provider] = package_version(model.provider)
+    return report | {"environment": environment}
 
 
 def _questions(images: tuple[Path, ...], prompt: str | None) -> list[Question]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vtc.recipe import Recipe
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-PRECISIONS = {"onnx": ("fp32", "fp16"), "torch": ("bf16", "fp16", "fp32")}
+PRECISIONS = {"onnxruntime": ("fp32", "fp16"), "torch": ("bf16", "fp16", "fp32")}
 """What each backend runs, its default first."""
 WORD = "what"
 """What prompts are made of."""
@@ -53,7 +53,7 @@ class Job:
         Tokens of the prompt that are not visual, and of the answer.
     repeats, warmup : int
     backend : str
-        ``onnx`` or ``torch``.
+        ``onnxruntime`` or ``torch``.
     device, precision : str
     threads : int or None
     memory : bool
@@ -105,7 +105,7 @@ def bench_shape(job: Job, show: Report) -> dict[str, Any]:
         raise InputError(f"--backend {job.backend} runs {', '.join(PRECISIONS[job.backend])}, not {job.precision}")
     plans, predictions = _plans(job)
     with tempfile.TemporaryDirectory(prefix="vtc-shape-") as directory:
-        measure = _measure_onnx if job.backend == "onnx" else _measure_torch
+        measure = _measure_onnx if job.backend == "onnxruntime" else _measure_torch
         report = measure(job, plans, predictions, Path(directory), show)
     return report
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from vtc.cli.output import print_json, print_table
-from vtc.cli.targets import TARGETS, what_is_missing
+from vtc.cli.targets import entries
 from vtc.cli.versions import package_version, vtc_version
 
 PACKAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -22,6 +22,8 @@ PACKAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("transformers", "compress", ("transformers",)),
     ("onnx", "compress", ("onnx",)),
     ("onnxscript", "compress", ("onnxscript",)),
+    ("tensorrt_rtx", "rtx", ("tensorrt_rtx",)),
+    ("tensorrt", "tensorrt", ("tensorrt",)),
 )
 """Package, the extra that installs it, and the distributions that provide it."""
 
@@ -29,6 +31,9 @@ CAPABILITIES = (
     ("run, bench and validate bundles", "base"),
     ("compress and export", "compress"),
 )
+
+
+_CAN = {"runtime": "run on ", "engines": "build engines for "}
 
 
 @click.command(short_help="Tell what is installed, what works here, what to install.")
@@ -46,7 +51,6 @@ def command(as_json: bool) -> None:
         extra: [str(p["name"]) for p in packages if p["extra"] == extra and not p["version"]]
         for _, extra in CAPABILITIES
     }
-    targets = [(target, what_is_missing(target)) for target in TARGETS]
     report: dict[str, Any] = {
         "kind": "doctor",
         "vtc": vtc_version(),
@@ -59,12 +63,13 @@ def command(as_json: bool) -> None:
         ],
         "targets": [
             {
-                "name": target.name,
-                "works": not reason,
-                "reason": reason,
-                "install": target.install if reason else "",
+                "name": one.name,
+                "kind": one.kind,
+                "works": one.works,
+                "reason": "" if one.works else one.state,
+                "install": "" if one.works else one.install,
             }
-            for target, reason in targets
+            for one in entries()
         ],
     }
     if as_json:
@@ -95,7 +100,11 @@ def _print(report: dict[str, Any]) -> None:
         for c in report["capabilities"]
     ]
     rows += [
-        [t["name"], "yes" if t["works"] else "no", "" if t["works"] else f"{t['reason']}; {t['install']}"]
+        [
+            _CAN[t["kind"]] + t["name"],
+            "yes" if t["works"] else "no",
+            "" if t["works"] else f"{t['reason']}; {t['install']}",
+        ]
         for t in report["targets"]
     ]
     print_table(["can it", "here", "what to do"], rows)

@@ -24,6 +24,14 @@ from vtc.progress import progress
     type=click.Choice(["fp32", "fp16"]),
     help="Give it twice for both in one bundle.",
 )
+@click.option(
+    "--target",
+    "target_names",
+    metavar="T",
+    multiple=True,
+    help="Make the bundle ready for T (vtc ls targets): graphs that it could not take are refused, and build.sh and "
+    "README.md say how engines are built there. Several if repeated.",
+)
 @click.option("--opset", default=20, show_default=True, type=click.IntRange(18, 22), help="ONNX operator set.")
 @click.option("--model", "base", metavar="MODEL", help="Where the base model is now, if it has moved.")
 @click.option(
@@ -35,6 +43,7 @@ def command(
     directory: Path,
     out: Path,
     precisions: tuple[str, ...],
+    target_names: tuple[str, ...],
     opset: int,
     base: str | None,
     data: str | None,
@@ -48,9 +57,13 @@ def command(
     The bundle is compared with the PyTorch model before it is called done: kept tokens, logits, greedy answers. An
     interrupted export is taken up again by the same command.
     """
+    from exporters.targets import target
     from vtc.artifact import check_output
 
     check_output(out, "bundle")
+    targets = [target(name) for name in dict.fromkeys(target_names)]
+    for one in targets:
+        one.check_export(precisions, opset)
     return_large_blocks()
     with progress() as tell:
         from exporters.onnx import Request, export
@@ -69,6 +82,7 @@ def command(
             samples=[sample for one in models for sample in samples_from(one.adapter, source, share, seed=0)],
             precisions=tuple(dict.fromkeys(precisions)),  # type: ignore[arg-type]  # click.Choice checked them
             opset=opset,
+            targets=targets,
             progress=tell,
         )
         parity = export(request, out)
@@ -77,3 +91,5 @@ def command(
             f"{out}: {precision} parity on {figures.samples} prompts: same tokens kept {figures.indices_equal:.0%}, "
             f"logits within {figures.logits_max_diff:.1g}, greedy answers equal {figures.greedy_match:.0%}"
         )
+    if targets:
+        click.echo(f"{out}: suits {', '.join(one.name for one in targets)}; see {out / 'README.md'}")

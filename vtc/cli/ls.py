@@ -99,18 +99,17 @@ def _recipes() -> list[dict[str, Any]]:
 
 
 def _targets() -> list[dict[str, Any]]:
-    from vtc.cli.targets import TARGETS, what_is_missing
+    from vtc.cli.targets import entries
 
-    entries = []
-    for target in TARGETS:
-        missing = what_is_missing(target)
-        entries.append(
-            {
-                "name": target.name,
-                "summary": target.summary,
-                "provider": target.provider,
-                "available": not missing,
-                "state": missing or "available",
-            }
-        )
-    return entries
+    return [
+        {
+            "name": one.name,
+            "kind": one.kind,
+            "summary": one.summary,
+            "available": one.works,
+            "state": one.state,
+            "install": "" if one.works else one.install,
+            **one.facts,
+        }
+        for one in entries()
+    ]

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import click
 
+from vtc.cli.running import backend_options
+from vtc.runtime import BACKENDS
+
 
 @click.command(short_help="Ask a bundle about images; needs neither torch nor transformers.")
 @click.argument("bundle", type=click.Path(path_type=Path))
@@ -33,6 +36,7 @@ import click
     help="Share of probability that is drawn from.",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Makes a draw repeatable.")
+@backend_options()
 @click.option("--provider", help="ONNX Runtime provider, such as cpu or cuda.  [default: the fastest here]")
 @click.option("--precision", help="Which graphs to run, such as fp32 or fp16.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one operator.")
@@ -46,6 +50,8 @@ def command(
     temperature: float,
     top_p: float,
     seed: int | None,
+    backend: str | None,
+    engines: Path | None,
     provider: str | None,
     precision: str | None,
     threads: int | None,
@@ -63,7 +69,14 @@ def command(
     from vtc.runtime.vlm import VLM
 
     pictures = [open_image(path) for path in images]
-    model = VLM.load(bundle, provider=provider, precision=precision, threads=threads)
+    model = VLM.load(
+        bundle,
+        provider=provider,
+        precision=precision,
+        threads=threads,
+        backend=backend or BACKENDS[0],
+        engines=engines,
+    )
     text = prompt if raw_prompt else model.chat(prompt, len(pictures))
     running = model.start([pictures], [text], max_new_tokens, Sampler(temperature, top_p, seed))
     if as_json:
@@ -73,7 +86,8 @@ def command(
                 "answer": answer.text,
                 "token_ids": answer.token_ids,
                 "visual_tokens": model.image_tokens,
-                "provider": model.provider.short_name,
+                "backend": backend or BACKENDS[0],
+                "provider": model.provider,
                 "precision": model.precision,
                 "timings": asdict(answer.timings),
             }

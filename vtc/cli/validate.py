@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
+from vtc.cli.running import backend_options
 from vtc.evaluate.contestants import BASELINES
+from vtc.runtime import BACKENDS
 
 
 def _baselines(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
@@ -59,6 +61,7 @@ def _baselines(_context: click.Context, _option: click.Parameter, value: str) ->
 @click.option("--max-kld", type=click.FloatRange(0), help="Gate: mean KL divergence of next tokens, in nats.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Questions at a time.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=32, show_default=True, help="Longest answer.")
+@backend_options()
 @click.option("--provider", help="ONNX Runtime provider for a bundle.")
 @click.option("--precision", help="Which graphs of a bundle: fp32 or fp16.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads for a bundle.")
@@ -78,6 +81,8 @@ def command(
     max_kld: float | None,
     batch_size: int,
     max_new_tokens: int,
+    backend: str | None,
+    engines: Path | None,
     provider: str | None,
     precision: str | None,
     threads: int | None,
@@ -101,7 +106,7 @@ def command(
 
     dataset = load_dataset(data, limit, seed)
     with progress() as show:
-        session = Session(provider, precision, threads)
+        session = Session(provider, precision, threads, backend or BACKENDS[0], engines)
         field = open_field(None if target == "none" else target, against, baselines, seed, session)
         report = validate(
             field.original,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ from vtc.evaluate.evidence import Locator
 from vtc.evaluate.predictor import Generated, Logits, Predictor
 from vtc.evaluate.validate import Contestant
 from vtc.layout import ANY_IMAGE, Serving
+from vtc.runtime import BACKENDS
 
 if TYPE_CHECKING:
     from vtc.compressed import CompressedModel
@@ -54,11 +55,21 @@ class Opened:
 
 @dataclass(frozen=True)
 class Session:
-    """How a bundle is run; None leaves it to the runtime."""
+    """How a bundle is run; None leaves it to the runtime.
+
+    Attributes
+    ----------
+    provider, precision, threads, backend
+        As for :class:`~vtc.runtime.vlm.VLM`.
+    engines : Path or None
+        Of the bundle that is judged; an original that is a bundle has its own.
+    """
 
     provider: str | None = None
     precision: str | None = None
     threads: int | None = None
+    backend: str = BACKENDS[0]
+    engines: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +167,7 @@ def _open_original(name: str, session: Session, serving: Serving = ANY_IMAGE) ->
         return open_checkpoint(name, serving)
     if manifest["kind"] == "compressed" or manifest["plan"]["stages"]:
         raise InputError(f"{name}: is compressed, so it is no original; give the checkpoint it was made from")
-    return open_bundle(Path(name), session)
+    return open_bundle(Path(name), replace(session, engines=None))
 
 
 def open_checkpoint(name: str, serving: Serving = ANY_IMAGE) -> Opened:
@@ -186,7 +197,14 @@ def open_bundle(path: Path, session: Session = Session()) -> Opened:
     """An exported bundle, run by the torch-free runtime."""
     from vtc.runtime.vlm import VLM
 
-    vlm = VLM.load(path, provider=session.provider, precision=session.precision, threads=session.threads)
+    vlm = VLM.load(
+        path,
+        provider=session.provider,
+        precision=session.precision,
+        threads=session.threads,
+        backend=session.backend,
+        engines=session.engines,
+    )
     served = vlm.manifest.images[0]
     one_grid = len(vlm.manifest.images) == len(served.grids) == served.spans == 1
     grid = served.grids[0] if one_grid else None

@@ -61,7 +61,7 @@ def runner(name: str, vlm: VLM, questions: Sequence[Question], new_tokens: int) 
         "flops": plan["flops"]["exact"],
         "flops_text_tokens": plan["text_tokens"],
         "precision": vlm.precision,
-        "provider": vlm.provider.short_name,
+        "provider": vlm.provider,
     }
     return Runner(name, _timed(vlm, questions, new_tokens), facts)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from vtc.bundle import Manifest, SelectorFacts, ServedImage
 from vtc.errors import InputError
-from vtc.runtime.session import DTYPES, Array, Graph, Tensor
+from vtc.runtime.interface import DTYPES, Array, Backend, IntArray, LoadedGraph, Past, Tensor
 from vtc.sequence import attention_blocks, cut, positions, text_tokens
 
 BEFORE = "before_hidden_states"
 """Output of a segment whose last layer a selector looks at: what enters that layer."""
-IntArray = NDArray[np.int64]
+PRUNED = ("hidden_states", "kept_position_ids", "keep_indices")
+"""Outputs of a selector that prunes."""
 Logits = NDArray[np.float32]
 
 
@@ -25,33 +26,27 @@ class Cache:
 
     Attributes
     ----------
-    past : list over segments of list of Tensor
-        Keys and values of each layer, (B, Hkv, P, Dh), on the device, in the order of the graph's inputs.
-    masks : list over segments of array of shape (B, P)
-        1 for a token of that segment's cache, 0 for padding.
+    past : list over segments of Past
+        Keys and values, on the device.
     following : array of shape (B,)
         Position of the next token.
-    positions : list over segments of array of shape (B, P), or None
-        Positions of the tokens of that segment's cache, where it asks for them.
     kept : list of Tensor of shape (spans, K)
         For each cut inside the decoder, which of the tokens that came to it stayed; on the device.
     """
 
-    past: list[list[Tensor]]
-    masks: list[IntArray]
+    past: list[Past]
     following: IntArray
-    positions: list[IntArray | None]
     kept: list[Tensor]
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Length of each segment's cache, from its tensors."""
-        return tuple(int(tensors[0].shape()[2]) for tensors in self.past)
+        """Tokens in each segment's cache."""
+        return tuple(past.length for past in self.past)
 
     @property
     def bytes(self) -> int:
-        """Size of all keys and values of the batch, from their tensors."""
-        return sum(int(tensor.tensor_size_in_bytes()) for tensors in self.past for tensor in tensors)
+        """Size of all keys and values of the batch."""
+        return sum(past.bytes for past in self.past)
 
 
 class Segment:
@@ -59,10 +54,10 @@ class Segment:
 
     Parameters
     ----------
-    graph : Graph
+    graph : LoadedGraph
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: LoadedGraph) -> None:
         self.graph = graph
         self.past = [name for name in self.graph.inputs if name.startswith("past_key_values.")]
         present = [name.replace("past_key_values", "present", 1) for name in self.past]
@@ -77,24 +72,24 @@ class Segment:
     def run(
         self,
         hidden: Tensor | Array,
-        mask: IntArray,
+        mask: Tensor | IntArray,
         position_ids: Tensor | IntArray,
-        past: list[Tensor],
+        past: Sequence[Tensor],
         host: bool,
-        blocks: IntArray | None = None,
-        key_positions: IntArray | None = None,
+        blocks: Tensor | IntArray | None = None,
+        key_positions: Tensor | IntArray | None = None,
     ) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """Run S new tokens behind P cached ones.
 
         Parameters
         ----------
         hidden : Tensor or array of shape (B, S, E)
-        mask : array of shape (B, P + S)
+        mask : Tensor or array of shape (B, P + S)
         position_ids : Tensor or array of shape (B, S) or (3, B, S)
-        past : list of Tensor
+        past : sequence of Tensor
         host : bool
             Whether the result is wanted on the host.
-        blocks, key_positions : arrays of shape (B, P + S) or None
+        blocks, key_positions : Tensors or arrays of shape (B, P + S) or None
             Where the graph takes them.
 
         Returns
@@ -105,7 +100,7 @@ class Segment:
         before : Tensor or None
             Hidden states (B, S, E) entering the last layer, for a selector behind this segment.
         """
-        feeds = {self.hidden: hidden, "attention_mask": mask, "position_ids": position_ids}
+        feeds: dict[str, Tensor | Array] = {self.hidden: hidden, "attention_mask": mask, "position_ids": position_ids}
         feeds |= {} if blocks is None else {"block_ids": blocks}
         feeds |= {} if key_positions is None else {"key_position_ids": key_positions}
         feeds.update(zip(self.past, past, strict=True))
@@ -120,28 +115,30 @@ class Decoder:
     Parameters
     ----------
     manifest : Manifest
-    open_graph : callable
-        Loads a graph of a name.
+    backend : Backend
+    embedding : LoadedGraph
+        Token ids to embeddings, which a decoding step begins with.
     """
 
-    def __init__(self, manifest: Manifest, open_graph: Callable[[str], Graph]) -> None:
+    def __init__(self, manifest: Manifest, backend: Backend, embedding: LoadedGraph) -> None:
         self.facts = manifest.generation
         self.plan = manifest.segments
         self.axes = manifest.images[0].positions.axes
-        self.segments = [Segment(open_graph(segment.graph)) for segment in manifest.segments]
-        self._selectors: dict[str, Graph] = {}
-        self._open = open_graph
+        self.embedding = embedding
+        self.segments = [Segment(backend.open(segment.graph)) for segment in manifest.segments]
+        self._selectors: dict[str, LoadedGraph] = {}
+        self._backend = backend
 
     @property
-    def selectors(self) -> list[Graph]:
+    def selectors(self) -> list[LoadedGraph]:
         """Graphs between segments that have been opened."""
         return list(self._selectors.values())
 
-    def _selector(self, facts: SelectorFacts, served: ServedImage) -> Graph:
+    def _selector(self, facts: SelectorFacts, served: ServedImage) -> LoadedGraph:
         """The graph between two segments; those that prune are made for one layout, and opened when it comes."""
         name = facts.graph + (served.suffix if facts.kind == "prune" else "")
         if name not in self._selectors:
-            self._selectors[name] = self._open(name)
+            self._selectors[name] = self._backend.open(name)
         return self._selectors[name]
 
     def prefill(
@@ -180,10 +177,11 @@ class Decoder:
             raise InputError("a prompt must end in text for this bundle; put the image before the question")
         ids, text = input_ids, text_tokens(input_ids, attention_mask, image)
         text_positions = _take(places.ids, text.indices)
-        cache = Cache([], [], places.following, [], [])
+        cache = Cache([], places.following, [])
         everything = tokens = _Tokens(embeds, attention_mask, places.ids)
         last = len(self.segments) - 1
         before: list[Tensor] = []
+        hidden: Tensor
         for number, segment in enumerate(self.segments):
             facts = self.plan[number].selector
             if facts is None:
@@ -198,15 +196,14 @@ class Decoder:
             elif len(keep_indices):
                 tokens_in, keep = served.segment_tokens[number - 1], served.segment_tokens[number]
                 batch = cut(ids, tokens.mask, image, tokens_in, keep, str(facts.queries), served.spans)
-                hidden, kept_positions, kept = _select(
-                    self._selector(facts, served),
-                    *(tokens.hidden, tokens.mask, tokens.positions),
-                    *(*batch.graph_inputs, *before),
-                )
+                selector = self._selector(facts, served)
+                given = tokens.hidden, tokens.mask, tokens.positions, *batch.graph_inputs, *before
+                named = dict(zip(selector.outputs, _select(selector, *given), strict=True))
+                hidden, kept_positions, kept = (named[name] for name in PRUNED)
                 ids, text = batch.input_ids, text_tokens(batch.input_ids, batch.attention_mask, image)
                 tokens = _Tokens(hidden, batch.attention_mask, kept_positions)
                 cache.kept.append(kept)
-            hidden = _as(tokens.hidden, segment.graph.inputs[segment.hidden])
+            entering = _as(tokens.hidden, segment.graph.inputs[segment.hidden])
             past = self._no_past(segment, len(input_ids))
             blocks = None
             if segment.takes_blocks:
@@ -214,41 +211,54 @@ class Decoder:
                 visual = served.segment_tokens[number]
                 blocks = attention_blocks(seen, tokens.mask, image, visual, self.facts.bidirectional)
             keys = _numbers(tokens.positions) if segment.takes_key_positions else None
-            hidden, present, entering = segment.run(
-                hidden, tokens.mask, tokens.positions, past, number == last, blocks, keys
+            hidden, present, tapped = segment.run(
+                entering, tokens.mask, tokens.positions, past, number == last, blocks, keys
             )
-            before = [] if entering is None else [entering]
+            before = [] if tapped is None else [tapped]
             tokens = _Tokens(hidden, tokens.mask, tokens.positions)
-            cache.past.append(present)
-            cache.masks.append(tokens.mask)
-            cache.positions.append(keys)
-        return _logits(tokens.hidden), cache
+            cache.past.append(self._backend.past(segment.graph, present, tokens.mask, keys))
+        return _logits(hidden), cache
 
-    def step(self, embeds: Tensor, cache: Cache) -> Logits:
+    def step(self, tokens: IntArray, cache: Cache) -> Logits:
         """Run one more token of each row; the cache moves on.
 
         Parameters
         ----------
-        embeds : Tensor of shape (B, 1, E)
+        tokens : array of shape (B,)
 
         Returns
         -------
         array of shape (B, V), float32
         """
-        hidden, here = embeds, cache.following[:, None]
+        here = cache.following[:, None]
         places = np.broadcast_to(here, (self.axes, *here.shape)).copy() if self.axes > 1 else here
+        arrays = {"input_ids": tokens[:, None], "position_ids": places}
+        for number, (segment, past) in enumerate(zip(self.segments, cache.past, strict=True)):
+            mask, keys = past.mask(), past.positions(here)
+            arrays[f"{number}.mask"] = mask
+            if segment.takes_blocks:
+                arrays[f"{number}.blocks"] = np.full_like(mask, -1)
+            if keys is not None:
+                arrays[f"{number}.keys"] = keys
         last = len(self.segments) - 1
-        for number, segment in enumerate(self.segments):
-            mask = np.concatenate([cache.masks[number], np.ones_like(here)], axis=1)
-            blocks = np.full_like(mask, -1) if segment.takes_blocks else None
-            before = cache.positions[number]
-            keys = None if before is None else np.concatenate([before, here], axis=1)
-            hidden, cache.past[number], _ = segment.run(
-                hidden, mask, places, cache.past[number], number == last, blocks, keys
-            )
-            cache.masks[number], cache.positions[number] = mask, keys
+
+        def program(given: Mapping[str, Tensor | Array]) -> tuple[Tensor, list[list[Tensor]]]:
+            hidden = self.embedding.run({"input_ids": given["input_ids"]})[0]
+            presents = []
+            for number, (segment, past) in enumerate(zip(self.segments, cache.past, strict=True)):
+                hidden, present, _ = segment.run(
+                    *(hidden, given[f"{number}.mask"], given["position_ids"], past.tensors, number == last),
+                    *(given.get(f"{number}.blocks"), given.get(f"{number}.keys")),
+                )
+                presents.append(present)
+            return hidden, presents
+
+        fixed = [tensor for past in cache.past for tensor in past.tensors]
+        logits, presents = self._backend.repeat(fixed, arrays, program)
+        for past, present in zip(cache.past, presents, strict=True):
+            past.append(present, here)
         cache.following = cache.following + 1
-        return _logits(hidden)
+        return _logits(logits)
 
     def release(self) -> None:
         """Let go of the last generation's tensors."""
@@ -271,7 +281,7 @@ class _Tokens:
     positions: Tensor | IntArray
 
 
-def _select(selector: Graph, *values: Tensor | Array) -> list[Tensor]:
+def _select(selector: LoadedGraph, *values: Tensor | Array) -> list[Tensor]:
     """Run a graph between segments on values in the order of its inputs."""
     inputs = selector.inputs.items()
     return selector.run({name: _as(value, dtype) for value, (name, dtype) in zip(values, inputs, strict=True)})

@@ -7,16 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from vtc.bundle import ServedImage
 from vtc.runtime.decoder import Cache, Logits
+from vtc.runtime.interface import Array, IntArray
 from vtc.runtime.sampling import Sampler
-from vtc.runtime.session import Array
 from vtc.runtime.text import Text
-
-IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One ONNX graph in an ONNX Runtime session, fed and read through IO binding.
+"""ONNX Runtime as a backend: graphs in sessions, fed and read through IO binding.
 
 Tensors stay where the provider computes: an output is handed to the next graph, or to the next step of the
 same one, as it is, and only what is asked for comes to the host.
@@ -7,27 +7,26 @@ same one, as it is, and only what is asked for comes to the host.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vtc.errors import BundleError
-from vtc.runtime.providers import ON_GPU, Provider, import_onnxruntime, preload_cuda, quiet_stderr
-
-Array = NDArray[Any]
-Tensor = Any
-"""An `onnxruntime.OrtValue`: a tensor on the provider's device."""
-
-DTYPES: dict[str, type[np.generic]] = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(bool)": np.bool_,
-}
+from vtc.bundle import Manifest
+from vtc.engines import Limits
+from vtc.errors import BundleError, InputError
+from vtc.runtime.interface import DTYPES, Array, IntArray, LoadedGraph, Past, Result, Tensor
+from vtc.runtime.past import GrowingPast
+from vtc.runtime.providers import (
+    ON_GPU,
+    Provider,
+    choose_provider,
+    import_onnxruntime,
+    preload_cuda,
+    quiet_stderr,
+)
 
 
 class Graph:
@@ -48,6 +47,8 @@ class Graph:
     outputs : list of str
     run_ms : float
         What the last run took; 0 before the first.
+    most_past : None
+        Caches may be of any length.
 
     Raises
     ------
@@ -64,6 +65,7 @@ class Graph:
         self.inputs = {value.name: DTYPES.get(value.type, np.float32) for value in self._session.get_inputs()}
         self.outputs: list[str] = [value.name for value in self._session.get_outputs()]
         self.run_ms = 0.0
+        self.most_past: int | None = None
 
     def _open(self, path: Path, provider: Provider, threads: int | None, prepack: bool) -> Any:
         options = self._runtime.SessionOptions()
@@ -129,4 +131,74 @@ class Graph:
 
     def empty(self, *shape: int, dtype: type[np.generic]) -> Tensor:
         """A tensor without elements, which is how a cache begins."""
-        return self._runtime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=dtype), self._device)
+        value: Tensor = self._runtime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=dtype), self._device)
+        return value
+
+
+class OnnxRuntime:
+    """A bundle's graphs in ONNX Runtime.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    provider : str or None
+        See :func:`~vtc.runtime.providers.choose_provider`.
+    precision : str or None
+        One that the bundle holds; None takes float16 on a GPU and float32 on the CPU where there is a choice.
+    threads : int or None
+        Threads of one operator; None leaves it to ONNX Runtime.
+    prepack : bool
+        As for :class:`Graph`.
+
+    Raises
+    ------
+    InputError
+        If the provider or precision is not to be had.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        provider: str | None = None,
+        precision: str | None = None,
+        threads: int | None = None,
+        prepack: bool = True,
+    ) -> None:
+        self._manifest, self._threads, self._prepack = manifest, threads, prepack
+        self._provider = choose_provider(provider)
+        self.provider = self._provider.short_name
+        self.precision = precision or _default_precision(manifest, self._provider)
+        if self.precision not in manifest.precisions:
+            held = ", ".join(manifest.precisions)
+            raise InputError(f"{manifest.root}: holds no {self.precision} graphs; precisions: {held}")
+
+    def open(self, graph: str) -> Graph:
+        """A session for a graph of the bundle."""
+        return Graph(self._manifest.graph(graph, self.precision), self._provider, self._threads, self._prepack)
+
+    def admit(self, needed: Limits) -> None:
+        """ONNX graphs take any number of prompts, images and tokens."""
+
+    def place(self, embeds: Tensor, features: Tensor, where: NDArray[np.bool_]) -> Array:
+        """See :class:`~vtc.runtime.interface.Backend`; done on the host."""
+        values, visual = embeds.numpy(), features.numpy()
+        values[where] = visual.reshape(-1, visual.shape[-1])
+        return values
+
+    def past(self, graph: LoadedGraph, present: Sequence[Tensor], mask: IntArray, positions: IntArray | None) -> Past:
+        """A cache that grows: ONNX Runtime allocates outputs of any length."""
+        return GrowingPast(present, mask, positions)
+
+    def repeat(
+        self,
+        fixed: Sequence[Tensor],
+        arrays: Mapping[str, Array],
+        program: Callable[[Mapping[str, Array | Tensor]], Result],
+    ) -> Result:
+        """Run the program."""
+        return program(arrays)
+
+
+def _default_precision(manifest: Manifest, provider: Provider) -> str:
+    wish = "fp16" if provider.device == "cuda" else "fp32"
+    return wish if wish in manifest.precisions else manifest.precisions[0]

@@ -12,32 +12,31 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from vtc.bundle import Manifest, ServedImage, load_manifest
+from vtc.engines import Limits
 from vtc.errors import InputError
 from vtc.pixels import to_pixels
+from vtc.runtime import BACKENDS
+from vtc.runtime.backends import open_backend
 from vtc.runtime.decoder import Cache, Decoder, Logits
 from vtc.runtime.generation import Batch, Generation, Prefilled, RunningGeneration, milliseconds_since
 from vtc.runtime.image import open_image
-from vtc.runtime.providers import Provider, choose_provider
+from vtc.runtime.interface import Array, Backend, IntArray, LoadedGraph, Tensor
 from vtc.runtime.sampling import Sampler
-from vtc.runtime.session import Array, Graph
 from vtc.runtime.text import Text
 from vtc.sequence import asked, clips
 
-IntArray = NDArray[np.int64]
 ImageLike = str | Path | Image.Image
 
 
 class VLM:
     """A bundle. Not for several threads at once.
 
-    Its graphs are loaded when they are first wanted, those that every answer needs at the latest by :meth:`open`.
+    Graphs are loaded when they are first wanted, those that every answer needs at the latest by :meth:`open`.
 
     Parameters
     ----------
@@ -48,13 +47,21 @@ class VLM:
         One that the bundle holds; None takes float16 on a GPU and float32 on the CPU where there is a choice.
     threads : int or None
         Threads of one operator; None leaves it to ONNX Runtime.
-    prepack : bool
-        See :class:`~vtc.runtime.session.Graph`.
+    backend : str or Backend
+        ``onnxruntime``, or ``tensorrt`` for engines that ``vtc build`` made of the bundle; or what is to run the graphs
+        itself, to which the options do not apply.
+    engines : path or None
+        Directory of the engines; None takes those in the bundle that fit this machine (see
+        :func:`~vtc.runtime.engine_sets.choose_engines`).
+    verify : bool
+        Compare the hashes of engines with their manifest; False compares sizes.
 
     Raises
     ------
+    BundleError
+        If a file of the bundle or its engines cannot be used.
     InputError
-        If the provider or precision is not to be had.
+        If what is to run it is not to be had.
     """
 
     def __init__(
@@ -63,17 +70,26 @@ class VLM:
         provider: str | None = None,
         precision: str | None = None,
         threads: int | None = None,
-        prepack: bool = True,
+        *,
+        backend: str | Backend = BACKENDS[0],
+        engines: str | Path | None = None,
+        verify: bool = True,
     ) -> None:
         self.manifest = manifest
-        self.provider = choose_provider(provider)
-        self.precision = precision or _default_precision(manifest, self.provider)
-        if self.precision not in manifest.precisions:
-            held = ", ".join(manifest.precisions)
-            raise InputError(f"{manifest.root}: holds no {self.precision} graphs; precisions: {held}")
+        if isinstance(backend, str):
+            backend = open_backend(
+                manifest,
+                backend,
+                provider=provider,
+                precision=precision,
+                threads=threads,
+                engines=engines,
+                verify=verify,
+            )
+        self.backend = backend
+        self.precision, self.provider = self.backend.precision, self.backend.provider
         self.text = Text(manifest)
-        self._session = self.provider, threads, prepack
-        self._visions: dict[str, Graph] = {}
+        self._visions: dict[str, LoadedGraph] = {}
 
     @classmethod
     def load(
@@ -83,6 +99,8 @@ class VLM:
         precision: str | None = None,
         verify: bool = True,
         threads: int | None = None,
+        backend: str = BACKENDS[0],
+        engines: str | Path | None = None,
     ) -> VLM:
         """Load a bundle and the graphs that every answer needs.
 
@@ -91,7 +109,7 @@ class VLM:
         path : str or Path
         verify : bool
             Compare every file's hash with the manifest; False compares sizes.
-        provider, precision, threads
+        provider, precision, threads, backend, engines
             As for :class:`VLM`.
 
         Raises
@@ -99,32 +117,31 @@ class VLM:
         BundleError
             If the bundle is incomplete, changed, or made by a newer vtc.
         """
-        return cls(load_manifest(path, verify=verify), provider, precision, threads).open()
+        manifest = load_manifest(path, verify=verify)
+        vlm = cls(manifest, provider, precision, threads, backend=backend, engines=engines, verify=verify)
+        vlm.open()
+        return vlm
 
-    def open(self) -> Self:
+    def open(self) -> None:
         """Load the graphs that every answer needs.
 
         Raises
         ------
         BundleError
-            If a file of the bundle cannot be used.
+            If one cannot be loaded.
         """
         self.vision(self.manifest.images[0])
         _ = self.embedding, self.decoder
-        return self
 
     @cached_property
-    def embedding(self) -> Graph:
+    def embedding(self) -> LoadedGraph:
         """The graph that embeds token ids."""
-        return self._graph("embed_tokens")
+        return self.backend.open("embed_tokens")
 
     @cached_property
     def decoder(self) -> Decoder:
         """The decoder's graphs."""
-        return Decoder(self.manifest, self._graph)
-
-    def _graph(self, name: str) -> Graph:
-        return Graph(self.manifest.graph(name, self.precision), *self._session)
+        return Decoder(self.manifest, self.backend, self.embedding)
 
     def close_vision(self) -> None:
         """Let go of the vision graphs until the next image comes."""
@@ -136,10 +153,10 @@ class VLM:
         served = self.manifest.images[0]
         return served.spans * served.keep
 
-    def vision(self, served: ServedImage) -> Graph:
+    def vision(self, served: ServedImage) -> LoadedGraph:
         """The vision graph of a layout, opened when its first image comes."""
         if served.suffix not in self._visions:
-            self._visions[served.suffix] = self._graph(f"vision_encoder{served.suffix}")
+            self._visions[served.suffix] = self.backend.open(f"vision_encoder{served.suffix}")
         return self._visions[served.suffix]
 
     def serve(self, images: Sequence[Sequence[Image.Image]]) -> ServedImage:
@@ -242,7 +259,8 @@ class VLM:
         """Run a batch's prefill; the result goes on token by token."""
         if max_new_tokens < 1:
             raise InputError(f"max-new-tokens must be at least 1, not {max_new_tokens}")
-        return RunningGeneration(self, *self.inputs(images, prompts), max_new_tokens, sampler or Sampler())
+        batch = self.inputs(images, prompts, max_new_tokens)
+        return RunningGeneration(self, *batch, max_new_tokens, sampler or Sampler())
 
     def score(
         self,
@@ -264,8 +282,8 @@ class VLM:
         """
         if not prompts:
             return []
-        _, batch = self.inputs(images, prompts)
         longest = max(map(len, continuations))
+        _, batch = self.inputs(images, prompts, longest)
         padded = np.full((len(prompts), max(longest, 1)), self.text.facts.pad_token_id, dtype=np.int64)
         for row, ids in zip(padded, continuations, strict=True):
             row[: len(ids)] = ids
@@ -293,7 +311,7 @@ class VLM:
         if batch.pixels is None:
             return []
         if not any(segment.selector and segment.selector.kind == "prune" for segment in self.manifest.segments):
-            return [self.features(batch, batch.pixels)[2]]
+            return [self.see(batch, batch.pixels, self._embed(batch))[1]]
         prefilled = self.prefill(batch)
         kept = [prefilled.keep_indices]
         for chosen in prefilled.cache.kept:
@@ -317,8 +335,8 @@ class VLM:
         _, batch = self.inputs(images, prompts)
         if batch.pixels is None:
             raise InputError("there is no image to encode")
-        _, features, keep_indices = self.features(batch, batch.pixels)
-        return features, keep_indices
+        features, keep_indices = self.see(batch, batch.pixels, self._embed(batch))
+        return features.numpy(), keep_indices
 
     def preprocess(self, images: Sequence[Image.Image]) -> Array:
         """Pixels of images, or of clips one frame after the other, as the vision graph takes them."""
@@ -326,8 +344,10 @@ class VLM:
 
     # Steps --------------------------------------------------------------------------------------------------
 
-    def inputs(self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> tuple[float, Batch]:
-        """Milliseconds that making it took, and a batch that is ready to run."""
+    def inputs(
+        self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str], new_tokens: int = 1
+    ) -> tuple[float, Batch]:
+        """Milliseconds that making it took, and a batch that is ready to run and to be answered at such length."""
         begin = time.perf_counter()
         served = self.serve(images)
         counts = clips([len(group) for group in images], served.frames)
@@ -339,6 +359,8 @@ class VLM:
             length = len(row) + max(pruned, 0) * served.spans * count
             if length > facts.context:
                 raise InputError(f"prompt of {length} tokens is longer than the model's context of {facts.context}")
+        text = max(len(row) - row.count(served.token_id) for row in rows)
+        self.backend.admit(Limits(len(rows), max(counts), text, new_tokens))
         flat = [picture for group in images for picture in group]
         pixels = to_pixels(served.pixels, flat) if flat else None
         return milliseconds_since(begin), Batch(served, pixels, *self.text.batch(rows))
@@ -346,45 +368,43 @@ class VLM:
     def prefill(self, batch: Batch) -> Prefilled:
         """Run a batch of prompts."""
         vision_ms = 0.0
-        embeds: Any
-        if batch.pixels is None:
-            embeds = self.embedding.run({"input_ids": batch.input_ids})[0]
-            keep_indices = np.zeros((0, batch.served.keep), dtype=np.int64)
-        else:
-            embeds, features, keep_indices = self.features(batch, batch.pixels)
+        keep_indices = np.zeros((0, batch.served.keep), dtype=np.int64)
+        embeds: Tensor | Array = (tokens := self._embed(batch))
+        if batch.pixels is not None:
+            features, keep_indices = self.see(batch, batch.pixels, tokens)
             vision = self._visions.get(batch.served.suffix)
             vision_ms = vision.run_ms if vision else 0.0  # closed where features were known already
-            embeds[batch.input_ids == batch.served.token_id] = features.reshape(-1, features.shape[-1])
+            embeds = self.backend.place(tokens, features, batch.input_ids == batch.served.token_id)
         begin = time.perf_counter()
         logits, cache = self.decoder.prefill(embeds, batch.input_ids, batch.mask, keep_indices, batch.served)
         return Prefilled(logits, cache, keep_indices, vision_ms, milliseconds_since(begin))
 
-    def features(self, batch: Batch, pixels: Array) -> tuple[Array, Array, IntArray]:
-        """Embed prompts and encode their images, by the questions where the bundle asks for them.
+    def _embed(self, batch: Batch) -> Tensor:
+        """Embeddings (B, S, E') of the token ids, placeholders included."""
+        return self.embedding.run({"input_ids": batch.input_ids})[0]
+
+    def see(self, batch: Batch, pixels: Array, embeds: Tensor) -> tuple[Tensor, IntArray]:
+        """Encode a batch's images, by the questions where the bundle asks for them.
 
         Returns
         -------
-        embeds : array of shape (B, S, E')
-            Of the token ids, placeholders included.
-        features : array of shape (spans, K, E')
+        features : Tensor of shape (spans, K, E')
         keep_indices : array of shape (spans, K), int64
         """
         served, vision = batch.served, self.vision(batch.served)
-        embeds = self.embedding.run({"input_ids": batch.input_ids}, host=self.embedding.outputs)[0].numpy()
         feeds: dict[str, Array] = {"pixel_values": pixels}
         if "text_embeds" in vision.inputs:
             where = asked(batch.input_ids, batch.mask, served.token_id, served.keep, "text_after_image", served.spans)
-            own = embeds[..., : self.manifest.generation.width]
+            own = embeds.numpy()[..., : self.manifest.generation.width]
             feeds["text_embeds"] = own[where.image_rows[:, None], where.query_columns]
             feeds["text_mask"] = where.query_mask
-        outputs = vision.run(feeds, host=vision.outputs)
+        outputs = vision.run(feeds, host=("keep_indices",))
         named = dict(zip(vision.outputs, outputs, strict=True))
-        return embeds, named["image_features"].numpy(), named["keep_indices"].numpy()
+        return named["image_features"], named["keep_indices"].numpy()
 
     def step(self, tokens: IntArray, cache: Cache) -> Logits:
         """Run one more token of each row, (B,); the cache moves on. Returns logits (B, V)."""
-        embeds = self.embedding.run({"input_ids": tokens[:, None]})[0]
-        return self.decoder.step(embeds, cache)
+        return self.decoder.step(tokens, cache)
 
     def release(self) -> None:
         """Let go of the last generation's tensors."""
@@ -392,11 +412,6 @@ class VLM:
         for vision in self._visions.values():
             vision.release()
         self.decoder.release()
-
-
-def _default_precision(manifest: Manifest, provider: Provider) -> str:
-    wish = "fp16" if provider.device == "cuda" else "fp32"
-    return wish if wish in manifest.precisions else manifest.precisions[0]
 
 
 def _open_all(image: ImageLike | Sequence[ImageLike] | None) -> list[Image.Image]:

@@ -1,0 +1,295 @@
+"""Build a bundle's TensorRT engines: one of each graph, published together, resumable graph by graph.
+
+Needs TensorRT and the light install; neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from exporters.builder import PRODUCTS, Builder, buildable, import_library
+from exporters.gpu import Gpu, gpu_here
+from exporters.memory import GIB, check_memory, need
+from exporters.profiles import profiles
+from exporters.targets import Target
+from vtc.artifact import check_output, sha256, staging_dir
+from vtc.bundle import Manifest
+from vtc.engines import KIND, Engine, EngineSet, Limits, Profile, load_engines, write_engines
+from vtc.errors import InputError
+from vtc.progress import Report, silent
+
+NOTES = ".build.json"
+EXTERNAL = "_data"
+"""Behind the name of a graph's file, that of the one with its weights, see :mod:`exporters.graphs`."""
+
+
+def _on_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to build and how.
+
+    Attributes
+    ----------
+    bundle : Manifest
+    target : Target
+    precision : str
+        Of the bundle's.
+    capabilities : tuple of str
+        GPU generations, where engines are built ahead of time; empty: the target's.
+    limits : Limits
+    workspace : float
+        GiB of GPU memory that a layer may use for intermediate values; 0: all there is.
+    timing_cache : Path or None
+        None keeps one for each TensorRT and GPU in the user's cache directory.
+    debug : bool
+        Whether TensorRT's own log goes to stderr.
+    progress : callable
+        Told what is done, how much of it is done and how much there is.
+    tell : callable
+        Told in a line what the user should know besides.
+    """
+
+    bundle: Manifest
+    target: Target
+    precision: str
+    capabilities: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    workspace: float = 0.0
+    timing_cache: Path | None = None
+    debug: bool = False
+    progress: Report = silent
+    tell: Callable[[str], None] = _on_stderr
+
+
+def build(request: Request, out: Path) -> EngineSet:
+    """Write an engine set, whole or not at all.
+
+    Engines that an interrupted build of the same graphs has finished are taken up again.
+
+    Raises
+    ------
+    InputError
+        If the bundle, the target and this machine do not go together, or memory does not suffice.
+    VtcError
+        If TensorRT refuses a graph. Nothing is published then.
+    """
+    check_output(out, KIND)
+    check_precision(request.bundle, request.target, request.precision)
+    builder, gpu = _prepare(request)
+    _lint(request)
+    work = staging_dir(out)
+    notes = _read_notes(work)
+    for graph in request.bundle.graphs:
+        _check_memory(request, builder, gpu, graph)
+    for graph in request.bundle.graphs:
+        key, file = _key(request, builder, graph), work / f"{graph}.engine"
+        note = notes.get(graph, {})
+        if note.get("key") != key or note.get("sha256") != _digest(file):
+            engine = _build_one(request, builder, gpu, graph, file)
+            notes[graph] = {"key": key, "sha256": _digest(file), "engine": asdict(engine)}
+            (work / NOTES).write_text(json.dumps(notes), encoding="utf-8")
+        request.progress(f"building {graph}", 100, 100)
+    for stale in work.glob("*.engine"):
+        if stale.stem not in request.bundle.graphs:
+            stale.unlink()
+    engines = {graph: notes[graph]["engine"] for graph in request.bundle.graphs}
+    write_engines(work, out, _manifest(request, builder, engines))
+    return load_engines(out, request.bundle, verify=False)
+
+
+def _build_one(request: Request, builder: Builder, gpu: Gpu | None, graph: str, file: Path) -> Engine:
+    def shapes(inputs: dict[str, list[int | str]]) -> tuple[Profile, ...]:
+        return profiles(request.bundle, graph, inputs, request.limits)
+
+    def check(tensors: int) -> None:
+        _check_memory(request, builder, gpu, graph, tensors)
+
+    built = builder.build(request.bundle.graph(graph, request.precision), file, shapes, check, request.progress)
+    # Asking for its memory loads the engine, which only a GPU that it is for can do.
+    memory = builder.memory_of(file) if gpu and gpu.capability in builder.capabilities else 0
+    return Engine(file.name, built, memory)
+
+
+def _check_memory(request: Request, builder: Builder, gpu: Gpu | None, graph: str, tensors: int = 0) -> None:
+    """Refuse a graph whose engine cannot be built in the memory of this machine."""
+    name = request.bundle.graphs[graph][request.precision]
+    weights = sum(request.bundle.files[file].bytes for file in _files(request, graph))
+    runs = not request.target.ahead_of_time
+    check_memory(name, need(weights, runs=runs, tensors=tensors, workspace=builder.workspace), gpu)
+
+
+def check_precision(bundle: Manifest, target: Target, precision: str) -> None:
+    """Make sure that a bundle has a precision and a target takes it.
+
+    Raises
+    ------
+    InputError
+        If not.
+    """
+    if precision not in bundle.precisions:
+        raise InputError(
+            f"{bundle.root}: has no {precision} graphs, only {', '.join(bundle.precisions)}; "
+            f"export it with --precision {precision}, or give another --precision"
+        )
+    target.check(precision)
+
+
+def usual_precision(bundle: Manifest, target: Target) -> str:
+    """What is built where nobody asks for a precision: fp16 where there is one, else the first that the target takes.
+
+    Raises
+    ------
+    InputError
+        If the target takes none of the bundle's.
+    """
+    fitting = [precision for precision in bundle.precisions if target.allows(precision)]
+    if not fitting:
+        raise InputError(
+            f"target '{target.name}' takes {', '.join(target.precisions)}, and {bundle.root} has only "
+            f"{', '.join(bundle.precisions)}; export it with another --precision"
+        )
+    return "fp16" if "fp16" in fitting else fitting[0]
+
+
+def _prepare(request: Request) -> tuple[Builder, Gpu | None]:
+    """The builder, and the GPU at hand; refuses what they cannot do together."""
+    target = request.target
+    module, gpu = import_library(target), gpu_here()
+    if target.ahead_of_time:
+        capabilities, cache = _ahead_of_time(request, module), None
+    else:
+        here = _at_hand(request, gpu)
+        capabilities = (here.capability,)
+        cache = request.timing_cache or _usual_cache(target, module, here)
+    builder = Builder(
+        module,
+        target,
+        capabilities,
+        workspace=int(request.workspace * GIB),
+        cache=cache,
+        own_cache=request.timing_cache is not None,
+        debug=request.debug,
+    )
+    return builder, gpu
+
+
+def _ahead_of_time(request: Request, module: Any) -> tuple[str, ...]:
+    """The GPU generations to build for, by a library that needs no GPU."""
+    product = f"{PRODUCTS[request.target.library]} {module.__version__}"
+    if request.timing_cache is not None:
+        raise InputError(f"{product} times nothing while it builds and has no timing cache; leave --timing-cache out")
+    wanted = tuple(dict.fromkeys(request.capabilities or request.target.capabilities))
+    known = buildable(module)
+    for capability in wanted:
+        if capability not in known:
+            raise InputError(
+                f"{product} does not build for SM {capability}; give --capability {', '.join(known)}, one or several"
+            )
+        request.target.check(request.precision, capability)
+    return wanted
+
+
+def _at_hand(request: Request, gpu: Gpu | None) -> Gpu:
+    """The GPU here, which is the one to build for."""
+    target = request.target
+    if request.capabilities:
+        raise InputError(
+            f"{PRODUCTS[target.library]} builds for the GPU at hand; leave --capability out and build on the device"
+        )
+    if gpu is None:
+        raise InputError(
+            f"target '{target.name}' is built on the device itself, and there is no NVIDIA GPU here; "
+            "copy the bundle there and run vtc build again"
+        )
+    if gpu.capability not in target.capabilities:
+        raise InputError(
+            f"target '{target.name}' is for SM {', '.join(target.capabilities)}, and the GPU here is "
+            f"SM {gpu.capability}; give another --target, or build on the device"
+        )
+    return gpu
+
+
+def _usual_cache(target: Target, module: Any, gpu: Gpu) -> Path:
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "vtc" / f"{target.library}-{module.__version__}-sm{gpu.capability}.timing"
+
+
+def _lint(request: Request) -> None:
+    """Refuse what the target is known not to take, before TensorRT says it in its own words."""
+    try:
+        from exporters.lint import lint_bundle
+    except ModuleNotFoundError as error:
+        if error.name != "onnx":
+            raise
+        request.tell("onnx is not installed: graphs are not linted here, vtc export --target does that")
+        return
+    findings = lint_bundle(request.bundle, request.precision, request.target)
+    if findings:
+        raise InputError(
+            f"target '{request.target.name}' does not take the bundle: {findings[0]} ({len(findings)} finding(s)); "
+            f"export it again with --target {request.target.name}"
+        )
+
+
+def _files(request: Request, graph: str) -> list[str]:
+    """A graph's file, and the one with its weights where they do not fit into it."""
+    name = request.bundle.graphs[graph][request.precision]
+    return [file for file in (name, name + EXTERNAL) if file in request.bundle.files]
+
+
+def _key(request: Request, builder: Builder, graph: str) -> str:
+    """Digest of all that an engine comes of."""
+    bundle = request.bundle
+    parts = [
+        graph,
+        [bundle.files[file].sha256 for file in _files(request, graph)],
+        # Profiles follow from these.
+        asdict(request.limits),
+        [asdict(served) for served in bundle.images],
+        [asdict(segment) for segment in bundle.segments],
+        asdict(bundle.generation),
+        builder.product,
+        builder.capabilities,
+        builder.workspace,
+        version("vtc"),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _read_notes(work: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((work / NOTES).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        shutil.rmtree(work, ignore_errors=True)
+        return {}
+
+
+def _digest(path: Path) -> str:
+    return sha256(path) if path.is_file() else "missing"
+
+
+def _manifest(request: Request, builder: Builder, engines: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "vtc_version": version("vtc"),
+        "bundle": request.bundle.digest,
+        "recipe_digest": request.bundle.recipe_digest,
+        "target": request.target.name,
+        "precision": request.precision,
+        "library": request.target.library,
+        "library_version": builder.module.__version__,
+        "capabilities": list(builder.capabilities),
+        "limits": asdict(request.limits),
+        "engines": engines,
+    }

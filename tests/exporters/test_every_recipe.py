@@ -1,0 +1,104 @@
+"""Every shipped recipe on every family: linted for all targets, built with TensorRT for RTX, read by Polygraphy.
+
+Models are tiny and random. `make test` takes a few pairs that hold every kind of graph, `make test-full` all of them;
+they are run by family, whose embeddings and decoder segments recipes have in common.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from polygraphy.tools import main as polygraphy_main
+
+from exporters.device import graph_inputs
+from exporters.lint import lint_bundle
+from exporters.onnx import export
+from exporters.profiles import profiles
+from exporters.smoke import prepare
+from exporters.targets import TARGETS, target
+from exporters.tensorrt import Request, build
+from tests.sharing import graphs_in_common
+from vtc.bundle import Manifest, load_manifest
+from vtc.engines import Limits
+from vtc.errors import RecipeError
+from vtc.models import FAMILIES
+from vtc.recipe import builtin_recipes, load_recipe
+
+ALWAYS = {
+    ("learnpruner", "llava"),
+    ("combined", "internvl"),
+    ("visual-layer-drop", "qwen3_vl"),
+    ("fourier-vlm", "llava_onevision"),
+    ("mmtok", "gemma3"),
+}
+"""Recipe and family of the pairs that `make test` takes."""
+
+LIMITS = Limits(batch=2, images=2, text=48, new_tokens=16)
+
+NO_CLS = {"llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "idefics3", "smolvlm"}
+NO_CLS |= {"paligemma", "gemma3"}
+REFUSED = {
+    **dict.fromkeys(("combined", "fastervlm", "fastervlm-25", "prumerge", "turbo"), (NO_CLS, "CLS token")),
+    **dict.fromkeys(("vispruner", "vscan", "vtc-cls"), (NO_CLS, "CLS token")),
+    "fopru": ({"llava_next", "llava_onevision", "internvl"}, "never see each other"),
+    "learnpruner": (NO_CLS - {"llava_onevision"} | {"internvl"}, "cannot be reached"),
+}
+"""Recipes that some families cannot take, those, and what they are told."""
+
+
+def pairs() -> Iterator[object]:
+    """Every recipe with every family, those of a family in one worker."""
+    for family in FAMILIES:
+        for recipe in sorted(builtin_recipes()):
+            marks = [pytest.mark.xdist_group(f"recipes-{family}")]
+            marks += [] if (recipe, family) in ALWAYS else [pytest.mark.full]
+            yield pytest.param(recipe, family, id=f"{family}-{recipe}", marks=marks)
+
+
+@pytest.fixture(scope="module")
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("graphs")
+
+
+@pytest.mark.parametrize(("recipe", "family"), pairs())
+def test_every_recipe_deploys(recipe: str, family: str, common: Path, tmp_path: Path) -> None:
+    families, reason = REFUSED.get(recipe, (set(), ""))
+    if family in families:
+        with pytest.raises(RecipeError, match=reason):
+            prepare(load_recipe(recipe), tmp_path, family=family)
+        return
+    store = common / family
+    store.mkdir(exist_ok=True)
+    with graphs_in_common(store):
+        # Whether graphs compute what PyTorch does is asked elsewhere.
+        export(replace(prepare(load_recipe(recipe), tmp_path, family=family), samples=()), tmp_path / "bundle")
+    manifest = load_manifest(tmp_path / "bundle")
+
+    found = [finding for one in TARGETS for finding in lint_bundle(manifest, "fp32", one)]
+    assert not found, str(found[0])
+
+    engines = build(Request(manifest, target("rtx"), "fp32", limits=LIMITS), tmp_path / "engines")
+    assert engines.capabilities == ("8.6", "8.9", "12.0")
+    assert set(engines.engines) == set(manifest.graphs)
+    for segment in manifest.segments:
+        names = [profile.name for profile in engines.engines[segment.graph].profiles]
+        assert names == ["prefill", "decode"]
+
+    for graph in manifest.graphs:
+        polygraphy(manifest, graph)
+
+
+def polygraphy(manifest: Manifest, graph: str) -> None:
+    """Have Polygraphy describe a graph, and run it with ONNX Runtime on made-up inputs of a usual size."""
+    path = manifest.graph(graph, "fp32")
+    shapes = profiles(manifest, graph, graph_inputs(path), LIMITS)[-1].shapes
+    sizes = [f"{name}:[{','.join(map(str, usual))}]" for name, (_, usual, _) in shapes.items()]
+    for command in (["inspect", "model", path], ["run", path, "--onnxrt", "--input-shapes", *sizes]):
+        # Its command line, in this process: it takes seconds to start.
+        with patch.object(sys, "argv", ["polygraphy", *map(str, command)]):
+            assert polygraphy_main() == 0, command

@@ -1,0 +1,176 @@
+"""What the runtime asks of whatever runs a bundle's graphs: ONNX Runtime, TensorRT, or the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtc.engines import Limits
+
+Array = NDArray[Any]
+IntArray = NDArray[np.int64]
+Result = TypeVar("Result")
+
+DTYPES: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(bfloat16)": np.void,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+}
+"""ONNX Runtime's names of element types. numpy has no bfloat16: `void` stands for it, and it stays on the device."""
+
+
+class Tensor(Protocol):
+    """A tensor where the backend computes; the methods are those of an `onnxruntime.OrtValue`."""
+
+    def shape(self) -> Sequence[int]:
+        """Its shape."""
+
+    def data_type(self) -> str:
+        """One of :data:`DTYPES`."""
+
+    def tensor_size_in_bytes(self) -> int:
+        """Bytes of its values."""
+
+    def numpy(self) -> Array:
+        """Its values on the host."""
+
+
+class LoadedGraph(Protocol):
+    """A graph, loaded."""
+
+    @property
+    def inputs(self) -> Mapping[str, type[np.generic]]:
+        """Names and dtypes, in order."""
+
+    @property
+    def outputs(self) -> Sequence[str]:
+        """Names, in order."""
+
+    @property
+    def run_ms(self) -> float:
+        """What the last run took where it computes; 0 before the first."""
+
+    @property
+    def most_past(self) -> int | None:
+        """Cached tokens that it takes at most; None sets no limit."""
+
+    def run(self, feeds: Mapping[str, Array | Tensor], host: Collection[str] = ()) -> list[Tensor]:
+        """Run the graph.
+
+        Parameters
+        ----------
+        feeds : mapping of input name to array or tensor
+        host : collection of str
+            Outputs wanted on the host; the others stay on the device.
+
+        Returns
+        -------
+        list of Tensor
+            In the order of `outputs`; ``.numpy()`` gives those on the host.
+        """
+
+    def empty(self, *shape: int, dtype: type[np.generic]) -> Tensor:
+        """A tensor without elements, which is how a cache begins."""
+
+    def release(self) -> None:
+        """Let go of the last run's tensors."""
+
+
+class Past(Protocol):
+    """The KV cache of one segment in a running generation."""
+
+    @property
+    def tensors(self) -> Sequence[Tensor]:
+        """What the segment's graph is given: keys and values of each layer, (B, Hkv, T, Dh), T at least `length`."""
+
+    @property
+    def length(self) -> int:
+        """Tokens in it."""
+
+    @property
+    def bytes(self) -> int:
+        """Size of the keys and values of the tokens in it."""
+
+    def mask(self) -> IntArray:
+        """1 for a token and 0 for padding or room, (B, T + 1); last the token that comes next."""
+
+    def positions(self, here: IntArray) -> IntArray | None:
+        """Positions of the tokens, (B, T + 1), last those of the next, `here` (B, 1); None where nobody asks."""
+
+    def append(self, present: Sequence[Tensor], here: IntArray) -> None:
+        """Take in the next token: what the graph made of `tensors`, (B, Hkv, T + 1, Dh), and its positions (B, 1)."""
+
+
+class Backend(Protocol):
+    """Opens the graphs of one bundle in one precision, and does between them what graphs do not."""
+
+    @property
+    def precision(self) -> str:
+        """Of the graphs."""
+
+    @property
+    def provider(self) -> str:
+        """What computes, for reports: an execution provider of ONNX Runtime, or a TensorRT."""
+
+    def open(self, graph: str) -> LoadedGraph:
+        """Load a graph of the bundle.
+
+        Raises
+        ------
+        BundleError
+            If it cannot be loaded.
+        """
+
+    def admit(self, needed: Limits) -> None:
+        """Make sure that a batch fits what the graphs were made for.
+
+        Raises
+        ------
+        InputError
+            If it does not; the message names the limit.
+        """
+
+    def place(self, embeds: Tensor, features: Tensor, where: NDArray[np.bool_]) -> Tensor | Array:
+        """Embeddings (B, S, E) with features (N, K, E) in the N x K places that `where` (B, S) names, in order."""
+
+    def past(self, graph: LoadedGraph, present: Sequence[Tensor], mask: IntArray, positions: IntArray | None) -> Past:
+        """The cache that a segment's prefill begins.
+
+        Parameters
+        ----------
+        graph : LoadedGraph
+            The segment's.
+        present : sequence of Tensor
+            Keys and values of each layer, (B, Hkv, P, Dh).
+        mask, positions : arrays of shape (B, P)
+        """
+
+    def repeat(
+        self,
+        fixed: Sequence[Tensor],
+        arrays: Mapping[str, Array],
+        program: Callable[[Mapping[str, Array | Tensor]], Result],
+    ) -> Result:
+        """Run a program of graphs that will be run again and again.
+
+        Parameters
+        ----------
+        fixed : sequence of Tensor
+            What it reads beside `arrays`. A later call with the very same tensors, and arrays of the same shapes,
+            may replay what this one did.
+        arrays : mapping of str to array
+            What is different each time.
+        program : callable
+            Only runs graphs, and looks at no value; is given `arrays` or their copies on the device.
+
+        Returns
+        -------
+        Result
+            What the program returned; its tensors hold until the next call.
+        """

@@ -1,0 +1,165 @@
+"""The KV cache of one segment: one that grows by a token a step, and one with room for more at fixed addresses.
+
+With room, every step has the same shapes and addresses, so that it can be recorded once and replayed (as a CUDA graph).
+The graph is given all T places of the cache and puts its token behind them; that token is then copied into the first
+free place. Where in the cache a token stands does not matter: keys carry their rotary position, and masks, groups and
+positions are told by place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from vtc.errors import InputError
+from vtc.runtime.interface import IntArray, Tensor
+
+STEP = 128
+"""Places that room comes in: a cache is replaced by one that has so many more when it is full."""
+
+
+class GrowingPast:
+    """What the graph gave out is what it gets next.
+
+    Parameters
+    ----------
+    present : sequence of Tensor
+        Keys and values of each layer, (B, Hkv, P, Dh).
+    mask : array of shape (B, P)
+    positions : array of shape (B, P), or None
+    """
+
+    def __init__(self, present: Sequence[Tensor], mask: IntArray, positions: IntArray | None) -> None:
+        self.tensors = present
+        self._mask, self._positions = mask, positions
+
+    @property
+    def length(self) -> int:
+        """Tokens in it."""
+        return int(self.tensors[0].shape()[2])
+
+    @property
+    def bytes(self) -> int:
+        """Size of the keys and values, from their tensors."""
+        return sum(int(tensor.tensor_size_in_bytes()) for tensor in self.tensors)
+
+    def mask(self) -> IntArray:
+        """See :class:`~vtc.runtime.interface.Past`."""
+        return np.concatenate([self._mask, np.ones_like(self._mask[:, :1])], axis=1)
+
+    def positions(self, here: IntArray) -> IntArray | None:
+        """See :class:`~vtc.runtime.interface.Past`."""
+        return None if self._positions is None else np.concatenate([self._positions, here], axis=1)
+
+    def append(self, present: Sequence[Tensor], here: IntArray) -> None:
+        """See :class:`~vtc.runtime.interface.Past`."""
+        self._mask, self._positions = self.mask(), self.positions(here)
+        self.tensors = present
+
+
+class Store(Protocol):
+    """Where caches with room live."""
+
+    def take(self, like: Sequence[Tensor], length: int) -> Sequence[Tensor]:
+        """Tensors as `like` (B, Hkv, T, Dh), but with so many places, whose values are all finite."""
+
+    def give_back(self, tensors: Sequence[Tensor]) -> None:
+        """They are no longer needed."""
+
+    def copy(self, source: Tensor, begin: int, count: int, target: Tensor, at: int) -> None:
+        """Copy `count` places of (B, Hkv, T, Dh), from `begin` on, to `at` of a tensor with other places."""
+
+
+class FixedPast:
+    """A cache with room.
+
+    Parameters
+    ----------
+    store : Store
+    present : sequence of Tensor
+        Keys and values of each layer, (B, Hkv, P, Dh).
+    mask : array of shape (B, P)
+    positions : array of shape (B, P), or None
+    most : int or None
+        Places that the graph takes at most.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        present: Sequence[Tensor],
+        mask: IntArray,
+        positions: IntArray | None,
+        most: int | None = None,
+    ) -> None:
+        self._store, self._most = store, most
+        self.length = int(mask.shape[1])
+        self._mask, self._positions = mask, positions
+        self.tensors: Sequence[Tensor] = ()
+        self._move(present)
+
+    def __del__(self) -> None:
+        if self.tensors:
+            self._store.give_back(self.tensors)
+
+    @property
+    def places(self) -> int:
+        """Tokens that there is room for, those in it included."""
+        return int(self._mask.shape[1])
+
+    @property
+    def bytes(self) -> int:
+        """Size of the keys and values of the tokens in it."""
+        return sum(int(tensor.tensor_size_in_bytes()) for tensor in self.tensors) * self.length // self.places
+
+    def mask(self) -> IntArray:
+        """See :class:`~vtc.runtime.interface.Past`."""
+        return np.concatenate([self._mask, np.ones_like(self._mask[:, :1])], axis=1)
+
+    def positions(self, here: IntArray) -> IntArray | None:
+        """See :class:`~vtc.runtime.interface.Past`."""
+        return None if self._positions is None else np.concatenate([self._positions, here], axis=1)
+
+    def append(self, present: Sequence[Tensor], here: IntArray) -> None:
+        """See :class:`~vtc.runtime.interface.Past`.
+
+        Raises
+        ------
+        InputError
+            If there is no room left, and can be no more.
+        """
+        if self.length == self.places:
+            self._move(self.tensors)
+        # The graph saw the cache as it was, so its token stands behind the places that there were then.
+        behind = int(present[0].shape()[2]) - 1
+        for source, target in zip(present, self.tensors, strict=True):
+            self._store.copy(source, behind, 1, target, self.length)
+        self._mask[:, self.length] = 1
+        if self._positions is not None:
+            self._positions[:, self.length] = here[:, 0]
+        self.length += 1
+
+    def _move(self, tensors: Sequence[Tensor]) -> None:
+        """Copy what is in `tensors` to a cache with more room."""
+        places = (self.length // STEP + 1) * STEP
+        if self._most is not None:
+            places = min(places, self._most)
+        if places <= self.length:
+            raise InputError(
+                f"the answer needs more than the {places} tokens of cache that the engines take; ask for a shorter "
+                "one (--max-new-tokens), or run vtc build with a larger --max-new-tokens"
+            )
+        room = self._store.take(tensors, places)
+        for source, target in zip(tensors, room, strict=True):
+            self._store.copy(source, 0, self.length, target, 0)
+        if self.tensors:
+            self._store.give_back(self.tensors)
+        self.tensors = room
+        self._mask = _padded(self._mask[:, : self.length], places)
+        self._positions = None if self._positions is None else _padded(self._positions[:, : self.length], places)
+
+
+def _padded(values: IntArray, length: int) -> IntArray:
+    return np.pad(values, ((0, 0), (0, length - values.shape[1])))
