@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 from onnx import ModelProto
 
 from exporters.floats import NARROW, widen
@@ -109,7 +110,7 @@ def derive(source: Source, precisions: Sequence[Precision]) -> Derived:
                 found = quantize(model, one, linears, derived.reached)
                 derived.notes[one.name]["graphs"][name] = {"weights": found.weights, "left": found.left}
                 derived.layers.setdefault(one.name, {})[name] = found.layers
-                save_graph(model, out)
+                save_graph(ir.from_proto(model), out)
             else:
                 _publish(path, out)
             if one.activations or one.base == "bf16":

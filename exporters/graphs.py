@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnx_ir
+import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import (
     CommonSubexpressionEliminationPass,
@@ -39,8 +37,14 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 DEFAULT_OPSET = 20
 SHARED_ELEMENTS = 2**20
 """Constants up to this size are compared with each other; larger ones are weights."""
-EXTERNAL_DATA_BYTES = 1_500_000_000
-"""Weights above this go into a file beside the graph: protobuf holds at most 2 GiB."""
+EXTERNAL_DATA_BYTES = 2**27
+"""Weights above this go into a file beside the graph.
+
+They are written there out of the model's own memory, and runtimes map the file into theirs; inside the graph, which
+protobuf limits to 2 GiB, both cost copies of all weights.
+"""
+EXTERNAL_TENSOR_BYTES = 1024
+"""Smaller ones stay in the graph even then: shapes and the like, which are to be read without the file."""
 
 
 @dataclass(frozen=True)
@@ -352,24 +356,29 @@ def export_graph(spec: GraphSpec, path: Path, *, opset: int = DEFAULT_OPSET) -> 
     DeduplicateInitializersPass(size_limit=SHARED_ELEMENTS)(program.model)
     CommonSubexpressionEliminationPass()(program.model)
     _name_k(program.model)
-    proto = program.model_proto
-    _name_axes(proto, spec)
-    save_graph(proto, path)
+    _name_axes(program.model, spec)
+    save_graph(program.model, path)
 
 
-def save_graph(proto: onnx.ModelProto, path: Path) -> None:
-    """Write a graph that has its weights, with these beside it where they are too large for one file."""
-    weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
+def external_data(path: Path) -> Path:
+    """Where the weights of a graph lie that are too large for its own file."""
+    return path.with_name(f"{path.name}_data")
+
+
+def save_graph(model: ir.Model, path: Path) -> None:
+    """Write a graph, with its weights beside it where they are too large for its own file."""
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    weights = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    data = external_data(path)
+    data.unlink(missing_ok=True)  # what an interrupted export left
     if weights > EXTERNAL_DATA_BYTES:
-        data = path.with_name(f"{path.name}_data")
-        data.unlink(missing_ok=True)  # onnx would append to what an interrupted export left
-        onnx.save(proto, path, save_as_external_data=True, location=data.name)
-        shutil.copymode(path, data)  # onnx makes it private
+        ir.save(model, path, external_data=data.name, size_threshold_bytes=EXTERNAL_TENSOR_BYTES)
+        data.chmod(path.stat().st_mode)  # it is private where it went through a temporary file
     else:
-        onnx.save(proto, path)
+        ir.save(model, path)
 
 
-def _name_k(model: onnx_ir.Model) -> None:
+def _name_k(model: ir.Model) -> None:
     """Make K of each TopK a constant.
 
     Of a sort, which asks for all there is, the exporter computes it from a shape that is known all along, and not every
@@ -386,7 +395,7 @@ def _name_k(model: onnx_ir.Model) -> None:
         name = f"topk_{kept}"
         if name not in graph.initializers:
             graph.register_initializer(
-                onnx_ir.Value(name=name, const_value=onnx_ir.tensor(np.array([kept], dtype=np.int64), name=name))
+                ir.Value(name=name, const_value=ir.tensor(np.array([kept], dtype=np.int64), name=name))
             )
         node.replace_input_with(1, graph.initializers[name])
     RemoveUnusedNodesPass()(model)
@@ -409,10 +418,24 @@ def narrowed(models: Sequence[CompressedModel], dtype: torch.dtype) -> list[Comp
     """Copies with weights of another type. Rotary frequencies stay float32, and norms compute in float32 as they do in
     the model's own code.
     """
-    copies = copy.deepcopy(list(models))  # in one go, so that they go on sharing weights
-    for one in copies:
-        cast_weights(one, dtype)
-    return copies
+    # What stands in for a weight is told to deepcopy, which would copy it in float32 first. All in one go, so that the
+    # copies go on sharing weights.
+    cast = {id(weight): nn.Parameter(weight.to(dtype, copy=True), requires_grad=False) for weight in _weights(models)}
+    return copy.deepcopy(list(models), cast)
+
+
+def discard(copies: Sequence[CompressedModel]) -> None:
+    """Free the weights of copies that are not used any more: torch goes on referring to modules that it exported."""
+    for weight in _weights(copies):
+        storage = weight.untyped_storage()
+        if storage.resizable():  # it is not where the exporter let numpy look at it, which are small ones
+            storage.resize_(0)
+
+
+def _weights(models: Sequence[CompressedModel]) -> list[nn.Parameter]:
+    """All weights of models, each once."""
+    parts = [part for model in models for part in (model.adapter.model, model)]
+    return list(dict.fromkeys(weight for part in parts for weight in part.parameters()))
 
 
 def cast_weights(model: CompressedModel, dtype: torch.dtype) -> None:
@@ -435,21 +458,29 @@ def _flatten(axes: Any) -> list[dict[int, str]]:
     return [axes] if isinstance(axes, dict) else [leaf for item in axes for leaf in _flatten(item)]
 
 
-def _name_axes(proto: onnx.ModelProto, spec: GraphSpec) -> None:
+def _name_axes(model: ir.Model, spec: GraphSpec) -> None:
     """Give dynamic dimensions the names that runtimes look for; the exporter makes up its own."""
     renamed: dict[str, str] = {}
-    for value, axes in zip(proto.graph.input, _flatten(spec.axes), strict=True):
-        for axis, name in axes.items():
-            dimension = value.type.tensor_type.shape.dim[axis]
-            renamed[dimension.dim_param] = name
-            dimension.dim_param = name
-    for value in (*proto.graph.output, *proto.graph.value_info):
-        for axis, dimension in enumerate(value.type.tensor_type.shape.dim):
-            if dimension.dim_param:
-                cache = value.name.startswith("present.") and axis == 2
-                dimension.dim_param = (
-                    "total_sequence_length" if cache else renamed.get(dimension.dim_param, dimension.dim_param)
-                )
+    for value, axes in zip(model.graph.inputs, _flatten(spec.axes), strict=True):
+        names = _names(value)
+        renamed |= {names[axis]: name for axis, name in axes.items() if axis in names}
+        _rename(value, names | axes)
+    for value in (output for node in model.graph for output in node.outputs):
+        names = {axis: renamed.get(name, name) for axis, name in _names(value).items()}
+        if (value.name or "").startswith("present.") and 2 in names:
+            names[2] = "total_sequence_length"
+        _rename(value, names)
+
+
+def _names(value: ir.Value) -> dict[int, str]:
+    """Axes whose size is not a constant, and what it is called."""
+    sizes = enumerate(value.shape or ())
+    return {axis: size.value for axis, size in sizes if not isinstance(size, int) and size.value}
+
+
+def _rename(value: ir.Value, names: dict[int, str]) -> None:
+    if names:
+        value.shape = ir.Shape([names.get(axis, size) for axis, size in enumerate(value.shape or ())])
 
 
 @contextmanager

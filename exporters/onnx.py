@@ -20,7 +20,9 @@ from exporters.graphs import (
     DEFAULT_OPSET,
     DTYPES,
     GraphSpec,
+    discard,
     export_graph,
+    external_data,
     graph_specs,
     heard_by,
     narrowed,
@@ -30,7 +32,7 @@ from exporters.graphs import (
 )
 from exporters.layers import layers_off
 from exporters.lint import check_bundle, lint, summary
-from exporters.parity import Parity, check_layers, check_parity, compare
+from exporters.parity import EncodedOnce, Parity, check_layers, check_parity, compare
 from exporters.precision import Precision, precision
 from exporters.targets import Target
 from exporters.twins import twins
@@ -44,7 +46,6 @@ from vtc.models.base import image_settings
 from vtc.plan import TokenPlan, plan
 from vtc.progress import Report, silent
 from vtc.recipe import Recipe
-from vtc.runtime.vlm import VLM
 
 COPIED_FILES = ("tokenizer.json", "special_tokens_map.json")
 NOTES = ".export.json"
@@ -134,6 +135,7 @@ def export(request: Request, out: Path) -> dict[str, Parity]:
     if notes:
         _write_json(work / VALUES, notes)
     _write_processor(request, work)
+    _name_external_data(work)
     manifest = _manifest(request, graphs)
     draft = draft_manifest(work, manifest)
     for target in request.targets:
@@ -171,6 +173,8 @@ def _export_base(request: Request, work: Path, base: str, wanted: Sequence[Preci
                 _export_one(spec, work / name, request.opset)
                 notes["graphs"][name] = _digest(work / name)
                 (work / NOTES).write_text(json.dumps(notes), encoding="utf-8")
+        if base != "fp32":
+            discard(models)
         request.progress(f"exporting {base} graphs", len(specs), len(specs))
     finally:
         request.model.adapter.set_decoder_attention("sdpa")
@@ -209,9 +213,9 @@ def _prove(request: Request, work: Path, manifest: Mapping[str, Any], one: Preci
     samples, tell = request.samples, request.progress
     models = twins(request.models, one, derived.reached)
 
-    def drafted(paths: Mapping[str, Path], name: str) -> VLM:
+    def drafted(paths: Mapping[str, Path], name: str) -> EncodedOnce:
         graphs = {graph: {name: path.relative_to(work).as_posix()} for graph, path in paths.items()}
-        return VLM(draft_manifest(work, {**manifest, "precisions": [name], "graphs": graphs}), precision=name)
+        return EncodedOnce(draft_manifest(work, {**manifest, "precisions": [name], "graphs": graphs}), name)
 
     if one.base == "bf16":
         found = check_parity(models, drafted(derived.stand_ins[one.name], one.name), one.name, samples, tell)
@@ -282,6 +286,15 @@ def _write_processor(request: Request, work: Path) -> None:
         images["image_seq_length"] = request.model.visual_tokens
     _write_json(work / "preprocessor_config.json", images)
     _write_json(work / "config.json", told_of(token_plan, _read_json(adapter.path / "config.json")))
+
+
+def _name_external_data(work: Path) -> None:
+    """Tell transformers.js, which does not look for them, of weights beside their graphs."""
+    beside = sorted(path.name for path in (work / "onnx").glob("*.onnx") if external_data(path).is_file())
+    if beside:
+        config = _read_json(work / "config.json")
+        told = {"use_external_data_format": dict.fromkeys(beside, 1)}
+        _write_json(work / "config.json", config | {"transformers.js_config": told})
 
 
 def told_of(token_plan: TokenPlan, config: Mapping[str, Any]) -> dict[str, Any]:

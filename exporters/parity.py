@@ -6,6 +6,7 @@ same (numerics)? And does the whole, run end to end, say the same (greedy tokens
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -15,10 +16,15 @@ import torch
 from numpy.typing import NDArray
 
 from exporters.precision import precision as by_name
+from vtc.bundle import Manifest
 from vtc.calibrate import Sample
 from vtc.compressed import CompressedModel
 from vtc.errors import ParityError
 from vtc.progress import Report, silent
+from vtc.runtime.generation import Batch
+from vtc.runtime.interface import Array, Tensor
+from vtc.runtime.providers import import_onnxruntime
+from vtc.runtime.session import OnnxRuntime
 from vtc.runtime.vlm import VLM
 
 LAYER_TOLERANCE = 1e-2
@@ -77,6 +83,24 @@ class Parity:
         return asdict(self)
 
 
+class EncodedOnce(VLM):
+    """A bundle that remembers what it made of images, so that vision graphs and decoder need not be loaded together."""
+
+    def __init__(self, manifest: Manifest, precision: str) -> None:
+        super().__init__(manifest, backend=OnnxRuntime(manifest, precision=precision, prepack=False))
+        self._encoded: dict[str, tuple[Tensor, Indices]] = {}
+
+    def see(self, batch: Batch, pixels: Array, embeds: Tensor) -> tuple[Tensor, Indices]:
+        """As :class:`VLM` does."""
+        key = hashlib.sha256(batch.input_ids.tobytes() + pixels.tobytes()).hexdigest()
+        if key not in self._encoded:
+            features, keep_indices = super().see(batch, pixels, embeds)
+            # A copy: the tensor itself would keep the memory of its session.
+            copy = import_onnxruntime().OrtValue.ortvalue_from_numpy(features.numpy())
+            self._encoded[key] = copy, keep_indices
+        return self._encoded[key]
+
+
 def check_parity(
     models: Sequence[CompressedModel],
     bundle: VLM,
@@ -126,11 +150,12 @@ def compare(
     Unless `strict`, which tokens it keeps is not judged, and logits count whatever was kept.
     """
     limits = by_name(precision)
+    served = [models[bundle.manifest.images.index(bundle.serve([sample.images]))] for sample in samples]
+    seen = [_compare_vision(model, bundle, sample) for model, sample in zip(served, samples, strict=True)]
+    bundle.close_vision()
     equal_indices, features_diff, logits_diff, matches, near_ties = [], 0.0, 0.0, 0, 0
-    for done, sample in enumerate(samples, start=1):
-        model = models[bundle.manifest.images.index(bundle.serve([sample.images]))]
+    for done, (model, sample, (moved, difference)) in enumerate(zip(served, samples, seen, strict=True), start=1):
         allowed = max(1, int(limits.moved * model.visual_tokens)) if strict else model.visual_tokens
-        moved, difference = _compare_vision(model, bundle, sample)
         if not any(moved):
             moved = _moved_in_decoder(model, bundle, sample) or moved
         if max(moved, default=0) > allowed and max(moved) > _moved_by_noise(model, sample):

@@ -11,6 +11,7 @@ import click
 from exporters.precision import NAMES, PRECISIONS, precision
 from vtc.cli.serving import serving_options, servings
 from vtc.errors import InputError
+from vtc.heap import return_large_blocks
 from vtc.layout import Grid
 from vtc.progress import progress
 
@@ -83,6 +84,7 @@ def command(
     targets = [target(name) for name in dict.fromkeys(target_names)]
     for one in targets:
         one.check_export(precisions, opset)
+    return_large_blocks()
     with progress() as tell:
         from exporters.onnx import Request, export
         from vtc.calibrate import samples_from

@@ -46,18 +46,35 @@ class Memory:
 
 
 def peak_rss_mb() -> float | None:
-    """Peak resident memory of this process since it was started, in MiB."""
-    try:
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    if found:
-        return int(found[1]) / 1024
-    if platform.system() != "Darwin":
-        return None
+    """Peak resident memory of this process since it was started or :func:`forget_peak`, in MiB."""
+    peak = _status("VmHWM")
+    if peak is not None or platform.system() != "Darwin":
+        return peak
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MB
+
+
+def rss_mb() -> float | None:
+    """Resident memory of this process, in MiB."""
+    return _status("VmRSS")
+
+
+def forget_peak() -> bool:
+    """Have the peak counted from here on; whether the system can."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _status(name: str) -> float | None:
+    try:
+        found = re.search(rf"^{name}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) / 1024 if found else None
 
 
 def measure_memory(

@@ -38,6 +38,8 @@ class Graph:
     provider : Provider
     threads : int or None
         Threads of one operator; None leaves it to ONNX Runtime.
+    prepack : bool
+        Whether weights may be laid out anew for speed; while the graph is loaded, the largest is then there twice.
 
     Attributes
     ----------
@@ -54,10 +56,10 @@ class Graph:
         If ONNX Runtime cannot load the graph.
     """
 
-    def __init__(self, path: Path, provider: Provider, threads: int | None = None) -> None:
+    def __init__(self, path: Path, provider: Provider, threads: int | None = None, prepack: bool = True) -> None:
         self.provider = provider
         self._runtime = import_onnxruntime()
-        self._session = self._open(path, provider, threads)
+        self._session = self._open(path, provider, threads, prepack)
         self._binding = self._session.io_binding()
         self._device = "cuda" if self._session.get_providers()[0] in ON_GPU else "cpu"
         self.inputs = {value.name: DTYPES.get(value.type, np.float32) for value in self._session.get_inputs()}
@@ -65,7 +67,7 @@ class Graph:
         self.run_ms = 0.0
         self.most_past: int | None = None
 
-    def _open(self, path: Path, provider: Provider, threads: int | None) -> Any:
+    def _open(self, path: Path, provider: Provider, threads: int | None, prepack: bool) -> Any:
         options = self._runtime.SessionOptions()
         options.log_severity_level = 3
         # A bundle is several sessions that run in turn. Threads that spin between runs take the cores away
@@ -73,6 +75,7 @@ class Graph:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Left alone, it rounds what meets weights of few bits to 8 bits too, which a bundle does not ask for.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        options.add_session_config_entry("session.disable_prepacking", str(int(not prepack)))
         if threads is not None:
             options.intra_op_num_threads = threads
         names = list(dict.fromkeys([provider.name, "CPUExecutionProvider"]))
@@ -157,6 +160,8 @@ class OnnxRuntime:
         One that the bundle holds; None takes float16 on a GPU and float32 on the CPU where there is a choice.
     threads : int or None
         Threads of one operator; None leaves it to ONNX Runtime.
+    prepack : bool
+        As for :class:`Graph`.
 
     Raises
     ------
@@ -170,8 +175,9 @@ class OnnxRuntime:
         provider: str | None = None,
         precision: str | None = None,
         threads: int | None = None,
+        prepack: bool = True,
     ) -> None:
-        self._manifest, self._threads = manifest, threads
+        self._manifest, self._threads, self._prepack = manifest, threads, prepack
         self._provider = choose_provider(provider)
         self.provider = self._provider.short_name
         self.precision = precision or _default_precision(manifest, self._provider)
@@ -181,7 +187,7 @@ class OnnxRuntime:
 
     def open(self, graph: str) -> Graph:
         """A session for a graph of the bundle."""
-        return Graph(self._manifest.graph(graph, self.precision), self._provider, self._threads)
+        return Graph(self._manifest.graph(graph, self.precision), self._provider, self._threads, self._prepack)
 
     def admit(self, needed: Limits) -> None:
         """ONNX graphs take any number of prompts, images and tokens."""

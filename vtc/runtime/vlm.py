@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from vtc.runtime.backends import open_backend
 from vtc.runtime.decoder import Cache, Decoder, Logits
 from vtc.runtime.generation import Batch, Generation, Prefilled, RunningGeneration, milliseconds_since
 from vtc.runtime.image import open_image
-from vtc.runtime.interface import Array, IntArray, LoadedGraph, Tensor
+from vtc.runtime.interface import Array, Backend, IntArray, LoadedGraph, Tensor
 from vtc.runtime.sampling import Sampler
 from vtc.runtime.text import Text
 from vtc.sequence import asked, clips
@@ -33,7 +34,9 @@ ImageLike = str | Path | Image.Image
 
 
 class VLM:
-    """A bundle, loaded. Not for several threads at once.
+    """A bundle. Not for several threads at once.
+
+    Graphs are loaded when they are first wanted, those that every answer needs at the latest by :meth:`open`.
 
     Parameters
     ----------
@@ -44,8 +47,9 @@ class VLM:
         One that the bundle holds; None takes float16 on a GPU and float32 on the CPU where there is a choice.
     threads : int or None
         Threads of one operator; None leaves it to ONNX Runtime.
-    backend : str
-        ``onnxruntime``, or ``tensorrt`` for engines that ``vtc build`` made of the bundle.
+    backend : str or Backend
+        ``onnxruntime``, or ``tensorrt`` for engines that ``vtc build`` made of the bundle; or what is to run the graphs
+        itself, to which the options do not apply.
     engines : path or None
         Directory of the engines; None takes those in the bundle that fit this machine (see
         :func:`~vtc.runtime.engine_sets.choose_engines`).
@@ -67,26 +71,25 @@ class VLM:
         precision: str | None = None,
         threads: int | None = None,
         *,
-        backend: str = BACKENDS[0],
+        backend: str | Backend = BACKENDS[0],
         engines: str | Path | None = None,
         verify: bool = True,
     ) -> None:
         self.manifest = manifest
-        self.backend = open_backend(
-            manifest,
-            backend,
-            provider=provider,
-            precision=precision,
-            threads=threads,
-            engines=engines,
-            verify=verify,
-        )
+        if isinstance(backend, str):
+            backend = open_backend(
+                manifest,
+                backend,
+                provider=provider,
+                precision=precision,
+                threads=threads,
+                engines=engines,
+                verify=verify,
+            )
+        self.backend = backend
         self.precision, self.provider = self.backend.precision, self.backend.provider
         self.text = Text(manifest)
         self._visions: dict[str, LoadedGraph] = {}
-        self.vision(manifest.images[0])
-        self.embedding = self.backend.open("embed_tokens")
-        self.decoder = Decoder(manifest, self.backend, self.embedding)
 
     @classmethod
     def load(
@@ -99,7 +102,7 @@ class VLM:
         backend: str = BACKENDS[0],
         engines: str | Path | None = None,
     ) -> VLM:
-        """Load a bundle.
+        """Load a bundle and the graphs that every answer needs.
 
         Parameters
         ----------
@@ -115,7 +118,34 @@ class VLM:
             If the bundle is incomplete, changed, or made by a newer vtc.
         """
         manifest = load_manifest(path, verify=verify)
-        return cls(manifest, provider, precision, threads, backend=backend, engines=engines, verify=verify)
+        vlm = cls(manifest, provider, precision, threads, backend=backend, engines=engines, verify=verify)
+        vlm.open()
+        return vlm
+
+    def open(self) -> None:
+        """Load the graphs that every answer needs.
+
+        Raises
+        ------
+        BundleError
+            If one cannot be loaded.
+        """
+        self.vision(self.manifest.images[0])
+        _ = self.embedding, self.decoder
+
+    @cached_property
+    def embedding(self) -> LoadedGraph:
+        """The graph that embeds token ids."""
+        return self.backend.open("embed_tokens")
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The decoder's graphs."""
+        return Decoder(self.manifest, self.backend, self.embedding)
+
+    def close_vision(self) -> None:
+        """Let go of the vision graphs until the next image comes."""
+        self._visions.clear()
 
     @property
     def image_tokens(self) -> int:
@@ -281,7 +311,7 @@ class VLM:
         if batch.pixels is None:
             return []
         if not any(segment.selector and segment.selector.kind == "prune" for segment in self.manifest.segments):
-            return [self._see(batch, batch.pixels, self._embed(batch))[1]]
+            return [self.see(batch, batch.pixels, self._embed(batch))[1]]
         prefilled = self.prefill(batch)
         kept = [prefilled.keep_indices]
         for chosen in prefilled.cache.kept:
@@ -305,7 +335,7 @@ class VLM:
         _, batch = self.inputs(images, prompts)
         if batch.pixels is None:
             raise InputError("there is no image to encode")
-        features, keep_indices = self._see(batch, batch.pixels, self._embed(batch))
+        features, keep_indices = self.see(batch, batch.pixels, self._embed(batch))
         return features.numpy(), keep_indices
 
     def preprocess(self, images: Sequence[Image.Image]) -> Array:
@@ -341,8 +371,9 @@ class VLM:
         keep_indices = np.zeros((0, batch.served.keep), dtype=np.int64)
         embeds: Tensor | Array = (tokens := self._embed(batch))
         if batch.pixels is not None:
-            features, keep_indices = self._see(batch, batch.pixels, tokens)
-            vision_ms = self.vision(batch.served).run_ms
+            features, keep_indices = self.see(batch, batch.pixels, tokens)
+            vision = self._visions.get(batch.served.suffix)
+            vision_ms = vision.run_ms if vision else 0.0  # closed where features were known already
             embeds = self.backend.place(tokens, features, batch.input_ids == batch.served.token_id)
         begin = time.perf_counter()
         logits, cache = self.decoder.prefill(embeds, batch.input_ids, batch.mask, keep_indices, batch.served)
@@ -352,7 +383,7 @@ class VLM:
         """Embeddings (B, S, E') of the token ids, placeholders included."""
         return self.embedding.run({"input_ids": batch.input_ids})[0]
 
-    def _see(self, batch: Batch, pixels: Array, embeds: Tensor) -> tuple[Tensor, IntArray]:
+    def see(self, batch: Batch, pixels: Array, embeds: Tensor) -> tuple[Tensor, IntArray]:
         """Encode a batch's images, by the questions where the bundle asks for them.
 
         Returns
