@@ -48,7 +48,7 @@ def layers_off(
     scratch = path.with_name(f"{path.name}.layers")
     onnx.save(graph, scratch)
     try:
-        session = Graph(scratch, choose_provider("cpu"))
+        session = Graph(scratch, choose_provider("cpu"), sparing=True)
     finally:
         scratch.unlink()
     modules: dict[str, nn.Module] = dict(twin.adapter.model.named_modules())

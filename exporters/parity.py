@@ -87,7 +87,7 @@ class EncodedOnce(VLM):
     """A bundle that remembers what it made of images, so that vision graphs and decoder need not be loaded together."""
 
     def __init__(self, manifest: Manifest, precision: str) -> None:
-        super().__init__(manifest, backend=OnnxRuntime(manifest, precision=precision, prepack=False))
+        super().__init__(manifest, backend=OnnxRuntime(manifest, precision=precision, sparing=True))
         self._encoded: dict[str, tuple[Tensor, Indices]] = {}
 
     def see(self, batch: Batch, pixels: Array, embeds: Tensor) -> tuple[Tensor, Indices]:

@@ -129,7 +129,7 @@ def measure(
     reached: dict[str, Reached] = {}
     onnx.save(graph, scratch)
     try:
-        session = Graph(scratch, choose_provider(None))
+        session = Graph(scratch, choose_provider(None), sparing=True)
     finally:
         scratch.unlink()
 

@@ -38,8 +38,9 @@ class Graph:
     provider : Provider
     threads : int or None
         Threads of one operator; None leaves it to ONNX Runtime.
-    prepack : bool
-        Whether weights may be laid out anew for speed; while the graph is loaded, the largest is then there twice.
+    sparing : bool
+        Take less memory and more time: weights are neither laid out anew nor converted before they are needed, which
+        takes a second copy of them.
 
     Attributes
     ----------
@@ -56,10 +57,10 @@ class Graph:
         If ONNX Runtime cannot load the graph.
     """
 
-    def __init__(self, path: Path, provider: Provider, threads: int | None = None, prepack: bool = True) -> None:
+    def __init__(self, path: Path, provider: Provider, threads: int | None = None, sparing: bool = False) -> None:
         self.provider = provider
         self._runtime = import_onnxruntime()
-        self._session = self._open(path, provider, threads, prepack)
+        self._session = self._open(path, provider, threads, sparing)
         self._binding = self._session.io_binding()
         self._device = "cuda" if self._session.get_providers()[0] in ON_GPU else "cpu"
         self.inputs = {value.name: DTYPES.get(value.type, np.float32) for value in self._session.get_inputs()}
@@ -67,7 +68,7 @@ class Graph:
         self.run_ms = 0.0
         self.most_past: int | None = None
 
-    def _open(self, path: Path, provider: Provider, threads: int | None, prepack: bool) -> Any:
+    def _open(self, path: Path, provider: Provider, threads: int | None, sparing: bool) -> Any:
         options = self._runtime.SessionOptions()
         options.log_severity_level = 3
         # A bundle is several sessions that run in turn. Threads that spin between runs take the cores away
@@ -75,7 +76,7 @@ class Graph:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Left alone, it rounds what meets weights of few bits to 8 bits too, which a bundle does not ask for.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-        options.add_session_config_entry("session.disable_prepacking", str(int(not prepack)))
+        options.add_session_config_entry("session.disable_prepacking", str(int(sparing)))
         if threads is not None:
             options.intra_op_num_threads = threads
         names = list(dict.fromkeys([provider.name, "CPUExecutionProvider"]))
@@ -84,23 +85,25 @@ class Graph:
             if provider.name == "TensorrtExecutionProvider":
                 names.insert(1, "CUDAExecutionProvider")
         try:
-            session = self._start(path, options, names)
+            session = self._start(path, options, names, ["ConstantFolding"] if sparing else [])
         except Exception as error:  # ONNX Runtime raises a kind of its own for each status code
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise BundleError(f"{path}: ONNX Runtime cannot load the graph ({reason})") from error
         return session
 
-    def _start(self, path: Path, options: Any, names: list[str]) -> Any:
-        try:
+    def _start(self, path: Path, options: Any, names: list[str], without: list[str]) -> Any:
+        def start() -> Any:
             with quiet_stderr():
-                return self._runtime.InferenceSession(str(path), options, providers=names)
+                return self._runtime.InferenceSession(str(path), options, names, disabled_optimizers=without)
+
+        try:
+            return start()
         except Exception as error:
             if "float8" not in str(error):
                 raise
             # Its optimizer moves float8 to operators that do not take it; the graph as it is runs.
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-            with quiet_stderr():
-                return self._runtime.InferenceSession(str(path), options, providers=names)
+            return start()
 
     @property
     def providers(self) -> list[str]:
@@ -160,7 +163,7 @@ class OnnxRuntime:
         One that the bundle holds; None takes float16 on a GPU and float32 on the CPU where there is a choice.
     threads : int or None
         Threads of one operator; None leaves it to ONNX Runtime.
-    prepack : bool
+    sparing : bool
         As for :class:`Graph`.
 
     Raises
@@ -175,9 +178,9 @@ class OnnxRuntime:
         provider: str | None = None,
         precision: str | None = None,
         threads: int | None = None,
-        prepack: bool = True,
+        sparing: bool = False,
     ) -> None:
-        self._manifest, self._threads, self._prepack = manifest, threads, prepack
+        self._manifest, self._threads, self._sparing = manifest, threads, sparing
         self._provider = choose_provider(provider)
         self.provider = self._provider.short_name
         self.precision = precision or _default_precision(manifest, self._provider)
@@ -187,7 +190,7 @@ class OnnxRuntime:
 
     def open(self, graph: str) -> Graph:
         """A session for a graph of the bundle."""
-        return Graph(self._manifest.graph(graph, self.precision), self._provider, self._threads, self._prepack)
+        return Graph(self._manifest.graph(graph, self.precision), self._provider, self._threads, self._sparing)
 
     def admit(self, needed: Limits) -> None:
         """ONNX graphs take any number of prompts, images and tokens."""
