@@ -80,26 +80,43 @@ def probe(model: ModelProto, kind: int, others: Collection[str] = ()) -> ModelPr
         node.output[:] = [name and TWIN + name for name in node.output]
         node.name = node.name and TWIN + node.name
     graph = wide.graph
+    noted = (*graph.value_info, *graph.input)
+    shapes = {value.name: value.type.tensor_type.shape for value in noted}
     del graph.value_info[:]
     graph.node.extend(rounded.graph.node)
-    graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), "probe/zero"))
-    graph.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), "probe/flat"))
-    for name in looked_at:
-        graph.node.extend(_largest(name, LARGEST + name))
-        graph.output.append(helper.make_tensor_value_info(LARGEST + name, TensorProto.FLOAT, None))
+    # ONNX Runtime begins with what the last node that nobody uses asks for. So values are measured in the order in
+    # which they are made, and need not all be kept until the end.
+    for name in reversed(looked_at):
+        empty = "past_sequence_length" in _sizes(shapes.get(name))
         if name not in shared:
             graph.node.append(helper.make_node("Sub", [TWIN + name, name], [f"{name}/error"]))
-            graph.node.extend(_largest(f"{name}/error", DIFFERENCE + name))
+            graph.node.extend(_largest(f"{name}/error", DIFFERENCE + name, empty=empty))
             graph.output.append(helper.make_tensor_value_info(DIFFERENCE + name, TensorProto.FLOAT, None))
+        graph.node.extend(_largest(name, LARGEST + name, empty=empty))
+        graph.output.append(helper.make_tensor_value_info(LARGEST + name, TensorProto.FLOAT, None))
+    if any("probe/zero" in node.input for node in graph.node):
+        graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), "probe/zero"))
+        graph.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), "probe/flat"))
     return wide
 
 
-def _largest(name: str, result: str) -> list[NodeProto]:
+def _largest(name: str, result: str, *, empty: bool) -> list[NodeProto]:
     """Largest magnitude of a value, 0 of one without elements, which have no largest."""
-    flat = helper.make_node("Reshape", [name, "probe/flat"], [f"{result}/flat"])
-    some = helper.make_node("Concat", [f"{result}/flat", "probe/zero"], [f"{result}/some"], axis=0)
-    size = helper.make_node("Abs", [f"{result}/some"], [f"{result}/size"])
-    return [flat, some, size, helper.make_node("ReduceMax", [f"{result}/size"], [result], keepdims=0)]
+    nodes, source = [], name
+    if empty:
+        source = f"{result}/some"
+        nodes.append(helper.make_node("Reshape", [name, "probe/flat"], [f"{result}/flat"]))
+        nodes.append(helper.make_node("Concat", [f"{result}/flat", "probe/zero"], [source], axis=0))
+    # Without a copy of all magnitudes.
+    nodes.append(helper.make_node("ReduceMax", [source], [f"{result}/most"], keepdims=0))
+    nodes.append(helper.make_node("ReduceMin", [source], [f"{result}/least"], keepdims=0))
+    nodes.append(helper.make_node("Neg", [f"{result}/least"], [f"{result}/below"]))
+    nodes.append(helper.make_node("Max", [f"{result}/most", f"{result}/below"], [result]))
+    return nodes
+
+
+def _sizes(shape: onnx.TensorShapeProto | None) -> set[str]:
+    return {size.dim_param for size in shape.dim} if shape is not None else set()
 
 
 def _copy(model: ModelProto) -> ModelProto:
