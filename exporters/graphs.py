@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import mmap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 DEFAULT_OPSET = 20
 SHARED_ELEMENTS = 2**20
 """Constants up to this size are compared with each other; larger ones are weights."""
-EXTERNAL_DATA_BYTES = 2**27
+EXTERNAL_DATA_BYTES = 2**25
 """Weights above this go into a file beside the graph.
 
 They are written there out of the model's own memory, and runtimes map the file into theirs; inside the graph, which
@@ -43,6 +44,10 @@ protobuf limits to 2 GiB, both cost copies of all weights.
 """
 EXTERNAL_TENSOR_BYTES = 1024
 """Smaller ones stay in the graph even then: shapes and the like, which are to be read without the file."""
+OWN_BLOCK_ELEMENTS = 2**16
+"""Weights of a copy that are at least so large get memory of their own."""
+_BLOCK = "block"
+"""Attribute of a weight: the memory that it is in."""
 
 
 @dataclass(frozen=True)
@@ -367,16 +372,29 @@ def as_half(models: Sequence[CompressedModel]) -> list[CompressedModel]:
     """
     # What stands in for a weight is told to deepcopy, which would copy it in float32 first. All in one go, so that the
     # copies go on sharing weights.
-    halves = {id(weight): nn.Parameter(weight.half(), requires_grad=False) for weight in _weights(models)}
+    halves = {id(weight): _half(weight) for weight in _weights(models)}
     return copy.deepcopy(list(models), halves)
 
 
+def _half(weight: nn.Parameter) -> nn.Parameter:
+    """A weight in float16, a large one in memory of its own for :func:`discard`."""
+    if weight.numel() < OWN_BLOCK_ELEMENTS or not hasattr(mmap, "MADV_DONTNEED"):
+        return nn.Parameter(weight.half(), requires_grad=False)
+    block = mmap.mmap(-1, 2 * weight.numel(), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    half = nn.Parameter(torch.frombuffer(block, dtype=torch.float16).view(weight.shape), requires_grad=False)
+    half.data.copy_(weight)
+    setattr(half, _BLOCK, block)
+    return half
+
+
 def discard(copies: Sequence[CompressedModel]) -> None:
-    """Free the weights of copies that are not used any more: torch goes on referring to modules that it exported."""
+    """Give back the memory of copies that are not used any more, whose weights become zero.
+
+    Letting go of them does not do: torch and onnxscript go on referring to much of what they exported.
+    """
     for weight in _weights(copies):
-        storage = weight.untyped_storage()
-        if storage.resizable():  # it is not where the exporter let numpy look at it, which are small ones
-            storage.resize_(0)
+        if hasattr(weight, _BLOCK):
+            getattr(weight, _BLOCK).madvise(mmap.MADV_DONTNEED)
 
 
 def _weights(models: Sequence[CompressedModel]) -> list[nn.Parameter]:
