@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import mmap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 DEFAULT_OPSET = 20
 SHARED_ELEMENTS = 2**20
 """Constants up to this size are compared with each other; larger ones are weights."""
-EXTERNAL_DATA_BYTES = 2**27
+EXTERNAL_DATA_BYTES = 2**25
 """Weights above this go into a file beside the graph.
 
 They are written there out of the model's own memory, and runtimes map the file into theirs; inside the graph, which
@@ -45,6 +46,10 @@ protobuf limits to 2 GiB, both cost copies of all weights.
 """
 EXTERNAL_TENSOR_BYTES = 1024
 """Smaller ones stay in the graph even then: shapes and the like, which are to be read without the file."""
+OWN_BLOCK_ELEMENTS = 2**16
+"""Weights of a copy that are at least so large get memory of their own."""
+_BLOCK = "block"
+"""Attribute of a weight: the memory that it is in."""
 
 
 @dataclass(frozen=True)
@@ -420,16 +425,29 @@ def narrowed(models: Sequence[CompressedModel], dtype: torch.dtype) -> list[Comp
     """
     # What stands in for a weight is told to deepcopy, which would copy it in float32 first. All in one go, so that the
     # copies go on sharing weights.
-    cast = {id(weight): nn.Parameter(weight.to(dtype, copy=True), requires_grad=False) for weight in _weights(models)}
+    cast = {id(weight): _narrow(weight, dtype) for weight in _weights(models)}
     return copy.deepcopy(list(models), cast)
 
 
+def _narrow(weight: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:
+    """A weight in another type, a large one in memory of its own for :func:`discard`."""
+    if weight.numel() < OWN_BLOCK_ELEMENTS or not hasattr(mmap, "MADV_DONTNEED"):
+        return nn.Parameter(weight.to(dtype, copy=True), requires_grad=False)
+    block = mmap.mmap(-1, dtype.itemsize * weight.numel(), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    narrow = nn.Parameter(torch.frombuffer(block, dtype=dtype).view(weight.shape), requires_grad=False)
+    narrow.data.copy_(weight)
+    setattr(narrow, _BLOCK, block)
+    return narrow
+
+
 def discard(copies: Sequence[CompressedModel]) -> None:
-    """Free the weights of copies that are not used any more: torch goes on referring to modules that it exported."""
+    """Give back the memory of copies that are not used any more, whose weights become zero.
+
+    Letting go of them does not do: torch and onnxscript go on referring to much of what they exported.
+    """
     for weight in _weights(copies):
-        storage = weight.untyped_storage()
-        if storage.resizable():  # it is not where the exporter let numpy look at it, which are small ones
-            storage.resize_(0)
+        if hasattr(weight, _BLOCK):
+            getattr(weight, _BLOCK).madvise(mmap.MADV_DONTNEED)
 
 
 def _weights(models: Sequence[CompressedModel]) -> list[nn.Parameter]:

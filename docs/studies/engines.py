@@ -43,7 +43,9 @@ class Peaks:
         forget_peak()
 
     def enter(self, stage: str) -> None:
-        """Close the stage before and begin another."""
+        """Close the stage before and begin another, if it is another."""
+        if stage == self._stage:
+            return
         now = time.perf_counter()
         if self._stage:
             told = self.stages.setdefault(self._stage, {"seconds": 0.0, "peak_mb": 0.0})
@@ -128,7 +130,7 @@ def build_engines(work: Path, recipe_name: str, capability: str) -> dict[str, An
     peaks.enter("start")
 
     def progress(what: str, done: int, total: int) -> None:
-        peaks.enter(what.split()[-1])
+        peaks.enter(what.split()[-1].removesuffix("_fp16"))  # graphs are told of by name, and by file before
 
     built = build(Request(bundle, target("rtx"), "fp16", (capability,), progress=progress), out)
     peaks.enter("")

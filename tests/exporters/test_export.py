@@ -315,6 +315,9 @@ def test_large_weights_go_beside_their_graph(
     assert data.stat().st_size < 1.1 * sum(tensor.nbytes for tensor in decoder)
     assert data.stat().st_mode == graph.stat().st_mode
     assert VLM.load(tmp_path / "bundle").ask(image(0), "what is it ?", 4) is not None
+    beside = {path.name.removesuffix("_data") for path in (tmp_path / "bundle/onnx").glob("*_data")}
+    told = json.loads((tmp_path / "bundle/config.json").read_text())["transformers.js_config"]
+    assert set(told["use_external_data_format"]) == beside >= {graph.name}
 
 
 def test_other_directories_are_left_alone(adapter: VLMAdapter, tmp_path: Path) -> None:
@@ -341,3 +344,39 @@ def test_equal_constants_are_written_and_worked_on_once(tmp_path: Path) -> None:
     graph = onnx.load(tmp_path / "layers.onnx").graph
     assert [node.op_type for node in graph.node].count("Cos") == 1
     assert sum(2000 in constant.dims for constant in graph.initializer) == 1
+
+
+def test_copies_in_half_precision_share_what_the_models_share(
+    siglip: VLMAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "OWN_BLOCK_ELEMENTS", 1000)
+    models = [compress(siglip, recipe(*RECIPES[name])) for name in ("original", "visual_only")]
+    one, other = graphs.as_half(models)
+    head = one.adapter.head.weight
+    assert head is one.adapter.embed_tokens.weight is other.adapter.head.weight  # tied
+    assert {weight.dtype for weight in one.parameters()} == {torch.float16}
+    assert torch.equal(head, siglip.head.weight.half())
+    graphs.discard([one, other])
+    assert not head.any()
+    assert siglip.head.weight.dtype == torch.float32
+    assert siglip.head.weight.any()
+
+
+def test_vision_graphs_are_closed_before_the_decoder_is_opened(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, path = exported("cls")
+    opened: list[str] = []
+    bundle = parity.EncodedOnce(load_manifest(path), "fp32")
+    real = bundle.backend.open
+
+    def noted(name: str) -> Any:
+        opened.append(name)
+        if name.startswith("decoder"):
+            assert not bundle._visions
+        return real(name)
+
+    monkeypatch.setattr(bundle.backend, "open", noted)
+    found = check_parity(asked.models, bundle, "fp32", asked.samples)
+    assert (found.indices_equal, found.greedy_match) == (1.0, 1.0)
+    assert sorted(opened) == ["decoder_model_merged", "embed_tokens", "vision_encoder"]  # each once
