@@ -77,6 +77,7 @@ class Graph:
         # Left alone, it rounds what meets weights of few bits to 8 bits too, which a bundle does not ask for.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         options.add_session_config_entry("session.disable_prepacking", str(int(sparing)))
+        options.enable_cpu_mem_arena = not sparing  # which grows by powers of two, and never shrinks
         if threads is not None:
             options.intra_op_num_threads = threads
         names = list(dict.fromkeys([provider.name, "CPUExecutionProvider"]))
