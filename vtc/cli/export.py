@@ -47,7 +47,7 @@ interrupted export is taken up again by the same command."""
     show_default=True,
     type=click.Choice(NAMES),
     metavar="P",
-    help="See below; give it several times for several in one bundle.",
+    help="As above; give it several times for several in one bundle.",
 )
 @click.option(
     "--target",
