@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from exporters.graphs import external_data
 from exporters.precision import precision as by_name
 from vtc.bundle import Manifest
 from vtc.calibrate import Sample
@@ -87,7 +88,8 @@ class EncodedOnce(VLM):
     """A bundle that remembers what it made of images, so that vision graphs and decoder need not be loaded together."""
 
     def __init__(self, manifest: Manifest, precision: str) -> None:
-        super().__init__(manifest, backend=OnnxRuntime(manifest, precision=precision, sparing=True))
+        large = any(external_data(manifest.graph(name, precision)).is_file() for name in manifest.graphs)
+        super().__init__(manifest, backend=OnnxRuntime(manifest, precision=precision, sparing=large))
         self._encoded: dict[str, tuple[Tensor, Indices]] = {}
 
     def see(self, batch: Batch, pixels: Array, embeds: Tensor) -> tuple[Tensor, Indices]:
