@@ -177,8 +177,8 @@ def export_table(results: dict[str, Any]) -> str:
         beyond = [f"{stages['graphs']:,.0f}", f"{stages['parity']:,.0f}"]
         share = f"**{told['beyond_mb'] / size:.2f}**"
         rows.append([f"`{name}`", f"{size:,.0f}", f"{told['model_mb']:,.0f}", *beyond, share, *seconds])
-    head = ["recipe", "checkpoint", "model loaded", "graphs, beyond it", "parity, beyond it", "most / checkpoint"]
-    return table([*head, "graphs, s", "parity, s"], rows)
+    head = ["recipe", "checkpoint", "model loaded", "graphs, beyond it", "proof, beyond it", "most / checkpoint"]
+    return table([*head, "graphs, s", "proof, s"], rows)
 
 
 def build_table(results: dict[str, Any]) -> str:
