@@ -91,9 +91,10 @@ def probe(model: ModelProto, kind: int, others: Collection[str] = ()) -> ModelPr
         if name not in shared:
             graph.node.append(helper.make_node("Sub", [TWIN + name, name], [f"{name}/error"]))
             graph.node.extend(_largest(f"{name}/error", DIFFERENCE + name, empty=empty))
-            graph.output.append(helper.make_tensor_value_info(DIFFERENCE + name, TensorProto.FLOAT, None))
         graph.node.extend(_largest(name, LARGEST + name, empty=empty))
-        graph.output.append(helper.make_tensor_value_info(LARGEST + name, TensorProto.FLOAT, None))
+    for name in looked_at:
+        found = [LARGEST + name] if name in shared else [LARGEST + name, DIFFERENCE + name]
+        graph.output.extend(helper.make_tensor_value_info(result, TensorProto.FLOAT, None) for result in found)
     if any("probe/zero" in node.input for node in graph.node):
         graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), "probe/zero"))
         graph.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), "probe/flat"))

@@ -351,7 +351,7 @@ def test_copies_in_half_precision_share_what_the_models_share(
 ) -> None:
     monkeypatch.setattr(graphs, "OWN_BLOCK_ELEMENTS", 1000)
     models = [compress(siglip, recipe(*RECIPES[name])) for name in ("original", "visual_only")]
-    one, other = graphs.as_half(models)
+    one, other = graphs.narrowed(models, torch.float16)
     head = one.adapter.head.weight
     assert head is one.adapter.embed_tokens.weight is other.adapter.head.weight  # tied
     assert {weight.dtype for weight in one.parameters()} == {torch.float16}
