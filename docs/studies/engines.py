@@ -146,7 +146,8 @@ def run(step: str, work: Path, *arguments: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "docs.studies.engines", "--work", str(work), "--step", step, *arguments]
     print(step, *arguments, file=sys.stderr, flush=True)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+    return {**json.loads(done.stdout.splitlines()[-1]), "threads": threads}
 
 
 # Report ---------------------------------------------------------------------------------------------------------------
@@ -159,7 +160,6 @@ def machine() -> dict[str, Any]:
     return {
         "processor": found[1] if found else platform.machine(),
         "cores": os.cpu_count(),
-        "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "transformers", "onnx", "onnx-ir", "tensorrt-rtx")},
