@@ -17,12 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exporters.targets import Target
-from vtc.engines import Library, Profile
+from exporters.targets import PRODUCTS, Target
+from vtc.engines import Profile
 from vtc.errors import InputError, MissingDependency, VtcError
 from vtc.progress import Report, silent
-
-PRODUCTS: dict[Library, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 
 _NOISE = ("catchCudaError", "While parsing node", "--- Begin node", "--- End node", "In function ")
 """In lines that TensorRT logs as errors: that there is no GPU, which RTX asks for in vain, and frames round a cause."""
@@ -212,11 +210,9 @@ def import_library(target: Target) -> Any:
         raise MissingDependency(
             f"target '{target.name}' needs {product}, which cannot be imported ({error}): {target.install}"
         ) from error
-    release = tuple(int(part) for part in module.__version__.split(".")[:2])
-    if release < target.release or release[0] != target.release[0]:
-        wanted = ".".join(map(str, target.release))
+    if not target.includes([int(part) for part in module.__version__.split(".")[:2]]):
         raise InputError(
-            f"target '{target.name}' is {product} {wanted} or a later {target.release[0]}.x, "
+            f"target '{target.name}' is {product} {target.oldest} or a later {target.release[0]}.x, "
             f"and {module.__version__} is installed: {target.install}, or give another --target"
         )
     return module

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnx import ModelProto
 
 from exporters.floats import NARROW, widen
-from exporters.graphs import DTYPES, Heard, save_graph
+from exporters.graphs import DTYPES, Heard, external_data, save_graph
 from exporters.precision import Precision
 from exporters.protect import protect, report, worst_first
 from exporters.quantize import Linear, Rounded, linear_weights, multiplied, quantize
@@ -163,7 +163,7 @@ def _publish(path: Path, out: Path) -> None:
     for tensor in model.graph.initializer:
         for entry in tensor.external_data:
             if entry.key == "location":
-                data = out.with_name(f"{out.name}_data")
+                data = external_data(out)
                 if not (data.exists() and data.samefile(path.with_name(entry.value))):
                     data.unlink(missing_ok=True)
                     _link(path.with_name(entry.value), data)

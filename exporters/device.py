@@ -202,8 +202,7 @@ def _page(manifest: Manifest, targets: Sequence[Target], limits: Limits, scripts
 
 def _graph_bytes(manifest: Manifest, precision: str) -> int:
     """Of a precision's graphs with their weights, in one file or beside it."""
-    graphs = {paths[precision] for paths in manifest.graphs.values()}
-    return sum(entry.bytes for name, entry in manifest.files.items() if name.removesuffix("_data") in graphs)
+    return sum(file.bytes for graph in manifest.graphs for file in manifest.graph_files(graph, precision).values())
 
 
 def _cache_bytes(manifest: Manifest, precision: str, limits: Limits) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 from dataclasses import dataclass
+
+from vtc.runtime.providers import cuda_driver
 
 # Of CUdevice_attribute.
 _INTEGRATED, _MAJOR, _MINOR = 18, 75, 76
@@ -31,13 +32,8 @@ class Gpu:
 
 def gpu_here() -> Gpu | None:
     """The first GPU that the driver offers; None without a driver or a GPU."""
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        driver = ctypes.CDLL(library)
-    except OSError:
-        return None
-    device, memory = ctypes.c_int(0), ctypes.c_size_t(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGet(ctypes.byref(device), 0) != 0:
+    driver, device, memory = cuda_driver(), ctypes.c_int(0), ctypes.c_size_t(0)
+    if driver is None or driver.cuDeviceGet(ctypes.byref(device), 0) != 0:
         return None
 
     def attribute(number: int) -> int:

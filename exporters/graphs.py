@@ -23,6 +23,7 @@ from onnx_ir.passes.common import (
 from torch import Tensor, nn
 from torch.export import Dim
 
+from vtc.bundle import WEIGHTS
 from vtc.compressed import CompressedModel
 from vtc.decoder import DecoderSegment
 from vtc.evaluate.selection import Selection
@@ -367,7 +368,7 @@ def export_graph(spec: GraphSpec, path: Path, *, opset: int = DEFAULT_OPSET) -> 
 
 def external_data(path: Path) -> Path:
     """Where the weights of a graph lie that are too large for its own file."""
-    return path.with_name(f"{path.name}_data")
+    return path.with_name(path.name + WEIGHTS)
 
 
 def save_graph(model: ir.Model, path: Path) -> None:

@@ -36,8 +36,8 @@ from exporters.parity import EncodedOnce, Parity, check_layers, check_parity, co
 from exporters.precision import Precision, precision
 from exporters.targets import Target
 from exporters.twins import twins
-from vtc.artifact import check_output, sha256, staging_dir
-from vtc.bundle import draft_manifest, write_bundle
+from vtc.artifact import check_output, digest_of, staging_dir
+from vtc.bundle import WEIGHTS, draft_manifest, write_bundle
 from vtc.calibrate import Sample
 from vtc.checkpoint import Origin
 from vtc.compressed import CompressedModel
@@ -169,9 +169,9 @@ def _export_base(request: Request, work: Path, base: str, wanted: Sequence[Preci
             request.progress(f"exporting {base} graphs", done, len(specs))
             name = f"onnx/{spec.name}.onnx" if base == "fp32" else f"onnx/.{spec.name}_{base}.onnx"
             raw[spec.name] = work / name
-            if notes["graphs"].get(name) != _digest(work / name):
+            if notes["graphs"].get(name) != digest_of(work / name):
                 _export_one(spec, work / name, request.opset)
-                notes["graphs"][name] = _digest(work / name)
+                notes["graphs"][name] = digest_of(work / name)
                 (work / NOTES).write_text(json.dumps(notes), encoding="utf-8")
         if base != "fp32":
             discard(models)
@@ -203,7 +203,7 @@ def _graphs(
             graphs.setdefault(name, {})[one.name] = path.relative_to(work).as_posix()
     here = {path for paths in graphs.values() for path in paths.values()}
     for path in (work / "onnx").glob("[!.]*"):  # an interrupted export may have been asked for other precisions
-        if path.relative_to(work).as_posix().removesuffix("_data") not in here:
+        if path.relative_to(work).as_posix().removesuffix(WEIGHTS) not in here:
             path.unlink()
     return graphs
 
@@ -247,10 +247,6 @@ def _take_up(request: Request, work: Path) -> dict[str, Any]:
         notes = {"key": request.key, "graphs": {}}
     (work / "onnx").mkdir(parents=True, exist_ok=True)
     return dict(notes)
-
-
-def _digest(path: Path) -> str:
-    return sha256(path) if path.is_file() else "missing"
 
 
 def _export_one(spec: GraphSpec, path: Path, opset: int) -> None:

@@ -7,12 +7,13 @@ stands under :attr:`Target.unverified`, and there the cautious reading is used. 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from vtc.engines import Library
 from vtc.errors import InputError
 
+PRODUCTS: dict[Library, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 FLOATS = frozenset({"FLOAT", "FLOAT16", "BFLOAT16"})
 
 
@@ -114,8 +115,16 @@ class Target:
     @property
     def called(self) -> str:
         """Its name with the release, for a message."""
-        library = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}[self.library]
-        return f"{self.name} ({library} {'.'.join(map(str, self.release))})"
+        return f"{self.name} ({PRODUCTS[self.library]} {self.oldest})"
+
+    @property
+    def oldest(self) -> str:
+        """The oldest release that it stands for, as it is written."""
+        return ".".join(map(str, self.release))
+
+    def includes(self, version: Sequence[int]) -> bool:
+        """Whether it stands for a version of its library: the release itself, or a later one of the same major."""
+        return version[0] == self.release[0] and tuple(version[:2]) >= self.release
 
     def allows(self, precision: str, capability: str | None = None) -> bool:
         """Whether a precision works on a GPU generation; without one, on any of those that it is for."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -16,20 +15,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from exporters.builder import PRODUCTS, Builder, buildable, import_library
+from exporters.builder import Builder, buildable, import_library
 from exporters.gpu import Gpu, gpu_here
 from exporters.memory import GIB, check_memory, need
 from exporters.profiles import profiles
-from exporters.targets import Target
-from vtc.artifact import check_output, sha256, staging_dir
+from exporters.targets import PRODUCTS, Target
+from vtc.artifact import check_output, digest_of, staging_dir
 from vtc.bundle import Manifest
+from vtc.cache import cache_dir
 from vtc.engines import KIND, Engine, EngineSet, Limits, Profile, load_engines, write_engines
 from vtc.errors import InputError
 from vtc.progress import Report, silent
 
 NOTES = ".build.json"
-EXTERNAL = "_data"
-"""Behind the name of a graph's file, that of the one with its weights, see :mod:`exporters.graphs`."""
 
 
 def _on_stderr(line: str) -> None:
@@ -96,9 +94,9 @@ def build(request: Request, out: Path) -> EngineSet:
     for graph in request.bundle.graphs:
         key, file = _key(request, builder, graph), work / f"{graph}.engine"
         note = notes.get(graph, {})
-        if note.get("key") != key or note.get("sha256") != _digest(file):
+        if note.get("key") != key or note.get("sha256") != digest_of(file):
             engine = _build_one(request, builder, gpu, graph, file)
-            notes[graph] = {"key": key, "sha256": _digest(file), "engine": asdict(engine)}
+            notes[graph] = {"key": key, "sha256": digest_of(file), "engine": asdict(engine)}
             (work / NOTES).write_text(json.dumps(notes), encoding="utf-8")
         request.progress(f"building {graph}", 100, 100)
     for stale in work.glob("*.engine"):
@@ -125,7 +123,7 @@ def _build_one(request: Request, builder: Builder, gpu: Gpu | None, graph: str, 
 def _check_memory(request: Request, builder: Builder, gpu: Gpu | None, graph: str, tensors: int = 0) -> None:
     """Refuse a graph whose engine cannot be built in the memory of this machine."""
     name = request.bundle.graphs[graph][request.precision]
-    weights = sum(request.bundle.files[file].bytes for file in _files(request, graph))
+    weights = sum(file.bytes for file in request.bundle.graph_files(graph, request.precision).values())
     runs = not request.target.ahead_of_time
     check_memory(name, need(weights, runs=runs, tensors=tensors, workspace=builder.workspace), gpu)
 
@@ -222,8 +220,7 @@ def _at_hand(request: Request, gpu: Gpu | None) -> Gpu:
 
 
 def _usual_cache(target: Target, module: Any, gpu: Gpu) -> Path:
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "vtc" / f"{target.library}-{module.__version__}-sm{gpu.capability}.timing"
+    return cache_dir() / f"{target.library}-{module.__version__}-sm{gpu.capability}.timing"
 
 
 def _lint(request: Request) -> None:
@@ -243,18 +240,12 @@ def _lint(request: Request) -> None:
         )
 
 
-def _files(request: Request, graph: str) -> list[str]:
-    """A graph's file, and the one with its weights where they do not fit into it."""
-    name = request.bundle.graphs[graph][request.precision]
-    return [file for file in (name, name + EXTERNAL) if file in request.bundle.files]
-
-
 def _key(request: Request, builder: Builder, graph: str) -> str:
     """Digest of all that an engine comes of."""
     bundle = request.bundle
     parts = [
         graph,
-        [bundle.files[file].sha256 for file in _files(request, graph)],
+        [file.sha256 for file in bundle.graph_files(graph, request.precision).values()],
         # Profiles follow from these.
         asdict(request.limits),
         [asdict(served) for served in bundle.images],
@@ -274,10 +265,6 @@ def _read_notes(work: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         shutil.rmtree(work, ignore_errors=True)
         return {}
-
-
-def _digest(path: Path) -> str:
-    return sha256(path) if path.is_file() else "missing"
 
 
 def _manifest(request: Request, builder: Builder, engines: dict[str, Any]) -> dict[str, Any]:

@@ -192,6 +192,11 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def digest_of(path: Path) -> str:
+    """Hex digest of a file that an interrupted run may have left; a word that is none where there is no file."""
+    return sha256(path) if path.is_file() else "missing"
+
+
 def _noun(kind: str) -> str:
     return {"compressed": "compressed model", "engines": "set of engines"}.get(kind, kind)
 

@@ -37,6 +37,8 @@ __all__ = [
 
 SCHEMA = 3
 KIND = "bundle"
+WEIGHTS = "_data"
+"""Behind the name of a graph's file, that of the one with its weights where they are too large for it."""
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,11 @@ class Manifest:
     def graph(self, name: str, precision: str) -> Path:
         """Path of a graph in a precision."""
         return self.file(self.graphs[name][precision])
+
+    def graph_files(self, name: str, precision: str) -> dict[str, FileEntry]:
+        """A graph's file, and the one with its weights where that is another."""
+        path = self.graphs[name][precision]
+        return {file: self.files[file] for file in (path, path + WEIGHTS) if file in self.files}
 
     def json(self, name: str) -> dict[str, Any]:
         """Content of one of the bundle's JSON files.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
 
+from exporters.device import graph_inputs
 from exporters.profiles import profiles
 from tests.runtime.conftest import TOYS, picture
 from tests.runtime.toy import write_toy_bundle
@@ -25,20 +25,11 @@ def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toy_bundle(TOYS["one segment"], tmp_path_factory.mktemp("toys") / "bundle")
 
 
-def inputs_of(path: Path) -> dict[str, list[int | str]]:
-    """Names and shapes of a graph's inputs, dynamic dimensions by name."""
-    graph = onnx.load(path, load_external_data=False).graph
-    return {
-        value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
-        for value in graph.input
-    }
-
-
 def all_profiles(manifest: Manifest, limits: Limits) -> dict[str, tuple[Profile, ...]]:
     """Those of every graph of a bundle."""
     precision = manifest.precisions[0]
     return {
-        graph: profiles(manifest, graph, inputs_of(manifest.graph(graph, precision)), limits)
+        graph: profiles(manifest, graph, graph_inputs(manifest.graph(graph, precision)), limits)
         for graph in manifest.graphs
     }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -229,6 +228,7 @@ def _name(original: VLM, model: VLM) -> str:
 def _exported(name: str, bundle: VLM, show: Report) -> Path:
     from vtc import __version__
     from vtc.bundle import load_manifest
+    from vtc.cache import cache_dir
     from vtc.errors import BundleError, InputError
     from vtc.evaluate.contestants import served_by
     from vtc.layout import ANY_IMAGE
@@ -240,7 +240,7 @@ def _exported(name: str, bundle: VLM, show: Report) -> Path:
         raise InputError(f"{bundle.manifest.root}: was made from another checkpoint than {name}; give that one")
     wanted = served_by({"model": bundle.manifest.model})
     layout = "" if wanted == ANY_IMAGE else "-" + re.sub(r"\W+", "-", repr(wanted)).strip("-").lower()
-    out = _cache() / f"{digest[:16]}-{bundle.precision}-{__version__}{layout}"
+    out = cache_dir() / "originals" / f"{digest[:16]}-{bundle.precision}-{__version__}{layout}"
     try:
         if load_manifest(out).model["sha256"] == digest:
             return out
@@ -262,11 +262,6 @@ def _exported(name: str, bundle: VLM, show: Report) -> Path:
     model = compress(adapter, recipe)
     export(Request([model], recipe, own, samples, (bundle.precision,), progress=show), out)
     return out
-
-
-def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else None)
-    return (Path(home) if home else Path.home() / ".cache") / "vtc" / "originals"
 
 
 def _torch(device: str) -> dict[str, Any]:

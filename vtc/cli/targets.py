@@ -134,9 +134,11 @@ def can_build(target: Target) -> tuple[bool, str]:
     if version is None:
         return False, f"{target.library} is not installed"
     found = tuple(map(int, re.findall(r"\d+", version)[:2]))
-    if found and (found[0] != target.release[0] or found < target.release):
-        wanted = ".".join(map(str, target.release))
-        return False, f"{target.library} {version} is installed, and this is {wanted} or newer {target.release[0]}.x"
+    if found and not target.includes(found):
+        return (
+            False,
+            f"{target.library} {version} is installed, and this is {target.oldest} or newer {target.release[0]}.x",
+        )
     if cuda_devices():
         return True, f"builds engines with {target.library} {version}"
     if target.ahead_of_time:
@@ -156,7 +158,7 @@ def engine_facts(target: Target) -> dict[str, Any]:
     """All that the table says of a target, as plain JSON data."""
     facts = asdict(target)
     operators = facts.pop("operators")
-    facts["release"] = ".".join(map(str, target.release))
+    facts["release"] = target.oldest
     facts["operators"] = {
         name: sorted(value) if isinstance(value, frozenset) else value for name, value in operators.items()
     }

@@ -134,15 +134,20 @@ def starts(name: str) -> bool:
 @cache
 def cuda_devices() -> int:
     """Number of NVIDIA GPUs that the driver offers; 0 without a driver."""
+    driver, count = cuda_driver(), ctypes.c_int(0)
+    if driver is None or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def cuda_driver() -> Any:
+    """NVIDIA's driver, ready to be asked for its GPUs; None where there is none that works."""
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         driver = ctypes.CDLL(library)
-        count = ctypes.c_int(0)
-        if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-            return 0
+        return driver if driver.cuInit(0) == 0 else None
     except (OSError, AttributeError):
-        return 0
-    return count.value
+        return None
 
 
 @cache
