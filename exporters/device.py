@@ -12,8 +12,8 @@ from pathlib import Path
 
 import onnx
 
-from exporters.profiles import profiles
 from exporters.targets import Target
+from exporters.tensorrt.profiles import profiles
 from vtc.bundle import Manifest
 from vtc.engines import Limits, Profile
 

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-import logging
-import mmap
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx_ir as ir
 import torch
-from onnx_ir.passes.common import (
-    CommonSubexpressionEliminationPass,
-    DeduplicateInitializersPass,
-    RemoveUnusedNodesPass,
-)
 from torch import Tensor, nn
-from torch.export import Dim
 
-from vtc.bundle import WEIGHTS
 from vtc.compressed import CompressedModel
 from vtc.decoder import DecoderSegment
 from vtc.evaluate.selection import Selection
@@ -33,24 +18,6 @@ from vtc.visual_tokens import TextEmbeddings
 
 Heard = tuple[CompressedModel, nn.Module]
 """A PyTorch model, and the part of it that a graph is made of."""
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-"""Types of the bases of :mod:`exporters.precision`."""
-DEFAULT_OPSET = 20
-SHARED_ELEMENTS = 2**20
-"""Constants up to this size are compared with each other; larger ones are weights."""
-EXTERNAL_DATA_BYTES = 2**25
-"""Weights above this go into a file beside the graph.
-
-They are written there out of the model's own memory, and runtimes map the file into theirs; inside the graph, which
-protobuf limits to 2 GiB, both cost copies of all weights.
-"""
-EXTERNAL_TENSOR_BYTES = 1024
-"""Smaller ones stay in the graph even then: shapes and the like, which are to be read without the file."""
-OWN_BLOCK_ELEMENTS = 2**16
-"""Weights of a copy that are at least so large get memory of their own."""
-_BLOCK = "block"
-"""Attribute of a weight: the memory that it is in."""
 
 
 @dataclass(frozen=True)
@@ -343,70 +310,6 @@ def _positions(decoder: DecoderFacts, ids: Tensor) -> tuple[Tensor, dict[int, st
     return ids.repeat(decoder.position_axes, 1, 1), {1: "batch_size", 2: "sequence_length"}
 
 
-def export_graph(spec: GraphSpec, path: Path, *, opset: int = DEFAULT_OPSET) -> None:
-    """Write one graph to `path`, with its weights beside it where they are too large for one file."""
-    with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            spec.module.eval(),
-            spec.args,
-            dynamo=True,
-            opset_version=opset,
-            input_names=spec.inputs,
-            output_names=spec.outputs,
-            dynamic_shapes=_dynamic(spec.axes),
-            verbose=False,
-        )
-    if program is None:
-        raise AssertionError("torch.onnx.export with dynamo returns a program")
-    # Layers share constants of a layout; merged, what is computed of them is computed once.
-    DeduplicateInitializersPass(size_limit=SHARED_ELEMENTS)(program.model)
-    CommonSubexpressionEliminationPass()(program.model)
-    _name_k(program.model)
-    _name_axes(program.model, spec)
-    save_graph(program.model, path)
-
-
-def external_data(path: Path) -> Path:
-    """Where the weights of a graph lie that are too large for its own file."""
-    return path.with_name(path.name + WEIGHTS)
-
-
-def save_graph(model: ir.Model, path: Path) -> None:
-    """Write a graph, with its weights beside it where they are too large for its own file."""
-    tensors = [value.const_value for value in model.graph.initializers.values()]
-    weights = sum(tensor.nbytes for tensor in tensors if tensor is not None)
-    data = external_data(path)
-    data.unlink(missing_ok=True)  # what an interrupted export left
-    if weights > EXTERNAL_DATA_BYTES:
-        ir.save(model, path, external_data=data.name, size_threshold_bytes=EXTERNAL_TENSOR_BYTES)
-        data.chmod(path.stat().st_mode)  # it is private where it went through a temporary file
-    else:
-        ir.save(model, path)
-
-
-def _name_k(model: ir.Model) -> None:
-    """Make K of each TopK a constant.
-
-    Of a sort, which asks for all there is, the exporter computes it from a shape that is known all along, and not every
-    runtime sees through that.
-    """
-    graph = model.graph
-    for node in graph:
-        if node.op_type != "TopK" or node.inputs[1] is None or node.inputs[1].const_value is not None:
-            continue
-        shape, axis = node.outputs[0].shape, node.attributes.get_int("axis", -1)
-        kept = None if shape is None else shape[axis]
-        if not isinstance(kept, int):
-            continue  # left to the linter, which refuses it
-        name = f"topk_{kept}"
-        if name not in graph.initializers:
-            graph.register_initializer(
-                ir.Value(name=name, const_value=ir.tensor(np.array([kept], dtype=np.int64), name=name))
-            )
-        node.replace_input_with(1, graph.initializers[name])
-    RemoveUnusedNodesPass()(model)
-
-
 def heard_by(models: Sequence[CompressedModel]) -> dict[str, list[Heard]]:
     """For each graph but the embedding's, the parts of the PyTorch models that it is made of."""
     found: dict[str, list[Heard]] = {}
@@ -418,101 +321,3 @@ def heard_by(models: Sequence[CompressedModel]) -> dict[str, list[Heard]]:
                 own = suffix(layout) if spec.enters == "prune" else ""
                 found.setdefault(selector_name(number) + own, []).append((model, model.entrances[number]))
     return found
-
-
-def narrowed(models: Sequence[CompressedModel], dtype: torch.dtype) -> list[CompressedModel]:
-    """Copies with weights of another type. Rotary frequencies stay float32, and norms compute in float32 as they do in
-    the model's own code.
-    """
-    # What stands in for a weight is told to deepcopy, which would copy it in float32 first. All in one go, so that the
-    # copies go on sharing weights.
-    cast = {id(weight): _narrow(weight, dtype) for weight in _weights(models)}
-    return copy.deepcopy(list(models), cast)
-
-
-def _narrow(weight: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:
-    """A weight in another type, a large one in memory of its own for :func:`discard`."""
-    if weight.numel() < OWN_BLOCK_ELEMENTS or not hasattr(mmap, "MADV_DONTNEED"):
-        return nn.Parameter(weight.to(dtype, copy=True), requires_grad=False)
-    block = mmap.mmap(-1, dtype.itemsize * weight.numel(), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    narrow = nn.Parameter(torch.frombuffer(block, dtype=dtype).view(weight.shape), requires_grad=False)
-    narrow.data.copy_(weight)
-    setattr(narrow, _BLOCK, block)
-    return narrow
-
-
-def discard(copies: Sequence[CompressedModel]) -> None:
-    """Give back the memory of copies that are not used any more, whose weights become zero.
-
-    Letting go of them does not do: torch and onnxscript go on referring to much of what they exported.
-    """
-    for weight in _weights(copies):
-        if hasattr(weight, _BLOCK):
-            getattr(weight, _BLOCK).madvise(mmap.MADV_DONTNEED)
-
-
-def _weights(models: Sequence[CompressedModel]) -> list[nn.Parameter]:
-    """All weights of models, each once."""
-    parts = [part for model in models for part in (model.adapter.model, model)]
-    return list(dict.fromkeys(weight for part in parts for weight in part.parameters()))
-
-
-def cast_weights(model: CompressedModel, dtype: torch.dtype) -> None:
-    """Give a model's weights another type."""
-    for parameter in (*model.adapter.model.parameters(), *model.parameters()):
-        parameter.data = parameter.data.to(dtype)
-
-
-def _dynamic(axes: Any) -> Any:
-    if axes is None:
-        return None
-    if isinstance(axes, dict):
-        return dict.fromkeys(axes, Dim.DYNAMIC)
-    return type(axes)(_dynamic(item) for item in axes)
-
-
-def _flatten(axes: Any) -> list[dict[int, str]]:
-    if axes is None:
-        return []
-    return [axes] if isinstance(axes, dict) else [leaf for item in axes for leaf in _flatten(item)]
-
-
-def _name_axes(model: ir.Model, spec: GraphSpec) -> None:
-    """Give dynamic dimensions the names that runtimes look for; the exporter makes up its own."""
-    renamed: dict[str, str] = {}
-    for value, axes in zip(model.graph.inputs, _flatten(spec.axes), strict=True):
-        names = _names(value)
-        renamed |= {names[axis]: name for axis, name in axes.items() if axis in names}
-        _rename(value, names | axes)
-    for value in (output for node in model.graph for output in node.outputs):
-        names = {axis: renamed.get(name, name) for axis, name in _names(value).items()}
-        if (value.name or "").startswith("present.") and 2 in names:
-            names[2] = "total_sequence_length"
-        _rename(value, names)
-
-
-def _names(value: ir.Value) -> dict[int, str]:
-    """Axes whose size is not a constant, and what it is called."""
-    sizes = enumerate(value.shape or ())
-    return {axis: size.value for axis, size in sizes if not isinstance(size, int) and size.value}
-
-
-def _rename(value: ir.Value, names: dict[int, str]) -> None:
-    if names:
-        value.shape = ir.Shape([names.get(axis, size) for axis, size in enumerate(value.shape or ())])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's progress report and its notes on its own internals."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

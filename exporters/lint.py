@@ -145,9 +145,7 @@ def lint_bundle(manifest: Manifest, precision: str, target: Target) -> list[Find
     InputError
         If the bundle holds no such precision, or the target does not take it.
     """
-    if precision not in manifest.precisions:
-        held = ", ".join(manifest.precisions)
-        raise InputError(f"{manifest.root}: holds no {precision}, only {held}; export it with --precision {precision}")
+    manifest.check_precision(precision)
     target.check(precision)
     return [
         finding
@@ -168,7 +166,7 @@ def check_bundle(manifest: Manifest, precision: str, target: Target) -> None:
     """
     findings = lint_bundle(manifest, precision, target)
     if findings:
-        raise InputError(f"target {target.name} cannot take {precision} of this bundle: {summary(findings)}")
+        raise InputError(f"target '{target.name}' cannot take {precision} of this bundle: {summary(findings)}")
 
 
 def summary(findings: Sequence[Finding]) -> str:

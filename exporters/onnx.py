@@ -14,28 +14,17 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from exporters.derive import Derived, Source, derive
+from exporters.copies import DTYPES, discard, narrowed
 from exporters.device import write_device_files
-from exporters.graphs import (
-    DEFAULT_OPSET,
-    DTYPES,
-    GraphSpec,
-    discard,
-    export_graph,
-    external_data,
-    graph_specs,
-    heard_by,
-    narrowed,
-    segment_name,
-    selector_name,
-    suffix,
-)
-from exporters.layers import layers_off
+from exporters.graphs import GraphSpec, graph_specs, heard_by, segment_name, selector_name, suffix
 from exporters.lint import check_bundle, lint, summary
 from exporters.parity import EncodedOnce, Parity, check_layers, check_parity, compare
 from exporters.precision import Precision, precision
+from exporters.precision.derive import Derived, Source, derive
+from exporters.precision.layers import layers_off
+from exporters.precision.twins import twins
 from exporters.targets import Target
-from exporters.twins import twins
+from exporters.writing import DEFAULT_OPSET, export_graph, external_data
 from vtc.artifact import check_output, digest_of, staging_dir
 from vtc.bundle import WEIGHTS, draft_manifest, write_bundle
 from vtc.calibrate import Sample

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from exporters.graphs import external_data
 from exporters.precision import precision as by_name
+from exporters.writing import external_data
 from vtc.bundle import Manifest
 from vtc.calibrate import Sample
 from vtc.compressed import CompressedModel

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 import exporters.onnx
-from exporters.graphs import EmbedGraph, GraphSpec, SegmentGraph, export_graph
+from exporters.graphs import EmbedGraph, GraphSpec, SegmentGraph
+from exporters.writing import export_graph
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vtc import artifact
 from vtc.artifact import MANIFEST, check_output, staging_dir
-from vtc.errors import BundleError
+from vtc.errors import BundleError, InputError
 from vtc.pixels import PixelSpec
 from vtc.sequence import PositionRule
 
@@ -222,6 +222,20 @@ class Manifest:
         if name not in self.files:
             raise BundleError(f"{self.root}: holds no {name}; export it again")
         return artifact.inside(self.root, name)
+
+    def check_precision(self, precision: str) -> None:
+        """Make sure that the bundle has graphs of a precision.
+
+        Raises
+        ------
+        InputError
+            If not.
+        """
+        if precision not in self.precisions:
+            raise InputError(
+                f"{self.root}: holds no {precision} graphs, only {', '.join(self.precisions)}; "
+                f"give another --precision, or export it with --precision {precision}"
+            )
 
     def graph(self, name: str, precision: str) -> Path:
         """Path of a graph in a precision."""

@@ -122,7 +122,7 @@ def export_model(work: Path, recipe_name: str) -> dict[str, Any]:
 def build_engines(work: Path, recipe_name: str, capability: str) -> dict[str, Any]:
     """Build for one GPU generation, as ``vtc build`` does."""
     from exporters.targets import target
-    from exporters.tensorrt import Request, build
+    from exporters.tensorrt.build import Request, build
     from vtc.bundle import load_manifest
 
     peaks, out = Peaks(), work / f"{recipe_name}-{capability}"

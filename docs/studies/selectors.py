@@ -22,8 +22,9 @@ from docs.studies.harness import Answers, Questions
 from docs.studies.learnpruner import limit_at
 from docs.studies.pages import fill_tables, percent, table
 from docs.studies.plots import plot_selectors
-from exporters.graphs import GraphSpec, export_graph, prune_spec, selection_spec
+from exporters.graphs import GraphSpec, prune_spec, selection_spec
 from exporters.onnx import Request, export
+from exporters.writing import export_graph
 from vtc.calibrate import samples_from
 from vtc.checkpoint import Origin
 from vtc.compressed import compress

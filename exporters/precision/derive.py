@@ -17,11 +17,13 @@ import onnx
 import onnx_ir as ir
 from onnx import ModelProto
 
-from exporters.floats import NARROW, widen
-from exporters.graphs import DTYPES, Heard, external_data, save_graph
+from exporters.copies import DTYPES
+from exporters.graphs import Heard
 from exporters.precision import Precision
-from exporters.protect import protect, report, worst_first
-from exporters.quantize import Linear, Rounded, linear_weights, multiplied, quantize
+from exporters.precision.floats import NARROW, widen
+from exporters.precision.protect import protect, report, worst_first
+from exporters.precision.quantize import Linear, Rounded, linear_weights, multiplied, quantize
+from exporters.writing import external_data, save_graph
 from vtc.calibrate import Sample
 from vtc.models.base import VLMAdapter
 from vtc.progress import Report

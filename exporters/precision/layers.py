@@ -17,8 +17,8 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from exporters.graphs import Heard
-from exporters.probe import fed
-from exporters.quantize import Rounded
+from exporters.precision.probe import fed
+from exporters.precision.quantize import Rounded
 from vtc.calibrate import Sample
 from vtc.compressed import CompressedModel
 from vtc.runtime.providers import choose_provider
@@ -36,7 +36,7 @@ def layers_off(
         A graph, computing in float32.
     layers : sequence of Rounded
     twin : CompressedModel
-        See :func:`exporters.twins.twins`.
+        See :func:`exporters.precision.twins.twins`.
     heard : sequence of (model, module)
         What the graph is made of.
     sample : Sample

@@ -17,8 +17,8 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from exporters.floats import element_types, widen
 from exporters.graphs import Heard
+from exporters.precision.floats import element_types, widen
 from vtc.calibrate import Sample
 from vtc.runtime.providers import choose_provider
 from vtc.runtime.session import Graph

@@ -14,9 +14,9 @@ from typing import Any
 
 from onnx import ModelProto, TensorProto
 
-from exporters.floats import NARROW, element_types, lift
 from exporters.graphs import Heard
-from exporters.probe import Reached, measure, probe
+from exporters.precision.floats import NARROW, element_types, lift
+from exporters.precision.probe import Reached, measure, probe
 from vtc.calibrate import Sample
 from vtc.errors import ParityError, VtcError
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from exporters.floats import element_types
 from exporters.precision import Precision, Stored
+from exporters.precision.floats import element_types
 from vtc.models.base import VLMAdapter
 
 BLOCKS = (128, 64, 32, 16)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exporters.graphs import DTYPES, cast_weights, narrowed
+from exporters.copies import DTYPES, cast_weights, narrowed
 from exporters.precision import Precision, Stored
-from exporters.quantize import LARGEST, input_scale, linear_layers, small
+from exporters.precision.quantize import LARGEST, input_scale, linear_layers, small
 from vtc.compressed import CompressedModel
 
 
@@ -34,8 +34,7 @@ def twins(
     if precision.stored is None:
         return models
     copies = narrowed(models, DTYPES[precision.base])
-    for one in copies:
-        cast_weights(one, torch.float32)
+    cast_weights(copies, torch.float32)
     seen: set[int] = set()
     for one in copies:
         for name, module in linear_layers(one.adapter):

@@ -15,11 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from exporters.builder import Builder, buildable, import_library
-from exporters.gpu import Gpu, gpu_here
-from exporters.memory import GIB, check_memory, need
-from exporters.profiles import profiles
 from exporters.targets import PRODUCTS, Target
+from exporters.tensorrt.builder import Builder, buildable, import_library
+from exporters.tensorrt.gpu import Gpu, gpu_here
+from exporters.tensorrt.memory import GIB, check_memory, need
+from exporters.tensorrt.profiles import profiles
 from vtc.artifact import check_output, digest_of, staging_dir
 from vtc.bundle import Manifest
 from vtc.cache import cache_dir
@@ -84,7 +84,8 @@ def build(request: Request, out: Path) -> EngineSet:
         If TensorRT refuses a graph. Nothing is published then.
     """
     check_output(out, KIND)
-    check_precision(request.bundle, request.target, request.precision)
+    request.bundle.check_precision(request.precision)
+    request.target.check(request.precision)
     builder, gpu = _prepare(request)
     _lint(request)
     work = staging_dir(out)
@@ -126,22 +127,6 @@ def _check_memory(request: Request, builder: Builder, gpu: Gpu | None, graph: st
     weights = sum(file.bytes for file in request.bundle.graph_files(graph, request.precision).values())
     runs = not request.target.ahead_of_time
     check_memory(name, need(weights, runs=runs, tensors=tensors, workspace=builder.workspace), gpu)
-
-
-def check_precision(bundle: Manifest, target: Target, precision: str) -> None:
-    """Make sure that a bundle has a precision and a target takes it.
-
-    Raises
-    ------
-    InputError
-        If not.
-    """
-    if precision not in bundle.precisions:
-        raise InputError(
-            f"{bundle.root}: has no {precision} graphs, only {', '.join(bundle.precisions)}; "
-            f"export it with --precision {precision}, or give another --precision"
-        )
-    target.check(precision)
 
 
 def usual_precision(bundle: Manifest, target: Target) -> str:
@@ -226,18 +211,13 @@ def _usual_cache(target: Target, module: Any, gpu: Gpu) -> Path:
 def _lint(request: Request) -> None:
     """Refuse what the target is known not to take, before TensorRT says it in its own words."""
     try:
-        from exporters.lint import lint_bundle
+        from exporters.lint import check_bundle
     except ModuleNotFoundError as error:
         if error.name != "onnx":
             raise
         request.tell("onnx is not installed: graphs are not linted here, vtc export --target does that")
         return
-    findings = lint_bundle(request.bundle, request.precision, request.target)
-    if findings:
-        raise InputError(
-            f"target '{request.target.name}' does not take the bundle: {findings[0]} ({len(findings)} finding(s)); "
-            f"export it again with --target {request.target.name}"
-        )
+    check_bundle(request.bundle, request.precision, request.target)
 
 
 def _key(request: Request, builder: Builder, graph: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporters.gpu import Gpu
+from exporters.tensorrt.gpu import Gpu
 from vtc.errors import InputError
 
 COPIES = 3.0

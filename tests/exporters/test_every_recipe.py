@@ -18,10 +18,10 @@ from polygraphy.tools import main as polygraphy_main
 from exporters.device import graph_inputs
 from exporters.lint import lint_bundle
 from exporters.onnx import export
-from exporters.profiles import profiles
 from exporters.smoke import prepare
 from exporters.targets import TARGETS, target
-from exporters.tensorrt import Request, build
+from exporters.tensorrt.build import Request, build
+from exporters.tensorrt.profiles import profiles
 from tests.sharing import graphs_in_common
 from vtc.bundle import Manifest, load_manifest
 from vtc.engines import Limits

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -20,13 +22,14 @@ from torch import Tensor, nn
 from transformers import LlavaProcessor
 
 import exporters.onnx as onnx_export
-from exporters import graphs, parity
-from exporters import tensorrt as engines
+from exporters import copies, parity, writing
+from exporters.graphs import GraphSpec
 from exporters.lint import lint
 from exporters.onnx import Request, export
 from exporters.parity import check_parity
 from exporters.targets import TARGETS, target
-from exporters.tensorrt import build
+from exporters.tensorrt.build import Request as Build
+from exporters.tensorrt.build import build
 from tests.runtime.nvidia import LIMITS, nvidia, write_engine_set
 from tests.sharing import graphs_in_common
 from tests.tiny import RECIPES, image, recipe
@@ -190,7 +193,7 @@ def test_graphs_pass_the_linter(exported: Exported, name: str) -> None:
 
 def test_target_that_cannot_take_the_graphs(adapter: VLMAdapter, tmp_path: Path) -> None:
     small = replace(TARGETS[0], name="small", operators=replace(TARGETS[0].operators, max_topk_k=4))
-    with pytest.raises(InputError, match=r"target small cannot take fp32 .*vision_encoder.onnx: TopK .* at most 4"):
+    with pytest.raises(InputError, match=r"target 'small' cannot take fp32 .*vision_encoder.onnx: TopK .* at most 4"):
         export(request(adapter, *RECIPES["cls"], targets=[small]), tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
@@ -206,7 +209,7 @@ def test_target_that_cannot_take_the_opset(adapter: VLMAdapter, tmp_path: Path) 
 def test_engines_can_be_built_of_all_graphs(exported: Exported, tmp_path: Path, name: str) -> None:
     bundle = load_manifest(exported(name)[1])
     limits = Limits(batch=2, images=2)
-    built = build(engines.Request(bundle, target("rtx"), "fp32", limits=limits), tmp_path / "engines")
+    built = build(Build(bundle, target("rtx"), "fp32", limits=limits), tmp_path / "engines")
     assert list(built.engines) == list(bundle.graphs)
     pixels = [graph.profiles[0].shapes["pixel_values"] for graph in built.engines.values() if "vision" in graph.file]
     assert [[shape[0] for shape in three] for three in pixels] == [[1, 1, 4]]
@@ -303,7 +306,7 @@ def test_a_choice_that_rounding_does_not_move_is_told_from_one_that_it_does(adap
 def test_large_weights_go_beside_their_graph(
     adapter: VLMAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graphs, "EXTERNAL_DATA_BYTES", 50_000)
+    monkeypatch.setattr(writing, "EXTERNAL_DATA_BYTES", 50_000)
     asked = request(adapter, *RECIPES["cls"])
     left = staging_dir(tmp_path / "bundle") / "onnx/decoder_model_merged.onnx_data"
     left.parent.mkdir(parents=True)
@@ -339,8 +342,8 @@ def test_equal_constants_are_written_and_worked_on_once(tmp_path: Path) -> None:
                 hidden = hidden + (places[:, None] * frequencies).cos()
             return hidden
 
-    spec = graphs.GraphSpec("layers", Layers(), (torch.zeros(2, 2000, 200),), ["hidden"], ["out"], ({0: "batch_size"},))
-    graphs.export_graph(spec, tmp_path / "layers.onnx")
+    spec = GraphSpec("layers", Layers(), (torch.zeros(2, 2000, 200),), ["hidden"], ["out"], ({0: "batch_size"},))
+    writing.export_graph(spec, tmp_path / "layers.onnx")
     graph = onnx.load(tmp_path / "layers.onnx").graph
     assert [node.op_type for node in graph.node].count("Cos") == 1
     assert sum(2000 in constant.dims for constant in graph.initializer) == 1
@@ -349,17 +352,28 @@ def test_equal_constants_are_written_and_worked_on_once(tmp_path: Path) -> None:
 def test_copies_in_half_precision_share_what_the_models_share(
     siglip: VLMAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graphs, "OWN_BLOCK_ELEMENTS", 1000)
+    monkeypatch.setattr(copies, "OWN_BLOCK_ELEMENTS", 1000)
     models = [compress(siglip, recipe(*RECIPES[name])) for name in ("original", "visual_only")]
-    one, other = graphs.narrowed(models, torch.float16)
+    one, other = copies.narrowed(models, torch.float16)
     head = one.adapter.head.weight
     assert head is one.adapter.embed_tokens.weight is other.adapter.head.weight  # tied
     assert {weight.dtype for weight in one.parameters()} == {torch.float16}
     assert torch.equal(head, siglip.head.weight.half())
-    graphs.discard([one, other])
+    copies.discard([one, other])
     assert not head.any()
     assert siglip.head.weight.dtype == torch.float32
     assert siglip.head.weight.any()
+
+
+def test_copies_that_are_cast_again_hold_no_block(siglip: VLMAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "OWN_BLOCK_ELEMENTS", 1000)
+    [one] = copies.narrowed([compress(siglip, recipe(*RECIPES["original"]))], torch.float16)
+    block = weakref.ref(one.adapter.head.weight.block)
+    copies.cast_weights([one], torch.float32)
+    gc.collect()
+    assert block() is None
+    assert torch.equal(one.adapter.head.weight, siglip.head.weight.half().float())
+    assert one.adapter.head.weight is one.adapter.embed_tokens.weight  # tied
 
 
 def test_vision_graphs_are_closed_before_the_decoder_is_opened(

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig
 from transformers.vision_utils import get_vision_window_index
 
-from exporters.graphs import narrowed
+from exporters.copies import narrowed
 from exporters.onnx import told_of
 from tests.models.families import CASES, Case, Checkpoints, compressed, pictures, prompts_of
 from tests.models.own import own_inputs

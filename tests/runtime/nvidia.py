@@ -22,7 +22,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from exporters.profiles import profiles
+from exporters.tensorrt.profiles import profiles
 from vtc import __version__
 from vtc.artifact import staging_dir
 from vtc.bundle import load_manifest

@@ -170,7 +170,7 @@ def test_draws_follow_the_distribution() -> None:
 def test_limits_and_precisions_that_make_no_sense_are_refused(toy_bundle: Path) -> None:
     with pytest.raises(InputError, match="max-new-tokens"):
         VLM.load(toy_bundle).generate([IMAGES[0]], [PROMPTS[0]], 0)
-    with pytest.raises(InputError, match="holds no fp16 graphs; precisions: fp32"):
+    with pytest.raises(InputError, match="holds no fp16 graphs, only fp32; give another --precision"):
         VLM.load(toy_bundle, precision="fp16")
     assert VLM.load(toy_bundle).generate([], []) == []
 

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from exporters.graphs import GraphSpec, export_graph
+from exporters.graphs import GraphSpec
 from exporters.lint import lint
+from exporters.writing import export_graph
 from tests.selectors.inputs import NAMES, VIEWS, Grid, make, mapped, rows, tokens, views_of
 from vtc.selectors.base import Selector
 from vtc.visual_tokens import Reading, TextEmbeddings, VisualTokens

@@ -240,7 +240,9 @@ def _selection_onnx(job: Job, model: CompressedModel, directory: Path) -> list[f
     """Milliseconds of each run of the encoder stages, as a graph of their own."""
     import torch
 
-    from exporters.graphs import export_graph, narrowed, selection_spec
+    from exporters.copies import narrowed
+    from exporters.graphs import selection_spec
+    from exporters.writing import export_graph
     from vtc.evaluate.selection import selection_of
     from vtc.runtime.providers import choose_provider
     from vtc.runtime.session import Graph

@@ -73,7 +73,7 @@ def command(
     vtc build out/bundle --target jetson-orin-jp6 --max-text 256 --workspace 2
     """
     from exporters.targets import target as target_of
-    from exporters.tensorrt import Request, build, usual_precision
+    from exporters.tensorrt.build import Request, build, usual_precision
     from vtc.bundle import load_manifest
     from vtc.engines import Limits, engines_dir
 

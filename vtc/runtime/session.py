@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vtc.bundle import Manifest
 from vtc.engines import Limits
-from vtc.errors import BundleError, InputError
+from vtc.errors import BundleError
 from vtc.runtime.interface import DTYPES, Array, IntArray, LoadedGraph, Past, Result, Tensor
 from vtc.runtime.past import GrowingPast
 from vtc.runtime.providers import (
@@ -185,9 +185,7 @@ class OnnxRuntime:
         self._provider = choose_provider(provider)
         self.provider = self._provider.short_name
         self.precision = precision or _default_precision(manifest, self._provider)
-        if self.precision not in manifest.precisions:
-            held = ", ".join(manifest.precisions)
-            raise InputError(f"{manifest.root}: holds no {self.precision} graphs; precisions: {held}")
+        manifest.check_precision(self.precision)
 
     def open(self, graph: str) -> Graph:
         """A session for a graph of the bundle."""

@@ -15,15 +15,17 @@ import torch
 from click.testing import CliRunner
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-import exporters.protect
-from exporters.floats import lift, widen
-from exporters.graphs import export_graph, graph_specs, heard_by, narrowed
+import exporters.precision.protect
+from exporters.copies import narrowed
+from exporters.graphs import graph_specs, heard_by
 from exporters.lint import lint_bundle
 from exporters.onnx import NOTES, VALUES, Request, export
 from exporters.parity import Parity
 from exporters.precision import NAMES, PRECISIONS, precision
-from exporters.protect import Protected, protect
+from exporters.precision.floats import lift, widen
+from exporters.precision.protect import Protected, protect
 from exporters.targets import TARGETS
+from exporters.writing import export_graph
 from tests.tiny import RECIPES, image, recipe, write_checkpoint
 from vtc.artifact import staging_dir
 from vtc.bundle import load_manifest
@@ -201,7 +203,7 @@ def test_overflow_that_nobody_prevents_is_found(
     loud_decoder: tuple[Request, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert protected(loud_decoder).overflowing
-    monkeypatch.setattr(exporters.protect, "HEADROOM", 1e-9)
+    monkeypatch.setattr(exporters.precision.protect, "HEADROOM", 1e-9)
     with pytest.raises(ParityError, match=r"fp16 graphs overflow at .* more values; nothing was published"):
         protected(loud_decoder)
 
@@ -209,7 +211,7 @@ def test_overflow_that_nobody_prevents_is_found(
 def test_cache_that_cannot_hold_its_keys_is_refused(
     loud_decoder: tuple[Request, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(exporters.protect.HIGHEST, "fp16", 1e-3)
+    monkeypatch.setitem(exporters.precision.protect.HIGHEST, "fp16", 1e-3)
     with pytest.raises(VtcError, match=r"present.0.key reaches .*, which a fp16 cache cannot hold; give --precision"):
         protected(loud_decoder)
 

@@ -13,7 +13,7 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from exporters.precision import Stored, precision
-from exporters.quantize import Linear, digest, input_scale, linear_weights, multiplied, quantize, small
+from exporters.precision.quantize import Linear, digest, input_scale, linear_weights, multiplied, quantize, small
 from vtc.models.base import VLMAdapter
 
 RNG = np.random.default_rng(0)

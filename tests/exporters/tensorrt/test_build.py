@@ -21,13 +21,13 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 
-import exporters.memory as memory
-import exporters.tensorrt as tensorrt
-from exporters.builder import Builder, import_library
-from exporters.gpu import Gpu
-from exporters.memory import GIB, available_ram, check_memory, need
+import exporters.tensorrt.build as tensorrt
+import exporters.tensorrt.memory as memory
 from exporters.targets import target
-from exporters.tensorrt import Request, build
+from exporters.tensorrt.build import Request, build
+from exporters.tensorrt.builder import Builder, import_library
+from exporters.tensorrt.gpu import Gpu
+from exporters.tensorrt.memory import GIB, available_ram, check_memory, need
 from tests.runtime.conftest import TOYS
 from tests.runtime.toy import make_toy, write_toy_bundle
 from vtc.artifact import MANIFEST, staging_dir
@@ -346,7 +346,10 @@ def test_memory_that_there_is(tmp_path: Path) -> None:
     [
         ({"capabilities": ("8.6", "9.9")}, "does not build for SM 9.9; give --capability 7.5, 8.0, 8.6,"),
         ({"timing_cache": Path("t")}, "has no timing cache; leave --timing-cache out"),
-        ({"precision": "int8"}, "has no int8 graphs, only fp32; export it with --precision int8"),
+        (
+            {"precision": "int8"},
+            "holds no int8 graphs, only fp32; give another --precision, or export it with --precision int8",
+        ),
     ],
 )
 def test_what_does_not_go_together(
@@ -359,7 +362,7 @@ def test_what_does_not_go_together(
 
 def test_lint_comes_first(bundle: Manifest, tmp_path: Path, counted: list[str]) -> None:
     old = replace(RTX, max_opset=12)
-    with pytest.raises(InputError, match=r"opset \d+ is above 12.*--target rtx"):
+    with pytest.raises(InputError, match=r"cannot take fp32 of this bundle: .*opset \d+ is above 12"):
         build(request(bundle, target=old), tmp_path / "engines")
     assert counted == []
 

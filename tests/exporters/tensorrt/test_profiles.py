@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from exporters.device import graph_inputs
-from exporters.profiles import profiles
+from exporters.tensorrt.profiles import profiles
 from tests.runtime.conftest import TOYS, picture
 from tests.runtime.toy import write_toy_bundle
 from vtc.bundle import Manifest, load_manifest

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from exporters.graphs import export_graph, prune_spec
+from exporters.graphs import prune_spec
 from exporters.lint import lint
+from exporters.writing import export_graph
 from vtc.models.base import VLMAdapter
 from vtc.recipe_selectors import DECODER_SELECTORS
 from vtc.selectors.decoder import build_decoder_selector

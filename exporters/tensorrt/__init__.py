@@ -1,0 +1,1 @@
+"""Engines of a bundle by TensorRT, or TensorRT for RTX."""
