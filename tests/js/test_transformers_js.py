@@ -6,16 +6,19 @@ import json
 import shutil
 import subprocess
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from exporters import writing
 from exporters.onnx import Request, export
 from tests.runtime.conftest import picture
 from tests.runtime.toy import make_toy, write_toy_bundle
 from tests.tiny import IMAGE, RECIPES, image, recipe
+from vtc.bundle import WEIGHTS
 from vtc.calibrate import Sample
 from vtc.checkpoint import Origin
 from vtc.compressed import compress
@@ -57,7 +60,7 @@ def assert_same(bundle: Path, precision: str, cases: Sequence[tuple[Image.Image,
     ends = model.manifest.generation.eos_token_ids
     for (picture_, prompt), theirs in zip(cases, generate(bundle, precision, cases, work), strict=True):
         ours = model.generate([[picture_]], [prompt], NEW_TOKENS)[0]
-        assert theirs["prompt_ids"] == model.text.encode([prompt], [1])[0]
+        assert theirs["prompt_ids"] == model.text.encode([prompt], [1], model.manifest.images[0])[0]
         assert [token for token in theirs["token_ids"] if token not in ends] == ours.token_ids
         assert theirs["text"].strip() == ours.text
 
@@ -71,13 +74,18 @@ def test_toy_bundles_generate_the_same(tmp_path: Path, seed: int, keep: int) -> 
     assert_same(bundle, "fp32", [(picture(n, side), prompt) for n, prompt in enumerate(prompts)], tmp_path)
 
 
-@pytest.mark.parametrize("name", ["none", "cls", "fourier", "depth"])
-def test_exported_bundles_generate_the_same(adapter: VLMAdapter, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "beside"), [*product(["none", "cls", "fourier", "depth"], [False]), ("cls", True)])
+def test_exported_bundles_generate_the_same(
+    adapter: VLMAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, beside: bool
+) -> None:
+    if beside:
+        monkeypatch.setattr(writing, "EXTERNAL_DATA_BYTES", 50_000)
     resolved = recipe(*RECIPES[name])
     samples = [Sample([image(0)], adapter.chat("what is it ?"))]
     precisions = ("fp32", "fp16") if name == "cls" else ("fp32",)
     request = Request([compress(adapter, resolved)], resolved, Origin("tiny", "0" * 64), samples, precisions=precisions)
     export(request, tmp_path / "bundle")
+    assert any((tmp_path / "bundle/onnx").glob(f"*{WEIGHTS}")) == beside
     questions = ["what is it ?", "how many red circles are there ?", "is there a 7 ?"]
     cases = [(image(n, (IMAGE, IMAGE)), adapter.chat(question)) for n, question in enumerate(questions)]
     for precision in precisions:
