@@ -15,28 +15,28 @@ import safetensors.torch
 import torch
 
 from exporters.copies import DTYPES, discard, narrowed
+from exporters.describe import described
 from exporters.device import write_device_files
-from exporters.graphs import GraphSpec, graph_specs, heard_by, segment_name, selector_name, suffix
+from exporters.graphs import GraphSpec, graph_specs, heard_by
 from exporters.lint import check_bundle, lint, summary
 from exporters.parity import EncodedOnce, Parity, check_layers, check_parity, compare
 from exporters.precision import Precision, precision
 from exporters.precision.derive import Derived, Source, derive
 from exporters.precision.layers import layers_off
 from exporters.precision.twins import twins
+from exporters.processor import name_external_data, write_json, write_processor
 from exporters.targets import Target
-from exporters.writing import DEFAULT_OPSET, export_graph, external_data
+from exporters.writing import DEFAULT_OPSET, export_graph
 from vtc.artifact import check_output, digest_of, staging_dir
 from vtc.bundle import WEIGHTS, draft_manifest, write_bundle
 from vtc.calibrate import Sample
 from vtc.checkpoint import Origin
 from vtc.compressed import CompressedModel
 from vtc.errors import VtcError
-from vtc.models.base import image_settings
-from vtc.plan import TokenPlan, plan
+from vtc.plan import plan
 from vtc.progress import Report, silent
 from vtc.recipe import Recipe
 
-COPIED_FILES = ("tokenizer.json", "special_tokens_map.json")
 NOTES = ".export.json"
 VALUES = "precision.json"
 """What a bundle says of its precisions, value by value; for people, nothing reads it."""
@@ -122,9 +122,9 @@ def export(request: Request, out: Path) -> dict[str, Parity]:
     graphs = _graphs(request, work, wanted, derived)
     notes = {name: note for one in derived.values() for name, note in one.notes.items()}
     if notes:
-        _write_json(work / VALUES, notes)
-    _write_processor(request, work)
-    _name_external_data(work)
+        write_json(work / VALUES, notes)
+    write_processor(request.model, work)
+    name_external_data(work)
     manifest = _manifest(request, graphs)
     draft = draft_manifest(work, manifest)
     for target in request.targets:
@@ -179,6 +179,28 @@ def _check_weights(model: CompressedModel, base: str) -> None:
             raise VtcError(
                 f"{name} is beyond {str(DTYPES[base]).removeprefix('torch.')}; give --precision bf16 or fp32"
             )
+
+
+def _manifest(request: Request, graphs: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    model, recipe, none = request.model, request.recipe, Recipe(version=1, name="none", stages=())
+    return {
+        "vtc_version": version("vtc"),
+        "model": {
+            "name": request.origin.name,
+            "family": model.adapter.family,
+            "sha256": request.origin.digest,
+            "serving": asdict(model.adapter.wanted),
+        },
+        "recipe": recipe.canonical(),
+        "recipe_digest": recipe.digest,
+        "plan": model.plan.to_dict(),
+        "baseline_plan": plan(none, model.adapter.facts).to_dict(),
+        "opset": request.opset,
+        "precisions": list(request.precisions),
+        **described(request.models),
+        "graphs": graphs,
+        "parity": {},
+    }
 
 
 def _graphs(
@@ -251,130 +273,3 @@ def _lint(path: Path, name: str, opset: int) -> None:
     findings = lint(path, max_opset=opset, constant_tokens=name.startswith("vision_encoder"))
     if findings:
         raise VtcError(f"exported graph cannot be deployed: {summary(findings)}; please report this")
-
-
-def _write_processor(request: Request, work: Path) -> None:
-    """The base model's own files, told of the smaller number of tokens and layers."""
-    adapter, token_plan = request.model.adapter, request.model.plan
-    for name in COPIED_FILES:
-        if (adapter.path / name).is_file():
-            shutil.copyfile(adapter.path / name, work / name)
-    (work / "chat_template.jinja").write_text(adapter.chat_template, encoding="utf-8")
-    tokenizer = _read_json(adapter.path / "tokenizer_config.json")
-    _write_json(work / "tokenizer_config.json", {**tokenizer, "chat_template": adapter.chat_template})
-    generation = _read_json(adapter.path / "generation_config.json")
-    _write_json(work / "generation_config.json", {**generation, "eos_token_id": adapter.eos_token_ids})
-    processor = _read_json(adapter.path / "processor_config.json")
-    _write_json(work / "processor_config.json", processor | adapter.placeholder_settings(request.model.visual_tokens))
-    images = image_settings(adapter.path)
-    if "image_seq_length" in images:
-        images["image_seq_length"] = request.model.visual_tokens
-    _write_json(work / "preprocessor_config.json", images)
-    _write_json(work / "config.json", told_of(token_plan, _read_json(adapter.path / "config.json")))
-
-
-def _name_external_data(work: Path) -> None:
-    """Tell transformers.js, which does not look for them, of weights beside their graphs."""
-    beside = sorted(path.name for path in (work / "onnx").glob("*.onnx") if external_data(path).is_file())
-    if beside:
-        config = _read_json(work / "config.json")
-        told = {"use_external_data_format": dict.fromkeys(beside, 1)}
-        _write_json(work / "config.json", config | {"transformers.js_config": told})
-
-
-def told_of(token_plan: TokenPlan, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's ``config.json``, told of the smaller number of tokens and layers.
-
-    What it says of the decoder stands in its ``text_config``, in older files at the top, in some in both places.
-    """
-    told = dict(config)
-    if "image_seq_length" in told:
-        told["image_seq_length"] = token_plan.keep
-    text = dict(told.get("text_config") or {})
-    for part in (told, text):
-        if part.get("layer_types"):
-            part["layer_types"] = [part["layer_types"][layer] for layer in token_plan.decoder_layers]
-        if "num_hidden_layers" in part:
-            part["num_hidden_layers"] = len(token_plan.decoder_layers)
-    (text or told)["num_hidden_layers"] = len(token_plan.decoder_layers)
-    return told | ({"text_config": text} if text else {})
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _manifest(request: Request, graphs: dict[str, dict[str, str]]) -> dict[str, Any]:
-    model, adapter = request.model, request.model.adapter
-    facts, token_plan = adapter.facts, model.plan
-    bos = adapter.tokenizer.bos_token_id
-    segments = [
-        {
-            "graph": segment_name(model, number),
-            "layers": list(segment.layers),
-            "sees": segment.sees,
-            "selector": None
-            if segment.enters == "same"
-            else {
-                "graph": selector_name(number),
-                "kind": segment.enters,
-                "queries": model.asks.get(number),
-            },
-        }
-        for number, segment in enumerate(token_plan.segments)
-    ]
-    return {
-        "vtc_version": version("vtc"),
-        "model": {
-            "name": request.origin.name,
-            "family": adapter.family,
-            "sha256": request.origin.digest,
-            "serving": asdict(adapter.wanted),
-        },
-        "recipe": request.recipe.canonical(),
-        "recipe_digest": request.recipe.digest,
-        "plan": token_plan.to_dict(),
-        "baseline_plan": plan(Recipe(version=1, name="none", stages=()), facts).to_dict(),
-        "opset": request.opset,
-        "precisions": list(request.precisions),
-        "images": [_served(model, number) for number, model in enumerate(request.models)],
-        "generation": {
-            "eos_token_ids": adapter.eos_token_ids,
-            "pad_token_id": adapter.pad_token_id,
-            "bos_token_id": bos,
-            "context": facts.decoder.context,
-            "width": facts.decoder.width,
-            "kv_heads": facts.decoder.kv_heads,
-            "head_dim": facts.decoder.head_dim,
-            "layers": len(token_plan.decoder_layers),
-            "bidirectional": facts.decoder.bidirectional,
-        },
-        "segments": segments,
-        "graphs": graphs,
-        "parity": {},
-    }
-
-
-def _served(model: CompressedModel, number: int) -> dict[str, Any]:
-    """What the manifest says of layout number `number`; plain JSON data of :class:`vtc.bundle.ServedImage`."""
-    adapter, token_plan, layout = model.adapter, model.plan, model.adapter.facts.layout
-    return {
-        "size": layout.image_size,
-        "frames": layout.frames,
-        "suffix": suffix(number),
-        "pixels": asdict(adapter.pixels),
-        "placeholder": adapter.placeholder,
-        "prompt_parts": list(adapter.prompt_parts),
-        "token": adapter.image_token,
-        "token_id": adapter.image_token_id,
-        "grids": layout.grids,
-        "tokens": layout.tokens,
-        "keep": model.visual_tokens,
-        "segment_tokens": [token_plan.each(segment.visual_tokens) for segment in token_plan.segments],
-        "positions": asdict(model.rule),
-        "prompt_frame": list(adapter.prompt_frame),
-    }

@@ -14,7 +14,7 @@ from transformers import AutoConfig
 from transformers.vision_utils import get_vision_window_index
 
 from exporters.copies import narrowed
-from exporters.onnx import told_of
+from exporters.processor import told_of
 from tests.models.families import CASES, Case, Checkpoints, compressed, pictures, prompts_of
 from tests.models.own import own_inputs
 from tests.models.published_counts import PUBLISHED

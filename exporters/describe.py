@@ -1,0 +1,73 @@
+"""What a bundle's manifest says of a model: how the runtime serves images, feeds decoder segments and ends answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from exporters.graphs import segment_name, selector_name, suffix
+from vtc.compressed import CompressedModel
+
+
+def described(models: Sequence[CompressedModel]) -> dict[str, Any]:
+    """`images`, `generation` and `segments` of a manifest; plain JSON data of what :mod:`vtc.bundle` reads.
+
+    Parameters
+    ----------
+    models : sequence of CompressedModel
+        One for each layout of images that is served.
+    """
+    first = models[0]
+    return {
+        "images": [_served(model, number) for number, model in enumerate(models)],
+        "generation": _generation(first),
+        "segments": [_segment(first, number) for number in range(len(first.segments))],
+    }
+
+
+def _segment(model: CompressedModel, number: int) -> dict[str, Any]:
+    planned = model.plan.segments[number]
+    selector = {"graph": selector_name(number), "kind": planned.enters, "queries": model.asks.get(number)}
+    return {
+        "graph": segment_name(model, number),
+        "layers": list(planned.layers),
+        "sees": planned.sees,
+        "selector": None if planned.enters == "same" else selector,
+    }
+
+
+def _generation(model: CompressedModel) -> dict[str, Any]:
+    adapter, decoder = model.adapter, model.adapter.facts.decoder
+    return {
+        "eos_token_ids": adapter.eos_token_ids,
+        "pad_token_id": adapter.pad_token_id,
+        "bos_token_id": adapter.tokenizer.bos_token_id,
+        "context": decoder.context,
+        "width": decoder.width,
+        "kv_heads": decoder.kv_heads,
+        "head_dim": decoder.head_dim,
+        "layers": len(model.plan.decoder_layers),
+        "bidirectional": decoder.bidirectional,
+    }
+
+
+def _served(model: CompressedModel, number: int) -> dict[str, Any]:
+    """What the manifest says of layout number `number`; plain JSON data of :class:`vtc.bundle.ServedImage`."""
+    adapter, token_plan, layout = model.adapter, model.plan, model.adapter.facts.layout
+    return {
+        "size": layout.image_size,
+        "frames": layout.frames,
+        "suffix": suffix(number),
+        "pixels": asdict(adapter.pixels),
+        "placeholder": adapter.placeholder,
+        "prompt_parts": list(adapter.prompt_parts),
+        "token": adapter.image_token,
+        "token_id": adapter.image_token_id,
+        "grids": layout.grids,
+        "tokens": layout.tokens,
+        "keep": model.visual_tokens,
+        "segment_tokens": [token_plan.each(segment.visual_tokens) for segment in token_plan.segments],
+        "positions": asdict(model.rule),
+        "prompt_frame": list(adapter.prompt_frame),
+    }

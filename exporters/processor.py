@@ -1,0 +1,71 @@
+"""Files of a bundle that other runtimes read: tokenizer, processor and configuration, told of what was compressed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from exporters.writing import external_data
+from vtc.compressed import CompressedModel
+from vtc.models.base import image_settings
+from vtc.plan import TokenPlan
+
+COPIED_FILES = ("tokenizer.json", "special_tokens_map.json")
+
+
+def write_processor(model: CompressedModel, work: Path) -> None:
+    """The base model's own files, told of the smaller number of tokens and layers."""
+    adapter, token_plan = model.adapter, model.plan
+    for name in COPIED_FILES:
+        if (adapter.path / name).is_file():
+            shutil.copyfile(adapter.path / name, work / name)
+    (work / "chat_template.jinja").write_text(adapter.chat_template, encoding="utf-8")
+    tokenizer = _read_json(adapter.path / "tokenizer_config.json")
+    write_json(work / "tokenizer_config.json", {**tokenizer, "chat_template": adapter.chat_template})
+    generation = _read_json(adapter.path / "generation_config.json")
+    write_json(work / "generation_config.json", {**generation, "eos_token_id": adapter.eos_token_ids})
+    processor = _read_json(adapter.path / "processor_config.json")
+    write_json(work / "processor_config.json", processor | adapter.placeholder_settings(model.visual_tokens))
+    images = image_settings(adapter.path)
+    if "image_seq_length" in images:
+        images["image_seq_length"] = model.visual_tokens
+    write_json(work / "preprocessor_config.json", images)
+    write_json(work / "config.json", told_of(token_plan, _read_json(adapter.path / "config.json")))
+
+
+def name_external_data(work: Path) -> None:
+    """Tell transformers.js, which does not look for them, of weights beside their graphs."""
+    beside = sorted(path.name for path in (work / "onnx").glob("*.onnx") if external_data(path).is_file())
+    if beside:
+        config = _read_json(work / "config.json")
+        told = {"use_external_data_format": dict.fromkeys(beside, 1)}
+        write_json(work / "config.json", config | {"transformers.js_config": told})
+
+
+def told_of(token_plan: TokenPlan, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's ``config.json``, told of the smaller number of tokens and layers.
+
+    What it says of the decoder stands in its ``text_config``, in older files at the top, in some in both places.
+    """
+    told = dict(config)
+    if "image_seq_length" in told:
+        told["image_seq_length"] = token_plan.keep
+    text = dict(told.get("text_config") or {})
+    for part in (told, text):
+        if part.get("layer_types"):
+            part["layer_types"] = [part["layer_types"][layer] for layer in token_plan.decoder_layers]
+        if "num_hidden_layers" in part:
+            part["num_hidden_layers"] = len(token_plan.decoder_layers)
+    (text or told)["num_hidden_layers"] = len(token_plan.decoder_layers)
+    return told | ({"text_config": text} if text else {})
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
