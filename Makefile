@@ -26,7 +26,7 @@ demo: $(STAMP) ## Compress the reference VLM, export it, ask it, judge it
 test: lint types $(STAMP) ## Lint, types, tests (on all cores, one thread each)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
-test-full: lint types $(STAMP) ## As test, with what is left out there for time: bundles of every layout of every family
+test-full: lint types $(STAMP) ## As test, with what is left out there for time: every recipe and every layout on every family (over an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -m 'not gpu'
 
 lint: $(STAMP) ## Check style and format
