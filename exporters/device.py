@@ -178,7 +178,7 @@ def _page(manifest: Manifest, targets: Sequence[Target], limits: Limits, scripts
     boards = {one.jetson for one in targets}
     clocks = [text for board, text in ((True, _JETSON_CLOCKS), (False, _CLOCKS)) if board in boards]
     heads = manifest.precisions
-    weights = {precision: _graph_bytes(manifest, precision) for precision in heads}
+    weights = {precision: manifest.graph_bytes(precision) for precision in heads}
     cache = {precision: _cache_bytes(manifest, precision, limits) for precision in heads}
     rows = [
         ("disk, graphs", weights),
@@ -198,11 +198,6 @@ def _page(manifest: Manifest, targets: Sequence[Target], limits: Limits, scripts
         rows="\n".join(f"| {row} | {' | '.join(_megabytes(by[head]) for head in heads)} |" for row, by in rows),
         clocks="\n".join(clocks),
     )
-
-
-def _graph_bytes(manifest: Manifest, precision: str) -> int:
-    """Of a precision's graphs with their weights, in one file or beside it."""
-    return sum(file.bytes for graph in manifest.graphs for file in manifest.graph_files(graph, precision).values())
 
 
 def _cache_bytes(manifest: Manifest, precision: str, limits: Limits) -> int:

@@ -246,6 +246,10 @@ class Manifest:
         path = self.graphs[name][precision]
         return {file: self.files[file] for file in (path, path + WEIGHTS) if file in self.files}
 
+    def graph_bytes(self, precision: str) -> int:
+        """Of a precision's graphs, with the weights that lie beside them."""
+        return sum(file.bytes for name in self.graphs for file in self.graph_files(name, precision).values())
+
     def json(self, name: str) -> dict[str, Any]:
         """Content of one of the bundle's JSON files.
 

@@ -88,18 +88,12 @@ def answer(bundle: Path, precision: str, items: Sequence[Item]) -> Answered:
     return tokens, np.array(scores)
 
 
-def weights(bundle: Path, precision: str) -> int:
-    """Bytes of a precision's graphs."""
-    manifest = load_manifest(bundle, verify=False)
-    return sum(manifest.files[paths[precision]].bytes for paths in manifest.graphs.values())
-
-
 def study(recipe: str, work: Path, count: int) -> dict[str, Any]:
     """All figures of a recipe, by precision."""
     items = load_dataset("reference", count, 0, "test").items
     images = [item.image_id for item in items]
     bundle = bundle_of(recipe, work)
-    parity = load_manifest(bundle, verify=False).parity
+    manifest = load_manifest(bundle, verify=False)
     plain: Answered | None = None
     found: dict[str, Any] = {}
     for precision in RUN:
@@ -111,8 +105,8 @@ def study(recipe: str, work: Path, count: int) -> dict[str, Any]:
             "retention": float(scores.sum() / plain[1].sum()),
             "ci95": list(stats.ratio_interval(scores, plain[1], images, seed=0) or ()),
             "equal_answers": float(np.mean(equal)),
-            "bytes": weights(bundle, precision),
-            "parity": parity[precision],
+            "bytes": manifest.graph_bytes(precision),
+            "parity": manifest.parity[precision],
         }
         print(recipe, precision, {key: row[key] for key in ("accuracy", "retention", "equal_answers")}, flush=True)
     return found

@@ -6,9 +6,9 @@ as the exporter does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
+from copy import deepcopy
 
-import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 NARROW = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -156,6 +156,11 @@ def _replace(model: ModelProto, nodes: list[NodeProto]) -> None:
         if needed & set(node.output):
             needed |= set(node.input)
             kept.append(node)
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(kept)]
+    set_nodes(model, kept[::-1])
+
+
+def set_nodes(model: ModelProto, nodes: Sequence[NodeProto]) -> None:
+    """Let a graph have these nodes, some of which may be its own."""
+    copies = deepcopy(nodes)  # clearing the graph empties its own
     del model.graph.node[:]
     model.graph.node.extend(copies)

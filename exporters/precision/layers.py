@@ -17,12 +17,10 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from exporters.graphs import Heard
-from exporters.precision.probe import fed
+from exporters.precision.probe import fed, opened
 from exporters.precision.quantize import Rounded
 from vtc.calibrate import Sample
 from vtc.compressed import CompressedModel
-from vtc.runtime.providers import choose_provider
-from vtc.runtime.session import Graph
 
 
 def layers_off(
@@ -45,12 +43,7 @@ def layers_off(
     there = {value.name for value in graph.graph.output}
     for name in {name for layer in layers for name in (layer.input, layer.output)} - there:
         graph.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    scratch = path.with_name(f"{path.name}.layers")
-    onnx.save(graph, scratch)
-    try:
-        session = Graph(scratch, choose_provider("cpu"), sparing=True)
-    finally:
-        scratch.unlink()
+    session = opened(graph, path.with_name(f"{path.name}.layers"), "cpu")
     modules: dict[str, nn.Module] = dict(twin.adapter.model.named_modules())
     worst = 0.0
 

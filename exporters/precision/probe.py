@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def probe(model: ModelProto, kind: int, others: Collection[str] = ()) -> ModelPr
         Values of float32 to look at too.
     """
     types = element_types(model)
-    wide, rounded = (_copy(model) for _ in range(2))
+    wide, rounded = deepcopy(model), deepcopy(model)
     widen(wide, kind)
     widen(rounded, kind, rounding=True)
     shared = {tensor.name for tensor in wide.graph.initializer} | {value.name for value in wide.graph.input}
@@ -120,12 +121,6 @@ def _sizes(shape: onnx.TensorShapeProto | None) -> set[str]:
     return {size.dim_param for size in shape.dim} if shape is not None else set()
 
 
-def _copy(model: ModelProto) -> ModelProto:
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    return copy
-
-
 def measure(
     graph: ModelProto, modules: Sequence[Heard], samples: Sequence[Sample], scratch: Path
 ) -> dict[str, Reached]:
@@ -145,11 +140,7 @@ def measure(
     dict of value name to Reached
     """
     reached: dict[str, Reached] = {}
-    onnx.save(graph, scratch)
-    try:
-        session = Graph(scratch, choose_provider(None), sparing=True)
-    finally:
-        scratch.unlink()
+    session = opened(graph, scratch)
 
     def note(found: Mapping[str, Any]) -> None:
         for name, output in found.items():
@@ -160,6 +151,15 @@ def measure(
 
     fed(session, modules, samples, note)
     return reached
+
+
+def opened(graph: ModelProto, scratch: Path, provider: str | None = None) -> Graph:
+    """A session of a graph that no file is kept of; its weights lie beside `scratch` where it does not hold them."""
+    onnx.save(graph, scratch)
+    try:
+        return Graph(scratch, choose_provider(provider), sparing=True)
+    finally:
+        scratch.unlink()
 
 
 def fed(

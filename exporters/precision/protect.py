@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,10 +147,9 @@ def _module(namespace: str) -> str:
 
 
 def _lifted(model: ModelProto, kind: int, chosen: set[str]) -> ModelProto:
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    lift(copy, kind, chosen)
-    return copy
+    safe = deepcopy(model)
+    lift(safe, kind, chosen)
+    return safe
 
 
 def _softmax(model: ModelProto) -> set[str]:

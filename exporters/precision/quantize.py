@@ -20,7 +20,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from exporters.precision import Precision, Stored
-from exporters.precision.floats import element_types
+from exporters.precision.floats import element_types, set_nodes
 from vtc.models.base import VLMAdapter
 
 BLOCKS = (128, 64, 32, 16)
@@ -293,9 +293,7 @@ def quantize(
                 nodes += _round_input(model, name, result, np.asarray(scale, dtype), precision)
             node.input[0] = result
         nodes.append(node)
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
+    set_nodes(model, nodes)
     for opset in model.opset_import if done else ():
         if opset.domain in ("", "ai.onnx"):
             opset.version = max(opset.version, precision.opset)

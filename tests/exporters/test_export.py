@@ -5,13 +5,11 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from platform import machine
 from typing import Any
 
 import numpy as np
@@ -30,13 +28,13 @@ from exporters.parity import check_parity
 from exporters.targets import TARGETS, target
 from exporters.tensorrt.build import Request as Build
 from exporters.tensorrt.build import build
+from tests.exporters.asked import request
+from tests.marks import needs_rtx
 from tests.runtime.nvidia import LIMITS, nvidia, write_engine_set
 from tests.sharing import graphs_in_common
 from tests.tiny import RECIPES, image, recipe
 from vtc.artifact import staging_dir
 from vtc.bundle import load_manifest
-from vtc.calibrate import Sample
-from vtc.checkpoint import Origin
 from vtc.compressed import compress
 from vtc.engines import Limits
 from vtc.errors import BundleError, InputError, ParityError
@@ -46,15 +44,6 @@ from vtc.runtime.vlm import VLM
 pytestmark = pytest.mark.xdist_group("exported")  # bundles are made once for all tests here
 
 Prompts = tuple[list[list[Any]], list[str]]
-ORIGIN = Origin("tiny", "0" * 64)
-
-
-def request(adapter: VLMAdapter, *stages: dict[str, Any], **options: Any) -> Request:
-    resolved = recipe(*stages)
-    samples = [Sample([image(seed)], adapter.chat("what is it ?")) for seed in range(2)]
-    return Request([compress(adapter, resolved)], resolved, ORIGIN, samples, **options)
-
-
 Exported = Callable[[str], tuple[Request, Path]]
 
 
@@ -204,7 +193,7 @@ def test_target_that_cannot_take_the_opset(adapter: VLMAdapter, tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(sys.platform != "linux" or machine() != "x86_64", reason="TensorRT for RTX is not built for it")
+@needs_rtx
 @pytest.mark.parametrize("name", ["text_aware", "learnpruner", "merged_in_the_decoder"])
 def test_engines_can_be_built_of_all_graphs(exported: Exported, tmp_path: Path, name: str) -> None:
     bundle = load_manifest(exported(name)[1])

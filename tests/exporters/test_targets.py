@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import subprocess
 import sys
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from exporters.targets import PORTABLE, TARGETS, Target, sm, target
+from tests.marks import needs_rtx
 from vtc.errors import InputError
 
 
@@ -97,9 +97,6 @@ def test_needs_neither_onnx_nor_torch() -> None:
 # What the table says of TensorRT for RTX, asked of it.
 
 node = helper.make_node
-tried = pytest.mark.skipif(
-    (platform.system(), platform.machine()) != ("Linux", "x86_64"), reason="TensorRT for RTX is not tested here"
-)
 
 
 def parsed(nodes: list[NodeProto], kind: int = TensorProto.FLOAT, **tensors: Any) -> tuple[Any, Any]:
@@ -134,7 +131,7 @@ def built(builder: Any, network: Any, capability: str) -> bool:
     return builder.build_serialized_network(network, config) is not None
 
 
-@tried
+@needs_rtx
 @pytest.mark.parametrize(
     ("operator", "inputs", "kind"),
     [
@@ -152,7 +149,7 @@ def test_rtx_refuses_what_the_table_calls_absent(operator: str, inputs: list[str
     assert parsed([before, node(operator, inputs, ["y"])], kind, **tensors)[1] is None
 
 
-@tried
+@needs_rtx
 def test_rtx_refuses_a_reduction() -> None:
     tensors = {"i": np.zeros((1, 1), np.int64), "u": np.zeros((1, 1), np.float32)}
     for reduction in ("none", "add"):
@@ -160,7 +157,7 @@ def test_rtx_refuses_a_reduction() -> None:
         assert (parsed([scatter], **tensors)[1] is None) == (reduction == "add")
 
 
-@tried
+@needs_rtx
 @pytest.mark.parametrize("capability", ["7.5", "8.0", "8.6", "8.9", "12.0", "12.1"])
 @pytest.mark.parametrize("precision", ["bf16", "int4", "fp8"])
 def test_rtx_builds_precisions_where_the_table_says(precision: str, capability: str) -> None:
@@ -177,7 +174,7 @@ def test_rtx_builds_precisions_where_the_table_says(precision: str, capability: 
     assert built(builder, network, capability) == target("rtx").allows(precision, capability)
 
 
-@tried
+@needs_rtx
 @pytest.mark.parametrize("beyond", [0, 1])
 def test_rtx_builds_up_to_the_largest_k(beyond: int) -> None:
     k = target("rtx").operators.max_topk_k + beyond

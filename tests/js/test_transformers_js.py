@@ -15,6 +15,7 @@ from PIL import Image
 
 from exporters import writing
 from exporters.onnx import Request, export
+from tests.exporters.asked import request
 from tests.runtime.conftest import picture
 from tests.runtime.toy import make_toy, write_toy_bundle
 from tests.tiny import IMAGE, RECIPES, image, recipe
@@ -80,11 +81,8 @@ def test_exported_bundles_generate_the_same(
 ) -> None:
     if beside:
         monkeypatch.setattr(writing, "EXTERNAL_DATA_BYTES", 50_000)
-    resolved = recipe(*RECIPES[name])
-    samples = [Sample([image(0)], adapter.chat("what is it ?"))]
     precisions = ("fp32", "fp16") if name == "cls" else ("fp32",)
-    request = Request([compress(adapter, resolved)], resolved, Origin("tiny", "0" * 64), samples, precisions=precisions)
-    export(request, tmp_path / "bundle")
+    export(request(adapter, *RECIPES[name], precisions=precisions), tmp_path / "bundle")
     assert any((tmp_path / "bundle/onnx").glob(f"*{WEIGHTS}")) == beside
     questions = ["what is it ?", "how many red circles are there ?", "is there a 7 ?"]
     cases = [(image(n, (IMAGE, IMAGE)), adapter.chat(question)) for n, question in enumerate(questions)]

@@ -22,6 +22,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from exporters.device import graph_inputs
 from exporters.tensorrt.profiles import profiles
 from vtc import __version__
 from vtc.artifact import staging_dir
@@ -370,11 +371,7 @@ def write_engine_set(
     engines = {}
     for name in manifest.graphs:
         path = manifest.graph(name, precision)
-        inputs = {
-            value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
-            for value in onnx.load(path, load_external_data=False).graph.input
-        }
-        found = [asdict(profile) for profile in profiles(manifest, name, inputs, limits)]
+        found = [asdict(profile) for profile in profiles(manifest, name, graph_inputs(path), limits)]
         (work / f"{name}.engine").write_text(json.dumps({"path": str(path), "found": found}))
         engines[name] = {"file": f"{name}.engine", "profiles": found, "memory": 0}
     fields = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.marks import needs_rtx
 from tests.runtime.nvidia import FakeCuda, nvidia, write_engine_set
 from tests.runtime.toy import make_toy, write_toy_bundle
 from vtc.bundle import load_manifest
@@ -58,7 +58,7 @@ def test_engine_that_is_none_is_refused(bundle: Path, monkeypatch: pytest.Monkey
         VLM.load(bundle, backend="tensorrt", verify=False)
 
 
-@pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="no TensorRT for RTX")
+@needs_rtx
 def test_the_real_library_says_why_an_engine_is_none(tmp_path: Path) -> None:
     path = tmp_path / "bad.engine"
     path.write_bytes(b"abc" * 100)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,17 @@ from exporters.parity import Parity
 from exporters.precision import NAMES, PRECISIONS, precision
 from exporters.precision.floats import lift, widen
 from exporters.precision.protect import Protected, protect
-from exporters.targets import TARGETS
+from exporters.targets import TARGETS, target
+from exporters.tensorrt.build import Request as Build
+from exporters.tensorrt.build import build
 from exporters.writing import export_graph
-from tests.tiny import RECIPES, image, recipe, write_checkpoint
+from tests.exporters.asked import request
+from tests.marks import needs_rtx
+from tests.tiny import RECIPES, image, write_checkpoint
 from vtc.artifact import staging_dir
 from vtc.bundle import load_manifest
-from vtc.calibrate import Sample
-from vtc.checkpoint import Origin
 from vtc.cli import main
-from vtc.compressed import compress
+from vtc.engines import Limits
 from vtc.errors import BundleError, InputError, ParityError, VtcError
 from vtc.models import load_adapter
 from vtc.models.base import VLMAdapter
@@ -42,12 +43,6 @@ pytestmark = pytest.mark.xdist_group("precisions")  # bundles are made once for 
 
 QUANTISED = [one.name for one in PRECISIONS if one.stored]
 STORED = {"int8": TensorProto.INT8, "int4": TensorProto.INT4, "fp8": TensorProto.FLOAT8E4M3FN}
-
-
-def request(adapter: VLMAdapter, *stages: dict[str, Any], precisions: tuple[str, ...]) -> Request:
-    resolved = recipe(*stages)
-    samples = [Sample([image(seed)], adapter.chat("what is it ?")) for seed in range(2)]
-    return Request([compress(adapter, resolved)], resolved, Origin("tiny", "0" * 64), samples, precisions=precisions)
 
 
 @pytest.fixture(scope="module")
@@ -119,32 +114,12 @@ def test_runtime_says_that_bfloat16_needs_a_gpu(exported: tuple[dict[str, Parity
         VLM.load(exported[1], provider="cpu", precision="bf16")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="TensorRT for RTX is installed for tests on Linux")
-def test_tensorrt_takes_every_precision(exported: tuple[dict[str, Parity], Path]) -> None:
-    trt: Any = pytest.importorskip("tensorrt_rtx")
-    _, path = exported
-    logger = trt.Logger(trt.Logger.ERROR)
-    for one in PRECISIONS[1:]:
-        for file in sorted((path / "onnx").glob(f"*{one.suffix}.onnx")):
-            builder = trt.Builder(logger)
-            flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-            network = builder.create_network(flag)
-            parser = trt.OnnxParser(network, logger)
-            assert parser.parse_from_file(str(file)), (file.name, parser.get_error(0).desc())
-            if not file.name.startswith("decoder"):
-                continue
-            config = builder.create_builder_config()
-            config.num_compute_capabilities = 1
-            config.set_compute_capability(trt.ComputeCapability.SM89, 0)
-            profile = builder.create_optimization_profile()
-            for number in range(network.num_inputs):
-                value = network.get_input(number)
-                shape = [3 if size == -1 else size for size in value.shape]
-                if value.name == "attention_mask":
-                    shape[1] = 6  # cached and new
-                profile.set_shape(value.name, shape, shape, shape)
-            config.add_optimization_profile(profile)
-            assert builder.build_serialized_network(network, config) is not None, file.name
+@needs_rtx
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_tensorrt_takes_every_precision(exported: tuple[dict[str, Parity], Path], tmp_path: Path, name: str) -> None:
+    manifest, limits = load_manifest(exported[1]), Limits(text=48, new_tokens=16)
+    built = build(Build(manifest, target("rtx"), name, ("8.9",), limits=limits), tmp_path / "engines")
+    assert set(built.engines) == set(manifest.graphs)
 
 
 @pytest.mark.parametrize("name", NAMES[1:])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import platform
 import re
 import signal
 import subprocess
@@ -28,6 +27,7 @@ from exporters.tensorrt.build import Request, build
 from exporters.tensorrt.builder import Builder, import_library
 from exporters.tensorrt.gpu import Gpu
 from exporters.tensorrt.memory import GIB, available_ram, check_memory, need
+from tests.marks import needs_rtx
 from tests.runtime.conftest import TOYS
 from tests.runtime.toy import make_toy, write_toy_bundle
 from vtc.artifact import MANIFEST, staging_dir
@@ -36,9 +36,7 @@ from vtc.cli import main
 from vtc.engines import Limits, Profile, engines_dir, load_engines
 from vtc.errors import BundleError, InputError, MissingDependency, VtcError
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or platform.machine() != "x86_64", reason="TensorRT for RTX is not built for this platform"
-)
+pytestmark = needs_rtx
 
 RTX = target("rtx")
 ORIN = target("jetson-orin-jp6")

@@ -1,0 +1,21 @@
+"""What tests ask to be exported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from exporters.onnx import Request
+from tests.tiny import image, recipe
+from vtc.calibrate import Sample
+from vtc.checkpoint import Origin
+from vtc.compressed import compress
+from vtc.models.base import VLMAdapter
+
+ORIGIN = Origin("tiny", "0" * 64)
+
+
+def request(adapter: VLMAdapter, *stages: dict[str, Any], **options: Any) -> Request:
+    """A model compressed by stages of a recipe, to be compared on two prompts."""
+    resolved = recipe(*stages)
+    samples = [Sample([image(seed)], adapter.chat("what is it ?")) for seed in range(2)]
+    return Request([compress(adapter, resolved)], resolved, ORIGIN, samples, **options)
