@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP) ## Compress the reference VLM, export it, ask it, judge it
-	$(BIN)/python -m vtc.demo -o $(OUT)
+	$(BIN)/python -m vtc.cli.demo -o $(OUT)
 
 test: lint types $(STAMP) ## Lint, types, tests (on all cores, one thread each)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup

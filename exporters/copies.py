@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from vtc.compressed import CompressedModel
+from vtc.compressed.model import CompressedModel
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Types of the bases of :mod:`exporters.precision`."""

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from exporters.graphs import segment_name, selector_name, suffix
-from vtc.compressed import CompressedModel
+from vtc.compressed.model import CompressedModel
 
 
 def described(models: Sequence[CompressedModel]) -> dict[str, Any]:
-    """`images`, `generation` and `segments` of a manifest; plain JSON data of what :mod:`vtc.bundle` reads.
+    """`images`, `generation` and `segments` of a manifest; plain JSON data of what :mod:`vtc.bundle.manifest` reads.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def _generation(model: CompressedModel) -> dict[str, Any]:
 
 
 def _served(model: CompressedModel, number: int) -> dict[str, Any]:
-    """What the manifest says of layout number `number`; plain JSON data of :class:`vtc.bundle.ServedImage`."""
+    """What the manifest says of layout number `number`; plain JSON data of :class:`vtc.bundle.manifest.ServedImage`."""
     adapter, token_plan, layout = model.adapter, model.plan, model.adapter.facts.layout
     return {
         "size": layout.image_size,

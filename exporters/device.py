@@ -14,8 +14,8 @@ import onnx
 
 from exporters.targets import Target
 from exporters.tensorrt.profiles import profiles
-from vtc.bundle import Manifest
-from vtc.engines import Limits, Profile
+from vtc.bundle.engines import Limits, Profile
+from vtc.bundle.manifest import Manifest
 
 SCRIPT, PAGE = "build.sh", "README.md"
 TRTEXEC = "trtexec"

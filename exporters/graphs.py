@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vtc.compressed import CompressedModel
-from vtc.decoder import DecoderSegment
-from vtc.evaluate.selection import Selection
-from vtc.facts import DecoderFacts
+from vtc.compressed.decoder import DecoderSegment
+from vtc.compressed.model import CompressedModel
+from vtc.compressed.selection import Selection
+from vtc.facts.model import DecoderFacts
 from vtc.runtime.decoder import BEFORE
 from vtc.visual_tokens import TextEmbeddings
 

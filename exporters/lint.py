@@ -18,7 +18,7 @@ from onnx import TensorProto
 
 from exporters.graph_view import GraphView, Placed, attribute, label
 from exporters.targets import PORTABLE, Operators, Target
-from vtc.bundle import Manifest
+from vtc.bundle.manifest import Manifest
 from vtc.errors import BundleError, InputError
 
 DATA_DEPENDENT = {

@@ -28,10 +28,10 @@ from exporters.processor import name_external_data, write_json, write_processor
 from exporters.targets import Target
 from exporters.writing import DEFAULT_OPSET, export_graph
 from vtc.artifact import check_output, digest_of, staging_dir
-from vtc.bundle import WEIGHTS, draft_manifest, write_bundle
-from vtc.calibrate import Sample
-from vtc.checkpoint import Origin
-from vtc.compressed import CompressedModel
+from vtc.bundle.manifest import WEIGHTS, draft_manifest, write_bundle
+from vtc.compressed.checkpoint import Origin
+from vtc.compressed.model import CompressedModel
+from vtc.data.samples import Sample
 from vtc.errors import VtcError
 from vtc.plan import plan
 from vtc.progress import Report, silent

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 
 from exporters.precision import precision as by_name
 from exporters.writing import external_data
-from vtc.bundle import Manifest
-from vtc.calibrate import Sample
-from vtc.compressed import CompressedModel
+from vtc.bundle.manifest import Manifest
+from vtc.compressed.model import CompressedModel
+from vtc.data.samples import Sample
 from vtc.errors import ParityError
 from vtc.progress import Report, silent
 from vtc.runtime.generation import Batch
 from vtc.runtime.interface import Array, Tensor
-from vtc.runtime.providers import import_onnxruntime
-from vtc.runtime.session import OnnxRuntime
+from vtc.runtime.onnxruntime.backend import OnnxRuntime
+from vtc.runtime.onnxruntime.providers import import_onnxruntime
 from vtc.runtime.vlm import VLM
 
 LAYER_TOLERANCE = 1e-2

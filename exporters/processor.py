@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.writing import external_data
-from vtc.compressed import CompressedModel
+from vtc.compressed.model import CompressedModel
 from vtc.models.base import image_settings
 from vtc.plan import TokenPlan
 

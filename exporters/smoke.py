@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from exporters.onnx import Request, export
-from vtc.calibrate import Calibrator, Measurements, samples_from
-from vtc.checkpoint import Origin, load_compressed, save_compressed
-from vtc.compressed import compress
+from vtc.calibrate.calibrator import Calibrator, Measurements
+from vtc.compressed.checkpoint import Origin, load_compressed, save_compressed
+from vtc.compressed.model import compress
+from vtc.data.samples import samples_from
 from vtc.models import load_adapter, model_digest
-from vtc.models.tiny import write_tiny_checkpoint
+from vtc.models.random.tiny import write_tiny_checkpoint
 from vtc.plan import plan
 from vtc.progress import Report, silent
 from vtc.recipe import DropLayers, Prune, PruneInDecoder, Recipe, VisualExit

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from vtc.engines import Library
+from vtc.bundle.engines import Library
 from vtc.errors import InputError
 
 PRODUCTS: dict[Library, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}

@@ -20,7 +20,7 @@ from onnx_ir.passes.common import (
 from torch.export import Dim
 
 from exporters.graphs import GraphSpec
-from vtc.bundle import WEIGHTS
+from vtc.bundle.manifest import WEIGHTS
 
 DEFAULT_OPSET = 20
 SHARED_ELEMENTS = 2**20

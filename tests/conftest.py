@@ -9,7 +9,7 @@ import pytest
 from tests.tiny import image, write_checkpoint
 from vtc.models import load_adapter
 from vtc.models.base import VLMAdapter
-from vtc.models.shapes import TINY_SIGLIP
+from vtc.models.random.shapes import TINY_SIGLIP
 
 
 @pytest.fixture(scope="session")

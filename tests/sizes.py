@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vtc.facts import DecoderFacts, EncoderFacts, ModelFacts
-from vtc.layout import single_view
+from vtc.facts.layout import single_view
+from vtc.facts.model import DecoderFacts, EncoderFacts, ModelFacts
 
 SMALL = ModelFacts(
     family="llava",

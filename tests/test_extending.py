@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vtc.evaluate.datasets import load_dataset
+from vtc.data.datasets import load_dataset
 from vtc.runtime.vlm import VLM
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"

@@ -10,9 +10,9 @@ import pytest
 
 from exporters.onnx import Request, export
 from tests.tiny import image, recipe
-from vtc.calibrate import Sample
-from vtc.checkpoint import Origin
-from vtc.compressed import compress
+from vtc.compressed.checkpoint import Origin
+from vtc.compressed.model import compress
+from vtc.data.samples import Sample
 from vtc.models.base import VLMAdapter
 
 ROOT = Path(__file__).parents[1]

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 from transformers import AutoProcessor
 
-from vtc.compressed import CompressedModel, compress
+from vtc.compressed.model import CompressedModel, compress
 from vtc.models.base import VLMAdapter
-from vtc.models.shapes import TINY, Shape
-from vtc.models.tiny import PATCH, write_tiny_llava
+from vtc.models.random.shapes import TINY, Shape
+from vtc.models.random.tiny import PATCH, write_tiny_llava
 from vtc.recipe import Recipe
 
 GRID = 4

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from docs.studies.harness import BATCH, MAX_NEW_TOKENS, Questions
-from vtc.compressed import CompressedModel
-from vtc.decoder import attention_bias
+from vtc.compressed.decoder import attention_bias
+from vtc.compressed.model import CompressedModel
+from vtc.inputs.sequence import cut
 from vtc.models.base import VLMAdapter
 from vtc.recipe import Recipe
 from vtc.selectors.decoder.base import DecoderScorer, DecoderTokens
 from vtc.selectors.decoder.text_attention import TextAttention
-from vtc.sequence import cut
 
 PRUNED_SHARE = 0.9
 PRUNED_AT = 2

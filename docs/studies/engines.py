@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from docs.studies.pages import fill_tables, table
-from vtc.evaluate.memory import forget_peak, peak_rss_mb, rss_mb
+from vtc.bench.memory import forget_peak, peak_rss_mb, rss_mb
 
 DOCS = Path(__file__).resolve().parents[1]
 SHAPE = "llava-onevision-0.5b"
@@ -67,11 +67,11 @@ def write_model(work: Path, shape: str) -> dict[str, Any]:
     """The checkpoint, and what each recipe makes of it."""
     import torch
 
-    from vtc.checkpoint import Origin, save_compressed
-    from vtc.compressed import compress
+    from vtc.compressed.checkpoint import Origin, save_compressed
+    from vtc.compressed.model import compress
     from vtc.models import model_digest
-    from vtc.models.random_weights import random_adapter, randomise
-    from vtc.models.shapes import SHAPES
+    from vtc.models.random.shapes import SHAPES
+    from vtc.models.random.weights import random_adapter, randomise
     from vtc.recipe import load_recipe
 
     path = work / "model"
@@ -90,8 +90,8 @@ def write_model(work: Path, shape: str) -> dict[str, Any]:
 def export_model(work: Path, recipe_name: str) -> dict[str, Any]:
     """Export in float16, as ``vtc export`` does."""
     from exporters.onnx import Request, export
-    from vtc.calibrate import samples_from
-    from vtc.checkpoint import load_compressed
+    from vtc.compressed.checkpoint import load_compressed
+    from vtc.data.samples import samples_from
     from vtc.heap import return_large_blocks
 
     return_large_blocks()
@@ -123,7 +123,7 @@ def build_engines(work: Path, recipe_name: str, capability: str) -> dict[str, An
     """Build for one GPU generation, as ``vtc build`` does."""
     from exporters.targets import target
     from exporters.tensorrt.build import Request, build
-    from vtc.bundle import load_manifest
+    from vtc.bundle.manifest import load_manifest
 
     peaks, out = Peaks(), work / f"{recipe_name}-{capability}"
     bundle = load_manifest(work / f"{recipe_name}-bundle")

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vtc.baselines import baseline
-from vtc.compressed import CompressedModel, compress
+from vtc.compressed.baselines import baseline
+from vtc.compressed.model import CompressedModel, compress
+from vtc.compressed.vision_encoder import VisionEncoder
+from vtc.data.datasets import Item, load_dataset
 from vtc.evaluate import stats
-from vtc.evaluate.datasets import Item, load_dataset
 from vtc.evaluate.evidence import Locator, item_evidence
 from vtc.evaluate.metrics import answer_score
 from vtc.models import load_adapter, model_digest
@@ -22,7 +23,6 @@ from vtc.models.base import VLMAdapter
 from vtc.recipe import RandomSelector, Recipe
 from vtc.reference import reference_dir
 from vtc.selectors.base import NOTHING, Needs
-from vtc.vision_encoder import VisionEncoder
 from vtc.visual_tokens import Reading, TextEmbeddings, in_grids
 
 Floats = NDArray[np.float64]

@@ -20,9 +20,9 @@ from docs.studies.harness import BATCH, MAX_NEW_TOKENS, Answers, Questions
 from docs.studies.pages import fill_tables
 from docs.studies.plots import plot_budgets, plot_shift, plot_sweep, show_kept
 from exporters.onnx import Request, export
-from vtc.calibrate import samples_from
-from vtc.checkpoint import Origin as CheckpointOrigin
-from vtc.compressed import compress
+from vtc.compressed.checkpoint import Origin as CheckpointOrigin
+from vtc.compressed.model import compress
+from vtc.data.samples import samples_from
 from vtc.evaluate.metrics import answer_score
 from vtc.models import load_adapter, model_digest
 from vtc.progress import progress

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from docs.studies.pages import fill_tables, percent, table
 from exporters.onnx import Request, export
 from exporters.precision import NAMES
-from vtc.bundle import load_manifest
-from vtc.calibrate import samples_from
-from vtc.checkpoint import Origin
-from vtc.compressed import compress
+from vtc.bundle.manifest import load_manifest
+from vtc.compressed.checkpoint import Origin
+from vtc.compressed.model import compress
+from vtc.data.datasets import Item, load_dataset
+from vtc.data.samples import samples_from
 from vtc.evaluate import stats
-from vtc.evaluate.datasets import Item, load_dataset
 from vtc.evaluate.metrics import answer_score
 from vtc.models import load_adapter, model_digest
 from vtc.progress import progress

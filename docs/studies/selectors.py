@@ -25,17 +25,17 @@ from docs.studies.plots import plot_selectors
 from exporters.graphs import GraphSpec, prune_spec, selection_spec
 from exporters.onnx import Request, export
 from exporters.writing import export_graph
-from vtc.calibrate import samples_from
-from vtc.checkpoint import Origin
-from vtc.compressed import compress
-from vtc.evaluate.selection import Selection
+from vtc.compressed.checkpoint import Origin
+from vtc.compressed.model import compress
+from vtc.compressed.selection import Selection
+from vtc.data.samples import samples_from
+from vtc.inputs.sequence import cut
 from vtc.recipe import Origin as RecipeOrigin
 from vtc.recipe import Recipe
 from vtc.reference import reference_pruner
-from vtc.runtime.providers import choose_provider
-from vtc.runtime.session import Graph
+from vtc.runtime.onnxruntime.backend import Graph
+from vtc.runtime.onnxruntime.providers import choose_provider
 from vtc.runtime.vlm import VLM
-from vtc.sequence import cut
 from vtc.stages.prune_in_decoder import PruneInDecoder
 
 DOCS = Path(__file__).resolve().parents[1]

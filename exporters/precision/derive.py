@@ -24,7 +24,7 @@ from exporters.precision.floats import NARROW, widen
 from exporters.precision.protect import protect, report, worst_first
 from exporters.precision.quantize import Linear, Rounded, linear_weights, multiplied, quantize
 from exporters.writing import external_data, save_graph
-from vtc.calibrate import Sample
+from vtc.data.samples import Sample
 from vtc.models.base import VLMAdapter
 from vtc.progress import Report
 

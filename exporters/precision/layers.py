@@ -19,8 +19,8 @@ from torch import nn
 from exporters.graphs import Heard
 from exporters.precision.probe import fed, opened
 from exporters.precision.quantize import Rounded
-from vtc.calibrate import Sample
-from vtc.compressed import CompressedModel
+from vtc.compressed.model import CompressedModel
+from vtc.data.samples import Sample
 
 
 def layers_off(

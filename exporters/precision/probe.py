@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from exporters.graphs import Heard
 from exporters.precision.floats import element_types, widen
-from vtc.calibrate import Sample
-from vtc.runtime.providers import choose_provider
-from vtc.runtime.session import Graph
+from vtc.data.samples import Sample
+from vtc.runtime.onnxruntime.backend import Graph
+from vtc.runtime.onnxruntime.providers import choose_provider
 from vtc.visual_tokens import TextEmbeddings
 
 LARGEST, DIFFERENCE = "largest of ", "difference of "

@@ -18,7 +18,7 @@ from onnx import ModelProto, TensorProto
 from exporters.graphs import Heard
 from exporters.precision.floats import NARROW, element_types, lift
 from exporters.precision.probe import Reached, measure, probe
-from vtc.calibrate import Sample
+from vtc.data.samples import Sample
 from vtc.errors import ParityError, VtcError
 
 HIGHEST = {"fp16": 65504.0, "bf16": 3.3895e38}

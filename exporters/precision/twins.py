@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from exporters.copies import DTYPES, cast_weights, narrowed
 from exporters.precision import Precision, Stored
 from exporters.precision.quantize import LARGEST, input_scale, linear_layers, small
-from vtc.compressed import CompressedModel
+from vtc.compressed.model import CompressedModel
 
 
 def twins(

@@ -21,9 +21,9 @@ from exporters.tensorrt.gpu import Gpu, gpu_here
 from exporters.tensorrt.memory import GIB, check_memory, need
 from exporters.tensorrt.profiles import profiles
 from vtc.artifact import check_output, digest_of, staging_dir
-from vtc.bundle import Manifest
+from vtc.bundle.engines import KIND, Engine, EngineSet, Limits, Profile, load_engines, write_engines
+from vtc.bundle.manifest import Manifest
 from vtc.cache import cache_dir
-from vtc.engines import KIND, Engine, EngineSet, Limits, Profile, load_engines, write_engines
 from vtc.errors import InputError
 from vtc.progress import Report, silent
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.targets import PRODUCTS, Target
-from vtc.engines import Profile
+from vtc.bundle.engines import Profile
 from vtc.errors import InputError, MissingDependency, VtcError
 from vtc.progress import Report, silent
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 
-from vtc.runtime.providers import cuda_driver
+from vtc.runtime.onnxruntime.providers import cuda_driver
 
 # Of CUdevice_attribute.
 _INTEGRATED, _MAJOR, _MINOR = 18, 75, 76

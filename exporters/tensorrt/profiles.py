@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from vtc.bundle import Manifest, ServedImage
-from vtc.engines import Limits, Profile, Shape
+from vtc.bundle.engines import Limits, Profile, Shape
+from vtc.bundle.manifest import Manifest, ServedImage
 from vtc.errors import InputError
 
 USUAL_TEXT = 64

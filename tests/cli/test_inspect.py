@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.tiny import recipe
-from vtc.checkpoint import Origin, save_compressed
 from vtc.cli import main
 from vtc.cli.output import with_unit
-from vtc.compressed import compress
+from vtc.compressed.checkpoint import Origin, save_compressed
+from vtc.compressed.model import compress
 from vtc.models import model_digest
 from vtc.models.base import VLMAdapter
 from vtc.plan import plan

@@ -17,7 +17,7 @@ from vtc.cli import main, targets
 from vtc.cli.targets import RUNTIMES
 from vtc.models import FAMILIES
 from vtc.recipe import SELECTORS, builtin_recipes
-from vtc.runtime import providers
+from vtc.runtime.onnxruntime import providers
 
 
 def listed(what: str) -> list[dict[str, Any]]:

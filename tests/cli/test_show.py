@@ -10,10 +10,10 @@ from PIL import Image
 
 from exporters.onnx import Request, export
 from tests.tiny import image
-from vtc.calibrate import samples_from
-from vtc.checkpoint import Origin
 from vtc.cli import main
-from vtc.compressed import compress
+from vtc.compressed.checkpoint import Origin
+from vtc.compressed.model import compress
+from vtc.data.samples import samples_from
 from vtc.evaluate.picture import MARGIN, PANEL
 from vtc.models import model_digest
 from vtc.models.base import VLMAdapter

@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 from tests.evaluate.fakes import contestant, dataset
 from tests.tiny import image
 from vtc.cli import main
-from vtc.evaluate import contestants, datasets
+from vtc.data import datasets
+from vtc.evaluate import contestants
 from vtc.evaluate.contestants import Field
 
 

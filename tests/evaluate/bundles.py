@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.runtime.toy import Toy, write_toy_bundle
 from vtc.artifact import MANIFEST, staging_dir
-from vtc.bundle import write_bundle
+from vtc.bundle.manifest import write_bundle
 
 
 def plan(keep: int, tokens: int = 16, stages: int = 1) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vtc.evaluate.datasets import Dataset, Item
+from vtc.data.datasets import Dataset, Item
 from vtc.evaluate.validate import Contestant
 
 VOCABULARY = 12

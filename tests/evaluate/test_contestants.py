@@ -11,6 +11,8 @@ import pytest
 from tests.evaluate.bundles import plan
 from tests.runtime.nvidia import nvidia, write_engine_set
 from tests.tiny import GRID, IMAGE, compressed, image
+from vtc.cli.report import validate_tables
+from vtc.data.datasets import Dataset, Item
 from vtc.errors import InputError, VtcError
 from vtc.evaluate.contestants import (
     BASELINES,
@@ -24,12 +26,10 @@ from vtc.evaluate.contestants import (
     original_of,
     served_by,
 )
-from vtc.evaluate.datasets import Dataset, Item
-from vtc.evaluate.report import validate_tables
 from vtc.evaluate.validate import Effort, validate
-from vtc.layout import ANY_IMAGE, Block, ImageLayout, Serving
+from vtc.facts.layout import ANY_IMAGE, Block, ImageLayout, Serving
+from vtc.inputs.pixels import Picture, PixelSpec
 from vtc.models.base import VLMAdapter
-from vtc.pixels import Picture, PixelSpec
 
 CPU = Session(provider="cpu")
 PRUNE = {"kind": "prune", "keep": 4, "selector": "cls_attention"}

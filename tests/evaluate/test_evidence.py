@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vtc.evaluate.datasets import Item
+from vtc.data.datasets import Item
 from vtc.evaluate.evidence import Locator, box_patches, measure_evidence
 
 GRID, SIZE = (4, 4), (40, 40)

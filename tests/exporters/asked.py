@@ -6,9 +6,9 @@ from typing import Any
 
 from exporters.onnx import Request
 from tests.tiny import image, recipe
-from vtc.calibrate import Sample
-from vtc.checkpoint import Origin
-from vtc.compressed import compress
+from vtc.compressed.checkpoint import Origin
+from vtc.compressed.model import compress
+from vtc.data.samples import Sample
 from vtc.models.base import VLMAdapter
 
 ORIGIN = Origin("tiny", "0" * 64)

@@ -14,8 +14,8 @@ from exporters.targets import Target, target
 from exporters.tensorrt.profiles import profiles
 from tests.runtime.conftest import TOYS
 from tests.runtime.toy import write_toy_bundle
-from vtc.bundle import Manifest, load_manifest
-from vtc.engines import Limits
+from vtc.bundle.engines import Limits
+from vtc.bundle.manifest import Manifest, load_manifest
 
 ORIN, RTX = target("jetson-orin-jp6"), target("rtx")
 

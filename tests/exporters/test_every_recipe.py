@@ -23,8 +23,8 @@ from exporters.targets import TARGETS, target
 from exporters.tensorrt.build import Request, build
 from exporters.tensorrt.profiles import profiles
 from tests.sharing import graphs_in_common
-from vtc.bundle import Manifest, load_manifest
-from vtc.engines import Limits
+from vtc.bundle.engines import Limits
+from vtc.bundle.manifest import Manifest, load_manifest
 from vtc.errors import RecipeError
 from vtc.models import FAMILIES
 from vtc.recipe import builtin_recipes, load_recipe

@@ -34,9 +34,9 @@ from tests.runtime.nvidia import LIMITS, nvidia, write_engine_set
 from tests.sharing import graphs_in_common
 from tests.tiny import RECIPES, image, recipe
 from vtc.artifact import staging_dir
-from vtc.bundle import load_manifest
-from vtc.compressed import compress
-from vtc.engines import Limits
+from vtc.bundle.engines import Limits
+from vtc.bundle.manifest import load_manifest
+from vtc.compressed.model import compress
 from vtc.errors import BundleError, InputError, ParityError
 from vtc.models.base import VLMAdapter
 from vtc.runtime.vlm import VLM

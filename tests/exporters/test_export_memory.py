@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from docs.studies import engines
-from vtc.evaluate.memory import forget_peak
-from vtc.models import shapes
-from vtc.models.shapes import DecoderShape, Shape, TowerShape
+from vtc.bench.memory import forget_peak
+from vtc.models.random import shapes
+from vtc.models.random.shapes import DecoderShape, Shape, TowerShape
 
 WIDE = Shape(
     "wide",

@@ -13,7 +13,7 @@ from onnx import NodeProto, TensorProto, helper, load, numpy_helper, save
 
 from exporters.lint import Finding, check_bundle, lint, summary
 from exporters.targets import TARGETS, target
-from vtc.bundle import FileEntry, Manifest
+from vtc.bundle.manifest import FileEntry, Manifest
 from vtc.errors import BundleError, InputError
 
 ORIN = target("jetson-orin-jp6")

@@ -19,10 +19,10 @@ from tests.exporters.asked import request
 from tests.runtime.conftest import picture
 from tests.runtime.toy import make_toy, write_toy_bundle
 from tests.tiny import IMAGE, RECIPES, image, recipe
-from vtc.bundle import WEIGHTS
-from vtc.calibrate import Sample
-from vtc.checkpoint import Origin
-from vtc.compressed import compress
+from vtc.bundle.manifest import WEIGHTS
+from vtc.compressed.checkpoint import Origin
+from vtc.compressed.model import compress
+from vtc.data.samples import Sample
 from vtc.models import load_adapter, model_digest, resolve_model
 from vtc.models.base import VLMAdapter
 from vtc.reference.scenes import question_set

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from tests.models.own import own_model
 from tests.tiny import image
-from vtc.compressed import CompressedModel, compress
-from vtc.decoder import SegmentCache, attention_bias
-from vtc.layout import ANY_IMAGE, Serving
+from vtc.compressed.decoder import SegmentCache, attention_bias
+from vtc.compressed.model import CompressedModel, compress
+from vtc.facts.layout import ANY_IMAGE, Serving
+from vtc.inputs.sequence import attention_blocks, positions
 from vtc.models import load_adapter
 from vtc.models.base import VLMAdapter
-from vtc.models.tiny_families import TINY_FAMILIES, write_tiny
+from vtc.models.random.tiny_families import TINY_FAMILIES, write_tiny
 from vtc.recipe import Recipe
-from vtc.sequence import attention_blocks, positions
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from tests.models.families import CASES, Case, Checkpoints, compressed, every_ca
 from tests.runtime.nvidia import nvidia, write_engine_set
 from tests.runtime.room import give_room
 from tests.sharing import graphs_in_common
-from vtc.calibrate import samples_from
-from vtc.checkpoint import Origin
-from vtc.compressed import CompressedModel
-from vtc.engines import Limits
-from vtc.layout import Serving
+from vtc.bundle.engines import Limits
+from vtc.compressed.checkpoint import Origin
+from vtc.compressed.model import CompressedModel
+from vtc.data.samples import samples_from
+from vtc.facts.layout import Serving
 from vtc.recipe import Recipe
 from vtc.runtime.vlm import VLM
 

@@ -17,18 +17,18 @@ from exporters.onnx import Request, export
 from tests.models.families import Prompts, compressed, masked_logits, prompts_of
 from tests.models.own import own_generate, own_inputs, own_logits, own_model, own_processor
 from tests.tiny import image
-from vtc.calibrate import samples_from
-from vtc.checkpoint import Origin
-from vtc.decoder import attention_bias
+from vtc.compressed.checkpoint import Origin
+from vtc.compressed.decoder import attention_bias
+from vtc.compressed.vision_encoder import VisionEncoder
+from vtc.data.samples import samples_from
 from vtc.errors import InputError, ModelError
-from vtc.layout import Serving
+from vtc.facts.layout import Serving
 from vtc.models import load_adapter, read_facts
 from vtc.models.base import VLMAdapter
-from vtc.models.tiny_families import TINY_FAMILIES, write_tiny
+from vtc.models.random.tiny_families import TINY_FAMILIES, write_tiny
 from vtc.recipe import Recipe
 from vtc.runtime.vlm import VLM
 from vtc.selectors.base import Needs
-from vtc.vision_encoder import VisionEncoder
 from vtc.visual_tokens import Reading
 
 KINDS = ["paligemma", "gemma3"]

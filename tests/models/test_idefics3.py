@@ -13,15 +13,15 @@ from transformers import Idefics3Config, Idefics3ForConditionalGeneration
 
 from tests.models.families import Case, Checkpoints, compressed, pictures
 from tests.models.own import own_processor
+from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.errors import InputError, ModelError, RecipeError
-from vtc.layout import Serving
+from vtc.facts.layout import Serving
+from vtc.inputs.pixels import Picture, PixelSpec
 from vtc.models import read_facts
 from vtc.models.base import VLMAdapter
 from vtc.models.idefics3 import Idefics3Adapter
-from vtc.models.tiny_families import write_tiny
-from vtc.pixels import Picture, PixelSpec
+from vtc.models.random.tiny_families import write_tiny
 from vtc.selectors.base import Needs
-from vtc.vision_encoder import VisionEncoder
 from vtc.visual_tokens import Reading, ReadingKind
 
 LAYERS = (0, 1, 2, 3)

@@ -13,14 +13,14 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from tests.models.families import Case, Checkpoints, compressed, pictures, prompts_of
 from tests.models.own import own_inputs, own_logits, own_processor
-from vtc.encoder_readings import read
+from vtc.compressed.readings import read
+from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.errors import InputError, ModelError
-from vtc.layout import Serving
+from vtc.facts.layout import Serving
 from vtc.models import load_adapter, read_facts
 from vtc.models.base import VLMAdapter
-from vtc.models.tiny_families import write_tiny
+from vtc.models.random.tiny_families import write_tiny
 from vtc.selectors.base import Needs
-from vtc.vision_encoder import VisionEncoder
 from vtc.visual_tokens import Reading, ReadingKind
 
 LAYERS = (0, 1, 2, 3)

@@ -13,7 +13,7 @@ from tests.tiny import RECIPES, compressed, write_checkpoint
 from vtc.errors import ModelError, RecipeError
 from vtc.models import load_adapter, model_digest, read_facts, resolve_model
 from vtc.models.base import VLMAdapter
-from vtc.models.shapes import TINY
+from vtc.models.random.shapes import TINY
 from vtc.reference import reference_dir
 
 

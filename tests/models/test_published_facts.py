@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.models.published_counts import EXPECTED, EXPECTED_AT, PUBLISHED, SIZES
-from vtc.layout import Serving
+from vtc.facts.layout import Serving
 from vtc.models import read_facts
 
 AT_SIZES = [

@@ -19,16 +19,16 @@ from tests.models.families import CASES, Case, Checkpoints, compressed, pictures
 from tests.models.own import own_inputs
 from tests.models.published_counts import PUBLISHED
 from tests.tiny import recipe
-from vtc.encoder_readings import read
+from vtc.compressed.readings import read
+from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.errors import InputError, ModelError
-from vtc.layout import Serving
+from vtc.facts.layout import Serving
+from vtc.inputs.sequence import positions
 from vtc.models import read_facts
 from vtc.models.base import VLMAdapter
 from vtc.models.qwen2_5_vl import Qwen2_5VLAdapter
 from vtc.plan import plan
 from vtc.selectors.base import Needs
-from vtc.sequence import positions
-from vtc.vision_encoder import VisionEncoder
 from vtc.visual_tokens import Reading, ReadingKind
 
 QWEN = [case for case in CASES if case.family in ("qwen2_vl", "qwen2_5_vl")]

@@ -16,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.qwen3_vl import modeling_qwen3_vl
 
 from tests.models.families import Case, Checkpoints, compressed, pictures, prompts_of
-from vtc.encoder_readings import read_tokens
+from vtc.compressed.readings import read_tokens
 from vtc.errors import InputError, ModelError
-from vtc.layout import Serving
+from vtc.facts.layout import Serving
 from vtc.models import load_adapter, read_facts
 from vtc.models.base import VLMAdapter
 from vtc.plan import plan

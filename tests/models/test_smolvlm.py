@@ -13,11 +13,11 @@ import torch
 from tests.models.families import Case, Checkpoints, compressed
 from tests.models.own import number_words, own_processor, own_prompt
 from vtc.errors import InputError, ModelError, RecipeError
-from vtc.layout import Serving
+from vtc.facts.layout import Serving
 from vtc.models import load_adapter, read_facts
 from vtc.models.base import VLMAdapter
+from vtc.models.random.tiny_families import write_tiny
 from vtc.models.smolvlm import in_words
-from vtc.models.tiny_families import write_tiny
 
 CLIP = Case("smolvlm", "clip", Serving(frames=3))
 

@@ -16,9 +16,9 @@ from transformers import (
 )
 
 from vtc.reference import reference_dir
-from vtc.reference.evaluate import load_set, score
 from vtc.reference.questions import CATEGORIES, lexicon
 from vtc.reference.scenes import question_set
+from vtc.reference.training.evaluate import load_set, score
 
 
 @pytest.fixture(scope="module")

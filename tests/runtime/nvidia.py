@@ -26,11 +26,11 @@ from exporters.device import graph_inputs
 from exporters.tensorrt.profiles import profiles
 from vtc import __version__
 from vtc.artifact import staging_dir
-from vtc.bundle import load_manifest
-from vtc.engines import Limits, engines_dir, write_engines
-from vtc.runtime import engine_sets
-from vtc.runtime.cuda import OutOfMemory
-from vtc.runtime.device import Pool
+from vtc.bundle.engines import Limits, engines_dir, write_engines
+from vtc.bundle.manifest import load_manifest
+from vtc.runtime.tensorrt import engine_sets
+from vtc.runtime.tensorrt.cuda import OutOfMemory
+from vtc.runtime.tensorrt.device import Pool
 
 Array = NDArray[Any]
 VERSION = "10.9.8"
@@ -50,7 +50,7 @@ class FakeRecorded:
 
 
 class FakeCuda:
-    """A GPU, as :class:`vtc.runtime.cuda.Cuda` shows it.
+    """A GPU, as :class:`vtc.runtime.tensorrt.cuda.Cuda` shows it.
 
     Attributes
     ----------

@@ -10,9 +10,9 @@ import pytest
 
 from vtc.runtime import past
 from vtc.runtime.interface import DTYPES, IntArray, Tensor
+from vtc.runtime.onnxruntime.backend import Graph, OnnxRuntime
+from vtc.runtime.onnxruntime.providers import import_onnxruntime
 from vtc.runtime.past import FixedPast
-from vtc.runtime.providers import import_onnxruntime
-from vtc.runtime.session import Graph, OnnxRuntime
 
 
 class HostStore:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from tests.runtime.test_vlm import CONTINUATIONS, IMAGES, PROMPTS
 from tests.runtime.toy import Segment, make_toy, write_toy_bundle
 from vtc.cli import main
-from vtc.runtime.engine_sets import connect
+from vtc.runtime.tensorrt.engine_sets import connect
 from vtc.runtime.vlm import VLM
 
 pytestmark = [

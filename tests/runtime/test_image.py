@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.runtime.conftest import picture
 from vtc.errors import InputError
-from vtc.pixels import to_rgb
+from vtc.inputs.pixels import to_rgb
 from vtc.runtime.image import open_image
 
 

@@ -14,7 +14,7 @@ import vtc
 from tests.runtime.conftest import picture
 from tests.runtime.toy import EOS, Toy, logits_of, make_toy, write_toy_bundle
 from vtc.artifact import publish, staging_dir
-from vtc.bundle import draft_manifest, load_manifest
+from vtc.bundle.manifest import draft_manifest, load_manifest
 from vtc.errors import BundleError, InputError
 from vtc.runtime.sampling import Sampler
 from vtc.runtime.vlm import VLM

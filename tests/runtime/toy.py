@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper, parser
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
-from vtc.bundle import staging_dir, write_bundle
-from vtc.pixels import Picture, PixelSpec
+from vtc.bundle.manifest import staging_dir, write_bundle
+from vtc.inputs.pixels import Picture, PixelSpec
 
 Array = NDArray[Any]
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from tests.sizes import SMALL
-from vtc.layout import single_view
-from vtc.recipe_selectors import ENCODER_SELECTORS
+from vtc.facts.layout import single_view
+from vtc.facts.views import whole_views
+from vtc.recipe.selectors import ENCODER_SELECTORS
 from vtc.selectors import BuildContext, build_selector
 from vtc.selectors.base import Selector
 from vtc.selectors.evs import EVS
 from vtc.selectors.globalcom2 import GlobalCom2
 from vtc.selectors.hired import HiRED
-from vtc.views import whole_views
 from vtc.visual_tokens import Reading, ReadingKind, TextEmbeddings, VisualTokens, on_grid
 
 Grid = tuple[int, int]

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tests.tiny import GRID, IMAGE, compressed, image
-from vtc.layout import Block, ImageLayout
+from vtc.facts.layout import Block, ImageLayout
 from vtc.models.base import VLMAdapter
-from vtc.models.tiny import PATCH
+from vtc.models.random.tiny import PATCH
 from vtc.selectors.evs import EVS
 from vtc.visual_tokens import VisualTokens, on_grid
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from vtc.assembly import assemble
-from vtc.layout import Block, ImageLayout
+from vtc.compressed.assembly import assemble
+from vtc.facts.layout import Block, ImageLayout
+from vtc.facts.views import Views, views_of, whole_views
 from vtc.selectors.base import top_k
 from vtc.selectors.globalcom2 import GlobalCom2, enlarge
-from vtc.views import Views, views_of, whole_views
 from vtc.visual_tokens import Reading, on_grid
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "globalcom2.npz")

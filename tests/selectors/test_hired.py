@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from vtc.facts.views import whole_views
 from vtc.selectors.hired import HiRED
-from vtc.views import whole_views
 from vtc.visual_tokens import Reading, VisualTokens, on_grid
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "hired.npz")

@@ -11,19 +11,19 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.tiny import GRID, recipe
-from vtc.compressed import CompressedModel, compress
+from vtc.compressed.model import CompressedModel, compress
 from vtc.errors import RecipeError
-from vtc.layout import Block, ImageLayout, shared_out
+from vtc.facts.layout import Block, ImageLayout, shared_out
+from vtc.facts.views import views_of, whole_views
 from vtc.models.base import VLMAdapter
 from vtc.plan import plan
-from vtc.plan_selectors import why_not
-from vtc.recipe_selectors import ENCODER_SELECTORS
+from vtc.plan.selectors import why_not
+from vtc.recipe.selectors import ENCODER_SELECTORS
 from vtc.selectors.globalcom2 import GlobalCom2
 from vtc.selectors.hiprune import hierarchical
 from vtc.selectors.hired import HiRED
 from vtc.selectors.pooling import Pooling
 from vtc.selectors.vscan import VScan
-from vtc.views import views_of, whole_views
 from vtc.visual_tokens import Reading, TextEmbeddings, VisualTokens, in_grids
 
 VIEW = (GRID, GRID)

@@ -9,12 +9,12 @@ from click.testing import CliRunner, Result
 
 from tests.training.conftest import RECIPE
 from vtc.artifact import staging_dir
-from vtc.checkpoint import load_compressed
 from vtc.cli import main
+from vtc.compressed.checkpoint import load_compressed
 from vtc.errors import InputError
 from vtc.models import load_adapter, model_digest
 from vtc.models.base import VLMAdapter
-from vtc.models.tiny_families import write_tiny
+from vtc.models.random.tiny_families import write_tiny
 from vtc.recipe import load_recipe, parse_recipe
 from vtc.reference import reference_dir, reference_pruner
 from vtc.selectors.learned import Learned

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 
 from tests.tiny import image, recipe
 from vtc.artifact import staging_dir
-from vtc.checkpoint import load_compressed
 from vtc.cli import main
-from vtc.compressed import CompressedModel, compress
+from vtc.compressed.checkpoint import load_compressed
+from vtc.compressed.model import CompressedModel, compress
+from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.errors import InputError
 from vtc.models import load_adapter, model_digest
 from vtc.models.base import VLMAdapter
@@ -38,7 +39,6 @@ from vtc.training.explanations import Explained, Subject, explain, label, rollou
 from vtc.training.packing import Question
 from vtc.training.relevance import fit, train_relevance
 from vtc.training.trainer import tensors_digest
-from vtc.vision_encoder import VisionEncoder
 
 CONFIG = RelevanceTraining(images=20, questions=2, validation=2, epochs=4, batch=8)
 RECIPE = """version: 1

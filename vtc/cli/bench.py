@@ -11,11 +11,11 @@ import click
 
 from vtc.cli.running import backend_options
 from vtc.cli.versions import package_version
-from vtc.models.shapes import SHAPES
+from vtc.models.random.shapes import SHAPES
 from vtc.runtime import BACKENDS
 
 if TYPE_CHECKING:
-    from vtc.evaluate.timing import Question
+    from vtc.bench.timing import Question
     from vtc.progress import Report
     from vtc.runtime.vlm import VLM
 
@@ -85,8 +85,8 @@ def command(
     vtc bench out/bundle --against out/original --image photo.jpg --prompt "What is this?"
     vtc bench --shape llava-onevision-0.5b --set budget.keep_average=0.11
     """
+    from vtc.cli.report import bench_tables, print_tables, to_json, write_json
     from vtc.errors import InputError
-    from vtc.evaluate.report import bench_tables, print_tables, to_json, write_json
 
     if (bundle is None) == (shape_name is None):
         raise InputError("give a BUNDLE or --shape NAME, one of the two")
@@ -110,7 +110,7 @@ def command(
         options = {"provider": provider, "precision": precision, "threads": threads, "backend": backend}
         report = _bench_bundle(bundle, *asked, options, engines, memory)
     else:
-        from vtc.cli.bench_shape import DEFAULT_RECIPE, PRECISIONS, Job, bench_shape
+        from vtc.bench.shape import DEFAULT_RECIPE, PRECISIONS, Job, bench_shape
         from vtc.progress import progress
         from vtc.recipe import load_recipe
 
@@ -152,9 +152,9 @@ def _bench_bundle(
     engines: Path | None,
     memory: bool,
 ) -> dict[str, Any]:
-    from vtc.evaluate.bench import bench
-    from vtc.evaluate.memory import measure_memory
-    from vtc.evaluate.timing import runner
+    from vtc.bench.bench import bench
+    from vtc.bench.memory import measure_memory
+    from vtc.bench.timing import runner
     from vtc.progress import progress
     from vtc.runtime.vlm import VLM
 
@@ -192,9 +192,9 @@ def _bench_bundle(
 
 
 def _questions(images: tuple[Path, ...], prompt: str | None) -> list[Question]:
+    from vtc.bench.timing import Question
+    from vtc.data.datasets import load_dataset
     from vtc.errors import InputError
-    from vtc.evaluate.datasets import load_dataset
-    from vtc.evaluate.timing import Question
     from vtc.runtime.image import open_image
 
     if images:
@@ -227,11 +227,11 @@ def _name(original: VLM, model: VLM) -> str:
 
 def _exported(name: str, bundle: VLM, show: Report) -> Path:
     from vtc import __version__
-    from vtc.bundle import load_manifest
+    from vtc.bundle.manifest import load_manifest
     from vtc.cache import cache_dir
     from vtc.errors import BundleError, InputError
     from vtc.evaluate.contestants import served_by
-    from vtc.layout import ANY_IMAGE
+    from vtc.facts.layout import ANY_IMAGE
     from vtc.models import model_digest, resolve_model
 
     path = resolve_model(name)
@@ -247,9 +247,9 @@ def _exported(name: str, bundle: VLM, show: Report) -> Path:
     except BundleError:
         pass  # not there yet, or damaged: either way it is made now
     from exporters.onnx import Request, export
-    from vtc.calibrate import samples_from
-    from vtc.checkpoint import Origin
-    from vtc.compressed import compress
+    from vtc.compressed.checkpoint import Origin
+    from vtc.compressed.model import compress
+    from vtc.data.samples import samples_from
     from vtc.models import load_adapter
     from vtc.recipe import Recipe
 

@@ -12,7 +12,7 @@ from vtc.cli.output import print_json, print_table, with_unit
 from vtc.progress import progress
 
 if TYPE_CHECKING:
-    from vtc.engines import EngineSet
+    from vtc.bundle.engines import EngineSet
 
 
 @click.command(short_help="Build TensorRT engines of a bundle, with or without a GPU.")
@@ -74,8 +74,8 @@ def command(
     """
     from exporters.targets import target as target_of
     from exporters.tensorrt.build import Request, build, usual_precision
-    from vtc.bundle import load_manifest
-    from vtc.engines import Limits, engines_dir
+    from vtc.bundle.engines import Limits, engines_dir
+    from vtc.bundle.manifest import load_manifest
 
     target = target_of(target_name)
     manifest = load_manifest(bundle)

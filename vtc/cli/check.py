@@ -9,7 +9,7 @@ import click
 from vtc.cli.output import print_json
 from vtc.cli.serving import serving, serving_options
 from vtc.errors import InputError
-from vtc.layout import ANY_IMAGE, Grid
+from vtc.facts.layout import ANY_IMAGE, Grid
 from vtc.plan import check, plan
 from vtc.recipe import load_recipe
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from vtc.cli.serving import serving, serving_options
-from vtc.layout import Grid
+from vtc.facts.layout import Grid
 from vtc.progress import progress
 
 
@@ -55,14 +55,15 @@ def command(
     check_output(out, "compressed")
     source = data or ("reference" if model == "reference" else None)
     if recipe.autos and source is None:
-        from vtc.calibrate import needs_data
+        from vtc.calibrate.calibrator import needs_data
 
         raise needs_data(recipe)
 
     with progress() as tell:
-        from vtc.calibrate import Calibrator, Measurements, samples_from
-        from vtc.checkpoint import Origin, save_compressed
-        from vtc.compressed import compress
+        from vtc.calibrate.calibrator import Calibrator, Measurements
+        from vtc.compressed.checkpoint import Origin, save_compressed
+        from vtc.compressed.model import compress
+        from vtc.data.samples import samples_from
         from vtc.training.auto import AutoPruner
 
         digest = model_digest(path)

@@ -11,8 +11,8 @@ import click
 from exporters.precision import NAMES, PRECISIONS, precision
 from vtc.cli.serving import serving_options, servings
 from vtc.errors import InputError
+from vtc.facts.layout import Grid
 from vtc.heap import return_large_blocks
-from vtc.layout import Grid
 from vtc.progress import progress
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ def command(
     return_large_blocks()
     with progress() as tell:
         from exporters.onnx import Request, export
-        from vtc.calibrate import samples_from
-        from vtc.checkpoint import load_compressed, made_for
+        from vtc.compressed.checkpoint import load_compressed, made_for
+        from vtc.data.samples import samples_from
 
         model, recipe, origin = load_compressed(directory, base)
         wanted = servings(image_size, tiles, frames)

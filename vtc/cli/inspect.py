@@ -14,7 +14,7 @@ from vtc.artifact import MANIFEST
 from vtc.cli.output import print_json, print_table, with_unit
 from vtc.cli.serving import serving, serving_options
 from vtc.errors import BundleError, InputError
-from vtc.layout import ANY_IMAGE, Grid, Serving
+from vtc.facts.layout import ANY_IMAGE, Grid, Serving
 from vtc.plan import TokenPlan, plan
 from vtc.recipe import Recipe, load_recipe
 
@@ -113,7 +113,7 @@ def _finished(directory: Path) -> _Inspection:
 
 
 def _bundle(directory: Path) -> _Inspection:
-    from vtc.bundle import load_manifest
+    from vtc.bundle.manifest import load_manifest
 
     manifest = load_manifest(directory)
     try:
@@ -127,7 +127,7 @@ def _bundle(directory: Path) -> _Inspection:
 
 def _compressed(directory: Path) -> _Inspection:
     from vtc.artifact import read_manifest, verify_files
-    from vtc.checkpoint import KIND, SCHEMA, serving_of
+    from vtc.compressed.checkpoint import KIND, SCHEMA, serving_of
 
     manifest = read_manifest(directory, KIND, SCHEMA)
     verify_files(directory, manifest["files"])

@@ -61,7 +61,7 @@ def _models() -> list[dict[str, Any]]:
 
 
 def _selectors() -> list[dict[str, Any]]:
-    from vtc.recipe_selectors import SELECTORS
+    from vtc.recipe.selectors import SELECTORS
 
     return [
         {

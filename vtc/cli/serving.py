@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from vtc.layout import ANY_IMAGE, Grid, Serving
+from vtc.facts.layout import ANY_IMAGE, Grid, Serving
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vtc.cli.serving import serving, serving_options
-from vtc.layout import ANY_IMAGE, Grid, Serving
+from vtc.facts.layout import ANY_IMAGE, Grid, Serving
 
 if TYPE_CHECKING:
     from vtc.evaluate.contestants import Opened
@@ -97,8 +97,8 @@ def _open(
     if target is not None:
         manifest = manifest_of(target)
         return open_compressed(target) if manifest and manifest["kind"] == "compressed" else open_bundle(target)
-    from vtc.calibrate import Calibrator, Measurements
-    from vtc.compressed import compress
+    from vtc.calibrate.calibrator import Calibrator, Measurements
+    from vtc.compressed.model import compress
     from vtc.models import load_adapter, model_digest, resolve_model
     from vtc.recipe import load_recipe
     from vtc.training.auto import AutoPruner
@@ -121,7 +121,7 @@ def _cut_layers(plan: Any) -> list[int]:
 
 def _preprocess(predictor: Any) -> Any:
     """From images to pixels (n, 3, H, W), of a bundle or a model in PyTorch; not in rows of patches."""
-    from vtc.pixels import to_pixels
+    from vtc.inputs.pixels import to_pixels
 
     spec = predictor.manifest.images[0].pixels if hasattr(predictor, "manifest") else predictor.adapter.pixels
     return partial(to_pixels, replace(spec, patches=None))

@@ -105,8 +105,8 @@ def entries() -> Iterator[Entry]:
 
 def what_is_missing(runtime: Runtime) -> str:
     """Say why a runtime does not work here; empty when a session on it starts."""
-    from vtc.runtime.providers import choose_provider
-    from vtc.runtime.session import Graph
+    from vtc.runtime.onnxruntime.backend import Graph
+    from vtc.runtime.onnxruntime.providers import choose_provider
 
     try:
         provider = choose_provider(runtime.provider)
@@ -121,7 +121,7 @@ def what_is_missing(runtime: Runtime) -> str:
 
 def can_build(target: Target) -> tuple[bool, str]:
     """Whether engines for a target can be built on this machine, and in words; nothing is imported for it."""
-    from vtc.runtime.providers import cuda_devices
+    from vtc.runtime.onnxruntime.providers import cuda_devices
 
     if target.jetson and not JETSON_RELEASE.exists():
         return False, "this is no Jetson; engines are built on the board"

@@ -98,9 +98,9 @@ def command(
     vtc validate out/bundle --against reference
     vtc validate out/bundle --against llava-1.5-7b-hf --data gqa --limit 2000 --min-retention 0.98
     """
+    from vtc.cli.report import print_tables, to_json, validate_tables, write_json
+    from vtc.data.datasets import load_dataset
     from vtc.evaluate.contestants import Session, open_field
-    from vtc.evaluate.datasets import load_dataset
-    from vtc.evaluate.report import print_tables, to_json, validate_tables, write_json
     from vtc.evaluate.validate import Effort, Limits, validate
     from vtc.progress import progress
 

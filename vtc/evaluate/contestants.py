@@ -17,11 +17,11 @@ from vtc.errors import InputError
 from vtc.evaluate.evidence import Locator
 from vtc.evaluate.predictor import Generated, Logits, Predictor
 from vtc.evaluate.validate import Contestant
-from vtc.layout import ANY_IMAGE, Serving
+from vtc.facts.layout import ANY_IMAGE, Serving
 from vtc.runtime import BACKENDS
 
 if TYPE_CHECKING:
-    from vtc.compressed import CompressedModel
+    from vtc.compressed.model import CompressedModel
     from vtc.models.base import VLMAdapter
 
 Baseline = Literal["random", "uniform", "downsample", "blind"]
@@ -156,7 +156,7 @@ def served_by(manifest: Mapping[str, Any] | None) -> Serving:
     """What images a bundle was made for; of several layouts the first."""
     if manifest is None or "serving" not in manifest["model"]:
         return ANY_IMAGE
-    from vtc.checkpoint import serving_of
+    from vtc.compressed.checkpoint import serving_of
 
     return serving_of(manifest["model"])
 
@@ -180,7 +180,7 @@ def open_checkpoint(name: str, serving: Serving = ANY_IMAGE) -> Opened:
 
 def original_of(adapter: VLMAdapter, model_sha256: str) -> Opened:
     """A loaded checkpoint with nothing taken away."""
-    from vtc.compressed import compress
+    from vtc.compressed.model import compress
     from vtc.recipe import Recipe
 
     original = compress(adapter, Recipe(version=1, name="none", stages=()))
@@ -221,7 +221,7 @@ def open_bundle(path: Path, session: Session = Session()) -> Opened:
 
 def open_compressed(path: Path, base: str | None = None) -> Opened:
     """A compressed model, run in PyTorch; `base` says where its checkpoint is now, if it has moved."""
-    from vtc.checkpoint import load_compressed
+    from vtc.compressed.checkpoint import load_compressed
 
     model, _, origin = load_compressed(path, base)
     return compressed_contestant(path.resolve().name, model, origin.digest)
@@ -285,7 +285,7 @@ def open_baselines(
     adapter: VLMAdapter, names: Sequence[str], keep: int | None, seed: int
 ) -> tuple[list[Contestant], dict[str, str]]:
     """The baselines at a budget, and why others of `names` cannot be; without a budget there are none that need one."""
-    from vtc.baselines import baseline
+    from vtc.compressed.baselines import baseline
 
     def predictor(name: Baseline, seed: int = 0) -> Predictor:
         return baseline(adapter, name, keep or 0, seed)

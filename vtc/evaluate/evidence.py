@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vtc.evaluate.datasets import Item
+from vtc.data.datasets import Item
 
 Bools = NDArray[np.bool_]
 Box = tuple[float, float, float, float]

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vtc.data.datasets import Dataset, Item
+from vtc.data.fidelity import divergence
 from vtc.evaluate import stats
-from vtc.evaluate.datasets import Dataset, Item
 from vtc.evaluate.evidence import Locator, measure_evidence
-from vtc.evaluate.fidelity import divergence
 from vtc.evaluate.gate import Check, at_least, at_most, overall, retention_check
 from vtc.evaluate.metrics import answer_score, normalise
 from vtc.evaluate.predictor import Predictor
@@ -177,7 +177,7 @@ class Fidelity:
     Attributes
     ----------
     kld, same_top : arrays of shape (tokens,)
-        One entry per distribution compared; see :class:`vtc.evaluate.fidelity.Divergence`.
+        One entry per distribution compared; see :class:`vtc.data.fidelity.Divergence`.
     token_images : tuple of tokens str
         The image behind each entry.
     same_answer : array of shape (n,), bool

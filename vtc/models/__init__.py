@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from vtc.artifact import sha256
 from vtc.errors import MissingDependency, ModelError
-from vtc.layout import ANY_IMAGE, Serving
+from vtc.facts.layout import ANY_IMAGE, Serving
 from vtc.models.refused import NEAREST, refusal
 
 if TYPE_CHECKING:
-    from vtc.facts import ModelFacts
+    from vtc.facts.model import ModelFacts
     from vtc.models.base import VLMAdapter
 
 FAMILIES: dict[str, str] = {

@@ -22,12 +22,12 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as hf_logging
 from typing_extensions import Self
 
-from vtc.attention import GROUPED_ATTENTION
 from vtc.errors import InputError, ModelError
-from vtc.facts import ModelFacts
-from vtc.layout import ANY_IMAGE, ImageLayout, Serving
-from vtc.pixels import PixelSpec, to_pixels
-from vtc.prompts import expand, render_chat, writes_start
+from vtc.facts.layout import ANY_IMAGE, ImageLayout, Serving
+from vtc.facts.model import ModelFacts
+from vtc.inputs.pixels import PixelSpec, to_pixels
+from vtc.inputs.prompts import expand, render_chat, writes_start
+from vtc.models.parts.attention import GROUPED_ATTENTION
 
 PLAIN_CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].upper() + ': ' }}"

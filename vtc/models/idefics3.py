@@ -16,13 +16,13 @@ from torch.func import functional_call
 from transformers import Idefics3ForConditionalGeneration, PreTrainedModel
 
 from vtc.errors import InputError
-from vtc.facts import ModelFacts
-from vtc.layout import Block, Grid, ImageLayout, Serving
-from vtc.models.checks import check_parts, refuse, token_grid
-from vtc.models.clip_tower import ClipTower, clip_facts
-from vtc.models.language_model import LanguageModel, decoder_facts
-from vtc.models.pixel_specs import USUAL_IMAGE, pixel_spec
-from vtc.pixels import PixelSpec
+from vtc.facts.layout import Block, Grid, ImageLayout, Serving
+from vtc.facts.model import ModelFacts
+from vtc.inputs.pixels import PixelSpec
+from vtc.models.images.pixel_specs import USUAL_IMAGE, pixel_spec
+from vtc.models.parts.checks import check_parts, refuse, token_grid
+from vtc.models.parts.clip_tower import ClipTower, clip_facts
+from vtc.models.parts.language_model import LanguageModel, decoder_facts
 
 DECODERS = ("llama",)
 

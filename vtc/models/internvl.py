@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from transformers import InternVLForConditionalGeneration
 
 from vtc.errors import InputError, ModelError
-from vtc.facts import EncoderFacts, ModelFacts
-from vtc.layout import Block, ImageLayout, Serving
-from vtc.models.checks import check_features, check_parts, token_grid
-from vtc.models.clip_tower import feature_layer
-from vtc.models.language_model import LanguageModel, decoder_facts
-from vtc.models.pixel_specs import USUAL_IMAGE, WHOLE, pixel_spec
-from vtc.pixels import PixelSpec
+from vtc.facts.layout import Block, ImageLayout, Serving
+from vtc.facts.model import EncoderFacts, ModelFacts
+from vtc.inputs.pixels import PixelSpec
+from vtc.models.images.pixel_specs import USUAL_IMAGE, WHOLE, pixel_spec
+from vtc.models.parts.checks import check_features, check_parts, token_grid
+from vtc.models.parts.clip_tower import feature_layer
+from vtc.models.parts.language_model import LanguageModel, decoder_facts
 
 TOWERS = {"internvl_vision": "default"}
 """Towers, and the vision_feature_select_strategy that leaves out their CLS token."""

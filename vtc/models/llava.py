@@ -12,13 +12,13 @@ from typing import Any, ClassVar, Literal, cast
 from torch import nn
 from transformers import LlavaForConditionalGeneration, PreTrainedModel
 
-from vtc.facts import ModelFacts
-from vtc.layout import ImageLayout, Serving, single_view
-from vtc.models.checks import check_features, check_parts, refuse
-from vtc.models.clip_tower import ClipTower, clip_facts, feature_layer
-from vtc.models.language_model import LanguageModel, decoder_facts
-from vtc.models.pixel_specs import pixel_spec
-from vtc.pixels import PixelSpec
+from vtc.facts.layout import ImageLayout, Serving, single_view
+from vtc.facts.model import ModelFacts
+from vtc.inputs.pixels import PixelSpec
+from vtc.models.images.pixel_specs import pixel_spec
+from vtc.models.parts.checks import check_features, check_parts, refuse
+from vtc.models.parts.clip_tower import ClipTower, clip_facts, feature_layer
+from vtc.models.parts.language_model import LanguageModel, decoder_facts
 
 STRATEGY: dict[str, Literal["default", "full"]] = {"clip_vision_model": "default", "siglip_vision_model": "full"}
 """Towers, and the vision_feature_select_strategy that leaves their patches alone: ``default`` drops the first token,

@@ -13,13 +13,13 @@ from typing import Any, ClassVar, cast
 from torch import Tensor
 from transformers import LlavaNextForConditionalGeneration, PreTrainedModel
 
-from vtc.facts import ModelFacts
-from vtc.layout import Serving
-from vtc.models.any_resolution import tiled_layout, tiles_to_cut, with_pinpoints
-from vtc.models.checks import refuse
+from vtc.facts.layout import Serving
+from vtc.facts.model import ModelFacts
+from vtc.inputs.pixels import PixelSpec
+from vtc.models.images.pixel_specs import pixel_spec
 from vtc.models.llava import LlavaAdapter
-from vtc.models.pixel_specs import pixel_spec
-from vtc.pixels import PixelSpec
+from vtc.models.parts.any_resolution import tiled_layout, tiles_to_cut, with_pinpoints
+from vtc.models.parts.checks import refuse
 
 
 class LlavaNextAdapter(LlavaAdapter):

@@ -17,13 +17,13 @@ from typing import Any, ClassVar
 from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedModel
 
 from vtc.errors import ModelError
-from vtc.facts import ModelFacts
-from vtc.layout import Block, ImageLayout, Serving
-from vtc.models.any_resolution import check_views, tiled_layout, tiles_to_cut, with_pinpoints
-from vtc.models.checks import refuse
+from vtc.facts.layout import Block, ImageLayout, Serving
+from vtc.facts.model import ModelFacts
+from vtc.inputs.pixels import PixelSpec
+from vtc.models.images.pixel_specs import WHOLE, pixel_spec
 from vtc.models.llava_next import LlavaNextAdapter
-from vtc.models.pixel_specs import WHOLE, pixel_spec
-from vtc.pixels import PixelSpec
+from vtc.models.parts.any_resolution import check_views, tiled_layout, tiles_to_cut, with_pinpoints
+from vtc.models.parts.checks import refuse
 
 ONE_VIEW = (1, 1)
 """Tiles of an image that is taken whole."""

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from transformers import PaliGemmaForConditionalGeneration
 
 from vtc.errors import ModelError
-from vtc.facts import ModelFacts
-from vtc.layout import Serving, single_view
-from vtc.models.checks import check_parts, refuse
-from vtc.models.clip_tower import clip_facts
-from vtc.models.gemma import TOWERS, GemmaVLM
-from vtc.models.language_model import decoder_facts
-from vtc.models.pixel_specs import pixel_spec
-from vtc.pixels import PixelSpec
+from vtc.facts.layout import Serving, single_view
+from vtc.facts.model import ModelFacts
+from vtc.inputs.pixels import PixelSpec
+from vtc.models.images.pixel_specs import pixel_spec
+from vtc.models.parts.checks import check_parts, refuse
+from vtc.models.parts.clip_tower import clip_facts
+from vtc.models.parts.gemma import TOWERS, GemmaVLM
+from vtc.models.parts.language_model import decoder_facts
 
 DECODERS = ("gemma2", "gemma")
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from transformers import Qwen2VLForConditionalGeneration
 
-from vtc.facts import ModelFacts
-from vtc.layout import Serving
-from vtc.models.checks import check_parts
-from vtc.models.language_model import LanguageModel, decoder_facts
-from vtc.models.qwen_vision import QwenVision, check_decoder, qwen_encoder, qwen_layout, qwen_pixels
-from vtc.pixels import PixelSpec
+from vtc.facts.layout import Serving
+from vtc.facts.model import ModelFacts
+from vtc.inputs.pixels import PixelSpec
+from vtc.models.parts.checks import check_parts
+from vtc.models.parts.language_model import LanguageModel, decoder_facts
+from vtc.models.parts.qwen_vision import QwenVision, check_decoder, qwen_encoder, qwen_layout, qwen_pixels
 
 
 class Qwen2VLAdapter(QwenVision, LanguageModel):

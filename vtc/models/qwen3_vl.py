@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Qwen3VLForConditionalGeneration
 
 from vtc.errors import InputError, ModelError
-from vtc.facts import DecoderFacts, ModelFacts
-from vtc.layout import Grid, Serving
+from vtc.facts.layout import Grid, Serving
+from vtc.facts.model import DecoderFacts, ModelFacts
+from vtc.inputs.pixels import PixelSpec
 from vtc.models.base import image_settings
-from vtc.models.checks import check_parts
-from vtc.models.language_model import LanguageModel, decoder_facts
-from vtc.models.qwen_vision import PatchMerger, QwenVision, check_decoder, qwen_encoder, qwen_layout, qwen_pixels
-from vtc.pixels import PixelSpec
+from vtc.models.parts.checks import check_parts
+from vtc.models.parts.language_model import LanguageModel, decoder_facts
+from vtc.models.parts.qwen_vision import PatchMerger, QwenVision, check_decoder, qwen_encoder, qwen_layout, qwen_pixels
 
 SAMPLED = 2.0
 """Frames a second that the video processor samples where its settings say nothing."""

@@ -8,11 +8,11 @@ from typing import Any, Literal
 from transformers import Qwen3VLMoeForConditionalGeneration
 
 from vtc.errors import ModelError
-from vtc.experts import EVERY_EXPERT
-from vtc.facts import DecoderFacts, ModelFacts
-from vtc.layout import Serving
+from vtc.facts.layout import Serving
+from vtc.facts.model import DecoderFacts, ModelFacts
+from vtc.inputs.pixels import PixelSpec
+from vtc.models.parts.experts import EVERY_EXPERT
 from vtc.models.qwen3_vl import Qwen3VLAdapter
-from vtc.pixels import PixelSpec
 
 
 class Qwen3VLMoeAdapter(Qwen3VLAdapter):

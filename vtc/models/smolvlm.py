@@ -16,11 +16,11 @@ from transformers import SmolVLMForConditionalGeneration
 from typing_extensions import Self
 
 from vtc.errors import InputError, ModelError
-from vtc.layout import Grid, Serving
+from vtc.facts.layout import Grid, Serving
+from vtc.inputs.pixels import PixelSpec
 from vtc.models.base import image_settings
 from vtc.models.idefics3 import AROUND, WHOLE_IMAGE, Idefics3Adapter
-from vtc.models.pixel_specs import WHOLE, pixel_spec
-from vtc.pixels import PixelSpec
+from vtc.models.images.pixel_specs import WHOLE, pixel_spec
 
 # The processor's own texts cannot be imported everywhere: in the first releases their modules need torchvision.
 INTRO = "You are provided the following series of {frames} frames from a {duration} [H:MM:SS] video.\n"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vtc.bundle import Manifest
+from vtc.bundle.manifest import Manifest
 from vtc.errors import InputError
 from vtc.runtime import BACKENDS
 from vtc.runtime.interface import Backend
-from vtc.runtime.session import OnnxRuntime
+from vtc.runtime.onnxruntime.backend import OnnxRuntime
 
 
 def open_backend(
@@ -29,10 +29,10 @@ def open_backend(
     backend : str
         One of :data:`vtc.runtime.BACKENDS`.
     provider, threads
-        As for :class:`~vtc.runtime.session.OnnxRuntime`; for ``onnxruntime`` alone.
+        As for :class:`~vtc.runtime.onnxruntime.backend.OnnxRuntime`; for ``onnxruntime`` alone.
     precision : str or None
     engines : path or None
-        As for :func:`~vtc.runtime.engine_sets.choose_engines`; for ``tensorrt`` alone.
+        As for :func:`~vtc.runtime.tensorrt.engine_sets.choose_engines`; for ``tensorrt`` alone.
     verify : bool
         Compare the engines' hashes with their manifest; False compares sizes.
 
@@ -50,6 +50,6 @@ def open_backend(
     for option, value in (("--provider", provider), ("--threads", threads)):
         if value is not None:
             raise InputError(f"{option} goes with --backend onnxruntime; engines run on the GPU they were built for")
-    from vtc.runtime.tensorrt import TensorRT
+    from vtc.runtime.tensorrt.backend import TensorRT
 
     return TensorRT.load(manifest, engines, precision, verify=verify)

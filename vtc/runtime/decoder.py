@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vtc.bundle import Manifest, SelectorFacts, ServedImage
+from vtc.bundle.manifest import Manifest, SelectorFacts, ServedImage
 from vtc.errors import InputError
+from vtc.inputs.sequence import attention_blocks, cut, positions, text_tokens
 from vtc.runtime.interface import DTYPES, Array, Backend, IntArray, LoadedGraph, Past, Tensor
-from vtc.sequence import attention_blocks, cut, positions, text_tokens
 
 BEFORE = "before_hidden_states"
 """Output of a segment whose last layer a selector looks at: what enters that layer."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vtc.errors import InputError
-from vtc.pixels import MAX_PIXELS, to_rgb
+from vtc.inputs.pixels import MAX_PIXELS, to_rgb
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is opened. Pillow knows more, some of which run outside programs."""
@@ -29,8 +29,9 @@ def open_image(path: str | Path) -> Image.Image:
     Raises
     ------
     InputError
-        If the file is missing, no image, truncated, animated, or larger than :data:`vtc.pixels.MAX_PIXELS`, which is
-        found out before its pixels are decoded.
+        If the file is missing, no image, truncated, animated, or larger than
+        :data:`vtc.inputs.pixels.MAX_PIXELS`, which
+        is found out before its pixels are decoded.
     """
     try:
         with warnings.catch_warnings():

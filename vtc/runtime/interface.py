@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vtc.engines import Limits
+from vtc.bundle.engines import Limits
 
 Array = NDArray[Any]
 IntArray = NDArray[np.int64]

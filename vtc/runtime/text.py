@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from vtc.bundle import Manifest, ServedImage
+from vtc.bundle.manifest import Manifest, ServedImage
 from vtc.errors import BundleError
-from vtc.prompts import expand, render_chat, writes_start
+from vtc.inputs.prompts import expand, render_chat, writes_start
 
 IntArray = NDArray[np.int64]
 

@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vtc.bundle import Manifest, ServedImage, load_manifest
-from vtc.engines import Limits
+from vtc.bundle.engines import Limits
+from vtc.bundle.manifest import Manifest, ServedImage, load_manifest
 from vtc.errors import InputError
-from vtc.pixels import to_pixels
+from vtc.inputs.pixels import to_pixels
+from vtc.inputs.sequence import asked, clips
 from vtc.runtime import BACKENDS
 from vtc.runtime.backends import open_backend
 from vtc.runtime.decoder import Cache, Decoder, Logits
@@ -28,7 +29,6 @@ from vtc.runtime.image import open_image
 from vtc.runtime.interface import Array, Backend, IntArray, LoadedGraph, Tensor
 from vtc.runtime.sampling import Sampler
 from vtc.runtime.text import Text
-from vtc.sequence import asked, clips
 
 ImageLike = str | Path | Image.Image
 
@@ -52,7 +52,7 @@ class VLM:
         itself, to which the options do not apply.
     engines : path or None
         Directory of the engines; None takes those in the bundle that fit this machine (see
-        :func:`~vtc.runtime.engine_sets.choose_engines`).
+        :func:`~vtc.runtime.tensorrt.engine_sets.choose_engines`).
     verify : bool
         Compare the hashes of engines with their manifest; False compares sizes.
 

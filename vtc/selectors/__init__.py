@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vtc import recipe_selectors as entries
-from vtc.facts import ModelFacts
+from vtc.facts.model import ModelFacts
+from vtc.facts.views import views_of
+from vtc.recipe import selectors as entries
 from vtc.selectors.base import Selector
 from vtc.selectors.cdpruner import CDPruner
 from vtc.selectors.cls_attention import CLSAttention
@@ -31,7 +32,6 @@ from vtc.selectors.uniform import Uniform
 from vtc.selectors.visionzip import VisionZip
 from vtc.selectors.vispruner import VisPruner
 from vtc.selectors.vscan import VScan
-from vtc.views import views_of
 
 
 @dataclass(frozen=True)

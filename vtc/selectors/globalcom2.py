@@ -14,10 +14,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vtc.layout import Grid
+from vtc.facts.layout import Grid
+from vtc.facts.views import Views
 from vtc.selectors.base import Needs, Selector, ascending, top_k
 from vtc.selectors.views import apportion, totals, view_tokens
-from vtc.views import Views
 from vtc.visual_tokens import Reading, VisualTokens
 
 

@@ -17,7 +17,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from vtc.layout import Grid
+from vtc.facts.layout import Grid
 from vtc.selectors.base import Needs, Selector, ascending, taken, top_k
 from vtc.selectors.ranking import ranks
 from vtc.visual_tokens import Reading, VisualTokens

@@ -12,9 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vtc.facts.views import Views
 from vtc.selectors.base import Needs, Selector, ascending, taken, top_k
 from vtc.selectors.views import apportion, totals, view_tokens
-from vtc.views import Views
 from vtc.visual_tokens import Reading, VisualTokens
 
 

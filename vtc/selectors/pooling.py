@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vtc.layout import shared_out
+from vtc.facts.layout import shared_out
 from vtc.selectors.base import Merger
 from vtc.visual_tokens import VisualTokens
 

@@ -1,4 +1,4 @@
-"""What selectors over a full view and its crops share; :mod:`vtc.views` says which token belongs to which."""
+"""What selectors over a full view and its crops share; :mod:`vtc.facts.views` says which token belongs to which."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vtc.facts.views import Views
 from vtc.selectors.base import ascending, top_k
 from vtc.selectors.ranking import ranks_within
-from vtc.views import Views
 
 
 def view_tokens(values: Tensor, views: Views, view: int) -> Tensor:

@@ -15,7 +15,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from vtc.layout import Grid
+from vtc.facts.layout import Grid
 from vtc.visual_tokens import VisualTokens, in_grids
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from vtc.calibrate import needs_data
+from vtc.calibrate.calibrator import needs_data
 from vtc.errors import InputError, VtcError
 from vtc.models import load_adapter, model_digest, resolve_model
 from vtc.progress import progress

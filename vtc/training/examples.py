@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vtc.compressed.vision_encoder import VisionEncoder
+from vtc.data.datasets import REFERENCE, Item, load_dataset, reference_scenes
 from vtc.errors import InputError
-from vtc.evaluate.datasets import REFERENCE, Item, load_dataset, reference_scenes
 from vtc.models.base import VLMAdapter
 from vtc.progress import Report, silent
 from vtc.selectors.base import Needs
 from vtc.training.forward import answer_states
 from vtc.training.packing import Packed, Question, pack, tokenize
-from vtc.vision_encoder import VisionEncoder
 from vtc.visual_tokens import Reading
 
 BATCH = 8

@@ -28,9 +28,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vtc.calibrate import ANSWER_TOKENS
-from vtc.compressed import compress
-from vtc.facts import ModelFacts
+from vtc.calibrate.calibrator import ANSWER_TOKENS
+from vtc.compressed.model import compress
+from vtc.compressed.vision_encoder import VisionEncoder
+from vtc.facts.model import ModelFacts
 from vtc.models.base import VLMAdapter
 from vtc.progress import Report
 from vtc.recipe import Recipe, RelevanceTraining
@@ -40,7 +41,6 @@ from vtc.selectors.decoder.relevance import Relevance
 from vtc.training.examples import Example
 from vtc.training.forward import answer_states
 from vtc.training.packing import Packed, Question, pack
-from vtc.vision_encoder import VisionEncoder
 
 BATCH = 16
 MAPS = 2**30

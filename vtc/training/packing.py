@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vtc.data.datasets import Item
 from vtc.errors import InputError
-from vtc.evaluate.datasets import Item
 from vtc.models.base import VLMAdapter
 
 

@@ -31,9 +31,9 @@ from tests.exporters.asked import request
 from tests.marks import needs_rtx
 from tests.tiny import RECIPES, image, write_checkpoint
 from vtc.artifact import staging_dir
-from vtc.bundle import load_manifest
+from vtc.bundle.engines import Limits
+from vtc.bundle.manifest import load_manifest
 from vtc.cli import main
-from vtc.engines import Limits
 from vtc.errors import BundleError, InputError, ParityError, VtcError
 from vtc.models import load_adapter
 from vtc.models.base import VLMAdapter

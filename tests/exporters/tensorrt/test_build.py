@@ -31,9 +31,9 @@ from tests.marks import needs_rtx
 from tests.runtime.conftest import TOYS
 from tests.runtime.toy import make_toy, write_toy_bundle
 from vtc.artifact import MANIFEST, staging_dir
-from vtc.bundle import Manifest, load_manifest
+from vtc.bundle.engines import Limits, Profile, engines_dir, load_engines
+from vtc.bundle.manifest import Manifest, load_manifest
 from vtc.cli import main
-from vtc.engines import Limits, Profile, engines_dir, load_engines
 from vtc.errors import BundleError, InputError, MissingDependency, VtcError
 
 pytestmark = needs_rtx

@@ -17,11 +17,11 @@ from torch import Tensor
 from exporters.graphs import prune_spec
 from exporters.lint import lint
 from exporters.writing import export_graph
+from vtc.inputs.sequence import cut
 from vtc.models.base import VLMAdapter
-from vtc.recipe_selectors import DECODER_SELECTORS
+from vtc.recipe.selectors import DECODER_SELECTORS
 from vtc.selectors.decoder import build_decoder_selector
 from vtc.selectors.decoder.base import DecoderSelector
-from vtc.sequence import cut
 from vtc.stages.prune_in_decoder import PruneInDecoder
 
 IMAGE = 1

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vtc.models.base import VLMAdapter
-from vtc.recipe_selectors import (
+from vtc.recipe.selectors import (
     DARTSelector,
     FastVSelector,
     FeatherSelector,

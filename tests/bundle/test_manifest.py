@@ -1,0 +1,107 @@
+"""Bundles: what the manifest promises is checked before anything runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.runtime.toy import Segment, make_toy, write_toy_bundle
+from vtc.artifact import publish, staging_dir
+from vtc.bundle.manifest import SCHEMA, load_manifest, write_bundle
+from vtc.errors import BundleError
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A toy bundle of two segments."""
+    toy = make_toy(segments=(Segment((0, 1)), Segment((2,), "text")))
+    return write_toy_bundle(toy, tmp_path / "bundle")
+
+
+def rewritten(bundle: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """The bundle with another manifest, published as if it were right."""
+    data = json.loads((bundle / "manifest.json").read_text())
+    fields = {name: data[name] for name in data if name not in ("files", "digest")}
+    change(fields)
+    work = staging_dir(bundle)
+    bundle.rename(work)
+    return publish(work, bundle, fields)
+
+
+def test_manifest_says_what_was_written(bundle: Path) -> None:
+    manifest = load_manifest(bundle)
+    assert manifest.root == bundle
+    assert manifest.images[0].keep == 3
+    assert manifest.generation.eos_token_ids == (2,)
+    assert [segment.sees for segment in manifest.segments] == ["all", "text"]
+    assert manifest.segments[1].selector is not None
+    assert manifest.segments[1].selector.kind == "gather"
+    assert manifest.graph("vision_encoder", "fp32") == bundle / "onnx/vision_encoder.onnx"
+    assert manifest.json("config.json")["model_type"] == "llava"
+
+
+def test_sizes_are_compared_even_where_hashes_are_not(bundle: Path) -> None:
+    graph = bundle / "onnx/embed_tokens.onnx"
+    data = bytearray(graph.read_bytes())
+    data[-1] ^= 1
+    graph.write_bytes(bytes(data))
+    load_manifest(bundle, verify=False)
+    with pytest.raises(BundleError, match=r"embed_tokens\.onnx has changed"):
+        load_manifest(bundle)
+    graph.write_bytes(bytes(data[:-1]))
+    with pytest.raises(BundleError, match=r"embed_tokens\.onnx has changed"):
+        load_manifest(bundle, verify=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.pop("segments"), "segments: Field required"),
+        (lambda m: m["images"][0].update(keep="3"), r"images\.0\.keep: .*integer"),
+        (lambda m: m["images"][0]["positions"].update(kind="any"), r"images\.0\.positions\.kind"),
+        (lambda m: m.update(precisions=[]), "names no precision"),
+        (lambda m: m.update(precisions=["fp32", "fp16"]), "names no fp16 graph 'vision_encoder'"),
+        (lambda m: m["graphs"].pop("token_selector_1"), "names no fp32 graph 'token_selector_1'"),
+        (lambda m: m["graphs"]["embed_tokens"].update(fp32="onnx/else.onnx"), "lists no hash of onnx/else.onnx"),
+        (lambda m: m["graphs"]["embed_tokens"].update(fp32="../else.onnx"), r"lists no hash of \.\./else\.onnx"),
+        (lambda m: m["segments"].pop(), "do not make up the decoder"),
+        (lambda m: m["segments"][1].update(layers=[3]), "do not make up the decoder"),
+        (lambda m: m["segments"][1].update(selector=None), "wrong selector"),
+        (lambda m: m["segments"][1]["selector"].update(kind="merge"), "wrong selector"),
+        (lambda m: m["segments"][0].update(sees="text"), "wrong selector"),
+        (lambda m: m.update(schema=99), "newer vtc"),
+        (lambda m: m.update(kind="compressed"), "is a 'compressed', not a bundle; `vtc export` makes a bundle of it"),
+    ],
+)
+def test_manifest_that_does_not_add_up_is_refused_in_one_line(bundle: Path, change: Any, message: str) -> None:
+    rewritten(bundle, change)
+    with pytest.raises(BundleError, match=message) as refused:
+        load_manifest(bundle)
+    assert "\n" not in str(refused.value)
+
+
+def test_files_are_found_only_where_they_are_listed(bundle: Path) -> None:
+    manifest = load_manifest(bundle)
+    with pytest.raises(BundleError, match=r"holds no other\.json"):
+        manifest.file("other.json")
+    rewritten(bundle, lambda m: None)
+    (staging_dir(bundle)).mkdir()
+    with pytest.raises(BundleError, match=r"holds no manifest\.json"):
+        load_manifest(staging_dir(bundle))
+
+
+def test_manifest_may_say_more_than_this_version_reads(bundle: Path) -> None:
+    rewritten(bundle, lambda m: m.update(remark="made on a Tuesday"))
+    load_manifest(bundle)
+
+
+def test_write_bundle_fills_in_kind_and_schema(bundle: Path, tmp_path: Path) -> None:
+    data = json.loads((bundle / "manifest.json").read_text())
+    work = staging_dir(tmp_path / "copy")
+    bundle.rename(work)
+    fields = {name: data[name] for name in data if name not in ("files", "digest", "kind", "schema")}
+    assert load_manifest(write_bundle(work, tmp_path / "copy", fields)).schema == SCHEMA

@@ -1,0 +1,84 @@
+"""Compressed models on disk: they come back as they were, and what has changed is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import image, recipe
+from vtc.compressed.checkpoint import Origin, load_compressed, save_compressed
+from vtc.compressed.model import compress
+from vtc.errors import BundleError, ModelError, RecipeError
+from vtc.models import load_adapter, model_digest
+from vtc.recipe import parse_recipe
+from vtc.selectors.learned import Learned
+from vtc.training.checkpoint import save_pruner
+
+
+def save(model_path: Path, out: Path, *stages: dict[str, object]) -> Path:
+    adapter, digest = load_adapter(model_path), model_digest(model_path)
+    resolved = recipe(*stages)
+    model = compress(adapter, resolved, model_digest=digest)
+    return save_compressed(out.with_name(".work"), out, model, resolved, Origin(str(model_path), digest), {})
+
+
+def test_round_trip(checkpoint: Path, tmp_path: Path) -> None:
+    out = save(checkpoint, tmp_path / "c", {"kind": "prune", "keep": 5, "selector": "cls_attention"})
+    model, loaded, origin = load_compressed(out)
+    assert origin.name == str(checkpoint)
+    assert loaded.digest == recipe({"kind": "prune", "keep": 5, "selector": "cls_attention"}).digest
+    assert model.generate([[image(0)]], [model.adapter.chat("what ?")], 2)
+
+
+def test_learned_pruner_travels_with_the_compressed_model(checkpoint: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    digest = model_digest(checkpoint)
+    save_pruner(tmp_path / "p.safetensors", Learned(32), model_digest=digest, layers=(0, 1))
+    text = (
+        "version: 1\nname: learned\nstages:\n- kind: prune\n  keep: 5\n"
+        "  selector: {name: learned, checkpoint: p.safetensors}\n"
+    )
+    learned = parse_recipe(text, directory=tmp_path)
+    model = compress(load_adapter(checkpoint), learned, model_digest=digest)
+    out = save_compressed(tmp_path / ".w", tmp_path / "c", model, learned, Origin(str(checkpoint), digest), {})
+    (tmp_path / "p.safetensors").unlink()
+    loaded, _, _ = load_compressed(out)
+    pixels = model.adapter.preprocess([image(0), image(1)])
+    assert torch.equal(model.vision(pixels)[1], loaded.vision(pixels)[1])
+
+
+def test_learned_recipe_without_its_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    text = (
+        "version: 1\nname: learned\nstages:\n- kind: prune\n  keep: 5\n"
+        "  selector: {name: learned, checkpoint: gone.safetensors}\n"
+    )
+    with pytest.raises(RecipeError, match="no such file"):
+        compress(load_adapter(checkpoint), parse_recipe(text, directory=tmp_path), model_digest="x")
+
+
+def test_changed_recipe_file_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    out = save(checkpoint, tmp_path / "c")
+    (out / "recipe.yaml").write_text((out / "recipe.yaml").read_text() + "# touched\n")
+    with pytest.raises(BundleError, match=r"recipe.yaml has changed"):
+        load_compressed(out)
+
+
+def test_base_model_that_moved_can_be_named(checkpoint: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(checkpoint, tmp_path / "here"))
+    out = save(moved, tmp_path / "c")
+    moved.rename(tmp_path / "there")
+    with pytest.raises(ModelError, match="with --model"):
+        load_compressed(out)
+    assert load_compressed(out, base=str(tmp_path / "there"))[0]
+
+
+def test_base_model_that_changed_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(checkpoint, tmp_path / "base"))
+    out = save(base, tmp_path / "c")
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(ModelError, match="is not the model that"):
+        load_compressed(out)

@@ -1,0 +1,75 @@
+"""Every shipped recipe on the reference VLM: the bundle answers as PyTorch does, on questions of the test split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from exporters.onnx import Request, export
+from tests.sharing import graphs_in_common
+from vtc.calibrate.calibrator import Calibrator, Measurements
+from vtc.compressed.checkpoint import Origin
+from vtc.compressed.model import compress
+from vtc.data.datasets import Item, load_dataset
+from vtc.data.samples import samples_from
+from vtc.models import load_adapter, model_digest
+from vtc.models.base import VLMAdapter
+from vtc.recipe import builtin_recipes, load_recipe
+from vtc.reference import reference_dir
+from vtc.runtime.vlm import VLM
+from vtc.training.auto import AutoPruner
+
+QUESTIONS = 64
+SAME_TOKENS = 0.95
+"""Share of images that keep exactly the same tokens; patches of a plain background are near-ties to a greedy choice."""
+
+
+@pytest.fixture(scope="module")
+def reference() -> VLMAdapter:
+    return load_adapter(reference_dir())
+
+
+@pytest.fixture(scope="module")
+def items() -> tuple[Item, ...]:
+    return load_dataset("reference", QUESTIONS, seed=1).items
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What recipes have in common is exported once."""
+    with graphs_in_common(tmp_path_factory.mktemp("graphs")):
+        yield
+
+
+@pytest.mark.parametrize("name", sorted(builtin_recipes()))
+def test_bundle_answers_as_pytorch_does(
+    reference: VLMAdapter, items: tuple[Item, ...], tmp_path: Path, name: str
+) -> None:
+    digest = model_digest(reference.path)
+    samples = samples_from(reference, "reference", 16, seed=0)
+    pruner = AutoPruner(reference, digest, tmp_path, "reference")
+    recipe = Calibrator(reference, samples, Measurements(), digest, pruner=pruner).resolve(load_recipe(name))
+    model = compress(reference, recipe, model_digest=digest)
+    export(Request([model], recipe, Origin("reference", digest), samples[:2]), tmp_path / "bundle")
+    bundle = VLM.load(tmp_path / "bundle")
+
+    images = [[item.load()] for item in items]
+    prompts = [reference.chat(item.question) for item in items]
+    assert prompts == [bundle.chat(item.question) for item in items]
+    same = np.ones(len(items), dtype=np.bool_)
+    for ours, theirs in zip(bundle.kept(images, prompts), model.kept(images, prompts), strict=True):
+        same &= (ours == theirs).all(axis=1)
+    assert same.mean() >= SAME_TOKENS
+    expected = [answer.token_ids for answer in model.generate(images, prompts, 16)]
+    found = [answer.token_ids for answer in bundle.generate(images, prompts, 16)]
+    assert [ids for ids, equal in zip(found, same, strict=True) if equal] == [
+        ids for ids, equal in zip(expected, same, strict=True) if equal
+    ]
+    forced = [[*ids, reference.eos_token_ids[0]] for ids in expected]
+    scores = zip(bundle.score(images, prompts, forced), model.score(images, prompts, forced), same, strict=True)
+    for ours, theirs, equal in scores:
+        if equal:
+            np.testing.assert_allclose(ours, theirs, atol=1e-3)

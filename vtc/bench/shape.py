@@ -1,0 +1,360 @@
+"""``vtc bench --shape``: a published model's shape with random weights, the original against a recipe."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vtc.errors import BundleError, InputError
+
+if TYPE_CHECKING:
+    from vtc.bench.bench import Runner
+    from vtc.bench.memory import Memory
+    from vtc.bench.prediction import Prediction
+    from vtc.bench.timing import Question
+    from vtc.compressed.model import CompressedModel
+    from vtc.models.base import VLMAdapter
+    from vtc.models.random.shapes import Shape
+    from vtc.plan import TokenPlan
+    from vtc.progress import Report
+    from vtc.recipe import Recipe
+
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+PRECISIONS = {"onnxruntime": ("fp32", "fp16"), "torch": ("bf16", "fp16", "fp32")}
+"""What each backend runs, its default first."""
+WORD = "what"
+"""What prompts are made of."""
+SELECTION_RUNS = 20
+TERMS = {
+    "selection": "encoder stages run on their own, CLS attention rows included, and graphs between decoder segments; "
+    "both are part of TTFT as well",
+    "GFLOPs": "until the first token, by the plan's exact formula",
+    "predicted": "by exact FLOPs: of decoder and head for prefill, of everything for TTFT; weights are the graphs' "
+    "matrices",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What ``vtc bench --shape`` was asked for.
+
+    Attributes
+    ----------
+    shape : Shape
+    recipe : Recipe
+    text_tokens, new_tokens : int
+        Tokens of the prompt that are not visual, and of the answer.
+    repeats, warmup : int
+    backend : str
+        ``onnxruntime`` or ``torch``.
+    device, precision : str
+    threads : int or None
+    memory : bool
+    work : Path or None
+        Where bundles are kept; None makes and forgets them.
+    """
+
+    shape: Shape
+    recipe: Recipe
+    text_tokens: int
+    new_tokens: int
+    repeats: int
+    warmup: int
+    backend: str
+    device: str
+    precision: str
+    threads: int | None
+    memory: bool
+    work: Path | None
+
+
+DEFAULT_RECIPE = "learnpruner"
+"""The shipped recipe to compare with; it suits towers with and without a CLS token."""
+
+
+def bench_shape(job: Job, show: Report) -> dict[str, Any]:
+    """Build, export where the backend asks for it, and measure.
+
+    Returns
+    -------
+    dict
+        The report of :func:`vtc.bench.bench.bench`, with ``shape``, ``prediction`` and ``selection``.
+
+    Raises
+    ------
+    InputError
+        If the recipe is not complete, or something asked for is not to be had here.
+    RecipeError
+        If the recipe does not fit the shape; found out before anything is built.
+    """
+    # A pruner that is left to training is as fast untrained.
+    left_open = [key for key in job.recipe.autos if not key.endswith(".checkpoint")]
+    if left_open:
+        raise InputError(
+            f"recipe '{job.recipe.name}' leaves {left_open[0]} to calibration, which random weights say nothing "
+            f"about; give a value: --set {left_open[0]}=..."
+        )
+    if job.precision not in PRECISIONS[job.backend]:
+        raise InputError(f"--backend {job.backend} runs {', '.join(PRECISIONS[job.backend])}, not {job.precision}")
+    plans, predictions = _plans(job)
+    with tempfile.TemporaryDirectory(prefix="vtc-shape-") as directory:
+        measure = _measure_onnx if job.backend == "onnxruntime" else _measure_torch
+        report = measure(job, plans, predictions, Path(directory), show)
+    return report
+
+
+def _plans(job: Job) -> tuple[list[TokenPlan], list[Prediction]]:
+    from vtc.bench.prediction import predict
+    from vtc.models.random.weights import facts_of
+    from vtc.plan import plan
+
+    facts = facts_of(job.shape)
+    size = BYTES[job.precision]
+    plans = [plan(recipe, facts, text_tokens=job.text_tokens, bytes_per_value=size) for recipe in _recipes(job)]
+    return plans, [predict(each, facts, job.shape.images, size, size) for each in plans]
+
+
+def _recipes(job: Job) -> list[Recipe]:
+    from vtc.recipe import Recipe
+
+    return [Recipe(version=1, name="none", stages=()), job.recipe]
+
+
+def _models(job: Job, directory: Path, dtype: Any, device: str) -> tuple[VLMAdapter, list[CompressedModel]]:
+    """The original and the compressed model, sharing their weights."""
+    from vtc.compressed.model import compress
+    from vtc.models.random.weights import random_adapter, randomise
+
+    adapter = random_adapter(job.shape, directory, dtype=dtype, device=device)
+    models = [compress(adapter, recipe, from_state=True) for recipe in _recipes(job)]
+    for model in models:
+        model.trained.to(device)
+        for parameter in model.trained.parameters():
+            parameter.data = parameter.data.to(dtype)
+        randomise(model.trained)  # trained selectors, untrained
+    return adapter, models
+
+
+def _question(job: Job, adapter: VLMAdapter) -> Question:
+    """A question whose prompt has as many text tokens as were asked for, about images of noise."""
+    import numpy as np
+    from PIL import Image
+
+    from vtc.bench.timing import Question
+
+    images = job.shape.images
+
+    def count(text: str) -> int:
+        ids, _ = adapter.tokenize([adapter.chat(text, images)], [images], 1)
+        return int((ids != adapter.image_token_id).sum())
+
+    least = count(WORD)
+    if job.text_tokens < least:
+        raise InputError(f"--text-tokens {job.text_tokens}: the prompt around a question of one word has {least}")
+    text = " ".join([WORD] * (1 + job.text_tokens - least))
+    if count(text) != job.text_tokens:
+        raise AssertionError("a word more is a token more")
+    side = job.shape.tower.image_size
+    noise = np.random.default_rng(0).integers(0, 256, (images, side, side, 3), dtype=np.uint8)
+    return Question(tuple(Image.fromarray(image) for image in noise), text)
+
+
+# ONNX Runtime -------------------------------------------------------------------------------------------------------
+
+
+def _measure_onnx(
+    job: Job, plans: Sequence[TokenPlan], predictions: Sequence[Prediction], directory: Path, show: Report
+) -> dict[str, Any]:
+    import torch
+
+    from vtc.bench.memory import measure_memory
+    from vtc.bench.timing import runner
+    from vtc.runtime.onnxruntime.providers import choose_provider
+    from vtc.runtime.vlm import VLM
+
+    choose_provider(job.device)  # refused before anything is built
+    model_directory = directory / "model"
+    model_directory.mkdir()
+    adapter, models = _models(job, model_directory, torch.float32, "cpu")
+    question = _question(job, adapter)
+    work = job.work or directory
+    paths = [
+        _exported(job, model, recipe, question, work, show) for model, recipe in zip(models, _recipes(job), strict=True)
+    ]
+    selection = _selection_onnx(job, models[1], directory)
+    del adapter, models
+    gc.collect()  # the checkpoint's memory is wanted for two sessions
+
+    options: dict[str, Any] = {"provider": job.device, "precision": job.precision, "threads": job.threads}
+    options["verify"] = False  # written by this very process, or by one before it
+    memories: list[Memory | None] = [None, None]
+    if job.memory:
+        for number, path in enumerate(paths):
+            show("peak memory", number, len(paths))
+            memories[number] = measure_memory(path, question.images, question.text, job.new_tokens, options)
+        show("peak memory", len(paths), len(paths))
+    runners = [
+        runner(name, VLM.load(path, **options), [question], job.new_tokens)
+        for name, path in zip(("original", job.recipe.name), paths, strict=True)
+    ]
+    report = _bench(job, runners, plans, predictions, memories, selection, show)
+    report["parity"] = [_parity(path, job.precision) for path in paths]
+    return report
+
+
+def _exported(job: Job, model: CompressedModel, recipe: Recipe, question: Question, work: Path, show: Report) -> Path:
+    """A model's bundle: the one that is there already, or exported now and compared on one short prompt."""
+    from exporters.onnx import Request, export
+    from vtc.bundle.manifest import load_manifest
+    from vtc.compressed.checkpoint import Origin
+    from vtc.data.samples import Sample
+
+    digest = hashlib.sha256(repr(job.shape).encode()).hexdigest()
+    out = work / f"{job.shape.name}-{recipe.digest[:12]}-{job.precision}"
+    try:
+        manifest = load_manifest(out)
+        if (manifest.model["sha256"], manifest.recipe_digest) == (digest, recipe.digest):
+            return out
+    except BundleError:
+        pass  # not there yet, or damaged: either way it is made now
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sample = Sample(list(question.images), model.adapter.chat(WORD, len(question.images)))
+    origin = Origin(f"shape:{job.shape.name}", digest)
+    export(Request([model], recipe, origin, (sample,), (job.precision,), progress=show), out)
+    return out
+
+
+def _parity(path: Path, precision: str) -> dict[str, Any]:
+    from vtc.bundle.manifest import load_manifest
+
+    return dict(load_manifest(path, verify=False).parity[precision])
+
+
+def _selection_onnx(job: Job, model: CompressedModel, directory: Path) -> list[float]:
+    """Milliseconds of each run of the encoder stages, as a graph of their own."""
+    import torch
+
+    from exporters.copies import narrowed
+    from exporters.graphs import selection_spec
+    from exporters.writing import export_graph
+    from vtc.compressed.selection import selection_of
+    from vtc.runtime.onnxruntime.backend import Graph
+    from vtc.runtime.onnxruntime.providers import choose_provider
+
+    module = selection_of(narrowed([model], torch.float16)[0] if job.precision == "fp16" else model)
+    if module is None:
+        return []
+    spec = selection_spec(module, job.shape.images)
+    path = directory / "selection.onnx"
+    export_graph(spec, path)
+    graph = Graph(path, choose_provider(job.device), job.threads)
+    feeds = {name: tensor.numpy() for name, tensor in zip(spec.inputs, spec.args, strict=True)}
+    feeds = {name: feeds[name] for name in graph.inputs}  # a selector may not look at the features
+    taken = []
+    for _ in range(job.warmup + SELECTION_RUNS):
+        graph.run(feeds, host=graph.outputs)
+        taken.append(graph.run_ms)
+    return taken[job.warmup :]
+
+
+# PyTorch ------------------------------------------------------------------------------------------------------------
+
+
+def _measure_torch(
+    job: Job, plans: Sequence[TokenPlan], predictions: Sequence[Prediction], directory: Path, show: Report
+) -> dict[str, Any]:
+    import torch
+
+    from vtc.bench.torch_timing import device_memory, torch_runner
+
+    if job.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: PyTorch finds no NVIDIA GPU here; try --device cpu")
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[job.precision]
+    adapter, models = _models(job, directory, dtype, job.device)
+    question = _question(job, adapter)
+    runners = [
+        torch_runner(name, model, question, job.new_tokens)
+        for name, model in zip(("original", job.recipe.name), models, strict=True)
+    ]
+    device = torch.device(job.device)
+    memories = [device_memory(runner, device) if job.memory else None for runner in runners]
+    report = _bench(job, runners, plans, predictions, memories, _selection_torch(job, models[1], device), show)
+    report["protocol"]["backend"] = "PyTorch, eager: the time that launching kernels takes is in all figures"
+    return report
+
+
+def _selection_torch(job: Job, model: CompressedModel, device: Any) -> list[float]:
+    import torch
+
+    from vtc.bench.torch_timing import clock
+    from vtc.compressed.selection import selection_of
+
+    module = selection_of(model)
+    if module is None:
+        return []
+    example = module.example(job.shape.images)
+    taken = []
+    with torch.inference_mode():
+        for _ in range(job.warmup + SELECTION_RUNS):
+            begin = clock(device)
+            module(*example)
+            taken.append(clock(device) - begin)
+    return taken[job.warmup :]
+
+
+# Report -------------------------------------------------------------------------------------------------------------
+
+
+def _bench(
+    job: Job,
+    runners: Sequence[Runner],
+    plans: Sequence[TokenPlan],
+    predictions: Sequence[Prediction],
+    memories: Sequence[Memory | None],
+    selection: Sequence[float],
+    show: Report,
+) -> dict[str, Any]:
+    from vtc.bench.bench import alternate, report_of
+    from vtc.bench.prediction import beside_measured
+
+    original, model = (
+        replace(
+            runner,
+            facts={
+                **runner.facts,
+                "visual_tokens": job.shape.images * runner.facts["visual_tokens"],
+                "flops": predicted.flops,
+                "flops_text_tokens": token_plan.text_tokens,
+                "precision": job.precision,
+            },
+        )
+        for runner, token_plan, predicted in zip(runners, plans, predictions, strict=True)
+    )
+    samples = alternate([original, model], 1, job.repeats, job.warmup, show)
+    report = report_of([original, model], samples, memories, questions=1, warmup=job.warmup)
+    encoder_ms = statistics.median(selection) if selection else 0.0
+    between_ms = statistics.median(sample.selector_ms for sample in samples[1])
+    report["shape"] = {
+        "name": job.shape.name,
+        "summary": job.shape.summary,
+        "images": job.shape.images,
+        "text_tokens": job.text_tokens,
+        "weights": "random",
+        "backend": job.backend,
+        "recipe": job.recipe.canonical(),
+        "recipe_digest": job.recipe.digest,
+    }
+    report["prediction"] = beside_measured(report, predictions)
+    report["selection"] = {
+        "encoder_ms": encoder_ms,
+        "decoder_ms": between_ms,
+        "share_of_original_ttft": (encoder_ms + between_ms) / report["runs"][0]["ttft_ms"]["p50"],
+    }
+    report["protocol"]["terms"] |= TERMS
+    return report

@@ -1,0 +1,1 @@
+"""Bundles: an exported model as a directory that this and other runtimes can load."""

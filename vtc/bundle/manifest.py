@@ -1,0 +1,376 @@
+"""Bundles: an exported model as a directory that this and other runtimes can load.
+
+Besides the graphs under ``onnx/`` a bundle holds the processor, tokenizer, chat template and config files
+that transformers.js expects, and ``manifest.json`` with what only vtc asks for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from vtc import artifact
+from vtc.artifact import MANIFEST, check_output, staging_dir
+from vtc.errors import BundleError, InputError
+from vtc.inputs.pixels import PixelSpec
+from vtc.inputs.sequence import PositionRule
+
+__all__ = [
+    "SCHEMA",
+    "FileEntry",
+    "GenerationFacts",
+    "Manifest",
+    "SegmentFacts",
+    "SelectorFacts",
+    "ServedImage",
+    "check_output",
+    "draft_manifest",
+    "load_manifest",
+    "staging_dir",
+    "write_bundle",
+]
+
+SCHEMA = 3
+KIND = "bundle"
+WEIGHTS = "_data"
+"""Behind the name of a graph's file, that of the one with its weights where they are too large for it."""
+
+
+@dataclass(frozen=True)
+class ServedImage:
+    """Images (or clips) of one layout that a bundle serves, and what becomes of them.
+
+    Attributes
+    ----------
+    size : (int, int)
+        Rows and columns of pixels of the images that it is made for; others are fitted in.
+    frames : int
+        Images that make up one input; above 1 it is a clip.
+    suffix : str
+        Behind the names of the graphs that are made for this layout: the vision encoder and what prunes in the decoder.
+    pixels : PixelSpec
+        How an image becomes the pixels that the vision graph takes.
+    placeholder : str
+        What stands for an image in a prompt.
+    prompt_parts : tuple of str
+        What it is replaced by: text in front of, between and behind the runs of visual tokens that an image takes.
+    token : str
+    token_id : int
+        Of one visual token.
+    grids : tuple of (int, int)
+        Rows and columns of the original model's visual tokens in one run.
+    tokens, keep : int
+        Visual tokens in one run, of the original model and of this one.
+    segment_tokens : tuple of int
+        Visual tokens of one run in each decoder segment.
+    positions : PositionRule
+    prompt_frame : (str, str)
+        What goes into every prompt behind its last placeholder (in front, where it has none), and at its end.
+    """
+
+    size: tuple[int, int]
+    frames: int
+    suffix: str
+    pixels: PixelSpec
+    placeholder: str
+    prompt_parts: tuple[str, ...]
+    token: str
+    token_id: int
+    grids: tuple[tuple[int, int], ...]
+    tokens: int
+    keep: int
+    segment_tokens: tuple[int, ...]
+    positions: PositionRule
+    prompt_frame: tuple[str, str] = ("", "")
+
+    @property
+    def spans(self) -> int:
+        """Runs of visual tokens that an image takes."""
+        return len(self.prompt_parts) - 1
+
+    @property
+    def kind(self) -> Literal["image", "video"]:
+        """What a chat template calls it."""
+        return "video" if self.frames > 1 else "image"
+
+
+@dataclass(frozen=True)
+class GenerationFacts:
+    """What generation needs to know: special tokens and the decoder's sizes.
+
+    Attributes
+    ----------
+    context : int
+        Longest sequence, in positions, that the decoder was made for.
+    width : int
+        Values of a hidden state.
+    layers, kv_heads, head_dim : int
+        Decoder layers kept, and the shape of their cache.
+    bidirectional : str
+        Which tokens attend to each other in both directions, see :func:`vtc.inputs.sequence.attention_blocks`.
+    """
+
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int
+    bos_token_id: int | None
+    context: int
+    width: int
+    kv_heads: int
+    head_dim: int
+    layers: int
+    bidirectional: Literal["none", "image", "prompt"]
+
+
+@dataclass(frozen=True)
+class SelectorFacts:
+    """A graph between two segments.
+
+    Attributes
+    ----------
+    kind : str
+        ``gather`` takes (hidden states, indices), ``merge`` (hidden states of all tokens, of some tokens,
+        indices into both laid end to end), ``prune`` (hidden states, mask, positions, the arrays of
+        :class:`vtc.inputs.sequence.Cut`).
+    queries : str or None
+        For ``prune``, which text tokens rank the visual ones; see :func:`vtc.inputs.sequence.cut`.
+    """
+
+    graph: str
+    kind: Literal["gather", "merge", "prune"]
+    queries: str | None = None
+
+
+@dataclass(frozen=True)
+class SegmentFacts:
+    """A run of decoder layers.
+
+    Attributes
+    ----------
+    layers : tuple of int
+        Numbers among the kept layers; those of the KV tensors' names.
+    sees : str
+        ``all`` tokens that there still are, or ``text`` tokens only.
+    selector : SelectorFacts or None
+        Applied to hidden states before this segment, in prefill only.
+    """
+
+    graph: str
+    layers: tuple[int, ...]
+    sees: Literal["all", "text"]
+    selector: SelectorFacts | None
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file's hash and size."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``manifest.json`` says.
+
+    Attributes
+    ----------
+    root : Path
+        The bundle's directory.
+    recipe, plan, baseline_plan : dict
+        In the forms of `vtc.recipe` and `vtc.plan`; the runtime does not look inside.
+    images : tuple of ServedImage
+        Layouts that are served, the first of them by default.
+    graphs : dict of graph name to dict of precision to path
+    files : dict of path to FileEntry
+        Every file of the bundle but the manifest.
+    digest : str
+        Of the manifest, and with its hashes of the whole bundle; empty of one that is not published yet.
+    """
+
+    schema: int
+    kind: Literal["bundle"]
+    vtc_version: str
+    model: dict[str, Any]
+    recipe: dict[str, Any]
+    recipe_digest: str
+    plan: dict[str, Any]
+    baseline_plan: dict[str, Any]
+    opset: int
+    precisions: tuple[str, ...]
+    images: tuple[ServedImage, ...]
+    generation: GenerationFacts
+    segments: tuple[SegmentFacts, ...]
+    graphs: dict[str, dict[str, str]]
+    parity: dict[str, Any]
+    files: dict[str, FileEntry]
+    digest: str = ""
+    root: Path = field(default=Path())
+
+    def file(self, name: str) -> Path:
+        """Path of one of the bundle's files.
+
+        Raises
+        ------
+        BundleError
+            If the bundle holds no such file.
+        """
+        if name not in self.files:
+            raise BundleError(f"{self.root}: holds no {name}; export it again")
+        return artifact.inside(self.root, name)
+
+    def check_precision(self, precision: str) -> None:
+        """Make sure that the bundle has graphs of a precision.
+
+        Raises
+        ------
+        InputError
+            If not.
+        """
+        if precision not in self.precisions:
+            raise InputError(
+                f"{self.root}: holds no {precision} graphs, only {', '.join(self.precisions)}; "
+                f"give another --precision, or export it with --precision {precision}"
+            )
+
+    def graph(self, name: str, precision: str) -> Path:
+        """Path of a graph in a precision."""
+        return self.file(self.graphs[name][precision])
+
+    def graph_files(self, name: str, precision: str) -> dict[str, FileEntry]:
+        """A graph's file, and the one with its weights where that is another."""
+        path = self.graphs[name][precision]
+        return {file: self.files[file] for file in (path, path + WEIGHTS) if file in self.files}
+
+    def graph_bytes(self, precision: str) -> int:
+        """Of a precision's graphs, with the weights that lie beside them."""
+        return sum(file.bytes for name in self.graphs for file in self.graph_files(name, precision).values())
+
+    def json(self, name: str) -> dict[str, Any]:
+        """Content of one of the bundle's JSON files.
+
+        Raises
+        ------
+        BundleError
+            If it is missing or not a JSON object.
+        """
+        try:
+            content = json.loads(self.file(name).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise BundleError(f"{self.root}: {name} cannot be read ({error}); export it again") from None
+        if not isinstance(content, dict):
+            raise BundleError(f"{self.root}: {name} is not a JSON object; export it again")
+        return content
+
+
+def load_manifest(path: str | Path, verify: bool = True) -> Manifest:
+    """Read a bundle's manifest and compare its files with it.
+
+    Parameters
+    ----------
+    path : str or Path
+    verify : bool
+        False compares the files' sizes but not their hashes.
+
+    Returns
+    -------
+    Manifest
+
+    Raises
+    ------
+    BundleError
+        If it is no bundle, comes from a newer vtc, or is incomplete, changed or inconsistent.
+    """
+    root = Path(path)
+    data = artifact.read_manifest(root, KIND, SCHEMA)
+    manifest = _parse(data, root)
+    artifact.verify_files(root, data["files"], hashes=verify)
+    return manifest
+
+
+def draft_manifest(work: Path, manifest: Mapping[str, Any]) -> Manifest:
+    """The manifest of a bundle that is not published yet, so that its graphs can be run before they are.
+
+    Parameters
+    ----------
+    work : Path
+    manifest : mapping
+        As for :func:`write_bundle`.
+    """
+    files = {
+        path.relative_to(work).as_posix(): {"sha256": "", "bytes": path.stat().st_size}
+        for path in work.rglob("*")
+        if path.is_file()
+    }
+    return _parse({**manifest, "schema": SCHEMA, "kind": KIND, "files": files}, work)
+
+
+def write_bundle(work: Path, out: Path, manifest: Mapping[str, Any]) -> Path:
+    """Publish a finished work directory as a bundle, whole or not at all.
+
+    Parameters
+    ----------
+    work : Path
+        Holds every file but the manifest (see :func:`staging_dir`); names that start with a dot are left out.
+    out : Path
+        Does not exist, is empty, or is a bundle, which is replaced.
+    manifest : mapping
+        The fields of :class:`Manifest` without ``root`` and ``files``.
+
+    Returns
+    -------
+    Path
+        `out`, absolute.
+    """
+    return artifact.publish(work, out, {**manifest, "schema": SCHEMA, "kind": KIND})
+
+
+def _parse(data: Mapping[str, Any], root: Path) -> Manifest:
+    try:
+        manifest = TypeAdapter(Manifest).validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise BundleError(f"{root / MANIFEST}: {place}: {first['msg']}; export the bundle again") from None
+    manifest = replace(manifest, root=root)
+    _check(manifest)
+    return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    """What must hold between the fields for the runtime to work."""
+
+    def require(holds: bool, what: str) -> None:
+        if not holds:
+            raise BundleError(f"{manifest.root / MANIFEST}: {what}; export the bundle again")
+
+    selectors = [segment.selector for segment in manifest.segments if segment.selector]
+    pruning = [selector.graph for selector in selectors if selector.kind == "prune"]
+    names = [name + served.suffix for served in manifest.images for name in ("vision_encoder", *pruning)]
+    names += ["embed_tokens", *(segment.graph for segment in manifest.segments)]
+    names += [selector.graph for selector in selectors if selector.kind != "prune"]
+    require(bool(manifest.precisions), "names no precision")
+    require(bool(manifest.images), "serves no image")
+    for name in names:
+        for precision in manifest.precisions:
+            require(precision in manifest.graphs.get(name, {}), f"names no {precision} graph '{name}'")
+    for paths in manifest.graphs.values():
+        for path in paths.values():
+            require(path in manifest.files, f"lists no hash of {path}")
+    layers = [layer for segment in manifest.segments for layer in segment.layers]
+    require(layers == list(range(manifest.generation.layers)), "has segments that do not make up the decoder")
+    for served in manifest.images:
+        require(len(served.segment_tokens) == len(manifest.segments), "does not count every segment's visual tokens")
+        sees, tokens = "all", served.keep
+        for segment, visual in zip(manifest.segments, served.segment_tokens, strict=True):
+            found = segment.selector.kind if segment.selector else None
+            kind = None if segment.sees == sees else "gather" if segment.sees == "text" else "merge"
+            if found == "prune" and segment.sees == sees == "all":
+                kind, tokens = found, visual
+            right = found == kind and visual == (tokens if segment.sees == "all" else 0)
+            require(right, f"has segment '{segment.graph}' with the wrong selector in front")
+            sees = segment.sees

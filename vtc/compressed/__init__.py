@@ -1,0 +1,1 @@
+"""A model with a recipe applied: the PyTorch reference that every exported bundle is compared with."""

@@ -1,0 +1,453 @@
+"""A model with a recipe applied: the PyTorch reference that every exported bundle is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from vtc.compressed.decoder import DecoderSegment, GatherTokens, KeyValue, MergeTokens
+from vtc.compressed.vision_encoder import VisionEncoder
+from vtc.errors import InputError
+from vtc.inputs.sequence import PositionRule, asked, attention_blocks, clips, cut, positions, text_tokens
+from vtc.models.base import VLMAdapter
+from vtc.plan import SegmentPlan, TokenPlan, plan
+from vtc.recipe import FrequencyFilter as FrequencyFilterEntry
+from vtc.recipe import Prune as PruneEntry
+from vtc.recipe import PruneInDecoder as PruneInDecoderEntry
+from vtc.recipe import Recipe
+from vtc.recipe.selectors import TrainedSelectorEntry
+from vtc.selectors import BuildContext, build_selector
+from vtc.selectors.base import NOTHING, Selector
+from vtc.selectors.decoder import build_decoder_selector
+from vtc.selectors.decoder.base import DecoderSelector
+from vtc.stages.frequency_filter import FrequencyFilter
+from vtc.stages.prune import Prune
+from vtc.stages.prune_in_decoder import PruneInDecoder
+from vtc.visual_tokens import TextEmbeddings, gather_positions, gather_tokens
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer: the generated token ids, the end token left out, and their text."""
+
+    token_ids: list[int]
+    text: str
+
+
+@dataclass
+class DecoderState:
+    """A running generation.
+
+    Attributes
+    ----------
+    past : list over segments of list over layers of (key, value), each of shape (B, Hkv, P, Dh)
+    masks : list over segments of Tensor of shape (B, P), int64
+        1 for tokens in that segment's cache, 0 for padding.
+    following : Tensor of shape (B,), int64
+        Position of the next token.
+    kept : list of Tensor of shape (spans, K), int64
+        Places of the visual tokens that entered the decoder among all, and of those behind each cut inside it.
+    positions : list over segments of Tensor of shape (B, P), int64
+        Where the decoder has sliding windows: positions of the tokens in that segment's cache.
+    """
+
+    past: list[list[KeyValue]]
+    masks: list[Tensor]
+    following: Tensor
+    kept: list[Tensor]
+    positions: list[Tensor] = field(default_factory=list)
+
+
+class CutSelector(NamedTuple):
+    """What chooses at a cut, and which text tokens it is handed (see :func:`vtc.inputs.sequence.asked`)."""
+
+    selector: DecoderSelector
+    asks: str
+
+
+class CompressedModel(nn.Module):
+    """Adapter plus plan: prefill, decode, generate.
+
+    Parameters
+    ----------
+    adapter : VLMAdapter
+    plan : TokenPlan
+    vision : module
+        Pixels of images, and the questions where its `needs` say so, to features (spans, K, E) and keep indices
+        (spans, K).
+    tokens_per_span : int or None
+        K; None takes it from the plan.
+    cuts : mapping of segment number to CutSelector
+        For segments that are entered by ``prune``.
+    """
+
+    def __init__(
+        self,
+        adapter: VLMAdapter,
+        plan: TokenPlan,
+        vision: nn.Module,
+        tokens_per_span: int | None = None,
+        cuts: Mapping[int, CutSelector] | None = None,
+    ) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self.plan = plan
+        self.vision: Any = vision
+        self.visual_tokens = plan.each(plan.keep) if tokens_per_span is None else tokens_per_span
+        self.rule = PositionRule(
+            plan.positions, plan.position_span, plan.position_grids, adapter.facts.layout.time_step
+        )
+        self.embed_tokens = adapter.embed_tokens
+        self.asks = {number: at_cut.asks for number, at_cut in (cuts or {}).items()}
+        self.entrances = nn.ModuleList(
+            self._entrance(number, segment, (cuts or {}).get(number)) for number, segment in enumerate(plan.segments)
+        )
+        self.segments = nn.ModuleList(self._segment(number) for number in range(len(plan.segments)))
+
+    def _segment(self, number: int) -> DecoderSegment:
+        last = number == len(self.plan.segments) - 1
+        return DecoderSegment(
+            self.adapter,
+            [self.plan.decoder_layers[layer] for layer in self.plan.segments[number].layers],
+            last=last,
+            taps=not last and self.reads_before(number + 1),
+            begins=self.begins(number),
+        )
+
+    def begins(self, number: int) -> int:
+        """The layer, as the model numbers them, that tokens coming to a segment stand in front of."""
+        return self.plan.around(number)[1] + 1 if number else 0
+
+    @property
+    def trained(self) -> nn.Module:
+        """What holds whatever a recipe trained: encoder stages by number, and what hands tokens over in the decoder."""
+        stages = self.vision.stages.named_children() if isinstance(self.vision, VisionEncoder) else ()
+        return nn.ModuleDict({**dict(stages), "entrances": self.entrances})
+
+    def _entrance(self, number: int, segment: SegmentPlan, at_cut: CutSelector | None) -> nn.Module:
+        """What hands tokens over to a segment."""
+        if at_cut is not None:
+            tokens = self.plan.segments[number - 1].visual_tokens
+            return PruneInDecoder(at_cut.selector, self.plan.each(tokens), self.plan.each(segment.visual_tokens))
+        if segment.enters == "merge":
+            return MergeTokens(self.adapter.facts.decoder.width)
+        return GatherTokens() if segment.enters == "gather" else nn.Identity()
+
+    def reads_before(self, number: int) -> bool:
+        """Whether what stands in front of a segment reads the input of the layer in front of it."""
+        entrance = self.entrances[number]
+        return isinstance(entrance, PruneInDecoder) and entrance.selector.reads_before
+
+    @property
+    def image_tokens(self) -> int:
+        """Visual tokens of one image that enter the decoder."""
+        return self.plan.spans * self.visual_tokens
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the vision module looks at the questions."""
+        return bool(self.vision.needs.text)
+
+    # Prefill and decode ---------------------------------------------------------------------------------------------
+
+    def prefill(
+        self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor | None
+    ) -> tuple[Tensor, DecoderState]:
+        """Run prompts through the model.
+
+        Parameters
+        ----------
+        input_ids, attention_mask : Tensors of shape (B, S), int64
+            Left-padded, each span of an image K placeholders.
+        pixel_values : Tensor of shape (images, ...), or None for a batch without images
+
+        Returns
+        -------
+        logits : Tensor of shape (B, 1, vocabulary)
+        state : DecoderState
+        """
+        ids, mask = _numbers(input_ids), _numbers(attention_mask)
+        image = self.adapter.image_token_id
+        if len(self.segments) > 1 and bool((ids[:, -1] == image).any()):
+            raise InputError(
+                "a prompt must end in text when visual tokens leave the decoder; put the image before the question"
+            )
+        embeds = self.embed_tokens(input_ids)
+        keep_indices = input_ids.new_zeros(0, self.visual_tokens)
+        if pixel_values is not None:
+            features, keep_indices = self.encode(embeds, ids, mask, pixel_values)
+            embeds = embeds.masked_scatter((input_ids == image).unsqueeze(-1), features.to(embeds.dtype))
+        places = positions(ids, mask, image, _numbers(keep_indices), self.rule)
+        decoder, visual, spans = self.adapter.facts.decoder, self.visual_tokens, self.plan.spans
+
+        def here(numbers: NDArray[np.int64]) -> Tensor:
+            return torch.from_numpy(numbers).to(embeds.device)
+
+        everything = _Tokens(embeds, attention_mask, here(places.ids))
+        text = text_tokens(ids, mask, image)
+        state = DecoderState([], [], here(places.following), [keep_indices])
+        tokens, tapped = everything, None
+        for number, (segment, spec) in enumerate(zip(self.segments, self.plan.segments, strict=True)):
+            entrance = self.entrances[number]
+            if spec.enters == "gather":
+                everything = tokens
+                indices = here(text.indices)
+                text_positions = gather_positions(tokens.positions, indices)
+                tokens = _Tokens(entrance(tokens.hidden, indices), here(text.mask), text_positions)
+            elif spec.enters == "merge":
+                hidden = entrance(everything.hidden, tokens.hidden, here(text.back))
+                tokens = _Tokens(hidden, everything.mask, everything.positions)
+            elif isinstance(entrance, PruneInDecoder) and len(keep_indices):
+                batch = cut(ids, mask, image, entrance.tokens, entrance.keep, self.asks[number], spans)
+                ids, mask, visual = batch.input_ids, batch.attention_mask, entrance.keep
+                text = text_tokens(ids, mask, image)
+                hidden, kept_positions, kept = entrance(
+                    tokens.hidden, tokens.mask, tokens.positions, *map(here, batch.graph_inputs), before=tapped
+                )
+                tokens = _Tokens(hidden, here(mask), kept_positions)
+                state.kept.append(state.kept[-1].gather(1, kept))
+            blocks = None
+            if decoder.bidirectional != "none":
+                seen = ids if spec.sees == "all" else np.take_along_axis(ids, text.indices, axis=1)
+                blocks = here(attention_blocks(seen, _numbers(tokens.mask), image, visual, decoder.bidirectional))
+            hidden, past, tapped = segment(
+                tokens.hidden,
+                tokens.mask,
+                tokens.positions,
+                self._no_past(len(spec.layers), tokens.hidden),
+                blocks,
+                tokens.positions if decoder.window else None,
+            )
+            tokens = _Tokens(hidden, tokens.mask, tokens.positions)
+            state.past.append(past)
+            state.masks.append(tokens.mask)
+            if decoder.window:
+                state.positions.append(tokens.positions)
+        return tokens.hidden, state
+
+    def decode(self, token_ids: Tensor, state: DecoderState) -> Tensor:
+        """One more token (B, 1) for each row; the state moves on. Returns logits (B, 1, vocabulary)."""
+        hidden: Tensor = self.embed_tokens(token_ids)
+        decoder, here = self.adapter.facts.decoder, state.following[:, None]
+        places = here if decoder.position_axes == 1 else here.expand(decoder.position_axes, -1, -1)
+        for number, segment in enumerate(self.segments):
+            mask = torch.cat([state.masks[number], torch.ones_like(token_ids)], dim=1)
+            blocks = torch.full_like(mask, -1) if decoder.bidirectional != "none" else None
+            keys = torch.cat([state.positions[number], here], dim=1) if decoder.window else None
+            hidden, state.past[number], _ = segment(hidden, mask, places, state.past[number], blocks, keys)
+            state.masks[number] = mask
+            if keys is not None:
+                state.positions[number] = keys
+        state.following = state.following + 1
+        return hidden
+
+    def encode(
+        self, embeds: Tensor, ids: NDArray[np.int64], mask: NDArray[np.int64], pixel_values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Encode the images of prompts, embedded (B, S, E); token ids and mask (B, S) are on the host."""
+        if not self.reads_text:
+            features, keep_indices = self.vision(pixel_values)
+            return features, keep_indices
+        image, spans = self.adapter.image_token_id, self.plan.spans
+        where = asked(ids, mask, image, self.visual_tokens, "text_after_image", spans)
+        parts = (where.image_rows, where.query_columns, where.query_mask)
+        rows, columns, real = (torch.from_numpy(part).to(embeds.device) for part in parts)
+        own = embeds[..., : self.adapter.facts.decoder.width]
+        text = TextEmbeddings(gather_tokens(own.index_select(0, rows), columns), real)
+        features, keep_indices = self.vision(pixel_values, text)
+        return features, keep_indices
+
+    def _no_past(self, layers: int, hidden: Tensor) -> list[KeyValue]:
+        decoder = self.adapter.facts.decoder
+        empty = hidden.new_zeros(hidden.shape[0], decoder.kv_heads, 0, decoder.head_dim)
+        return [(empty, empty)] * layers
+
+    # Questions and answers ------------------------------------------------------------------------------------------
+
+    def inputs(
+        self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Token ids, attention mask and pixels of a batch of prompts, each with its images, where the weights are."""
+        flat = [image for group in images for image in group]
+        counts = clips([len(group) for group in images], self.adapter.facts.layout.frames)
+        weights = next(self.embed_tokens.parameters())
+        pixel_values = self.adapter.preprocess(flat).to(weights) if flat else None
+        input_ids, attention_mask = self.adapter.tokenize(prompts, counts, self.visual_tokens)
+        return input_ids.to(weights.device), attention_mask.to(weights.device), pixel_values
+
+    def generate(
+        self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str], max_new_tokens: int = 32
+    ) -> list[Generation]:
+        """Greedy answers to a batch of prompts.
+
+        Parameters
+        ----------
+        images : for each prompt, its images
+        prompts : sequence of str
+            Whole prompts (see :meth:`VLMAdapter.chat`) with one placeholder per image.
+        max_new_tokens : int
+
+        Returns
+        -------
+        list of Generation
+        """
+        return self.answer(*self.inputs(images, prompts), max_new_tokens)
+
+    @torch.inference_mode()
+    def answer(
+        self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor | None, max_new_tokens: int = 32
+    ) -> list[Generation]:
+        """Greedy answers to prepared prompts; arguments as in :meth:`prefill`."""
+        logits, state = self.prefill(input_ids, attention_mask, pixel_values)
+        eos = torch.tensor(self.adapter.eos_token_ids, device=logits.device)
+        token = logits[:, -1].argmax(dim=-1, keepdim=True)
+        generated = [token]
+        done = torch.isin(token, eos)
+        while len(generated) < max_new_tokens and not bool(done.all()):
+            token = self.decode(token, state)[:, -1].argmax(dim=-1, keepdim=True)
+            generated.append(token)
+            done |= torch.isin(token, eos)
+        rows = [self._until_end(row, eos.tolist()) for row in torch.cat(generated, dim=1).tolist()]
+        return [Generation(row, self.adapter.tokenizer.decode(row, skip_special_tokens=True).strip()) for row in rows]
+
+    @staticmethod
+    def _until_end(row: list[int], eos: Sequence[int]) -> list[int]:
+        ends = [place for place, token in enumerate(row) if token in eos]
+        return row[: ends[0]] if ends else row
+
+    @torch.inference_mode()
+    def features(self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Features (images, K, E) and keep indices (images, K) of a batch of prompts' images, at least one."""
+        input_ids, attention_mask, pixel_values = self.inputs(images, prompts)
+        if pixel_values is None:
+            raise InputError("there is no image to encode")
+        embeds = self.embed_tokens(input_ids)
+        return self.encode(embeds, _numbers(input_ids), _numbers(attention_mask), pixel_values)
+
+    @torch.inference_mode()
+    def kept(self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Which visual tokens a batch of prompts keeps: entering the decoder, and behind each cut inside it.
+
+        Parameters
+        ----------
+        images, prompts : as in :meth:`generate`
+
+        Returns
+        -------
+        list of arrays of shape (images, K)
+            Places on the encoder's grid, ascending.
+        """
+        _, state = self.prefill(*self.inputs(images, prompts))
+        return [_numbers(indices) for indices in state.kept]
+
+    @torch.inference_mode()
+    def score(
+        self,
+        images: Sequence[Sequence[Image.Image]],
+        prompts: Sequence[str],
+        continuations: Sequence[Sequence[int]],
+    ) -> list[NDArray[np.float32]]:
+        """Next-token logits along given continuations (teacher forcing).
+
+        Parameters
+        ----------
+        images, prompts : as in :meth:`generate`
+        continuations : for each prompt, at least one token id
+
+        Returns
+        -------
+        list of arrays of shape (T, vocabulary)
+            Row t holds the logits from which token t of the continuation would be drawn.
+        """
+        logits, state = self.prefill(*self.inputs(images, prompts))
+        steps = [logits[:, -1]]
+        longest = max(map(len, continuations))
+        padded = [list(ids) + [self.adapter.pad_token_id] * (longest - len(ids)) for ids in continuations]
+        for column in torch.tensor(padded, device=logits.device)[:, : longest - 1].T:
+            steps.append(self.decode(column[:, None], state)[:, -1])
+        stacked = torch.stack(steps, dim=1).float().cpu().numpy()
+        return [row[: len(ids)] for row, ids in zip(stacked, continuations, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Hidden states (B, S, E), attention mask (B, S) and positions (B, S) of one set of tokens."""
+
+    hidden: Tensor
+    mask: Tensor
+    positions: Tensor
+
+
+def _numbers(tensor: Tensor) -> NDArray[np.int64]:
+    """Token ids, masks and the like on the host, where positions are worked out."""
+    return np.asarray(tensor.cpu().numpy(), dtype=np.int64)
+
+
+def compress(
+    adapter: VLMAdapter,
+    recipe: Recipe,
+    *,
+    model_digest: str = "",
+    from_state: bool = False,
+    selectors: Mapping[int, Selector] | None = None,
+) -> CompressedModel:
+    """Apply a recipe to a loaded model, in memory.
+
+    Parameters
+    ----------
+    adapter : VLMAdapter
+    recipe : Recipe
+        Without ``auto`` values; see :mod:`vtc.calibrate.calibrator` for those.
+    model_digest : str
+        The checkpoint's digest, which trained parts are checked against.
+    from_state : bool
+        Leave trained parts empty: the caller loads them from a compressed model's state.
+    selectors : mapping of stage number to Selector
+        Selectors of your own, in place of those that the recipe names in its ``prune`` stages.
+
+    Returns
+    -------
+    CompressedModel
+        In evaluation mode, sharing the adapter's weights.
+
+    Raises
+    ------
+    RecipeError
+        If the recipe does not fit the model.
+    """
+    token_plan = plan(recipe, adapter.facts)
+
+    def checkpoint(number: int, entry: PruneEntry | PruneInDecoderEntry) -> Path | None:
+        trained = isinstance(entry.selector, TrainedSelectorEntry) and not from_state
+        return recipe.checkpoint(number) if trained else None
+
+    cuts = {}
+    for number, segment in enumerate(token_plan.segments):
+        cut_entry = None if segment.stage is None else recipe.stages[segment.stage]
+        if segment.stage is not None and isinstance(cut_entry, PruneInDecoderEntry):
+            trained = checkpoint(segment.stage, cut_entry)
+            around = token_plan.around(number)
+            decoder_selector = build_decoder_selector(cut_entry.selector, adapter, *around, trained, model_digest)
+            cuts[number] = CutSelector(decoder_selector, cut_entry.selector.asks)
+    stages: list[nn.Module] = []
+    needs = NOTHING
+    for number, (entry, stage) in enumerate(zip(recipe.stages, token_plan.stages, strict=True)):
+        if isinstance(entry, FrequencyFilterEntry):
+            stages.append(FrequencyFilter(stage.grids_in, stage.grids_out, preserve_mean=entry.preserve_mean))
+        elif isinstance(entry, PruneEntry):
+            own = (selectors or {}).get(number)
+            trained = checkpoint(number, entry) if own is None else None
+            context = BuildContext(adapter.facts, stage.layers, model_digest, trained, token_plan.encoder_layers)
+            selector = own or build_selector(entry.selector, context)
+            needs |= selector.needs
+            stages.append(Prune(selector, token_plan.each(stage.tokens_out)))
+    vision = VisionEncoder(adapter, token_plan.encoder_layers, stages, needs)
+    return CompressedModel(adapter, token_plan, vision, cuts=cuts).eval().requires_grad_(False)

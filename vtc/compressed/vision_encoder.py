@@ -1,0 +1,173 @@
+"""Pixels to projected visual tokens, with the recipe's encoder stages in between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from vtc.compressed.assembly import assemble, with_separators
+from vtc.compressed.readings import read_tokens
+from vtc.facts.layout import Grid, single_view
+from vtc.models.base import VLMAdapter
+from vtc.selectors.base import NOTHING, Needs
+from vtc.stages.prune import Prune
+from vtc.visual_tokens import TextEmbeddings, VisualTokens, in_grids
+
+
+class VisionEncoder(nn.Module):
+    """Vision encoder, stages and projector; the module that is exported as `vision_encoder.onnx`.
+
+    Parameters
+    ----------
+    adapter : VLMAdapter
+    layers : sequence of int
+        Encoder layers to run, ascending; those behind the feature layer are never needed.
+    stages : sequence of modules
+        Each maps :class:`VisualTokens` to :class:`VisualTokens`.
+    needs : Needs
+        What the stages' selectors read.
+    """
+
+    def __init__(
+        self,
+        adapter: VLMAdapter,
+        layers: Sequence[int],
+        stages: Sequence[nn.Module] = (),
+        needs: Needs = NOTHING,
+    ) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self.layers = tuple(layers)
+        self.stages = nn.ModuleList(stages)
+        self.needs = needs
+
+    @property
+    def read_layers(self) -> list[int]:
+        """Layers whose input is wanted, of those that run; ascending."""
+        return sorted({reading.layer for reading in self.needs.readings} & set(self.layers))
+
+    def tokens(self, pixel_values: Tensor) -> VisualTokens:
+        """All visual tokens of images (B, ...) before any stage, one row for each of their spans."""
+        hidden = self.adapter.embed_patches(pixel_values)
+        inputs: dict[int, Tensor] = {}
+        outputs: dict[int, Tensor] = {}
+        for layer in self.layers:
+            if layer in self.read_layers:
+                inputs[layer] = hidden
+            hidden = outputs[layer] = self.adapter.encoder_layer(layer, hidden)
+        tokens = self.noted(hidden, inputs)
+        layers = self.adapter.carried_layers
+        if not layers:
+            return tokens
+        # Behind a layer that a recipe drops, the output of the one before it is carried.
+        behind = [max((run for run in outputs if run <= layer), default=min(outputs)) for layer in layers]
+        carried = torch.cat([self.adapter.view_tokens(outputs[layer]) for layer in behind], dim=-1)
+        return replace(tokens, carried=assemble(carried, self.adapter.facts.layout))
+
+    def noted(self, hidden: Tensor, inputs: Mapping[int, Tensor]) -> VisualTokens:
+        """Visual tokens with the readings that selectors need.
+
+        Parameters
+        ----------
+        hidden : Tensor of shape (views, [1 +] n, D)
+            Output of the last layer that runs.
+        inputs : mapping of layer to Tensor of the same shape
+            Inputs of the layers that are read; a layer that is not among them reads `hidden`.
+        """
+        layout = self.adapter.facts.layout
+        readings = {
+            reading: read_tokens(self.adapter, reading, inputs.get(reading.layer, hidden))
+            for reading in self.needs.readings
+        }
+        features = self.adapter.view_features(hidden)
+        if layout.resized:  # which the model does behind the projector
+            features = self.adapter.projector(features)
+        return in_grids(assemble(features, layout), layout.grids, layout.places, readings)
+
+    def through_stages(self, tokens: VisualTokens) -> VisualTokens:
+        """Visual tokens behind the last stage."""
+        for stage in self.stages:
+            if isinstance(stage, Prune) and stage.selector.needs.projected and tokens.projected is None:
+                tokens = replace(tokens, projected=self._project(tokens.features))
+            tokens = stage(tokens)
+        return tokens
+
+    def _project(self, features: Tensor) -> Tensor:
+        return features if self.adapter.facts.layout.resized else cast(Tensor, self.adapter.projector(features))
+
+    def compress(self, tokens: VisualTokens) -> tuple[Tensor, Tensor]:
+        """Stages and projector; returns as :meth:`forward` does."""
+        layout = self.adapter.facts.layout
+        tokens = self.through_stages(tokens)
+        # The projector treats each token alone, so it runs on the kept ones only, unless a selector wanted all.
+        projected = self._project(tokens.features) if tokens.projected is None else tokens.projected
+        if tokens.carried is not None:
+            projected = torch.cat([projected, self.adapter.project_carried(tokens.carried)], dim=-1)
+        if self.stages or layout.tokens == layout.selectable:
+            return projected, tokens.indices
+        places = torch.arange(layout.tokens, device=projected.device).expand(projected.shape[0], -1)
+        return with_separators(projected, self.adapter.separator, layout), places
+
+    def forward(self, pixel_values: Tensor, text: TextEmbeddings | None = None) -> tuple[Tensor, Tensor]:
+        """Encode images.
+
+        Parameters
+        ----------
+        pixel_values : Tensor of shape (images, *shape of one image's pixels)
+        text : TextEmbeddings or None
+            The questions, one for each span, where `needs.text` says so.
+
+        Returns
+        -------
+        image_features : Tensor of shape (spans, K, E)
+            Tokens in the decoder's space; behind them what is carried along (see
+            :class:`vtc.facts.model.DecoderFacts`).
+        keep_indices : Tensor of shape (spans, K), int64
+            Their places among all of the span, ascending.
+        """
+        return self.compress(replace(self.tokens(pixel_values), text=text))
+
+
+class DownsampledImage(nn.Module):
+    """Baseline: shrink the image until the encoder itself gives the wanted number of tokens.
+
+    Parameters
+    ----------
+    adapter : VLMAdapter
+        Whose images are one view each, of one token a patch.
+    layers : sequence of int
+        Encoder layers to run.
+    grid : (int, int)
+        Rows and columns of tokens wanted.
+    """
+
+    def __init__(self, adapter: VLMAdapter, layers: Sequence[int], grid: Grid) -> None:
+        super().__init__()
+        patch = adapter.facts.encoder.patch_size
+        self.size = (grid[0] * patch, grid[1] * patch)
+        self.encoder = VisionEncoder(adapter.serving(single_view(self.size, grid)), layers)
+        self.needs = NOTHING
+
+    def forward(self, pixel_values: Tensor, text: TextEmbeddings | None = None) -> tuple[Tensor, Tensor]:
+        """Encode images (B, 3, H, W) at the smaller size; see :class:`VisionEncoder`."""
+        small = nn.functional.interpolate(pixel_values, self.size, mode="bicubic", antialias=True)
+        features, indices = self.encoder(small)
+        return features, indices
+
+
+class NoImage(nn.Module):
+    """Baseline: the decoder sees the question alone."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.needs = NOTHING
+        self.width = width
+
+    def forward(self, pixel_values: Tensor, text: TextEmbeddings | None = None) -> tuple[Tensor, Tensor]:
+        """No tokens: (B, 0, E) and (B, 0)."""
+        images = pixel_values.shape[0]
+        return torch.zeros(images, 0, self.width), torch.zeros(images, 0, dtype=torch.long)

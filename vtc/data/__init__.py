@@ -1,0 +1,1 @@
+"""Data sets, samples of them, and distances between distributions."""

@@ -1,0 +1,1 @@
+"""How images become pixels in each family of models."""

@@ -1,0 +1,1 @@
+"""Models with random weights, of any size, for tests and timing."""

@@ -1,0 +1,219 @@
+"""ONNX Runtime as a backend: graphs in sessions, fed and read through IO binding.
+
+Tensors stay where the provider computes: an output is handed to the next graph, or to the next step of the
+same one, as it is, and only what is asked for comes to the host.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtc.bundle.engines import Limits
+from vtc.bundle.manifest import Manifest
+from vtc.errors import BundleError
+from vtc.runtime.interface import DTYPES, Array, IntArray, LoadedGraph, Past, Result, Tensor
+from vtc.runtime.onnxruntime.providers import (
+    ON_GPU,
+    Provider,
+    choose_provider,
+    import_onnxruntime,
+    preload_cuda,
+    quiet_stderr,
+)
+from vtc.runtime.past import GrowingPast
+
+
+class Graph:
+    """A graph, loaded.
+
+    Parameters
+    ----------
+    path : Path
+    provider : Provider
+    threads : int or None
+        Threads of one operator; None leaves it to ONNX Runtime.
+    sparing : bool
+        Take less memory and more time: weights are neither laid out anew nor converted before they are needed, which
+        takes a second copy of them.
+
+    Attributes
+    ----------
+    inputs : dict of name to dtype
+    outputs : list of str
+    run_ms : float
+        What the last run took; 0 before the first.
+    most_past : None
+        Caches may be of any length.
+
+    Raises
+    ------
+    BundleError
+        If ONNX Runtime cannot load the graph.
+    """
+
+    def __init__(self, path: Path, provider: Provider, threads: int | None = None, sparing: bool = False) -> None:
+        self.provider = provider
+        self._runtime = import_onnxruntime()
+        self._session = self._open(path, provider, threads, sparing)
+        self._binding = self._session.io_binding()
+        self._device = "cuda" if self._session.get_providers()[0] in ON_GPU else "cpu"
+        self.inputs = {value.name: DTYPES.get(value.type, np.float32) for value in self._session.get_inputs()}
+        self.outputs: list[str] = [value.name for value in self._session.get_outputs()]
+        self.run_ms = 0.0
+        self.most_past: int | None = None
+
+    def _open(self, path: Path, provider: Provider, threads: int | None, sparing: bool) -> Any:
+        options = self._runtime.SessionOptions()
+        options.log_severity_level = 3
+        # A bundle is several sessions that run in turn. Threads that spin between runs take the cores away
+        # from the session that runs, and on a busy machine cost a factor of two.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Left alone, it rounds what meets weights of few bits to 8 bits too, which a bundle does not ask for.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        options.add_session_config_entry("session.disable_prepacking", str(int(sparing)))
+        options.enable_cpu_mem_arena = not sparing  # which grows by powers of two, and never shrinks
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        names = list(dict.fromkeys([provider.name, "CPUExecutionProvider"]))
+        if provider.name in ON_GPU:
+            preload_cuda()
+            if provider.name == "TensorrtExecutionProvider":
+                names.insert(1, "CUDAExecutionProvider")
+        try:
+            session = self._start(path, options, names, ["ConstantFolding"] if sparing else [])
+        except Exception as error:  # ONNX Runtime raises a kind of its own for each status code
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise BundleError(f"{path}: ONNX Runtime cannot load the graph ({reason})") from error
+        return session
+
+    def _start(self, path: Path, options: Any, names: list[str], without: list[str]) -> Any:
+        def start() -> Any:
+            with quiet_stderr():
+                return self._runtime.InferenceSession(str(path), options, names, disabled_optimizers=without)
+
+        try:
+            return start()
+        except Exception as error:
+            if "float8" not in str(error):
+                raise
+            # Its optimizer moves float8 to operators that do not take it; the graph as it is runs.
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+            return start()
+
+    @property
+    def providers(self) -> list[str]:
+        """Execution providers that the session really has, in order."""
+        return list(self._session.get_providers())
+
+    def run(self, feeds: Mapping[str, Array | Tensor], host: Collection[str] = ()) -> list[Tensor]:
+        """Run the graph.
+
+        Parameters
+        ----------
+        feeds : mapping of input name to array or tensor
+        host : collection of str
+            Outputs wanted on the host; the others stay on the device.
+
+        Returns
+        -------
+        list of Tensor
+            In the order of `outputs`; ``.numpy()`` gives those on the host.
+        """
+        binding = self._binding
+        for name, value in feeds.items():
+            if isinstance(value, np.ndarray):
+                binding.bind_cpu_input(name, np.ascontiguousarray(value, dtype=self.inputs[name]))
+            else:
+                binding.bind_ortvalue_input(name, value)
+        # Outputs grow from step to step, so they are bound anew and allocated by ONNX Runtime.
+        binding.clear_binding_outputs()
+        for name in self.outputs:
+            binding.bind_output(name, "cpu" if name in host else self._device)
+        begin = time.perf_counter()
+        self._session.run_with_iobinding(binding)
+        self.run_ms = (time.perf_counter() - begin) * 1000
+        outputs: list[Tensor] = binding.get_outputs()
+        return outputs
+
+    def release(self) -> None:
+        """Let go of the last run's tensors."""
+        self._binding.clear_binding_inputs()
+        self._binding.clear_binding_outputs()
+
+    def empty(self, *shape: int, dtype: type[np.generic]) -> Tensor:
+        """A tensor without elements, which is how a cache begins."""
+        value: Tensor = self._runtime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=dtype), self._device)
+        return value
+
+
+class OnnxRuntime:
+    """A bundle's graphs in ONNX Runtime.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    provider : str or None
+        See :func:`~vtc.runtime.onnxruntime.providers.choose_provider`.
+    precision : str or None
+        One that the bundle holds; None takes float16 on a GPU and float32 on the CPU where there is a choice.
+    threads : int or None
+        Threads of one operator; None leaves it to ONNX Runtime.
+    sparing : bool
+        As for :class:`Graph`.
+
+    Raises
+    ------
+    InputError
+        If the provider or precision is not to be had.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        provider: str | None = None,
+        precision: str | None = None,
+        threads: int | None = None,
+        sparing: bool = False,
+    ) -> None:
+        self._manifest, self._threads, self._sparing = manifest, threads, sparing
+        self._provider = choose_provider(provider)
+        self.provider = self._provider.short_name
+        self.precision = precision or _default_precision(manifest, self._provider)
+        manifest.check_precision(self.precision)
+
+    def open(self, graph: str) -> Graph:
+        """A session for a graph of the bundle."""
+        return Graph(self._manifest.graph(graph, self.precision), self._provider, self._threads, self._sparing)
+
+    def admit(self, needed: Limits) -> None:
+        """ONNX graphs take any number of prompts, images and tokens."""
+
+    def place(self, embeds: Tensor, features: Tensor, where: NDArray[np.bool_]) -> Array:
+        """See :class:`~vtc.runtime.interface.Backend`; done on the host."""
+        values, visual = embeds.numpy(), features.numpy()
+        values[where] = visual.reshape(-1, visual.shape[-1])
+        return values
+
+    def past(self, graph: LoadedGraph, present: Sequence[Tensor], mask: IntArray, positions: IntArray | None) -> Past:
+        """A cache that grows: ONNX Runtime allocates outputs of any length."""
+        return GrowingPast(present, mask, positions)
+
+    def repeat(
+        self,
+        fixed: Sequence[Tensor],
+        arrays: Mapping[str, Array],
+        program: Callable[[Mapping[str, Array | Tensor]], Result],
+    ) -> Result:
+        """Run the program."""
+        return program(arrays)
+
+
+def _default_precision(manifest: Manifest, provider: Provider) -> str:
+    wish = "fp16" if provider.device == "cuda" else "fp32"
+    return wish if wish in manifest.precisions else manifest.precisions[0]
