@@ -19,7 +19,7 @@ _BLOCK = "block"
 """Attribute of a weight: the memory that it is in."""
 
 
-def narrowed(models: Sequence[CompressedModel], dtype: torch.dtype) -> list[CompressedModel]:
+def cast_copy(models: Sequence[CompressedModel], dtype: torch.dtype) -> list[CompressedModel]:
     """Copies with weights of another type. Rotary frequencies stay float32, and norms compute in float32 as they do in
     the model's own code.
     """

@@ -28,7 +28,7 @@ def described(models: Sequence[CompressedModel]) -> dict[str, Any]:
 
 def _segment(model: CompressedModel, number: int) -> dict[str, Any]:
     planned = model.plan.segments[number]
-    selector = {"graph": selector_name(number), "kind": planned.enters, "queries": model.asks.get(number)}
+    selector = {"graph": selector_name(number), "kind": planned.enters, "queries": model.query_tokens.get(number)}
     return {
         "graph": segment_name(model, number),
         "layers": list(planned.layers),

@@ -16,7 +16,7 @@ from vtc.facts.model import DecoderFacts
 from vtc.runtime.decoder import BEFORE
 from vtc.visual_tokens import TextEmbeddings
 
-Heard = tuple[CompressedModel, nn.Module]
+SourceModule = tuple[CompressedModel, nn.Module]
 """A PyTorch model, and the part of it that a graph is made of."""
 
 
@@ -165,7 +165,7 @@ def graph_specs(models: Sequence[CompressedModel], dtype: torch.dtype) -> list[G
     for number, (segment, spec) in enumerate(zip(first.segments, first.plan.segments, strict=True)):
         if spec.enters == "prune":
             specs += [
-                prune_spec(selector_name(number) + suffix(layout), model.entrances[number], first.begins(number), dtype)
+                prune_spec(selector_name(number) + suffix(layout), model.handoffs[number], first.begins(number), dtype)
                 for layout, model in enumerate(models)
             ]
         elif spec.enters != "same":
@@ -212,7 +212,7 @@ def selector_name(number: int) -> str:
 def _selector_spec(model: CompressedModel, number: int, enters: str) -> GraphSpec:
     hidden = {0: "batch_size", 1: "sequence_length"}
     kept = {0: "batch_size", 1: "kept_length"}
-    name, module, facts = selector_name(number), model.entrances[number], model.adapter.facts.decoder
+    name, module, facts = selector_name(number), model.handoffs[number], model.adapter.facts.decoder
     here = facts.hidden_width(model.begins(number))
     sat_out = enters == "merge"  # what sits out stands in front of the segment before
     full = torch.zeros(2, 9, facts.hidden_width(model.begins(number - 1)) if sat_out else here)
@@ -310,14 +310,14 @@ def _positions(decoder: DecoderFacts, ids: Tensor) -> tuple[Tensor, dict[int, st
     return ids.repeat(decoder.position_axes, 1, 1), {1: "batch_size", 2: "sequence_length"}
 
 
-def heard_by(models: Sequence[CompressedModel]) -> dict[str, list[Heard]]:
+def source_modules(models: Sequence[CompressedModel]) -> dict[str, list[SourceModule]]:
     """For each graph but the embedding's, the parts of the PyTorch models that it is made of."""
-    found: dict[str, list[Heard]] = {}
+    found: dict[str, list[SourceModule]] = {}
     for layout, model in enumerate(models):
         found[f"vision_encoder{suffix(layout)}"] = [(model, model.vision)]
         for number, (segment, spec) in enumerate(zip(model.segments, model.plan.segments, strict=True)):
             found.setdefault(segment_name(model, number), []).append((model, segment))
             if spec.enters != "same":
                 own = suffix(layout) if spec.enters == "prune" else ""
-                found.setdefault(selector_name(number) + own, []).append((model, model.entrances[number]))
+                found.setdefault(selector_name(number) + own, []).append((model, model.handoffs[number]))
     return found

@@ -14,16 +14,16 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from exporters.copies import DTYPES, discard, narrowed
+from exporters.copies import DTYPES, cast_copy, discard
 from exporters.describe import described
 from exporters.device import write_device_files
-from exporters.graphs import GraphSpec, graph_specs, heard_by
+from exporters.graphs import GraphSpec, graph_specs, source_modules
 from exporters.lint import check_bundle, lint, summary
 from exporters.parity import EncodedOnce, Parity, check_layers, check_parity, compare
 from exporters.precision import Precision, precision
-from exporters.precision.derive import Derived, Source, derive
+from exporters.precision.derive import Derived, Exported, derive
+from exporters.precision.fake_quantised import fake_quantised
 from exporters.precision.layers import layers_off
-from exporters.precision.twins import twins
 from exporters.processor import name_external_data, write_json, write_processor
 from exporters.targets import Target
 from exporters.writing import DEFAULT_OPSET, export_graph
@@ -43,7 +43,7 @@ VALUES = "precision.json"
 
 
 @dataclass(frozen=True)
-class Request:
+class ExportRequest:
     """What to export and how.
 
     Attributes
@@ -94,7 +94,7 @@ class Request:
         }
 
 
-def export(request: Request, out: Path) -> dict[str, Parity]:
+def export(request: ExportRequest, out: Path) -> dict[str, Parity]:
     """Write a bundle, whole or not at all.
 
     Graphs that an interrupted export of the same model has finished are taken up again.
@@ -144,14 +144,14 @@ def _by_base(wanted: Sequence[Precision]) -> dict[str, list[Precision]]:
     return found
 
 
-def _export_base(request: Request, work: Path, base: str, wanted: Sequence[Precision]) -> Derived:
+def _export_base(request: ExportRequest, work: Path, base: str, wanted: Sequence[Precision]) -> Derived:
     """Export the graphs of a base that an earlier run has not finished, and make those of its precisions of them."""
     notes = _take_up(request, work)
     raw: dict[str, Path] = {}
     request.model.adapter.set_decoder_attention("grouped")
     try:
         dtype = DTYPES[base]
-        models = request.models if base == "fp32" else narrowed(request.models, dtype)
+        models = request.models if base == "fp32" else cast_copy(request.models, dtype)
         _check_weights(models[0], base)
         specs = graph_specs(models, dtype)
         for done, spec in enumerate(specs):
@@ -169,7 +169,9 @@ def _export_base(request: Request, work: Path, base: str, wanted: Sequence[Preci
         request.model.adapter.set_decoder_attention("sdpa")
     if base == "fp32":
         return Derived({"fp32": raw})
-    source = Source(base, raw, heard_by(request.models), request.model.adapter, request.samples, request.progress)
+    source = Exported(
+        base, raw, source_modules(request.models), request.model.adapter, request.samples, request.progress
+    )
     return derive(source, wanted)
 
 
@@ -181,7 +183,7 @@ def _check_weights(model: CompressedModel, base: str) -> None:
             )
 
 
-def _manifest(request: Request, graphs: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+def _manifest(request: ExportRequest, graphs: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     model, recipe, none = request.model, request.recipe, Recipe(version=1, name="none", stages=())
     return {
         "vtc_version": version("vtc"),
@@ -204,7 +206,7 @@ def _manifest(request: Request, graphs: Mapping[str, Mapping[str, str]]) -> dict
 
 
 def _graphs(
-    request: Request, work: Path, wanted: Sequence[Precision], derived: Mapping[str, Derived]
+    request: ExportRequest, work: Path, wanted: Sequence[Precision], derived: Mapping[str, Derived]
 ) -> dict[str, dict[str, str]]:
     """Graph name to precision to path in the bundle, of graphs that can be deployed."""
     graphs: dict[str, dict[str, str]] = {}
@@ -219,10 +221,10 @@ def _graphs(
     return graphs
 
 
-def _prove(request: Request, work: Path, manifest: Mapping[str, Any], one: Precision, derived: Derived) -> Parity:
+def _prove(request: ExportRequest, work: Path, manifest: Mapping[str, Any], one: Precision, derived: Derived) -> Parity:
     """Compare a precision's graphs with the model, as closely as what they round allows."""
     samples, tell = request.samples, request.progress
-    models = twins(request.models, one, derived.reached)
+    models = fake_quantised(request.models, one, derived.reached)
 
     def drafted(paths: Mapping[str, Path], name: str) -> EncodedOnce:
         graphs = {graph: {name: path.relative_to(work).as_posix()} for graph, path in paths.items()}
@@ -239,16 +241,16 @@ def _prove(request: Request, work: Path, manifest: Mapping[str, Any], one: Preci
         )
     if one.base not in request.precisions:  # else it is compared anyway
         check_parity(request.models, drafted(derived.safe, one.base), one.base, samples, tell)
-    heard = heard_by(request.models)
+    sources = source_modules(request.models)
     off = [
-        layers_off(path, derived.layers[one.name][graph], models[0], heard[graph], samples[0])
+        layers_off(path, derived.layers[one.name][graph], models[0], sources[graph], samples[0])
         for graph, path in derived.stand_ins[one.name].items()
         if derived.layers[one.name][graph]
     ]
     return check_layers(compare(request.models, bundle, one.name, samples, tell), one.name, max(off))
 
 
-def _take_up(request: Request, work: Path) -> dict[str, Any]:
+def _take_up(request: ExportRequest, work: Path) -> dict[str, Any]:
     try:
         notes = json.loads((work / NOTES).read_text(encoding="utf-8"))
     except (OSError, ValueError):

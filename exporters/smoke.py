@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from exporters.onnx import Request, export
+from exporters.onnx import ExportRequest, export
 from vtc.calibrate.calibrator import Calibrator, Measurements
 from vtc.compressed.checkpoint import Origin, load_compressed, save_compressed
 from vtc.compressed.model import compress
@@ -15,7 +15,7 @@ from vtc.models import load_adapter, model_digest
 from vtc.models.random.tiny import write_tiny_checkpoint
 from vtc.plan import plan
 from vtc.progress import Report, silent
-from vtc.recipe import DropLayers, Prune, PruneInDecoder, Recipe, VisualExit
+from vtc.recipe import DropLayersEntry, PruneEntry, PruneInDecoderEntry, Recipe, VisualExitEntry
 from vtc.runtime.vlm import VLM
 from vtc.selectors.decoder.relevance import Relevance
 from vtc.selectors.learned import Learned
@@ -46,7 +46,7 @@ def prepare(
     family: str = "llava",
     *,
     decoder_layers: int = 8,
-) -> Request:
+) -> ExportRequest:
     """Compress a tiny random model of a family, save that, and load it to be exported.
 
     The model is deeper than asked if the recipe's layer numbers are. Learned selectors stay untrained: none was
@@ -86,7 +86,7 @@ def prepare(
     model = compress(adapter, resolved, from_state=True)
     save_compressed(compressing, work / "compressed", model, resolved, Origin(str(path), digest), {})
     model, resolved, origin = load_compressed(work / "compressed")
-    return Request([model], resolved, origin, samples, progress=progress)
+    return ExportRequest([model], resolved, origin, samples, progress=progress)
 
 
 def _layer_numbers(recipe: Recipe) -> Iterator[tuple[str, int]]:
@@ -94,11 +94,11 @@ def _layer_numbers(recipe: Recipe) -> Iterator[tuple[str, int]]:
     for stage in recipe.stages:
         named: object = ()
         component = "decoder"
-        if isinstance(stage, VisualExit | PruneInDecoder):
+        if isinstance(stage, VisualExitEntry | PruneInDecoderEntry):
             named = (stage.layer,)
-        elif isinstance(stage, DropLayers):
+        elif isinstance(stage, DropLayersEntry):
             named, component = stage.layers, stage.component
-        elif isinstance(stage, Prune):
+        elif isinstance(stage, PruneEntry):
             named, component = getattr(stage.selector, "layers", ()), "encoder"
         for number in named if isinstance(named, tuple) else ():
             if isinstance(number, int):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from exporters.onnx import Request, export
+from exporters.onnx import ExportRequest, export
 from tests.tiny import image, recipe
 from vtc.compressed.checkpoint import Origin
 from vtc.compressed.model import compress
@@ -40,7 +40,7 @@ def test_bundle_runs_without_torch(light: Path, adapter: VLMAdapter, tmp_path: P
     resolved = recipe({"kind": "prune", "keep": 5, "selector": "cls_attention"})
     model = compress(adapter, resolved)
     samples = [Sample([image(0)], adapter.chat("what is it ?"))]
-    export(Request([model], resolved, Origin("tiny", "0" * 64), samples), tmp_path / "bundle")
+    export(ExportRequest([model], resolved, Origin("tiny", "0" * 64), samples), tmp_path / "bundle")
     image(0).save(tmp_path / "image.png")
     answer = shell(light / "vtc", "run", "bundle", "--image", "image.png", "--prompt", "what is it ?", cwd=tmp_path)
     expected = model.generate([[image(0)]], [adapter.chat("what is it ?")], 64)[0]

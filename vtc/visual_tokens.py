@@ -74,7 +74,7 @@ class VisualTokens:
         The tokens in the decoder's space, where a selector asked for them.
     text : TextEmbeddings or None
         The question, where a selector asked for it.
-    carried : Tensor of shape (B, N, C) or None
+    deepstack : Tensor of shape (B, N, C) or None
         Outputs of earlier encoder layers that go with the tokens into the decoder (DeepStack).
     """
 
@@ -84,7 +84,7 @@ class VisualTokens:
     readings: Mapping[Reading, Tensor] = field(default_factory=dict)
     projected: Tensor | None = None
     text: TextEmbeddings | None = None
-    carried: Tensor | None = None
+    deepstack: Tensor | None = None
 
     @property
     def grids_or_row(self) -> tuple[tuple[int, int], ...]:
@@ -104,7 +104,7 @@ class VisualTokens:
             grids=(),
             readings={reading: _gather_reading(reading, value, chosen) for reading, value in self.readings.items()},
             projected=None if self.projected is None else gather_tokens(self.projected, chosen),
-            carried=None if self.carried is None else gather_tokens(self.carried, chosen),
+            deepstack=None if self.deepstack is None else gather_tokens(self.deepstack, chosen),
         )
 
 

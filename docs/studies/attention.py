@@ -50,7 +50,7 @@ def layer_sweep(questions: Questions, images: int = 240) -> dict[str, Any]:
     stage = {"kind": "prune_in_decoder", "layer": PRUNED_AT, "keep": keep}
     model = questions.compressed(Recipe.model_validate({"version": 1, "name": "sweep", "stages": [stage]}))
     whole = questions.compressed(Recipe(version=1, name="none", stages=()))
-    entrance: Any = model.entrances[1]
+    handoff: Any = model.handoffs[1]
     count = min(images, len(questions.items))
     right: dict[tuple[str, int], list[bool]] = {}
     for rows in torch.arange(count)[:, None].split(BATCH):
@@ -59,11 +59,11 @@ def layer_sweep(questions: Questions, images: int = 240) -> dict[str, Any]:
         ids, mask = adapter.tokenize(prompts, [1] * len(prompts), whole.visual_tokens)
         states, places = hidden_states(whole, ids, mask, rows)
         for queries in ("text_after_image", "last_token"):
-            batch = cut(ids.numpy(), mask.numpy(), adapter.image_token_id, entrance.tokens, keep, queries)
+            batch = cut(ids.numpy(), mask.numpy(), adapter.image_token_id, handoff.tokens, keep, queries)
             _, columns, asking, asking_mask, _ = map(torch.from_numpy, batch.graph_inputs)
             for layer, hidden in enumerate(states):
                 tokens = DecoderTokens(hidden, None, mask, places, columns, asking, asking_mask)
-                entrance.selector = GivenScores(adapter, TextAttention(adapter, layer, layer).score(tokens))
+                handoff.selector = GivenScores(adapter, TextAttention(adapter, layer, layer).score(tokens))
                 answers = model.answer(ids, mask, rows, MAX_NEW_TOKENS)
                 right.setdefault((queries, layer), []).extend(
                     answer.text in item.answers for answer, item in zip(answers, items, strict=True)

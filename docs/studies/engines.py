@@ -89,7 +89,7 @@ def write_model(work: Path, shape: str) -> dict[str, Any]:
 
 def export_model(work: Path, recipe_name: str) -> dict[str, Any]:
     """Export in float16, as ``vtc export`` does."""
-    from exporters.onnx import Request, export
+    from exporters.onnx import ExportRequest, export
     from vtc.compressed.checkpoint import load_compressed
     from vtc.data.samples import samples_from
     from vtc.heap import return_large_blocks
@@ -106,7 +106,7 @@ def export_model(work: Path, recipe_name: str) -> dict[str, Any]:
 
     samples = samples_from(model.adapter, None, PARITY_SAMPLES, seed=0)
     parity = export(
-        Request([model], recipe, origin, samples, ("fp16",), progress=progress), work / f"{recipe_name}-bundle"
+        ExportRequest([model], recipe, origin, samples, ("fp16",), progress=progress), work / f"{recipe_name}-bundle"
     )
     peaks.enter("")
     graphs = (work / f"{recipe_name}-bundle" / "onnx").iterdir()
@@ -122,7 +122,7 @@ def export_model(work: Path, recipe_name: str) -> dict[str, Any]:
 def build_engines(work: Path, recipe_name: str, capability: str) -> dict[str, Any]:
     """Build for one GPU generation, as ``vtc build`` does."""
     from exporters.targets import target
-    from exporters.tensorrt.build import Request, build
+    from exporters.tensorrt.build import BuildRequest, build
     from vtc.bundle.manifest import load_manifest
 
     peaks, out = Peaks(), work / f"{recipe_name}-{capability}"
@@ -132,7 +132,7 @@ def build_engines(work: Path, recipe_name: str, capability: str) -> dict[str, An
     def progress(what: str, done: int, total: int) -> None:
         peaks.enter(what.split()[-1].removesuffix("_fp16"))  # graphs are told of by name, and by file before
 
-    built = build(Request(bundle, target("rtx"), "fp16", (capability,), progress=progress), out)
+    built = build(BuildRequest(bundle, target("rtx"), "fp16", (capability,), progress=progress), out)
     peaks.enter("")
     engines = {name: built.files[engine.file]["bytes"] / 2**20 for name, engine in built.engines.items()}
     return {"peak_mb": peaks.peak_mb, "stages": peaks.stages, "engine_mb": engines, "library": built.library_version}

@@ -20,7 +20,7 @@ from vtc.evaluate.evidence import Locator, item_evidence
 from vtc.evaluate.metrics import answer_score
 from vtc.models import load_adapter, model_digest
 from vtc.models.base import VLMAdapter
-from vtc.recipe import RandomSelector, Recipe
+from vtc.recipe import RandomEntry, Recipe
 from vtc.reference import reference_dir
 from vtc.selectors.base import NOTHING, Needs
 from vtc.visual_tokens import Reading, TextEmbeddings, in_grids
@@ -101,7 +101,7 @@ class Questions:
 
     def answer(self, recipe: Recipe, limit: int | None = None, kept: bool = False) -> Answers:
         """Answer the first `limit` questions with a recipe; random selectors take turns with several draws."""
-        if any(isinstance(getattr(stage, "selector", None), RandomSelector) for stage in recipe.stages):
+        if any(isinstance(getattr(stage, "selector", None), RandomEntry) for stage in recipe.stages):
             return self.run([self.compressed(_with_seed(recipe, seed)) for seed in range(RANDOM_DRAWS)], limit, kept)
         return self.run([self.compressed(recipe)], limit, kept)
 

@@ -19,7 +19,7 @@ from docs.studies import attention
 from docs.studies.harness import BATCH, MAX_NEW_TOKENS, Answers, Questions
 from docs.studies.pages import fill_tables
 from docs.studies.plots import plot_budgets, plot_shift, plot_sweep, show_kept
-from exporters.onnx import Request, export
+from exporters.onnx import ExportRequest, export
 from vtc.compressed.checkpoint import Origin as CheckpointOrigin
 from vtc.compressed.model import compress
 from vtc.data.samples import samples_from
@@ -196,7 +196,7 @@ def exported(study: Study, work: Path) -> dict[str, Any]:
     recipe = study.recipe([{**shipped["stages"][0], "selector": LEARNED}, shipped["stages"][1]], shipped["budget"])
     model = compress(questions.adapter, recipe, model_digest=questions.digest)
     samples = samples_from(questions.adapter, "reference", PARITY_SAMPLES, seed=0)
-    export(Request([model], recipe, CheckpointOrigin("reference", questions.digest), samples), work / "bundle")
+    export(ExportRequest([model], recipe, CheckpointOrigin("reference", questions.digest), samples), work / "bundle")
     bundle = VLM.load(work / "bundle")
     same, scores = [], []
     for first in range(0, len(questions.items), BATCH):

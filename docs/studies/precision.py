@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from docs.studies.pages import fill_tables, percent, table
-from exporters.onnx import Request, export
+from exporters.onnx import ExportRequest, export
 from exporters.precision import NAMES
 from vtc.bundle.manifest import load_manifest
 from vtc.compressed.checkpoint import Origin
@@ -68,7 +68,7 @@ def bundle_of(name: str, work: Path) -> Path:
         model = compress(adapter, recipe, model_digest=digest)
         samples = samples_from(adapter, "reference", SAMPLES, seed=0)
         with progress() as tell:
-            export(Request([model], recipe, Origin("reference", digest), samples, RUN, progress=tell), out)
+            export(ExportRequest([model], recipe, Origin("reference", digest), samples, RUN, progress=tell), out)
     return out
 
 

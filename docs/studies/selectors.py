@@ -23,7 +23,7 @@ from docs.studies.learnpruner import limit_at
 from docs.studies.pages import fill_tables, percent, table
 from docs.studies.plots import plot_selectors
 from exporters.graphs import GraphSpec, prune_spec, selection_spec
-from exporters.onnx import Request, export
+from exporters.onnx import ExportRequest, export
 from exporters.writing import export_graph
 from vtc.compressed.checkpoint import Origin
 from vtc.compressed.model import compress
@@ -164,9 +164,9 @@ def costs(questions: Questions, work: Path) -> dict[str, Any]:
             found.setdefault(name, {})[str(keep)] = _cost(spec, spec.args, whole, work)
         for name, selector in INSIDE.items():
             model = compress(questions.adapter, recipe_of(inside(selector, keep)), model_digest=questions.digest)
-            stage: Any = model.entrances[1]
+            stage: Any = model.handoffs[1]
             spec = prune_spec("token_selector", stage, questions.adapter.facts.decoder.width, torch.float32)
-            args = _cut_inputs(questions, stage, model.asks[1])
+            args = _cut_inputs(questions, stage, model.query_tokens[1])
             found.setdefault(name, {})[str(keep)] = _cost(spec, args, whole_inside, work)
         print(keep, {name: (rows[str(keep)]["nodes"], round(rows[str(keep)]["us"])) for name, rows in found.items()})
     return found
@@ -187,12 +187,12 @@ def _cost(spec: GraphSpec, args: Any, whole_ms: float, work: Path) -> dict[str, 
     return {"nodes": nodes, "us": 1000 * milliseconds, "share": milliseconds / (milliseconds + whole_ms)}
 
 
-def _cut_inputs(questions: Questions, stage: PruneInDecoder, asks: str) -> list[torch.Tensor]:
+def _cut_inputs(questions: Questions, stage: PruneInDecoder, query_tokens: str) -> list[torch.Tensor]:
     """One prompt: two words, the image, a question."""
     length = 2 + stage.tokens + TEXT_TOKENS
     ids = np.zeros((1, length), dtype=np.int64)
     ids[:, 2 : 2 + stage.tokens] = 1
-    laid_out = cut(ids, np.ones_like(ids), 1, stage.tokens, stage.keep, asks).graph_inputs
+    laid_out = cut(ids, np.ones_like(ids), 1, stage.tokens, stage.keep, query_tokens).graph_inputs
     hidden = torch.randn(1, length, questions.adapter.facts.decoder.width)
     whole = [torch.ones(1, length, dtype=torch.long), torch.arange(length)[None]]
     before = [hidden.clone()] if stage.selector.reads_before else []
@@ -204,7 +204,7 @@ def _bundle_ms(questions: Questions, stage: dict[str, Any], work: Path) -> float
     recipe = recipe_of(stage)
     model = compress(questions.adapter, recipe, model_digest=questions.digest)
     samples = samples_from(questions.adapter, "reference", 2, seed=0)
-    export(Request([model], recipe, Origin("reference", questions.digest), samples), work / "bundle")
+    export(ExportRequest([model], recipe, Origin("reference", questions.digest), samples), work / "bundle")
     bundle = VLM.load(work / "bundle", threads=1)
     item = questions.items[0]
     _, batch = bundle.inputs([[item.load()]], [questions.prompts[0]])

@@ -18,9 +18,9 @@ import onnx_ir as ir
 from onnx import ModelProto
 
 from exporters.copies import DTYPES
-from exporters.graphs import Heard
+from exporters.graphs import SourceModule
 from exporters.precision import Precision
-from exporters.precision.floats import NARROW, widen
+from exporters.precision.floats import NARROW, cast_graph_to_float32
 from exporters.precision.protect import protect, report, worst_first
 from exporters.precision.quantize import Linear, Rounded, linear_weights, multiplied, quantize
 from exporters.writing import external_data, save_graph
@@ -30,7 +30,7 @@ from vtc.progress import Report
 
 
 @dataclass(frozen=True)
-class Source:
+class Exported:
     """What graphs are derived from.
 
     Attributes
@@ -38,8 +38,8 @@ class Source:
     base : str
     raw : dict of graph name to Path
         As exported, in the directory where derived ones go.
-    heard : dict of graph name to list of (model, module)
-        See :func:`exporters.graphs.heard_by`.
+    sources : dict of graph name to list of (model, module)
+        See :func:`exporters.graphs.source_modules`.
     adapter : VLMAdapter
         Whose linear layers are quantised.
     samples : sequence of Sample
@@ -48,7 +48,7 @@ class Source:
 
     base: str
     raw: Mapping[str, Path]
-    heard: Mapping[str, Sequence[Heard]]
+    sources: Mapping[str, Sequence[SourceModule]]
     adapter: VLMAdapter
     samples: Sequence[Sample]
     progress: Report
@@ -81,12 +81,12 @@ class Derived:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def derive(source: Source, precisions: Sequence[Precision]) -> Derived:
+def derive(source: Exported, precisions: Sequence[Precision]) -> Derived:
     """Make the graphs of a base's precisions.
 
     Parameters
     ----------
-    source : Source
+    source : Exported
     precisions : sequence of Precision
         All of this base.
 
@@ -118,14 +118,14 @@ def derive(source: Source, precisions: Sequence[Precision]) -> Derived:
             if one.activations or one.base == "bf16":
                 stand_in = path.with_name(f".{name}{one.suffix}_stand_in.onnx")
                 model = onnx.load(out, load_external_data=False)
-                widen(model, NARROW[one.base], rounding=not one.activations)
+                cast_graph_to_float32(model, NARROW[one.base], rounding=not one.activations)
                 onnx.save(model, stand_in)
                 derived.stand_ins.setdefault(one.name, {})[name] = stand_in
         source.progress(f"writing {one.name} graphs", len(safe), len(safe))
     return derived
 
 
-def _protected(source: Source, derived: Derived, linears: Mapping[str, Linear], activations: bool) -> dict[str, Path]:
+def _protected(source: Exported, derived: Derived, linears: Mapping[str, Linear], activations: bool) -> dict[str, Path]:
     """Move to float32 what overflows, note what there is to note, and return the graphs' paths."""
     safe: dict[str, Path] = {}
     overflowing: list[dict[str, Any]] = []
@@ -135,7 +135,7 @@ def _protected(source: Source, derived: Derived, linears: Mapping[str, Linear], 
         model = onnx.load(path, load_external_data=False)
         scratch = path.with_name(f".{name}_probe.onnx")
         looked_at = partial(_inputs, linears=linears if activations else {}, folder=path.parent)
-        protected = protect(model, source.base, source.heard.get(name, ()), source.samples, scratch, looked_at)
+        protected = protect(model, source.base, source.sources.get(name, ()), source.samples, scratch, looked_at)
         for value, layers in looked_at(protected.model).items():
             for module in (module for layer in layers for module in layer.names):
                 largest = protected.reached[value].largest

@@ -37,7 +37,7 @@ def set_cast_type(node: NodeProto, kind: int) -> None:
     next(attribute for attribute in node.attribute if attribute.name == "to").i = kind
 
 
-def lift(model: ModelProto, kind: int, chosen: Set[str]) -> None:
+def cast_nodes_to_float32(model: ModelProto, kind: int, chosen: Set[str]) -> None:
     """Compute some nodes in float32.
 
     Parameters
@@ -103,7 +103,7 @@ def lift(model: ModelProto, kind: int, chosen: Set[str]) -> None:
     _replace(model, nodes)
 
 
-def widen(model: ModelProto, kind: int, *, rounding: bool = False) -> None:
+def cast_graph_to_float32(model: ModelProto, kind: int, *, rounding: bool = False) -> None:
     """Compute everything in float32, with the weights as they are.
 
     Parameters

@@ -16,7 +16,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from exporters.graphs import Heard
+from exporters.graphs import SourceModule
 from exporters.precision.probe import fed, opened
 from exporters.precision.quantize import Rounded
 from vtc.compressed.model import CompressedModel
@@ -24,7 +24,7 @@ from vtc.data.samples import Sample
 
 
 def layers_off(
-    path: Path, layers: Sequence[Rounded], twin: CompressedModel, heard: Sequence[Heard], sample: Sample
+    path: Path, layers: Sequence[Rounded], twin: CompressedModel, sources: Sequence[SourceModule], sample: Sample
 ) -> float:
     """Largest difference of a layer's output from PyTorch's, in units of its largest value.
 
@@ -34,8 +34,8 @@ def layers_off(
         A graph, computing in float32.
     layers : sequence of Rounded
     twin : CompressedModel
-        See :func:`exporters.precision.twins.twins`.
-    heard : sequence of (model, module)
+        See :func:`exporters.precision.fake_quantised.fake_quantised`.
+    sources : sequence of (model, module)
         What the graph is made of.
     sample : Sample
     """
@@ -57,5 +57,5 @@ def layers_off(
             theirs = torch.from_numpy(found[layer.output].numpy())
             worst = max(worst, float((ours - theirs).abs().max() / ours.abs().max().clamp(min=1e-12)))
 
-    fed(session, heard, [sample], compare, new_tokens=1)
+    fed(session, sources, [sample], compare, new_tokens=1)
     return worst

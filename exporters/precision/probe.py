@@ -18,8 +18,8 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from exporters.graphs import Heard
-from exporters.precision.floats import element_types, widen
+from exporters.graphs import SourceModule
+from exporters.precision.floats import cast_graph_to_float32, element_types
 from vtc.data.samples import Sample
 from vtc.runtime.onnxruntime.backend import Graph
 from vtc.runtime.onnxruntime.providers import choose_provider
@@ -66,8 +66,8 @@ def probe(model: ModelProto, kind: int, others: Collection[str] = ()) -> ModelPr
     """
     types = element_types(model)
     wide, rounded = deepcopy(model), deepcopy(model)
-    widen(wide, kind)
-    widen(rounded, kind, rounding=True)
+    cast_graph_to_float32(wide, kind)
+    cast_graph_to_float32(rounded, kind, rounding=True)
     shared = {tensor.name for tensor in wide.graph.initializer} | {value.name for value in wide.graph.input}
     looked_at = [value.name for value in wide.graph.input if value.name in others]
     looked_at += [
@@ -122,7 +122,7 @@ def _sizes(shape: onnx.TensorShapeProto | None) -> set[str]:
 
 
 def measure(
-    graph: ModelProto, modules: Sequence[Heard], samples: Sequence[Sample], scratch: Path
+    graph: ModelProto, modules: Sequence[SourceModule], samples: Sequence[Sample], scratch: Path
 ) -> dict[str, Reached]:
     """Run a probe on what its module is called with while the PyTorch model answers samples.
 
@@ -130,7 +130,7 @@ def measure(
     ----------
     graph : ModelProto
         A probe, see :func:`probe`.
-    modules : sequence of Heard
+    modules : sequence of SourceModule
     samples : sequence of Sample
     scratch : Path
         Where the graph may lie meanwhile.
@@ -164,7 +164,7 @@ def opened(graph: ModelProto, scratch: Path, provider: str | None = None) -> Gra
 
 def fed(
     session: Graph,
-    modules: Sequence[Heard],
+    modules: Sequence[SourceModule],
     samples: Sequence[Sample],
     take: Callable[[Mapping[str, Any]], None],
     new_tokens: int = NEW_TOKENS,
@@ -175,7 +175,7 @@ def fed(
     ----------
     session : Graph
         Float32 where it takes floats.
-    modules : sequence of Heard
+    modules : sequence of SourceModule
     samples : sequence of Sample
     take : callable
         Given the graph's outputs by name, each time.

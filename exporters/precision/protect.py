@@ -15,8 +15,8 @@ from typing import Any
 
 from onnx import ModelProto, TensorProto
 
-from exporters.graphs import Heard
-from exporters.precision.floats import NARROW, element_types, lift
+from exporters.graphs import SourceModule
+from exporters.precision.floats import NARROW, cast_nodes_to_float32, element_types
 from exporters.precision.probe import Reached, measure, probe
 from vtc.data.samples import Sample
 from vtc.errors import ParityError, VtcError
@@ -47,7 +47,7 @@ class Protected:
 def protect(
     model: ModelProto,
     base: str,
-    heard: Sequence[Heard],
+    sources: Sequence[SourceModule],
     samples: Sequence[Sample],
     scratch: Path,
     others: Callable[[ModelProto], Collection[str]],
@@ -60,7 +60,7 @@ def protect(
         Not changed.
     base : str
         ``fp16`` or ``bf16``.
-    heard : sequence of (model, module)
+    sources : sequence of (model, module)
         What the graph is made of; nothing leaves the graph as it is but for softmax.
     samples : sequence of Sample
     scratch : Path
@@ -77,9 +77,9 @@ def protect(
     """
     kind, softmax = NARROW[base], _softmax(model)
     safe = _lifted(model, kind, softmax)
-    if not heard:
+    if not sources:
         return Protected(safe, {}, {})
-    reached = measure(probe(safe, kind, others(safe)), heard, samples, scratch)
+    reached = measure(probe(safe, kind, others(safe)), sources, samples, scratch)
     limit = HIGHEST[base] / HEADROOM
     moving = _of_data(model) - softmax
     overflowing = {name: one for name, one in reached.items() if one.largest > limit and name in moving}
@@ -96,7 +96,7 @@ def protect(
             for name in node.output
         }
         safe = _lifted(model, kind, softmax | touched)
-        reached = measure(probe(safe, kind, others(safe)), heard, samples, scratch)
+        reached = measure(probe(safe, kind, others(safe)), sources, samples, scratch)
     # ONNX Runtime computes much of float16 in float32 on a CPU, and would not notice.
     broken = [name for name, one in reached.items() if not math.isfinite(one.difference)]
     if broken:
@@ -148,7 +148,7 @@ def _module(namespace: str) -> str:
 
 def _lifted(model: ModelProto, kind: int, chosen: set[str]) -> ModelProto:
     safe = deepcopy(model)
-    lift(safe, kind, chosen)
+    cast_nodes_to_float32(safe, kind, chosen)
     return safe
 
 

@@ -35,7 +35,7 @@ def _on_stderr(line: str) -> None:
 
 
 @dataclass(frozen=True)
-class Request:
+class BuildRequest:
     """What to build and how.
 
     Attributes
@@ -71,7 +71,7 @@ class Request:
     tell: Callable[[str], None] = _on_stderr
 
 
-def build(request: Request, out: Path) -> EngineSet:
+def build(request: BuildRequest, out: Path) -> EngineSet:
     """Write an engine set, whole or not at all.
 
     Engines that an interrupted build of the same graphs has finished are taken up again.
@@ -108,7 +108,7 @@ def build(request: Request, out: Path) -> EngineSet:
     return load_engines(out, request.bundle, verify=False)
 
 
-def _build_one(request: Request, builder: Builder, gpu: Gpu | None, graph: str, file: Path) -> Engine:
+def _build_one(request: BuildRequest, builder: Builder, gpu: Gpu | None, graph: str, file: Path) -> Engine:
     def shapes(inputs: dict[str, list[int | str]]) -> tuple[Profile, ...]:
         return profiles(request.bundle, graph, inputs, request.limits)
 
@@ -121,7 +121,7 @@ def _build_one(request: Request, builder: Builder, gpu: Gpu | None, graph: str, 
     return Engine(file.name, built, memory)
 
 
-def _check_memory(request: Request, builder: Builder, gpu: Gpu | None, graph: str, tensors: int = 0) -> None:
+def _check_memory(request: BuildRequest, builder: Builder, gpu: Gpu | None, graph: str, tensors: int = 0) -> None:
     """Refuse a graph whose engine cannot be built in the memory of this machine."""
     name = request.bundle.graphs[graph][request.precision]
     weights = sum(file.bytes for file in request.bundle.graph_files(graph, request.precision).values())
@@ -146,7 +146,7 @@ def usual_precision(bundle: Manifest, target: Target) -> str:
     return "fp16" if "fp16" in fitting else fitting[0]
 
 
-def _prepare(request: Request) -> tuple[Builder, Gpu | None]:
+def _prepare(request: BuildRequest) -> tuple[Builder, Gpu | None]:
     """The builder, and the GPU at hand; refuses what they cannot do together."""
     target = request.target
     module, gpu = import_library(target), gpu_here()
@@ -168,7 +168,7 @@ def _prepare(request: Request) -> tuple[Builder, Gpu | None]:
     return builder, gpu
 
 
-def _ahead_of_time(request: Request, module: Any) -> tuple[str, ...]:
+def _ahead_of_time(request: BuildRequest, module: Any) -> tuple[str, ...]:
     """The GPU generations to build for, by a library that needs no GPU."""
     product = f"{PRODUCTS[request.target.library]} {module.__version__}"
     if request.timing_cache is not None:
@@ -184,7 +184,7 @@ def _ahead_of_time(request: Request, module: Any) -> tuple[str, ...]:
     return wanted
 
 
-def _at_hand(request: Request, gpu: Gpu | None) -> Gpu:
+def _at_hand(request: BuildRequest, gpu: Gpu | None) -> Gpu:
     """The GPU here, which is the one to build for."""
     target = request.target
     if request.capabilities:
@@ -208,7 +208,7 @@ def _usual_cache(target: Target, module: Any, gpu: Gpu) -> Path:
     return cache_dir() / f"{target.library}-{module.__version__}-sm{gpu.capability}.timing"
 
 
-def _lint(request: Request) -> None:
+def _lint(request: BuildRequest) -> None:
     """Refuse what the target is known not to take, before TensorRT says it in its own words."""
     try:
         from exporters.lint import check_bundle
@@ -220,7 +220,7 @@ def _lint(request: Request) -> None:
     check_bundle(request.bundle, request.precision, request.target)
 
 
-def _key(request: Request, builder: Builder, graph: str) -> str:
+def _key(request: BuildRequest, builder: Builder, graph: str) -> str:
     """Digest of all that an engine comes of."""
     bundle = request.bundle
     parts = [
@@ -247,7 +247,7 @@ def _read_notes(work: Path) -> dict[str, Any]:
         return {}
 
 
-def _manifest(request: Request, builder: Builder, engines: dict[str, Any]) -> dict[str, Any]:
+def _manifest(request: BuildRequest, builder: Builder, engines: dict[str, Any]) -> dict[str, Any]:
     return {
         "vtc_version": version("vtc"),
         "bundle": request.bundle.digest,

@@ -10,10 +10,10 @@ from PIL import Image
 
 from tests.evaluate.bundles import bundle_with_plan
 from tests.runtime.toy import Segment, make_toy
-from vtc.bench.timing import EndlessSampler, Question, runner
+from vtc.bench.timing import BenchPrompt, EndlessSampler, runner
 from vtc.runtime.vlm import VLM
 
-QUESTION = Question((Image.new("RGB", (16, 16), "red"),), "what is the colour ?")
+QUESTION = BenchPrompt((Image.new("RGB", (16, 16), "red"),), "what is the colour ?")
 
 
 def test_the_end_token_is_never_taken() -> None:

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from exporters.onnx import Request, export
+from exporters.onnx import ExportRequest, export
 from tests.tiny import image
 from vtc.cli import main
 from vtc.compressed.checkpoint import Origin
@@ -50,7 +50,7 @@ def test_a_recipe_and_its_bundle_show_the_same(
     digest, recipe = model_digest(adapter.path), load_recipe(recipe_file)
     model = compress(adapter, recipe, model_digest=digest)
     origin = Origin(str(adapter.path), digest)
-    export(Request([model], recipe, origin, samples_from(adapter, None, 1, 0)), tmp_path / "bundle")
+    export(ExportRequest([model], recipe, origin, samples_from(adapter, None, 1, 0)), tmp_path / "bundle")
     eager = show(
         photo, "--recipe", recipe_file, "--model", adapter.path, "--prompt", "what ?", "-o", tmp_path / "a.png"
     )

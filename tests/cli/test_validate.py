@@ -13,7 +13,7 @@ from tests.tiny import image
 from vtc.cli import main
 from vtc.data import datasets
 from vtc.evaluate import contestants
-from vtc.evaluate.contestants import Field
+from vtc.evaluate.contestants import Comparison
 
 
 def vtc(*args: str | Path) -> Result:
@@ -26,9 +26,9 @@ def wrong(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     data = dataset(400)
     mistakes: set[int] = set()
 
-    def field(*_: object) -> Field:
+    def field(*_: object) -> Comparison:
         rival = contestant("blind", data, wrong=set(range(200)), image_tokens=0)
-        return Field(contestant("original", data), contestant("small", data, wrong=mistakes), [rival])
+        return Comparison(contestant("original", data), contestant("small", data, wrong=mistakes), [rival])
 
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: data)
     monkeypatch.setattr(contestants, "open_field", field)

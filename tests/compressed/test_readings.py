@@ -35,7 +35,9 @@ def own_maps(adapter: VLMAdapter, pixels: Tensor) -> tuple[tuple[Tensor, ...], t
     return output.attentions, output.hidden_states
 
 
-def noted(adapter: VLMAdapter, pixels: Tensor, kind: ReadingKind, layers: tuple[int, ...] = LAYERS) -> VisualTokens:
+def with_readings(
+    adapter: VLMAdapter, pixels: Tensor, kind: ReadingKind, layers: tuple[int, ...] = LAYERS
+) -> VisualTokens:
     needs = Needs(frozenset(Reading(kind, layer) for layer in layers))
     with torch.inference_mode():
         return VisionEncoder(adapter, LAYERS, needs=needs).tokens(pixels)
@@ -44,7 +46,7 @@ def noted(adapter: VLMAdapter, pixels: Tensor, kind: ReadingKind, layers: tuple[
 @pytest.mark.parametrize("kind", ["cls_attention", "received_attention", "patch_attention"])
 def test_attention_is_the_models_own(adapter: VLMAdapter, pixels: Tensor, kind: ReadingKind) -> None:
     maps, _ = own_maps(adapter, pixels)
-    tokens = noted(adapter, pixels, kind)
+    tokens = with_readings(adapter, pixels, kind)
     for layer in LAYERS:
         mean = maps[layer].mean(dim=1)
         expected = {
@@ -58,7 +60,7 @@ def test_attention_is_the_models_own(adapter: VLMAdapter, pixels: Tensor, kind: 
 def test_received_attention_of_a_tower_without_a_cls_token(siglip: VLMAdapter) -> None:
     pixels = siglip.preprocess([image(0), image(1)])
     maps, _ = own_maps(siglip, pixels)
-    received = noted(siglip, pixels, "received_attention").read("received_attention", 1)
+    received = with_readings(siglip, pixels, "received_attention").read("received_attention", 1)
     torch.testing.assert_close(received, maps[1].mean(dim=(1, 2)), atol=1e-6, rtol=1e-5)
 
 
@@ -79,7 +81,7 @@ def test_logits_are_the_attention_before_the_softmax(adapter: VLMAdapter, pixels
 
 
 def test_keys_are_those_of_the_patches(adapter: VLMAdapter, pixels: Tensor) -> None:
-    tokens = noted(adapter, pixels, "full_keys", (1,)), noted(adapter, pixels, "keys", (1,))
+    tokens = with_readings(adapter, pixels, "full_keys", (1,)), with_readings(adapter, pixels, "keys", (1,))
     full, mean = tokens[0].read("full_keys", 1), tokens[1].read("keys", 1)
     _, inputs = own_maps(adapter, pixels)
     torch.testing.assert_close(full, adapter.encoder_keys(1, inputs[1])[:, 1:], atol=1e-5, rtol=1e-4)
@@ -87,14 +89,14 @@ def test_keys_are_those_of_the_patches(adapter: VLMAdapter, pixels: Tensor) -> N
 
 
 def test_the_layer_behind_the_features_reads_the_features(adapter: VLMAdapter, pixels: Tensor) -> None:
-    tokens = noted(adapter, pixels, "full_keys", (1,))
+    tokens = with_readings(adapter, pixels, "full_keys", (1,))
     layers = VisionEncoder(adapter, (0,), needs=Needs(frozenset({Reading("full_keys", 1)})))
     with torch.inference_mode():
         torch.testing.assert_close(layers.tokens(pixels).read("full_keys", 1), tokens.read("full_keys", 1))
 
 
 def test_readings_follow_the_tokens_that_are_kept(adapter: VLMAdapter, pixels: Tensor) -> None:
-    tokens = noted(adapter, pixels, "patch_attention", (1,))
+    tokens = with_readings(adapter, pixels, "patch_attention", (1,))
     chosen = torch.tensor([[0, 5, 9], [3, 4, 15]])
     kept = tokens.keep(chosen).read("patch_attention", 1)
     for row in range(2):

@@ -22,12 +22,12 @@ from vtc.evaluate.contestants import (
     check_same_origin,
     compressed_contestant,
     open_baselines,
-    open_field,
+    open_comparison,
     original_of,
     served_by,
 )
 from vtc.evaluate.validate import Effort, validate
-from vtc.facts.layout import ANY_IMAGE, Block, ImageLayout, Serving
+from vtc.facts.layout import ANY_IMAGE, Block, ImageLayout, ImageOptions
 from vtc.inputs.pixels import Picture, PixelSpec
 from vtc.models.base import VLMAdapter
 
@@ -99,7 +99,7 @@ def test_tokens_behind_a_filter_have_no_place(adapter: VLMAdapter) -> None:
 
 
 def test_bundles_are_compared_with_bundles_without_the_checkpoint(original_bundle: Path, pruned_bundle: Path) -> None:
-    field = open_field(str(pruned_bundle), str(original_bundle), BASELINES, 0, CPU)
+    field = open_comparison(str(pruned_bundle), str(original_bundle), BASELINES, 0, CPU)
     assert field.compressed is not None
     assert field.baselines == []
     assert (field.original.predictor.image_tokens, field.compressed.predictor.image_tokens) == (16, 3)
@@ -112,7 +112,7 @@ def test_engines_are_compared_with_engines(
     nvidia(monkeypatch)
     write_engine_set(original, library="tensorrt")
     engines = write_engine_set(pruned, library="tensorrt_rtx").rename(tmp_path / "engines")
-    field = open_field(str(pruned), str(original), (), 0, Session(backend="tensorrt", engines=engines))
+    field = open_comparison(str(pruned), str(original), (), 0, Session(backend="tensorrt", engines=engines))
     assert field.compressed is not None
     predictors: list[Any] = [field.original.predictor, field.compressed.predictor]
     assert [predictor.provider for predictor in predictors] == ["tensorrt", "tensorrt_rtx"]
@@ -127,14 +127,14 @@ def test_a_model_made_from_another_checkpoint_is_refused(adapter: VLMAdapter) ->
 
 def test_a_compressed_bundle_is_no_original(original_bundle: Path, pruned_bundle: Path) -> None:
     with pytest.raises(InputError, match="is compressed"):
-        open_field(str(original_bundle), str(pruned_bundle), (), 0, CPU)
+        open_comparison(str(original_bundle), str(pruned_bundle), (), 0, CPU)
 
 
 def test_nothing_to_compare_with_is_an_error(tmp_path: Path, original_bundle: Path) -> None:
     with pytest.raises(InputError, match="--against"):
-        open_field(None, None, (), 0, CPU)
+        open_comparison(None, None, (), 0, CPU)
     with pytest.raises(VtcError, match="no such"):
-        open_field(str(tmp_path / "missing"), str(original_bundle), (), 0, CPU)
+        open_comparison(str(tmp_path / "missing"), str(original_bundle), (), 0, CPU)
 
 
 TILES = ImageLayout((IMAGE, 2 * IMAGE), (GRID, GRID), (Block((GRID, GRID)),), spans=3)
@@ -150,7 +150,7 @@ TILED = PixelSpec(
 
 def tiled(adapter: VLMAdapter, layout: ImageLayout) -> VLMAdapter:
     """The model for images in two tiles and a whole view."""
-    served = adapter.serving(layout)
+    served = adapter.with_layout(layout)
     served.pixels = TILED
     return served
 
@@ -176,12 +176,12 @@ def test_models_of_several_views_are_compared_without_downsampling(adapter: VLMA
 
 def test_clips_are_refused_in_one_line(adapter: VLMAdapter) -> None:
     blocks = (Block((GRID, GRID)),) * 2
-    clip = adapter.serving(ImageLayout((IMAGE, IMAGE), (GRID, GRID), blocks, frames=2))
+    clip = adapter.with_layout(ImageLayout((IMAGE, IMAGE), (GRID, GRID), blocks, frames=2))
     with pytest.raises(InputError, match="c: serves clips of 2 frames, and data sets"):
         compressed_contestant("c", compressed(clip, PRUNE), "sha")
 
 
 def test_original_of_a_bundle_serves_what_the_bundle_was_made_for() -> None:
-    serving = {"image_size": [30, 40], "tiles": None, "frames": 1}
-    assert served_by({"model": {"name": "m", "serving": serving}}) == Serving(image_size=(30, 40))
+    image_options = {"image_size": [30, 40], "tiles": None, "frames": 1}
+    assert served_by({"model": {"name": "m", "serving": image_options}}) == ImageOptions(image_size=(30, 40))
     assert served_by({"model": {"name": "m"}}) == ANY_IMAGE

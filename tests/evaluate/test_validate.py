@@ -7,7 +7,7 @@ import pytest
 
 from tests.evaluate.fakes import VOCABULARY, contestant, dataset
 from vtc.errors import ModelError
-from vtc.evaluate.validate import Effort, Limits, validate
+from vtc.evaluate.validate import Effort, Thresholds, validate
 
 
 def test_figures_of_models_of_known_accuracy() -> None:
@@ -37,7 +37,7 @@ def test_capabilities_are_reported_apart_and_add_up() -> None:
 
 def test_the_same_model_retains_everything_and_passes() -> None:
     data = dataset(100)
-    report = validate(contestant("o", data), contestant("c", data), [], data, limits=Limits(0.95, 0.99, 0.01))
+    report = validate(contestant("o", data), contestant("c", data), [], data, limits=Thresholds(0.95, 0.99, 0.01))
     assert report["gate"]["status"] == "pass"
     assert [check["name"] for check in report["gate"]["checks"]] == [
         "retention",

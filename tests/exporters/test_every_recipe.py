@@ -20,7 +20,7 @@ from exporters.lint import lint_bundle
 from exporters.onnx import export
 from exporters.smoke import prepare
 from exporters.targets import TARGETS, target
-from exporters.tensorrt.build import Request, build
+from exporters.tensorrt.build import BuildRequest, build
 from exporters.tensorrt.profiles import profiles
 from tests.sharing import graphs_in_common
 from vtc.bundle.engines import Limits
@@ -89,7 +89,7 @@ def test_every_recipe_deploys(recipe: str, family: str, common: Path, tmp_path: 
     found = [finding for one in TARGETS for finding in lint_bundle(manifest, "fp32", one)]
     assert not found, str(found[0])
 
-    engines = build(Request(manifest, target("rtx"), "fp32", limits=LIMITS), tmp_path / "engines")
+    engines = build(BuildRequest(manifest, target("rtx"), "fp32", limits=LIMITS), tmp_path / "engines")
     assert engines.capabilities == ("8.6", "8.9", "12.0")
     assert set(engines.engines) == set(manifest.graphs)
     for segment in manifest.segments:

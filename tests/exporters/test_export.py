@@ -23,12 +23,12 @@ import exporters.onnx as onnx_export
 from exporters import copies, parity, writing
 from exporters.graphs import GraphSpec
 from exporters.lint import lint
-from exporters.onnx import Request, export
+from exporters.onnx import ExportRequest, export
 from exporters.parity import check_parity
 from exporters.targets import TARGETS, target
-from exporters.tensorrt.build import Request as Build
+from exporters.tensorrt.build import BuildRequest as Build
 from exporters.tensorrt.build import build
-from tests.exporters.asked import request
+from tests.exporters.export_request import request
 from tests.marks import needs_rtx
 from tests.runtime.nvidia import LIMITS, nvidia, write_engine_set
 from tests.sharing import graphs_in_common
@@ -44,7 +44,7 @@ from vtc.runtime.vlm import VLM
 pytestmark = pytest.mark.xdist_group("exported")  # bundles are made once for all tests here
 
 Prompts = tuple[list[list[Any]], list[str]]
-Exported = Callable[[str], tuple[Request, Path]]
+Exported = Callable[[str], tuple[ExportRequest, Path]]
 
 
 @pytest.fixture(scope="module")
@@ -53,48 +53,48 @@ def exported(adapter: VLMAdapter, tmp_path_factory: pytest.TempPathFactory) -> E
     work, graphs = tmp_path_factory.mktemp("bundles"), tmp_path_factory.mktemp("graphs")
 
     @cache
-    def bundle(name: str) -> tuple[Request, Path]:
-        asked = request(adapter, *RECIPES[name])
+    def bundle(name: str) -> tuple[ExportRequest, Path]:
+        wanted = request(adapter, *RECIPES[name])
         with graphs_in_common(graphs):
-            parity = export(asked, work / name)["fp32"]
+            parity = export(wanted, work / name)["fp32"]
         assert parity.indices_equal == 1.0
         assert parity.greedy_match == 1.0
-        return asked, work / name
+        return wanted, work / name
 
     return bundle
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_bundle_answers_as_the_model(exported: Exported, prompts: Prompts, name: str) -> None:
-    asked, path = exported(name)
+    wanted, path = exported(name)
     bundle = VLM.load(path)
-    answers = asked.model.generate(*prompts, 8)
+    answers = wanted.model.generate(*prompts, 8)
     # Together, with left padding, and alone.
     assert [g.token_ids for g in bundle.generate(*prompts, 8)] == [g.token_ids for g in answers]
     for group, text, answer in zip(*prompts, answers, strict=True):
         assert bundle.generate([group], [text], 8)[0].token_ids == answer.token_ids
     forced = [[*answer.token_ids, 1] for answer in answers]
-    for ours, theirs in zip(bundle.score(*prompts, forced), asked.model.score(*prompts, forced), strict=True):
+    for ours, theirs in zip(bundle.score(*prompts, forced), wanted.model.score(*prompts, forced), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["original", "visual_only"])
 def test_bundle_of_a_tower_without_a_cls_token(siglip: VLMAdapter, prompts: Prompts, tmp_path: Path, name: str) -> None:
-    asked = request(siglip, *RECIPES[name])
-    parity = export(asked, tmp_path / "bundle")["fp32"]
+    wanted = request(siglip, *RECIPES[name])
+    parity = export(wanted, tmp_path / "bundle")["fp32"]
     assert (parity.indices_equal, parity.greedy_match) == (1.0, 1.0)
     bundle = VLM.load(tmp_path / "bundle")
-    ours, theirs = bundle.generate(*prompts, 8), asked.model.generate(*prompts, 8)
+    ours, theirs = bundle.generate(*prompts, 8), wanted.model.generate(*prompts, 8)
     assert [answer.token_ids for answer in ours] == [answer.token_ids for answer in theirs]
     processor = LlavaProcessor.from_pretrained(tmp_path / "bundle")
     text = processor(images=[image(0)], text=prompts[1][0])["input_ids"][0]
-    assert text.count(siglip.image_token_id) == asked.model.plan.keep
+    assert text.count(siglip.image_token_id) == wanted.model.plan.keep
 
 
 @pytest.mark.parametrize("name", ["cut", "cuts", "learnpruner", "skip_behind_cut"])
 def test_bundle_keeps_the_tokens_that_the_model_keeps(exported: Exported, prompts: Prompts, name: str) -> None:
-    asked, path = exported(name)
-    ours, theirs = asked.model.kept(*prompts), VLM.load(path).kept(*prompts)
+    wanted, path = exported(name)
+    ours, theirs = wanted.model.kept(*prompts), VLM.load(path).kept(*prompts)
     assert [kept.tolist() for kept in theirs] == [kept.tolist() for kept in ours]
 
 
@@ -117,12 +117,12 @@ def test_engines_answer_as_onnx_runtime_does(
 
 @pytest.mark.parametrize("name", ["cls", "exit", "visual_only", "cuts", "learnpruner"])
 def test_segments_see_as_many_tokens_as_the_plan_says(exported: Exported, name: str) -> None:
-    asked, path = exported(name)
-    sample = asked.samples[0]
-    ids, _, _ = asked.model.inputs([sample.images], [sample.prompt])
-    text = int((ids != asked.model.adapter.image_token_id).sum())
+    wanted, path = exported(name)
+    sample = wanted.samples[0]
+    ids, _, _ = wanted.model.inputs([sample.images], [sample.prompt])
+    text = int((ids != wanted.model.adapter.image_token_id).sum())
     timings = VLM.load(path).generate([sample.images], [sample.prompt], 2)[0].timings
-    assert list(timings.segment_lengths) == [text + s.visual_tokens for s in asked.model.plan.segments]
+    assert list(timings.segment_lengths) == [text + s.visual_tokens for s in wanted.model.plan.segments]
 
 
 def weight_bytes(path: Path) -> int:
@@ -142,10 +142,10 @@ def test_half_precision_is_close(adapter: VLMAdapter, tmp_path: Path) -> None:
 def test_half_precision_prunes_inside_the_decoder(
     adapter: VLMAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = request(adapter, *RECIPES["learnpruner"], precisions=("fp16",))
-    assert export(asked, tmp_path / "bundle")["fp16"].logits_max_diff < 0.25
-    sample = asked.samples[0]
-    ours, theirs = (m.kept([sample.images], [sample.prompt]) for m in (asked.model, VLM.load(tmp_path / "bundle")))
+    wanted = request(adapter, *RECIPES["learnpruner"], precisions=("fp16",))
+    assert export(wanted, tmp_path / "bundle")["fp16"].logits_max_diff < 0.25
+    sample = wanted.samples[0]
+    ours, theirs = (m.kept([sample.images], [sample.prompt]) for m in (wanted.model, VLM.load(tmp_path / "bundle")))
     assert [kept.shape for kept in theirs] == [kept.shape for kept in ours] == [(1, 7), (1, 3)]
     nvidia(monkeypatch)
     write_engine_set(tmp_path / "bundle")
@@ -215,7 +215,7 @@ def test_config_and_processor_know_the_smaller_model(adapter: VLMAdapter, tmp_pa
 def test_interrupted_export_goes_on_where_it_stopped(
     adapter: VLMAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, out = request(adapter, *RECIPES["cls"]), tmp_path / "bundle"
+    wanted, out = request(adapter, *RECIPES["cls"]), tmp_path / "bundle"
     done: list[str] = []
     real = onnx_export.export_graph
 
@@ -227,7 +227,7 @@ def test_interrupted_export_goes_on_where_it_stopped(
 
     monkeypatch.setattr(onnx_export, "export_graph", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        export(asked, out)
+        export(wanted, out)
     assert not out.exists()
     assert done == ["vision_encoder", "embed_tokens"]
 
@@ -236,19 +236,19 @@ def test_interrupted_export_goes_on_where_it_stopped(
         real(spec, path, **options)
 
     monkeypatch.setattr(onnx_export, "export_graph", counted)
-    export(asked, out)
+    export(wanted, out)
     assert done == ["vision_encoder", "embed_tokens", "decoder_model_merged"]
     assert not staging_dir(out).exists()
 
 
 def test_half_written_graph_is_not_trusted(adapter: VLMAdapter, tmp_path: Path) -> None:
-    asked, out = request(adapter, *RECIPES["cls"]), tmp_path / "bundle"
+    wanted, out = request(adapter, *RECIPES["cls"]), tmp_path / "bundle"
     work = staging_dir(out)
     (work / "onnx").mkdir(parents=True)
-    notes = {"key": asked.key, "graphs": {"onnx/vision_encoder.onnx": "0" * 64}}
+    notes = {"key": wanted.key, "graphs": {"onnx/vision_encoder.onnx": "0" * 64}}
     (work / onnx_export.NOTES).write_text(json.dumps(notes))
     (work / "onnx/vision_encoder.onnx").write_bytes(b"half")
-    export(asked, out)
+    export(wanted, out)
     VLM.load(out)
 
 
@@ -285,8 +285,8 @@ def test_parity_accepts_what_rounding_does_to_the_model_too(
 
 
 def test_a_choice_that_rounding_does_not_move_is_told_from_one_that_it_does(adapter: VLMAdapter) -> None:
-    asked = request(adapter, *RECIPES["cls"])
-    assert parity._moved_by_noise(asked.model, asked.samples[0]) == 0
+    wanted = request(adapter, *RECIPES["cls"])
+    assert parity._moved_by_noise(wanted.model, wanted.samples[0]) == 0
     monkey = request(adapter, *RECIPES["cls"])
     monkey.model.vision.stages[0].selector.score = lambda tokens: (1e7 * tokens.features.sum(dim=-1)).sin()
     assert parity._moved_by_noise(monkey.model, monkey.samples[0]) > 0
@@ -296,14 +296,14 @@ def test_large_weights_go_beside_their_graph(
     adapter: VLMAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writing, "EXTERNAL_DATA_BYTES", 50_000)
-    asked = request(adapter, *RECIPES["cls"])
+    wanted = request(adapter, *RECIPES["cls"])
     left = staging_dir(tmp_path / "bundle") / "onnx/decoder_model_merged.onnx_data"
     left.parent.mkdir(parents=True)
-    (left.parents[1] / onnx_export.NOTES).write_text(json.dumps({"key": asked.key, "graphs": {}}))
+    (left.parents[1] / onnx_export.NOTES).write_text(json.dumps({"key": wanted.key, "graphs": {}}))
     left.write_bytes(b"half" * 100_000)
-    export(asked, tmp_path / "bundle")
+    export(wanted, tmp_path / "bundle")
     graph, data = (tmp_path / f"bundle/onnx/decoder_model_merged.onnx{suffix}" for suffix in ("", "_data"))
-    decoder = [tensor for segment in asked.model.segments for tensor in segment.parameters()]
+    decoder = [tensor for segment in wanted.model.segments for tensor in segment.parameters()]
     assert data.stat().st_size < 1.1 * sum(tensor.nbytes for tensor in decoder)
     assert data.stat().st_mode == graph.stat().st_mode
     assert VLM.load(tmp_path / "bundle").ask(image(0), "what is it ?", 4) is not None
@@ -343,7 +343,7 @@ def test_copies_in_half_precision_share_what_the_models_share(
 ) -> None:
     monkeypatch.setattr(copies, "OWN_BLOCK_ELEMENTS", 1000)
     models = [compress(siglip, recipe(*RECIPES[name])) for name in ("original", "visual_only")]
-    one, other = copies.narrowed(models, torch.float16)
+    one, other = copies.cast_copy(models, torch.float16)
     head = one.adapter.head.weight
     assert head is one.adapter.embed_tokens.weight is other.adapter.head.weight  # tied
     assert {weight.dtype for weight in one.parameters()} == {torch.float16}
@@ -356,7 +356,7 @@ def test_copies_in_half_precision_share_what_the_models_share(
 
 def test_copies_that_are_cast_again_hold_no_block(siglip: VLMAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "OWN_BLOCK_ELEMENTS", 1000)
-    [one] = copies.narrowed([compress(siglip, recipe(*RECIPES["original"]))], torch.float16)
+    [one] = copies.cast_copy([compress(siglip, recipe(*RECIPES["original"]))], torch.float16)
     block = weakref.ref(one.adapter.head.weight.block)
     copies.cast_weights([one], torch.float32)
     gc.collect()
@@ -368,18 +368,18 @@ def test_copies_that_are_cast_again_hold_no_block(siglip: VLMAdapter, monkeypatc
 def test_vision_graphs_are_closed_before_the_decoder_is_opened(
     exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, path = exported("cls")
+    wanted, path = exported("cls")
     opened: list[str] = []
     bundle = parity.EncodedOnce(load_manifest(path), "fp32")
     real = bundle.backend.open
 
-    def noted(name: str) -> Any:
+    def with_readings(name: str) -> Any:
         opened.append(name)
         if name.startswith("decoder"):
             assert not bundle._visions
         return real(name)
 
-    monkeypatch.setattr(bundle.backend, "open", noted)
-    found = check_parity(asked.models, bundle, "fp32", asked.samples)
+    monkeypatch.setattr(bundle.backend, "open", with_readings)
+    found = check_parity(wanted.models, bundle, "fp32", wanted.samples)
     assert (found.indices_equal, found.greedy_match) == (1.0, 1.0)
     assert sorted(opened) == ["decoder_model_merged", "embed_tokens", "vision_encoder"]  # each once

@@ -74,10 +74,10 @@ def test_text_tokens_are_found_and_put_back(prompts: list[list[int]]) -> None:
 def test_cut_lays_out_what_stays() -> None:
     ids = np.array([[0, 1, IMAGE, IMAGE, IMAGE, 5, IMAGE, IMAGE, IMAGE, 7], [0, 0, 0, 0, 0, 1, IMAGE, IMAGE, IMAGE, 7]])
     made = cut(ids, (ids != 0).astype(np.int64), IMAGE, tokens=3, keep=2, queries="text_after_image")
-    assert made.asked.image_rows.tolist() == [0, 0, 1]
-    assert made.asked.image_columns.tolist() == [[2, 3, 4], [6, 7, 8], [6, 7, 8]]
-    assert made.asked.query_columns.tolist() == [[5, 9], [0, 9], [0, 9]]
-    assert made.asked.query_mask.tolist() == [[1, 1], [0, 1], [0, 1]]
+    assert made.query_tokens.image_rows.tolist() == [0, 0, 1]
+    assert made.query_tokens.image_columns.tolist() == [[2, 3, 4], [6, 7, 8], [6, 7, 8]]
+    assert made.query_tokens.query_columns.tolist() == [[5, 9], [0, 9], [0, 9]]
+    assert made.query_tokens.query_mask.tolist() == [[1, 1], [0, 1], [0, 1]]
     # Ten places a row; 10 and 11 are the first image's kept tokens, 12 and 13 the second's, 14 and 15 the third's.
     assert made.layout.tolist() == [[1, 10, 11, 5, 12, 13, 9], [0, 0, 0, 5, 14, 15, 9]]
     assert made.input_ids.tolist() == [[1, IMAGE, IMAGE, 5, IMAGE, IMAGE, 7], [0, 0, 0, 1, IMAGE, IMAGE, 7]]
@@ -90,4 +90,4 @@ def test_cut_lays_out_what_stays() -> None:
 def test_cut_knows_who_asks(queries: str, columns: list[list[int]]) -> None:
     ids = np.array([[1, IMAGE, IMAGE, IMAGE, 5, 7]])
     made = cut(ids, np.ones_like(ids), IMAGE, tokens=3, keep=1, queries=queries)
-    assert made.asked.query_columns.tolist() == columns
+    assert made.query_tokens.query_columns.tolist() == columns

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from exporters import writing
-from exporters.onnx import Request, export
-from tests.exporters.asked import request
+from exporters.onnx import ExportRequest, export
+from tests.exporters.export_request import request
 from tests.runtime.conftest import picture
 from tests.runtime.toy import make_toy, write_toy_bundle
 from tests.tiny import IMAGE, RECIPES, image, recipe
@@ -42,11 +42,11 @@ def generate(
     bundle: Path, precision: str, cases: Sequence[tuple[Image.Image, str]], work: Path
 ) -> list[dict[str, Any]]:
     """What transformers.js makes of whole prompts and of images of the model's size, which it resizes otherwise."""
-    asked = []
+    query_tokens = []
     for number, (picture_, prompt) in enumerate(cases):
         picture_.save(work / f"{number}.png")
-        asked.append({"image": str(work / f"{number}.png"), "prompt": prompt})
-    request = {"bundle": str(bundle), "dtype": precision, "max_new_tokens": NEW_TOKENS, "cases": asked}
+        query_tokens.append({"image": str(work / f"{number}.png"), "prompt": prompt})
+    request = {"bundle": str(bundle), "dtype": precision, "max_new_tokens": NEW_TOKENS, "cases": query_tokens}
     done = subprocess.run(
         ["node", HERE / "generate.mjs"], input=json.dumps(request), capture_output=True, text=True, check=False
     )
@@ -100,7 +100,7 @@ def test_reference_model_generates_the_same(tmp_path: Path) -> None:
         cases.append((Image.fromarray(scene.image), adapter.chat(question.text)))
     samples = [Sample([picture_], prompt) for picture_, prompt in cases[:2]]
     export(
-        Request([compress(adapter, resolved)], resolved, Origin("reference", model_digest(path)), samples),
+        ExportRequest([compress(adapter, resolved)], resolved, Origin("reference", model_digest(path)), samples),
         tmp_path / "b",
     )
     assert_same(tmp_path / "b", "fp32", cases, tmp_path)

@@ -21,7 +21,7 @@ from tests.models.own import own_model
 from tests.tiny import image
 from vtc.compressed.decoder import SegmentCache, attention_bias
 from vtc.compressed.model import CompressedModel, compress
-from vtc.facts.layout import ANY_IMAGE, Serving
+from vtc.facts.layout import ANY_IMAGE, ImageOptions
 from vtc.inputs.sequence import attention_blocks, positions
 from vtc.models import load_adapter
 from vtc.models.base import VLMAdapter
@@ -39,7 +39,7 @@ class Case:
         ``model_type``.
     name : str
         What is special about the layout.
-    serving : Serving
+    image_options : ImageOptions
     several : bool
         Whether the family's own processor makes the same of each image where a prompt has several.
     alone : bool
@@ -48,7 +48,7 @@ class Case:
 
     family: str
     name: str = "default"
-    serving: Serving = ANY_IMAGE
+    image_options: ImageOptions = ANY_IMAGE
     several: bool = True
     alone: bool = True
 
@@ -58,23 +58,23 @@ class Case:
     @property
     def frames(self) -> int:
         """Images of one input."""
-        return self.serving.frames
+        return self.image_options.frames
 
 
 CASES: list[Case] = [
     Case("llava_next"),
-    Case("llava_next", "padded", Serving(image_size=(150, 60))),
+    Case("llava_next", "padded", ImageOptions(image_size=(150, 60))),
     Case("llava_onevision", several=False),  # shrunk
-    Case("llava_onevision", "padded", Serving(image_size=(150, 60)), several=False),  # and shrunk
-    Case("llava_onevision", "one-view", Serving(tiles=(1, 1)), alone=False),
-    Case("llava_onevision", "clip", Serving(frames=3)),
+    Case("llava_onevision", "padded", ImageOptions(image_size=(150, 60)), several=False),  # and shrunk
+    Case("llava_onevision", "one-view", ImageOptions(tiles=(1, 1)), alone=False),
+    Case("llava_onevision", "clip", ImageOptions(frames=3)),
     *(
         case
         for family in ("qwen2_vl", "qwen2_5_vl")
         for case in (
             Case(family),
-            Case(family, "portrait", Serving(image_size=(150, 90))),
-            Case(family, "clip", Serving(image_size=(84, 150), frames=3)),
+            Case(family, "portrait", ImageOptions(image_size=(150, 90))),
+            Case(family, "clip", ImageOptions(image_size=(84, 150), frames=3)),
         )
     ),
     *(
@@ -82,21 +82,21 @@ CASES: list[Case] = [
         for family in ("qwen3_vl", "qwen3_vl_moe")
         for case in (
             Case(family),
-            Case(family, "portrait", Serving(image_size=(150, 70))),
-            Case(family, "clip", Serving(image_size=(96, 128), frames=5)),
+            Case(family, "portrait", ImageOptions(image_size=(150, 70))),
+            Case(family, "clip", ImageOptions(image_size=(96, 128), frames=5)),
         )
     ),
     Case("internvl"),
-    Case("internvl", "portrait", Serving(image_size=(300, 100))),
-    Case("internvl", "tiles", Serving(tiles=(2, 2))),
-    Case("internvl", "whole", Serving(tiles=(1, 1))),
-    Case("internvl", "clip", Serving(frames=3), several=False),
+    Case("internvl", "portrait", ImageOptions(image_size=(300, 100))),
+    Case("internvl", "tiles", ImageOptions(tiles=(2, 2))),
+    Case("internvl", "whole", ImageOptions(tiles=(1, 1))),
+    Case("internvl", "clip", ImageOptions(frames=3), several=False),
     Case("idefics3"),
-    Case("idefics3", "portrait", Serving(image_size=(300, 100))),
-    Case("idefics3", "small", Serving(image_size=(40, 50))),
+    Case("idefics3", "portrait", ImageOptions(image_size=(300, 100))),
+    Case("idefics3", "small", ImageOptions(image_size=(40, 50))),
     Case("smolvlm"),
-    Case("smolvlm", "tiles", Serving(tiles=(1, 2), image_size=(56, 112))),
-    Case("smolvlm", "clip", Serving(frames=3)),
+    Case("smolvlm", "tiles", ImageOptions(tiles=(1, 2), image_size=(56, 112))),
+    Case("smolvlm", "clip", ImageOptions(frames=3)),
     Case("paligemma"),
     Case("gemma3"),
 ]
@@ -124,7 +124,7 @@ class Checkpoints:
         return write_tiny(family, self.directory / family, **self.layers)
 
     def _adapter(self, case: Case) -> VLMAdapter:
-        return load_adapter(self.path(case.family), case.serving)
+        return load_adapter(self.path(case.family), case.image_options)
 
 
 def compressed(adapter: VLMAdapter, *stages: dict[str, Any]) -> CompressedModel:
@@ -229,7 +229,7 @@ def masked_logits(model: CompressedModel, asked: Prompts) -> Tensor:
     if decoder.bidirectional != "none":
         arrays = (full_ids.numpy(), full_mask.numpy(), adapter.image_token_id, whole.visual_tokens)
         blocks = torch.from_numpy(attention_blocks(*arrays, decoder.bidirectional))
-    carried, hidden = hidden[..., decoder.width :], hidden[..., : decoder.width]
+    deepstack, hidden = hidden[..., decoder.width :], hidden[..., : decoder.width]
     cache = SegmentCache(plan.decoder_layers, [_nothing(adapter, len(full_ids)) for _ in plan.decoder_layers])
     for segment in plan.segments:
         cut += segment.enters == "prune"
@@ -241,8 +241,8 @@ def masked_logits(model: CompressedModel, asked: Prompts) -> Tensor:
             window, keys = (decoder.window, places) if windowed else (0, None)
             bias = attention_bias(seen, hidden, blocks, keys, window, beyond=decoder.blocks_beyond_window)
             hidden = adapter.decoder_layer(layer, hidden, bias, adapter.rotation(hidden, places, windowed), cache)
-            if layer < decoder.carried:
-                hidden = hidden + carried[..., layer * decoder.width : (layer + 1) * decoder.width]
+            if layer < decoder.deepstack:
+                hidden = hidden + deepstack[..., layer * decoder.width : (layer + 1) * decoder.width]
     logits: Tensor = adapter.head(adapter.final_norm(hidden[:, -1]))
     return logits
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exporters.onnx import Request, export
+from exporters.onnx import ExportRequest, export
 from exporters.parity import Parity
 from tests.models.families import CASES, Case, Checkpoints, compressed, every_case, every_family, prompts_of
 from tests.runtime.nvidia import nvidia, write_engine_set
@@ -27,7 +27,7 @@ from vtc.bundle.engines import Limits
 from vtc.compressed.checkpoint import Origin
 from vtc.compressed.model import CompressedModel
 from vtc.data.samples import samples_from
-from vtc.facts.layout import Serving
+from vtc.facts.layout import ImageOptions
 from vtc.recipe import Recipe
 from vtc.runtime.vlm import VLM
 
@@ -86,7 +86,7 @@ def exported(
     recipe = Recipe.model_validate({"version": 1, "name": "test", "stages": stages})
     origin = Origin(str(models[0].adapter.path), "0" * 64)
     samples = [sample for model in models for sample in samples_from(model.adapter, None, 2, seed=0)]
-    return export(Request(models, recipe, origin, samples, (precision,)), path)[precision]
+    return export(ExportRequest(models, recipe, origin, samples, (precision,)), path)[precision]
 
 
 @every_case("batch", always=ALWAYS)
@@ -168,7 +168,7 @@ def test_half_precision_exports(checkpoints: Checkpoints, family: str, tmp_path:
 
 @pytest.mark.parametrize("family", [pytest.param("qwen2_vl", marks=pytest.mark.xdist_group("qwen2_vl"))])
 def test_one_bundle_serves_several_layouts(checkpoints: Checkpoints, family: str, tmp_path: Path) -> None:
-    cases = [Case(family, serving=Serving(image_size=size)) for size in ((84, 150), (150, 84))]
+    cases = [Case(family, image_options=ImageOptions(image_size=size)) for size in ((84, 150), (150, 84))]
     models = [compressed(checkpoints.adapter(case), *EVERYTHING) for case in cases]
     assert models[0].adapter.facts.layout.grids != models[1].adapter.facts.layout.grids
     exported(models, EVERYTHING, tmp_path / "bundle")

@@ -13,7 +13,7 @@ from transformers import AutoProcessor
 from transformers.masking_utils import create_sliding_window_causal_mask
 from transformers.models.gemma3.modeling_gemma3 import create_masks_for_vision_model
 
-from exporters.onnx import Request, export
+from exporters.onnx import ExportRequest, export
 from tests.models.families import Prompts, compressed, masked_logits, prompts_of
 from tests.models.own import own_generate, own_inputs, own_logits, own_model, own_processor
 from tests.tiny import image
@@ -22,7 +22,7 @@ from vtc.compressed.decoder import attention_bias
 from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.data.samples import samples_from
 from vtc.errors import InputError, ModelError
-from vtc.facts.layout import Serving
+from vtc.facts.layout import ImageOptions
 from vtc.models import load_adapter, read_facts
 from vtc.models.base import VLMAdapter
 from vtc.models.random.tiny_families import TINY_FAMILIES, write_tiny
@@ -172,7 +172,7 @@ def test_processor_of_a_bundle_writes_the_kept_tokens(paths: dict[str, Path], ki
     model = compressed(adapter, PRUNE)
     recipe = Recipe.model_validate({"version": 1, "name": "test", "stages": [PRUNE]})
     samples = samples_from(adapter, None, 1, seed=0)
-    export(Request([model], recipe, Origin(str(adapter.path), "0" * 64), samples), tmp_path / "bundle")
+    export(ExportRequest([model], recipe, Origin(str(adapter.path), "0" * 64), samples), tmp_path / "bundle")
     images, prompts = prompts_of(adapter, "batch")
     bundle = VLM.load(tmp_path / "bundle", provider="cpu", threads=1)
     _, batch = bundle.inputs(images, prompts)
@@ -209,15 +209,15 @@ def test_placeholder_may_lie_beyond_the_embeddings(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_served_is_refused(paths: dict[str, Path], tmp_path: Path) -> None:
-    for kind, serving in [
-        ("paligemma", Serving(tiles=(1, 2))),
-        ("paligemma", Serving(frames=4)),
-        ("gemma3", Serving(frames=4)),
+    for kind, image_options in [
+        ("paligemma", ImageOptions(tiles=(1, 2))),
+        ("paligemma", ImageOptions(frames=4)),
+        ("gemma3", ImageOptions(frames=4)),
     ]:
         with pytest.raises(InputError, match="leave out"):
-            read_facts(paths[kind], serving)
+            read_facts(paths[kind], image_options)
     with pytest.raises(ModelError, match="one row or one column of crops"):
-        read_facts(paths["gemma3"], Serving(tiles=(2, 2)))
+        read_facts(paths["gemma3"], ImageOptions(tiles=(2, 2)))
     path = write_tiny("gemma3", tmp_path / "gemma3")
     rewrite(path / "config.json", mm_tokens_per_image=9)
     with pytest.raises(ModelError, match="squares of a number that divides the 4 patches"):
@@ -233,10 +233,12 @@ def test_what_cannot_be_served_is_refused(paths: dict[str, Path], tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", ["one", "two", "middle", "batch"])
-@pytest.mark.parametrize("serving", [Serving(tiles=(1, 2)), Serving(image_size=(170, 60))], ids=["tiles", "portrait"])
-def test_crops_are_runs_of_their_own(cropping: Path, serving: Serving, kind: str) -> None:
-    adapter = load_adapter(cropping, serving)
-    assert adapter.facts.layout.spans == (3 if serving.tiles else 4)
+@pytest.mark.parametrize(
+    "image_options", [ImageOptions(tiles=(1, 2)), ImageOptions(image_size=(170, 60))], ids=["tiles", "portrait"]
+)
+def test_crops_are_runs_of_their_own(cropping: Path, image_options: ImageOptions, kind: str) -> None:
+    adapter = load_adapter(cropping, image_options)
+    assert adapter.facts.layout.spans == (3 if image_options.tiles else 4)
     same_logits(adapter, prompts_of(adapter, kind))
 
 
@@ -248,7 +250,7 @@ def test_square_images_have_no_crops(cropping: Path) -> None:
 
 @pytest.mark.parametrize("stage", [PRUNE | {"positions": "original"}, {"kind": "visual_exit", "layer": 3}])
 def test_crops_are_pruned_alike(cropping: Path, stage: dict[str, Any]) -> None:
-    adapter = load_adapter(cropping, Serving(tiles=(1, 2)))
+    adapter = load_adapter(cropping, ImageOptions(tiles=(1, 2)))
     each = {**stage, "keep": 6} if "keep" in stage else stage
     model = compressed(adapter, each, {"kind": "prune_in_decoder", "layer": 1, "keep": 0.5})
     asked = prompts_of(adapter, "two")
@@ -258,12 +260,12 @@ def test_crops_are_pruned_alike(cropping: Path, stage: dict[str, Any]) -> None:
 
 
 def test_crops_export(cropping: Path, tmp_path: Path) -> None:
-    adapter = load_adapter(cropping, Serving(tiles=(1, 2)))
+    adapter = load_adapter(cropping, ImageOptions(tiles=(1, 2)))
     stages = [{**PRUNE, "keep": 6}, {"kind": "prune_in_decoder", "layer": 2, "keep": 0.5}]
     model = compressed(adapter, *stages)
     recipe = Recipe.model_validate({"version": 1, "name": "test", "stages": stages})
     samples = samples_from(adapter, None, 2, seed=0)
-    parity = export(Request([model], recipe, Origin(str(cropping), "0" * 64), samples), tmp_path / "bundle")
+    parity = export(ExportRequest([model], recipe, Origin(str(cropping), "0" * 64), samples), tmp_path / "bundle")
     assert parity["fp32"].greedy_match == parity["fp32"].indices_equal == 1.0
     images, prompts = prompts_of(adapter, "batch")
     bundle = VLM.load(tmp_path / "bundle", provider="cpu", threads=1)

@@ -15,7 +15,7 @@ from tests.models.families import Case, Checkpoints, compressed, pictures
 from tests.models.own import own_processor
 from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.errors import InputError, ModelError, RecipeError
-from vtc.facts.layout import Serving
+from vtc.facts.layout import ImageOptions
 from vtc.inputs.pixels import Picture, PixelSpec
 from vtc.models import read_facts
 from vtc.models.base import VLMAdapter
@@ -151,11 +151,11 @@ def test_other_configurations_are_refused(tmp_path: Path, options: dict[str, Any
 
 def test_clips_are_refused(checkpoints: Checkpoints) -> None:
     with pytest.raises(InputError, match="Idefics3 takes no clips; leave out --frames"):
-        read_facts(checkpoints.path("idefics3"), Serving(frames=4))
+        read_facts(checkpoints.path("idefics3"), ImageOptions(frames=4))
 
 
 def test_more_tiles_than_have_names_are_refused(checkpoints: Checkpoints) -> None:
     path = checkpoints.path("idefics3")
-    assert read_facts(path, Serving(tiles=(1, 6))).layout.spans == 7
+    assert read_facts(path, ImageOptions(tiles=(1, 6))).layout.spans == 7
     with pytest.raises(InputError, match="at most 6 rows and columns of tiles"):
-        read_facts(path, Serving(tiles=(1, 7)))
+        read_facts(path, ImageOptions(tiles=(1, 7)))

@@ -16,7 +16,7 @@ from tests.models.own import own_inputs, own_logits, own_processor
 from vtc.compressed.readings import read
 from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.errors import InputError, ModelError
-from vtc.facts.layout import Serving
+from vtc.facts.layout import ImageOptions
 from vtc.models import load_adapter, read_facts
 from vtc.models.base import VLMAdapter
 from vtc.models.random.tiny_families import write_tiny
@@ -155,16 +155,16 @@ def test_other_configurations_are_refused(tmp_path: Path, options: dict[str, Any
 def test_layouts_that_are_not_served_are_refused(checkpoints: Checkpoints) -> None:
     path = checkpoints.path("internvl")
     with pytest.raises(ModelError, match=r"tiles \(3, 3\): the model takes 1 to 6 tiles"):
-        read_facts(path, Serving(tiles=(3, 3)))
+        read_facts(path, ImageOptions(tiles=(3, 3)))
     with pytest.raises(InputError, match="leave out --tiles or --frames"):
-        read_facts(path, Serving(tiles=(2, 2), frames=3))
+        read_facts(path, ImageOptions(tiles=(2, 2), frames=3))
 
 
 def test_clips_need_no_settings_of_their_own(tmp_path: Path) -> None:
     path = write_tiny("internvl", tmp_path / "model")
-    before = load_adapter(path, Serving(frames=2))
+    before = load_adapter(path, ImageOptions(frames=2))
     (path / "video_preprocessor_config.json").unlink()
-    assert load_adapter(path, Serving(frames=2)).pixels == before.pixels
+    assert load_adapter(path, ImageOptions(frames=2)).pixels == before.pixels
 
 
 def test_the_processor_can_be_told_of_fewer_tokens(adapter: VLMAdapter) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.models.published_counts import EXPECTED, EXPECTED_AT, PUBLISHED, SIZES
-from vtc.facts.layout import Serving
+from vtc.facts.layout import ImageOptions
 from vtc.models import read_facts
 
 AT_SIZES = [
@@ -18,5 +18,5 @@ AT_SIZES = [
 @pytest.mark.parametrize(("name", "size", "count"), AT_SIZES)
 def test_facts_count_what_the_processor_writes(name: str, size: tuple[int, int], count: int) -> None:
     width, height = size
-    facts = read_facts(PUBLISHED / name, Serving(image_size=(height, width)))
+    facts = read_facts(PUBLISHED / name, ImageOptions(image_size=(height, width)))
     assert facts.layout.spans * facts.visual_tokens == count

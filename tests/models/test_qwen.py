@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig
 from transformers.vision_utils import get_vision_window_index
 
-from exporters.copies import narrowed
+from exporters.copies import cast_copy
 from exporters.processor import told_of
 from tests.models.families import CASES, Case, Checkpoints, compressed, pictures, prompts_of
 from tests.models.own import own_inputs
@@ -22,7 +22,7 @@ from tests.tiny import recipe
 from vtc.compressed.readings import read
 from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.errors import InputError, ModelError
-from vtc.facts.layout import Serving
+from vtc.facts.layout import ImageOptions
 from vtc.inputs.sequence import positions
 from vtc.models import read_facts
 from vtc.models.base import VLMAdapter
@@ -33,7 +33,7 @@ from vtc.visual_tokens import Reading, ReadingKind
 
 QWEN = [case for case in CASES if case.family in ("qwen2_vl", "qwen2_5_vl")]
 LAYERS = (0, 1, 2, 3)
-WIDE = Case("qwen2_5_vl", "wide", Serving(image_size=(3 * 28, 5 * 28)))
+WIDE = Case("qwen2_5_vl", "wide", ImageOptions(image_size=(3 * 28, 5 * 28)))
 """Windows of 2 x 2 tokens on 3 x 5 of them: those at both edges are smaller."""
 
 
@@ -131,7 +131,7 @@ def test_towers_run_in_half_precision(checkpoints: Checkpoints, case: Case) -> N
     pixels = adapter.preprocess(pictures(adapter, 2))
     with torch.inference_mode():
         ours, chosen = model.vision(pixels)
-        half, again = narrowed([model], torch.float16)[0].vision(pixels)
+        half, again = cast_copy([model], torch.float16)[0].vision(pixels)
     assert half.dtype == torch.float16
     assert torch.equal(chosen, again)
     torch.testing.assert_close(half.float(), ours, atol=2e-2 * float(ours.abs().max()), rtol=0)
@@ -161,7 +161,7 @@ def places(model: Any, ids: Tensor, mask: Tensor, spans: int) -> Tensor:
 
 
 def test_a_clips_time_is_in_seconds_where_the_model_counts_them(checkpoints: Checkpoints) -> None:
-    clip = Serving(image_size=(84, 140), frames=5)
+    clip = ImageOptions(image_size=(84, 140), frames=5)
     layouts = {family: read_facts(checkpoints.path(family), clip).layout for family in ("qwen2_vl", "qwen2_5_vl")}
     assert {family: layout.time_step for family, layout in layouts.items()} == {"qwen2_vl": 1.0, "qwen2_5_vl": 2.0}
     assert all(layout.grids == ((3, 5),) * 3 for layout in layouts.values())
@@ -198,10 +198,12 @@ def test_a_bundles_config_is_told_of_dropped_layers_in_every_form(
     } == {6}
 
 
-@pytest.mark.parametrize("serving", [Serving(tiles=(2, 2)), Serving(image_size=(10, 4000))], ids=["tiles", "strip"])
-def test_what_cannot_be_served_is_refused(serving: Serving) -> None:
+@pytest.mark.parametrize(
+    "image_options", [ImageOptions(tiles=(2, 2)), ImageOptions(image_size=(10, 4000))], ids=["tiles", "strip"]
+)
+def test_what_cannot_be_served_is_refused(image_options: ImageOptions) -> None:
     with pytest.raises(InputError, match=r"leave out --tiles|200 times"):
-        read_facts(PUBLISHED / "qwen2.5-vl-3b", serving)
+        read_facts(PUBLISHED / "qwen2.5-vl-3b", image_options)
 
 
 def described(**changes: Any) -> None:
@@ -211,7 +213,7 @@ def described(**changes: Any) -> None:
         part, _, field = name.partition("__")
         setattr(getattr(config, f"{part}_config"), field, value)
     settings = {"image_processor_type": "Qwen2VLImageProcessor", "size": {"shortest_edge": 3136, "longest_edge": 99999}}
-    Qwen2_5VLAdapter.describe(config, settings, Serving())
+    Qwen2_5VLAdapter.describe(config, settings, ImageOptions())
 
 
 def test_unusual_configurations_are_refused() -> None:

@@ -18,7 +18,7 @@ from transformers.models.qwen3_vl import modeling_qwen3_vl
 from tests.models.families import Case, Checkpoints, compressed, pictures, prompts_of
 from vtc.compressed.readings import read_tokens
 from vtc.errors import InputError, ModelError
-from vtc.facts.layout import Serving
+from vtc.facts.layout import ImageOptions
 from vtc.models import load_adapter, read_facts
 from vtc.models.base import VLMAdapter
 from vtc.plan import plan
@@ -55,7 +55,7 @@ def own_tower(adapter: VLMAdapter, pixels: Tensor) -> list[tuple[Tensor, Tensor,
 
 
 @pytest.mark.parametrize(
-    "case", [Case("qwen3_vl"), Case("qwen3_vl", "portrait", Serving(image_size=(150, 70)))], ids=str
+    "case", [Case("qwen3_vl"), Case("qwen3_vl", "portrait", ImageOptions(image_size=(150, 70)))], ids=str
 )
 def test_readings_are_the_models_own(checkpoints: Checkpoints, case: Case) -> None:
     adapter = checkpoints.adapter(case)
@@ -78,7 +78,7 @@ def test_readings_are_the_models_own(checkpoints: Checkpoints, case: Case) -> No
 
 
 def test_each_pair_of_frames_is_a_run_with_its_seconds(checkpoints: Checkpoints) -> None:
-    adapter = checkpoints.adapter(Case("qwen3_vl", "clip", Serving(image_size=(96, 128), frames=5)))
+    adapter = checkpoints.adapter(Case("qwen3_vl", "clip", ImageOptions(image_size=(96, 128), frames=5)))
     assert adapter.facts.layout.spans == 3
     assert list(adapter.prompt_parts) == [
         "<0.2 seconds><|vision_start|>",
@@ -92,7 +92,7 @@ def test_seconds_follow_the_rate_of_the_settings(checkpoints: Checkpoints, tmp_p
     path = shutil.copytree(checkpoints.path("qwen3_vl"), tmp_path / "model")
     file = path / "video_preprocessor_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"fps": 0.5}))
-    adapter = load_adapter(path, Serving(image_size=(96, 128), frames=4))
+    adapter = load_adapter(path, ImageOptions(image_size=(96, 128), frames=4))
     assert [part.rpartition("<|vision_start|>")[0][-13:] for part in adapter.prompt_parts[:2]] == [
         "<1.0 seconds>",
         "<5.0 seconds>",
@@ -165,9 +165,9 @@ def test_what_is_not_followed_is_refused(
 def test_what_cannot_be_served_is_refused(checkpoints: Checkpoints, tmp_path: Path) -> None:
     path = shutil.copytree(checkpoints.path("qwen3_vl"), tmp_path / "model")
     with pytest.raises(InputError, match="--tiles"):
-        read_facts(path, Serving(tiles=(2, 2)))
+        read_facts(path, ImageOptions(tiles=(2, 2)))
     with pytest.raises(ModelError, match="200 times"):
-        read_facts(path, Serving(image_size=(10, 4000)))
+        read_facts(path, ImageOptions(image_size=(10, 4000)))
     (path / "video_preprocessor_config.json").unlink()
     with pytest.raises(InputError, match="video processor settings"):
-        read_facts(path, Serving(frames=4))
+        read_facts(path, ImageOptions(frames=4))

@@ -13,13 +13,13 @@ import torch
 from tests.models.families import Case, Checkpoints, compressed
 from tests.models.own import number_words, own_processor, own_prompt
 from vtc.errors import InputError, ModelError, RecipeError
-from vtc.facts.layout import Serving
+from vtc.facts.layout import ImageOptions
 from vtc.models import load_adapter, read_facts
 from vtc.models.base import VLMAdapter
 from vtc.models.random.tiny_families import write_tiny
 from vtc.models.smolvlm import in_words
 
-CLIP = Case("smolvlm", "clip", Serving(frames=3))
+CLIP = Case("smolvlm", "clip", ImageOptions(frames=3))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def with_settings(path: Path, **changes: Any) -> Path:
 def with_frames(adapter: VLMAdapter, frames: int) -> Any:
     """The same adapter for clips of so many frames."""
     layout = adapter.facts.layout
-    return adapter.serving(replace(layout, frames=frames, spans=frames))
+    return adapter.with_layout(replace(layout, frames=frames, spans=frames))
 
 
 def test_text_around_frames_is_the_processors(checkpoints: Checkpoints) -> None:
@@ -79,7 +79,7 @@ def test_chat_about_a_clip_is_the_processors(checkpoints: Checkpoints) -> None:
 def test_times_follow_the_rate_of_the_settings(
     settings: dict[str, Any], frames: int, duration: str, last: str, tmp_path: Path
 ) -> None:
-    adapter = with_frames(load_adapter(with_settings(tmp_path / "model", **settings), CLIP.serving), frames)
+    adapter = with_frames(load_adapter(with_settings(tmp_path / "model", **settings), CLIP.image_options), frames)
     assert f"from a {duration} [" in adapter.prompt_parts[0]
     assert f"Frame from {last}:" in adapter.prompt_parts[-2]
 
@@ -91,7 +91,7 @@ def test_settings_of_published_checkpoints_hold_for_clips(tmp_path: Path) -> Non
     file = path / "preprocessor_config.json"
     sampling = {"fps": 4, "max_frames": 64, "video_size": {"longest_edge": 28}}
     file.write_text(json.dumps(json.loads(file.read_text()) | {"video_sampling": sampling}))
-    adapter = load_adapter(path, Serving(image_size=(60, 90), frames=8))
+    adapter = load_adapter(path, ImageOptions(image_size=(60, 90), frames=8))
     # The video processor lets the size of images stand before that of video_sampling.
     edge = json.loads(file.read_text())["size"]["longest_edge"]
     [frame] = adapter.pixels.pictures
@@ -101,8 +101,8 @@ def test_settings_of_published_checkpoints_hold_for_clips(tmp_path: Path) -> Non
 
 def test_frames_may_be_of_another_size_than_images(tmp_path: Path) -> None:
     path = with_settings(tmp_path / "model", max_image_size={"longest_edge": 28})
-    adapter = load_adapter(path, Serving(frames=2))
-    turned = load_adapter(path).made_for(Serving(frames=2))
+    adapter = load_adapter(path, ImageOptions(frames=2))
+    turned = load_adapter(path).for_images(ImageOptions(frames=2))
     assert turned.facts == adapter.facts
     assert adapter.facts.layout.view_grid == (1, 1)
     pixels = torch.rand(1, *adapter.pixels.shape)
@@ -140,20 +140,20 @@ def test_numbers_in_words_are_those_of_num2words(number: int, words: str) -> Non
 def test_tiles_of_frames_are_refused(checkpoints: Checkpoints) -> None:
     path = checkpoints.path("smolvlm")
     with pytest.raises(InputError, match="leave out --tiles or --frames"):
-        read_facts(path, Serving(tiles=(2, 2), frames=3))
-    assert read_facts(path, Serving(tiles=(0, 0), frames=3)).layout.spans == 3
+        read_facts(path, ImageOptions(tiles=(2, 2), frames=3))
+    assert read_facts(path, ImageOptions(tiles=(0, 0), frames=3)).layout.spans == 3
 
 
 def test_longer_clips_than_there_are_words_for_are_refused(checkpoints: Checkpoints) -> None:
     path = checkpoints.path("smolvlm")
-    assert read_facts(path, Serving(frames=999)).layout.spans == 999
+    assert read_facts(path, ImageOptions(frames=999)).layout.spans == 999
     with pytest.raises(InputError, match="up to 999 frames; give fewer --frames"):
-        read_facts(path, Serving(frames=1000))
+        read_facts(path, ImageOptions(frames=1000))
 
 
 @pytest.mark.parametrize("fps", [-1, "fast", [2]])
 def test_rates_that_are_none_are_refused(fps: Any, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a positive number; set the frames a second") as caught:
-        read_facts(with_settings(tmp_path / "model", fps=fps), CLIP.serving)
+        read_facts(with_settings(tmp_path / "model", fps=fps), CLIP.image_options)
     assert f"video setting fps is {fps!r}," in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporters.onnx import Request, export
+from exporters.onnx import ExportRequest, export
 from tests.sharing import graphs_in_common
 from vtc.calibrate.calibrator import Calibrator, Measurements
 from vtc.compressed.checkpoint import Origin
@@ -53,7 +53,7 @@ def test_bundle_answers_as_pytorch_does(
     pruner = AutoPruner(reference, digest, tmp_path, "reference")
     recipe = Calibrator(reference, samples, Measurements(), digest, pruner=pruner).resolve(load_recipe(name))
     model = compress(reference, recipe, model_digest=digest)
-    export(Request([model], recipe, Origin("reference", digest), samples[:2]), tmp_path / "bundle")
+    export(ExportRequest([model], recipe, Origin("reference", digest), samples[:2]), tmp_path / "bundle")
     bundle = VLM.load(tmp_path / "bundle")
 
     images = [[item.load()] for item in items]

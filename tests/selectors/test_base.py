@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtc.selectors.base import ascending_with, best, taken, top_k
+from vtc.selectors.base import ascending_with, best, kept_mask, top_k
 
 
 @settings(max_examples=50, deadline=None)
@@ -27,4 +27,4 @@ def test_features_follow_their_indices() -> None:
     indices, features = ascending_with(torch.tensor([[5, 1, 3]]), torch.tensor([[[50.0], [10.0], [30.0]]]))
     assert indices.tolist() == [[1, 3, 5]]
     assert features.flatten().tolist() == [10.0, 30.0, 50.0]
-    assert taken(indices, 6).tolist() == [[0, 1, 0, 1, 0, 1]]
+    assert kept_mask(indices, 6).tolist() == [[0, 1, 0, 1, 0, 1]]

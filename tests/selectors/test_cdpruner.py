@@ -50,7 +50,7 @@ def test_beyond_the_rank_relevance_decides() -> None:
     assert most_probable(features, relevance, 5)[0].tolist() == [1, 0, 4, 5, 3]
 
 
-def asked(features: torch.Tensor, states: torch.Tensor, mask: list[int]) -> VisualTokens:
+def about(features: torch.Tensor, states: torch.Tensor, mask: list[int]) -> VisualTokens:
     places = torch.arange(features.shape[1])[None]
     text = TextEmbeddings(states, torch.tensor([mask]))
     return VisualTokens(features, places, (), projected=features, text=text)
@@ -59,17 +59,17 @@ def asked(features: torch.Tensor, states: torch.Tensor, mask: list[int]) -> Visu
 def test_padding_of_the_text_counts_nothing() -> None:
     generator = torch.Generator().manual_seed(0)
     features, states = torch.randn(1, 30, 8, generator=generator), torch.randn(1, 5, 8, generator=generator)
-    short = CDPruner().select(asked(features, states[:, :3], [1, 1, 1]), 6)
-    assert torch.equal(CDPruner().select(asked(features, states, [1, 1, 1, 0, 0]), 6), short)
+    short = CDPruner().select(about(features, states[:, :3], [1, 1, 1]), 6)
+    assert torch.equal(CDPruner().select(about(features, states, [1, 1, 1, 0, 0]), 6), short)
 
 
 def test_without_text_diversity_alone_decides() -> None:
     features = torch.eye(4)[[0, 0, 1, 1, 2, 3, 3]].unsqueeze(0)
-    assert CDPruner().select(asked(features, torch.ones(1, 2, 4), [0, 0]), 4)[0].tolist() == [0, 2, 4, 5]
+    assert CDPruner().select(about(features, torch.ones(1, 2, 4), [0, 0]), 4)[0].tolist() == [0, 2, 4, 5]
 
 
 def test_the_sign_says_which_tokens_are_relevant() -> None:
     features = torch.tensor([[[1.0, 0.1], [0.1, 1.0]]])
-    tokens = asked(features, torch.tensor([[[1.0, 0.0]]]), [1])
+    tokens = about(features, torch.tensor([[[1.0, 0.0]]]), [1])
     assert CDPruner().select(tokens, 1).tolist() == [[0]]
     assert CDPruner("negative_cosine").select(tokens, 1).tolist() == [[1]]

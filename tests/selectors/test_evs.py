@@ -39,7 +39,7 @@ def test_a_recipe_keeps_what_changes_of_a_clip(adapter: VLMAdapter) -> None:
     """Of a still picture nothing but the first frame is kept; a change is, and only where it is."""
     still, changed = image(1), image(1)
     changed.paste((255, 255, 255), (0, 0, PATCH, PATCH))
-    clip = adapter.serving(ImageLayout((IMAGE, IMAGE), (GRID, GRID), (Block((GRID, GRID)),) * 3, frames=3))
+    clip = adapter.with_layout(ImageLayout((IMAGE, IMAGE), (GRID, GRID), (Block((GRID, GRID)),) * 3, frames=3))
     model = compressed(clip, {"kind": "prune", "keep": 17, "selector": "evs", "positions": "original"})
     # One encoder layer, so that a change stays where it is.
     model.vision.layers = (0,)

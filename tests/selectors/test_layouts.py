@@ -45,7 +45,7 @@ def model_of(adapter: VLMAdapter, name: str, layout: ImageLayout, keep: int) -> 
     torch.manual_seed(0)
     options = {"checkpoint": "pruner.safetensors"} if name == "learned" else {}
     stage = {"kind": "prune", "keep": keep, "selector": {"name": name, **options}, "positions": "original"}
-    return compress(adapter.serving(layout), recipe(stage), from_state=True)
+    return compress(adapter.with_layout(layout), recipe(stage), from_state=True)
 
 
 def encoded(model: CompressedModel, pixels: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,7 +71,7 @@ def allowed(adapter: VLMAdapter) -> list[tuple[str, str]]:
         (name, layout)
         for name, entry in ENCODER_SELECTORS.items()
         for layout in LAYOUTS
-        if why_not(entry, adapter.serving(LAYOUTS[layout]).facts, pruned=False) is None
+        if why_not(entry, adapter.with_layout(LAYOUTS[layout]).facts, pruned=False) is None
     ]
 
 
@@ -135,7 +135,7 @@ def test_exact_count_is_what_the_encoder_computes(adapter: VLMAdapter, name: str
 def advice(adapter: VLMAdapter, layout: ImageLayout, *stages: dict[str, Any]) -> list[list[str]]:
     """The selectors that the errors of a recipe name, one list an error."""
     with pytest.raises(RecipeError) as refused:
-        plan(recipe(*stages), adapter.serving(layout).facts)
+        plan(recipe(*stages), adapter.with_layout(layout).facts)
     return [line.rpartition("these work: ")[2].split(", ") for line in str(refused.value).splitlines()]
 
 
@@ -153,7 +153,7 @@ def test_selectors_that_an_error_names_do_work(each_adapter: VLMAdapter, layout:
         options = {"checkpoint": "pruner.safetensors"} if name == "learned" else {}
         stage = {"kind": "prune", "keep": 0.25, "selector": {"name": name, **options}}
         try:
-            plan(recipe(*stages, stage), each_adapter.serving(served).facts)
+            plan(recipe(*stages, stage), each_adapter.image_options(served).facts)
         except RecipeError:
             named |= {tuple(names) for names in advice(each_adapter, served, *stages, stage)}
         else:
@@ -170,7 +170,7 @@ def test_filtered_tiles_are_advised_what_filtered_tiles_can_take(siglip: VLMAdap
 
 
 def test_frames_hold_a_recipe_to_clips_of_that_many(adapter: VLMAdapter) -> None:
-    clip = adapter.serving(LAYOUTS["clip"]).facts
+    clip = adapter.with_layout(LAYOUTS["clip"]).facts
     stage = {"kind": "prune", "keep": 4, "selector": {"name": "evs", "frames": 4}}
     assert plan(recipe(stage), clip).keep == 4
     stage["selector"] = {"name": "evs", "frames": 8}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vtc.selectors.base import taken
+from vtc.selectors.base import kept_mask
 from vtc.selectors.prumerge import PruMerge, blend, rest
 from vtc.visual_tokens import Reading, VisualTokens, on_grid
 
@@ -46,7 +46,7 @@ def test_blends_what_the_authors_adaptive_plus_form_keeps_alike(count: int) -> N
     tokens = image(count)
     attention = tokens.read("one_head_cls_attention", LAYER)
     blended = blend(tokens.features, tokens.read("full_keys", LAYER), attention, kept, as_published=True)
-    extra = rest(tokens.features, attention * (1 - taken(kept, count)), as_published=True)
+    extra = rest(tokens.features, attention * (1 - kept_mask(kept, count)), as_published=True)
     expected = torch.from_numpy(GOLDEN[f"n{count}_plus_out"])
     torch.testing.assert_close(torch.cat([blended, extra], dim=1), expected)
 

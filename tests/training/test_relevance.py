@@ -36,7 +36,7 @@ from vtc.training.checkpoint import (
 )
 from vtc.training.examples import Data, Example
 from vtc.training.explanations import Explained, Subject, explain, label, rollout
-from vtc.training.packing import Question
+from vtc.training.packing import QuestionTokens
 from vtc.training.relevance import fit, train_relevance
 from vtc.training.trainer import tensors_digest
 
@@ -75,7 +75,7 @@ def features(adapter: VLMAdapter, examples: list[Example]) -> torch.Tensor:
         return VisionEncoder(adapter, range(2)).tokens(pixels).features
 
 
-def explained(adapter: VLMAdapter, data: Data) -> tuple[list[Example], list[Question], Explained]:
+def explained(adapter: VLMAdapter, data: Data) -> tuple[list[Example], list[QuestionTokens], Explained]:
     """The first question about each of six images; they differ in length."""
     examples = list(data.train[:6])
     questions = [example.questions[number % len(example.questions)] for number, example in enumerate(examples)]
@@ -122,12 +122,12 @@ def test_label_is_the_upper_half_as_a_distribution() -> None:
 
 def test_labels_equal_those_of_the_whole_model_asked_alone(eager: VLMAdapter, data: Data) -> None:
     examples, questions, found = explained(eager, data)
-    assert len({len(question.asked) + len(question.answer) for question in questions}) > 1
+    assert len({len(question.question) + len(question.answer) for question in questions}) > 1
     assert torch.allclose(found.labels.sum(dim=1), torch.ones(6))
     assert ((found.labels == 0).sum(dim=1) == 8).all()
     start = len(data.beginning)
     for example, question, labels in zip(examples, questions, found.labels, strict=True):
-        ids = [*data.beginning, *[eager.image_token_id] * 16, *question.asked, *question.answer[:-1]]
+        ids = [*data.beginning, *[eager.image_token_id] * 16, *question.question, *question.answer[:-1]]
         pixels = eager.preprocess([example.items[0].load()]).requires_grad_()
         output = eager.model(input_ids=torch.tensor([ids]), pixel_values=pixels, output_attentions=True)
         places = range(len(ids) - len(question.answer), len(ids))
@@ -159,10 +159,10 @@ def test_what_the_network_learns_from_is_what_it_reads_at_the_cut(
     monkeypatch.setattr(Relevance, "logits", lambda self, row: read.append(row) or logits(self, row))
     stage = {"kind": "prune_in_decoder", "layer": 1, "keep": 5, "selector": {"name": "relevance", "checkpoint": "auto"}}
     model = compress(eager, recipe(stage), from_state=True)
-    asked = [
+    query = [
         example.items[example.questions.index(question)] for example, question in zip(examples, questions, strict=True)
     ]
-    model.kept([[item.load()] for item in asked], [eager.chat(item.question) for item in asked])
+    model.kept([[item.load()] for item in query], [eager.chat(item.question) for item in query])
     torch.testing.assert_close(read[0], found.rows, atol=1e-5, rtol=1e-4)
 
 

@@ -31,7 +31,7 @@ TERMS = {
 
 
 @dataclass(frozen=True)
-class Sample:
+class TimedAnswer:
     """One answer, timed.
 
     Attributes
@@ -75,7 +75,7 @@ class Runner:
     """
 
     name: str
-    ask: Callable[[int], Sample]
+    ask: Callable[[int], TimedAnswer]
     facts: Mapping[str, Any]
 
 
@@ -85,7 +85,7 @@ def alternate(
     repeats: int,
     warmup: int,
     progress: Report = silent,
-) -> list[list[Sample]]:
+) -> list[list[TimedAnswer]]:
     """Ask all models in turn, flipping their order from round to round.
 
     Parameters
@@ -103,7 +103,7 @@ def alternate(
     -------
     list over runners of list over counted rounds of Sample
     """
-    samples: list[list[Sample]] = [[] for _ in runners]
+    samples: list[list[TimedAnswer]] = [[] for _ in runners]
     for turn in range(warmup + repeats):
         places = range(len(runners)) if turn % 2 == 0 else reversed(range(len(runners)))
         for place in places:
@@ -114,7 +114,7 @@ def alternate(
     return samples
 
 
-def summary(runner: Runner, samples: Sequence[Sample], memory: Memory | None) -> dict[str, Any]:
+def summary(runner: Runner, samples: Sequence[TimedAnswer], memory: Memory | None) -> dict[str, Any]:
     """One model's entry in the report."""
     return {
         "name": runner.name,
@@ -142,7 +142,7 @@ def _known(values: Any) -> list[float]:
 SPEEDUPS = ("prefill", "ttft", "tpot", "e2e")
 
 
-def speedup(original: Sequence[Sample], model: Sequence[Sample], seed: int = 0) -> dict[str, Any]:
+def speedup(original: Sequence[TimedAnswer], model: Sequence[TimedAnswer], seed: int = 0) -> dict[str, Any]:
     """How many times faster a model is, by medians over rounds.
 
     Returns
@@ -196,7 +196,7 @@ def bench(
 
 def report_of(
     runners: Sequence[Runner],
-    samples: Sequence[Sequence[Sample]],
+    samples: Sequence[Sequence[TimedAnswer]],
     memories: Sequence[Memory | None],
     questions: int,
     warmup: int,

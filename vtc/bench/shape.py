@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vtc.bench.bench import Runner
     from vtc.bench.memory import Memory
     from vtc.bench.prediction import Prediction
-    from vtc.bench.timing import Question
+    from vtc.bench.timing import BenchPrompt
     from vtc.compressed.model import CompressedModel
     from vtc.models.base import VLMAdapter
     from vtc.models.random.shapes import Shape
@@ -141,12 +141,12 @@ def _models(job: Job, directory: Path, dtype: Any, device: str) -> tuple[VLMAdap
     return adapter, models
 
 
-def _question(job: Job, adapter: VLMAdapter) -> Question:
+def _question(job: Job, adapter: VLMAdapter) -> BenchPrompt:
     """A question whose prompt has as many text tokens as were asked for, about images of noise."""
     import numpy as np
     from PIL import Image
 
-    from vtc.bench.timing import Question
+    from vtc.bench.timing import BenchPrompt
 
     images = job.shape.images
 
@@ -162,7 +162,7 @@ def _question(job: Job, adapter: VLMAdapter) -> Question:
         raise AssertionError("a word more is a token more")
     side = job.shape.tower.image_size
     noise = np.random.default_rng(0).integers(0, 256, (images, side, side, 3), dtype=np.uint8)
-    return Question(tuple(Image.fromarray(image) for image in noise), text)
+    return BenchPrompt(tuple(Image.fromarray(image) for image in noise), text)
 
 
 # ONNX Runtime -------------------------------------------------------------------------------------------------------
@@ -208,9 +208,11 @@ def _measure_onnx(
     return report
 
 
-def _exported(job: Job, model: CompressedModel, recipe: Recipe, question: Question, work: Path, show: Report) -> Path:
+def _exported(
+    job: Job, model: CompressedModel, recipe: Recipe, question: BenchPrompt, work: Path, show: Report
+) -> Path:
     """A model's bundle: the one that is there already, or exported now and compared on one short prompt."""
-    from exporters.onnx import Request, export
+    from exporters.onnx import ExportRequest, export
     from vtc.bundle.manifest import load_manifest
     from vtc.compressed.checkpoint import Origin
     from vtc.data.samples import Sample
@@ -226,7 +228,7 @@ def _exported(job: Job, model: CompressedModel, recipe: Recipe, question: Questi
     out.parent.mkdir(parents=True, exist_ok=True)
     sample = Sample(list(question.images), model.adapter.chat(WORD, len(question.images)))
     origin = Origin(f"shape:{job.shape.name}", digest)
-    export(Request([model], recipe, origin, (sample,), (job.precision,), progress=show), out)
+    export(ExportRequest([model], recipe, origin, (sample,), (job.precision,), progress=show), out)
     return out
 
 
@@ -240,14 +242,14 @@ def _selection_onnx(job: Job, model: CompressedModel, directory: Path) -> list[f
     """Milliseconds of each run of the encoder stages, as a graph of their own."""
     import torch
 
-    from exporters.copies import narrowed
+    from exporters.copies import cast_copy
     from exporters.graphs import selection_spec
     from exporters.writing import export_graph
     from vtc.compressed.selection import selection_of
     from vtc.runtime.onnxruntime.backend import Graph
     from vtc.runtime.onnxruntime.providers import choose_provider
 
-    module = selection_of(narrowed([model], torch.float16)[0] if job.precision == "fp16" else model)
+    module = selection_of(cast_copy([model], torch.float16)[0] if job.precision == "fp16" else model)
     if module is None:
         return []
     spec = selection_spec(module, job.shape.images)

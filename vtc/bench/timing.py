@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vtc.bench.bench import Runner, Sample
+from vtc.bench.bench import Runner, TimedAnswer
 from vtc.runtime.sampling import Sampler
 from vtc.runtime.vlm import VLM
 
 
 @dataclass(frozen=True)
-class Question:
+class BenchPrompt:
     """What is asked while the clock runs."""
 
     images: tuple[Image.Image, ...]
@@ -43,14 +43,14 @@ class EndlessSampler(Sampler):
         return np.asarray(allowed.argmax(axis=-1), dtype=np.int64)
 
 
-def runner(name: str, vlm: VLM, questions: Sequence[Question], new_tokens: int) -> Runner:
+def runner(name: str, vlm: VLM, questions: Sequence[BenchPrompt], new_tokens: int) -> Runner:
     """A bundle, ready to be timed.
 
     Parameters
     ----------
     name : str
     vlm : VLM
-    questions : sequence of Question
+    questions : sequence of BenchPrompt
     new_tokens : int
         Length of every answer, less where the model's context ends sooner.
     """
@@ -66,17 +66,17 @@ def runner(name: str, vlm: VLM, questions: Sequence[Question], new_tokens: int) 
     return Runner(name, _timed(vlm, questions, new_tokens), facts)
 
 
-def _timed(vlm: VLM, questions: Sequence[Question], new_tokens: int) -> Callable[[int], Sample]:
+def _timed(vlm: VLM, questions: Sequence[BenchPrompt], new_tokens: int) -> Callable[[int], TimedAnswer]:
     sampler = EndlessSampler(vlm.manifest.generation.eos_token_ids)
     prompts = [vlm.chat(question.text, len(question.images)) for question in questions]
 
-    def ask(number: int) -> Sample:
+    def ask(number: int) -> TimedAnswer:
         images = [list(questions[number].images)]
         begin = time.perf_counter()
         generation = vlm.generate(images, [prompts[number]], new_tokens, sampler)[0]
         e2e_ms = (time.perf_counter() - begin) * 1000
         timings = generation.timings
-        return Sample(
+        return TimedAnswer(
             ttft_ms=timings.ttft_ms,
             tpot_ms=float(np.mean(timings.step_ms)) if timings.step_ms else None,
             e2e_ms=e2e_ms,

@@ -13,19 +13,19 @@ from typing import Any
 
 import torch
 
-from vtc.bench.bench import Runner, Sample
+from vtc.bench.bench import Runner, TimedAnswer
 from vtc.bench.memory import Memory
-from vtc.bench.timing import Question
+from vtc.bench.timing import BenchPrompt
 from vtc.compressed.model import CompressedModel
 
 
-def torch_runner(name: str, model: CompressedModel, question: Question, new_tokens: int) -> Runner:
+def torch_runner(name: str, model: CompressedModel, question: BenchPrompt, new_tokens: int) -> Runner:
     """A model in memory, ready to be timed on one question; see :func:`vtc.bench.timing.runner`."""
     images, prompts = [list(question.images)], [model.adapter.chat(question.text, len(question.images))]
     device = next(model.embed_tokens.parameters()).device
 
     @torch.inference_mode()
-    def ask(_: int) -> Sample:
+    def ask(_: int) -> TimedAnswer:
         start = clock(device)
         inputs = model.inputs(images, prompts)
         begin = clock(device)
@@ -40,7 +40,7 @@ def torch_runner(name: str, model: CompressedModel, question: Question, new_toke
         for _step in range(new_tokens - 1):
             token = model.decode(token, state)[:, -1].argmax(dim=-1, keepdim=True)
         end = clock(device)
-        return Sample(
+        return TimedAnswer(
             ttft_ms=first - begin,
             tpot_ms=(end - first) / (new_tokens - 1) if new_tokens > 1 else None,
             e2e_ms=end - start,

@@ -26,7 +26,7 @@ from vtc.data.samples import Sample
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
 from vtc.progress import Report, silent
-from vtc.recipe import DropLayers, FrequencyFilter, Prune, Recipe, VisualExit
+from vtc.recipe import DropLayersEntry, FrequencyFilterEntry, PruneEntry, Recipe, VisualExitEntry
 from vtc.recipe.selectors import TrainedSelectorEntry
 from vtc.stages.frequency_filter import retained_energy
 
@@ -142,19 +142,19 @@ class Calibrator:
         return recipe
 
     def _choose(self, before: Recipe, stage: Any) -> Any:
-        if isinstance(stage, FrequencyFilter):
+        if isinstance(stage, FrequencyFilterEntry):
             return self._smallest_grid(before, stage)
-        if isinstance(stage, Prune):
+        if isinstance(stage, PruneEntry):
             return self._attention_layer(before, stage)
-        if isinstance(stage, VisualExit):
+        if isinstance(stage, VisualExitEntry):
             return self._exit_layer(before, stage)
-        if isinstance(stage, DropLayers):
+        if isinstance(stage, DropLayersEntry):
             return self._visual_layers(before, stage) if stage.visual_only else self._idle_layers(before, stage)
         raise AssertionError(f"nothing to choose in {stage}")
 
     # Choices --------------------------------------------------------------------------------------------------------
 
-    def _smallest_grid(self, before: Recipe, stage: FrequencyFilter) -> int:
+    def _smallest_grid(self, before: Recipe, stage: FrequencyFilterEntry) -> int:
         """Tokens of the smallest grid, of the encoder's aspect, that keeps the wanted share of DCT energy."""
         model = self._model(before)
         layout = self.adapter.facts.layout
@@ -174,7 +174,7 @@ class Calibrator:
         height, width = next(size for size, energy in zip(sizes, energies, strict=True) if energy >= wanted - 1e-9)
         return height * width * layout.spans
 
-    def _attention_layer(self, before: Recipe, stage: Prune) -> list[int]:
+    def _attention_layer(self, before: Recipe, stage: PruneEntry) -> list[int]:
         """The encoder layer whose CLS attention, at this budget, moves the answers least (mean KL divergence)."""
         spec = stage.selector
         layers = list(self._model(before).plan.encoder_layers)
@@ -186,7 +186,7 @@ class Calibrator:
         self.progress("calibrating the attention layer", len(layers), len(layers))
         return [min(layers, key=lambda layer: (divergences[layer], layer))]
 
-    def _exit_layer(self, before: Recipe, stage: VisualExit) -> int:
+    def _exit_layer(self, before: Recipe, stage: VisualExitEntry) -> int:
         """The earliest layer, going down from the last, at which the most likely tokens still agree with the
         original's.
 
@@ -208,7 +208,7 @@ class Calibrator:
         self.progress("calibrating the exit layer", len(candidates), len(candidates))
         return earliest
 
-    def _visual_layers(self, before: Recipe, stage: DropLayers) -> list[int]:
+    def _visual_layers(self, before: Recipe, stage: DropLayersEntry) -> list[int]:
         """The `count` layers that visual tokens can skip, one at a time, at the least mean KL divergence."""
         plan = self._model(before).plan
         layers = [layer for layer in plan.decoder_layers if not {layer, layer + 1} & set(plan.cut_layers)]
@@ -221,7 +221,7 @@ class Calibrator:
         ranked = sorted(layers, key=lambda layer: (divergences[layer], layer))
         return sorted(ranked[: stage.count])
 
-    def _idle_layers(self, before: Recipe, stage: DropLayers) -> list[int]:
+    def _idle_layers(self, before: Recipe, stage: DropLayersEntry) -> list[int]:
         """The `count` layers with the least block influence, 1 - cos(input, output) averaged over tokens.
 
         Based on ShortGPT (Men et al. 2024, arXiv 2403.03853), equation 1.

@@ -15,7 +15,7 @@ from vtc.models.random.shapes import SHAPES
 from vtc.runtime import BACKENDS
 
 if TYPE_CHECKING:
-    from vtc.bench.timing import Question
+    from vtc.bench.timing import BenchPrompt
     from vtc.progress import Report
     from vtc.runtime.vlm import VLM
 
@@ -191,18 +191,18 @@ def _bench_bundle(
     return report | {"environment": environment}
 
 
-def _questions(images: tuple[Path, ...], prompt: str | None) -> list[Question]:
-    from vtc.bench.timing import Question
+def _questions(images: tuple[Path, ...], prompt: str | None) -> list[BenchPrompt]:
+    from vtc.bench.timing import BenchPrompt
     from vtc.data.datasets import load_dataset
     from vtc.errors import InputError
     from vtc.runtime.image import open_image
 
     if images:
-        return [Question(tuple(map(open_image, images)), prompt or "What is in the image?")]
+        return [BenchPrompt(tuple(map(open_image, images)), prompt or "What is in the image?")]
     if prompt is not None:
         raise InputError("--prompt needs --image")
     items = load_dataset("reference", REFERENCE_QUESTIONS, seed=0).items
-    return [Question((item.load(),), item.question) for item in items]
+    return [BenchPrompt((item.load(),), item.question) for item in items]
 
 
 def _original(against: str, model: VLM, show: Report) -> Path:
@@ -246,7 +246,7 @@ def _exported(name: str, bundle: VLM, show: Report) -> Path:
             return out
     except BundleError:
         pass  # not there yet, or damaged: either way it is made now
-    from exporters.onnx import Request, export
+    from exporters.onnx import ExportRequest, export
     from vtc.compressed.checkpoint import Origin
     from vtc.compressed.model import compress
     from vtc.data.samples import samples_from
@@ -260,7 +260,7 @@ def _exported(name: str, bundle: VLM, show: Report) -> Path:
     own = Origin(name if name == "reference" else str(path.resolve()), digest)
     samples = samples_from(adapter, "reference" if name == "reference" else None, PARITY_SAMPLES, seed=0)
     model = compress(adapter, recipe)
-    export(Request([model], recipe, own, samples, (bundle.precision,), progress=show), out)
+    export(ExportRequest([model], recipe, own, samples, (bundle.precision,), progress=show), out)
     return out
 
 

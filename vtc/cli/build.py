@@ -73,7 +73,7 @@ def command(
     vtc build out/bundle --target jetson-orin-jp6 --max-text 256 --workspace 2
     """
     from exporters.targets import target as target_of
-    from exporters.tensorrt.build import Request, build, usual_precision
+    from exporters.tensorrt.build import BuildRequest, build, usual_precision
     from vtc.bundle.engines import Limits, engines_dir
     from vtc.bundle.manifest import load_manifest
 
@@ -82,7 +82,7 @@ def command(
     precision = precision or usual_precision(manifest, target)
     with progress() as tell:
         built = build(
-            Request(
+            BuildRequest(
                 bundle=manifest,
                 target=target,
                 precision=precision,

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
+from vtc.cli.image_options import image_option_flags, image_options
 from vtc.cli.output import print_json
-from vtc.cli.serving import serving, serving_options
 from vtc.errors import InputError
 from vtc.facts.layout import ANY_IMAGE, Grid
 from vtc.plan import check, plan
@@ -18,7 +18,7 @@ from vtc.recipe import load_recipe
 @click.argument("recipe_name", metavar="RECIPE")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value: stages.0.keep=64.")
 @click.option("--model", metavar="MODEL", help="Also check that it fits this model: counts, layers, CLS token.")
-@serving_options()
+@image_option_flags()
 @click.option("--smoke", is_flag=True, help="Also compress, export, compare and run a tiny random model with it.")
 @click.option(
     "--family", metavar="FAMILY", default="llava", show_default=True, help="Of the tiny random model (vtc ls models)."
@@ -39,7 +39,7 @@ def command(
 
     Every fault is reported at once, as file:line: key: what is wrong. Exit code 2 if there is any.
     """
-    wanted = serving(image_size, tiles, frames)
+    wanted = image_options(image_size, tiles, frames)
     if model is None and wanted != ANY_IMAGE:
         raise InputError("--image-size, --tiles and --frames say what images --model is to serve; give a --model")
     recipe = load_recipe(recipe_name, overrides)

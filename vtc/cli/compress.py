@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vtc.cli.serving import serving, serving_options
+from vtc.cli.image_options import image_option_flags, image_options
 from vtc.facts.layout import Grid
 from vtc.progress import progress
 
@@ -24,7 +24,7 @@ from vtc.progress import progress
 @click.option("--samples", default=64, show_default=True, type=click.IntRange(1), help="Samples to calibrate on.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Draws the samples.")
 @click.option("--retrain", is_flag=True, help="Train a selector even where one ships with the model.")
-@serving_options()
+@image_option_flags()
 def command(
     model: str,
     recipe_name: str,
@@ -50,7 +50,7 @@ def command(
 
     recipe = load_recipe(recipe_name, overrides)
     path = resolve_model(model)
-    wanted = serving(image_size, tiles, frames)
+    wanted = image_options(image_size, tiles, frames)
     plan(recipe, read_facts(path, wanted))  # every fault of the recipe is told before anything is loaded
     check_output(out, "compressed")
     source = data or ("reference" if model == "reference" else None)

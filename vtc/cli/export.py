@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from exporters.precision import NAMES, PRECISIONS, precision
-from vtc.cli.serving import serving_options, servings
+from vtc.cli.image_options import image_option_flags, layouts_wanted
 from vtc.errors import InputError
 from vtc.facts.layout import Grid
 from vtc.heap import return_large_blocks
@@ -63,7 +63,7 @@ interrupted export is taken up again by the same command."""
     "--data", metavar="D", help="Images and questions to compare on: a directory with data.jsonl, or 'reference'."
 )
 @click.option("--samples", default=16, show_default=True, type=click.IntRange(1), help="Prompts to compare on.")
-@serving_options(several=True)
+@image_option_flags(several=True)
 def command(
     directory: Path,
     out: Path,
@@ -86,19 +86,19 @@ def command(
         one.check_export(precisions, opset)
     return_large_blocks()
     with progress() as tell:
-        from exporters.onnx import Request, export
-        from vtc.compressed.checkpoint import load_compressed, made_for
+        from exporters.onnx import ExportRequest, export
+        from vtc.compressed.checkpoint import for_images, load_compressed
         from vtc.data.samples import samples_from
 
         model, recipe, origin = load_compressed(directory, base)
-        wanted = servings(image_size, tiles, frames)
-        models = [made_for(model, recipe, serving) for serving in wanted] or [model]
+        wanted = layouts_wanted(image_size, tiles, frames)
+        models = [for_images(model, recipe, image_options) for image_options in wanted] or [model]
         source = data or ("reference" if origin.name == "reference" else None)
         ranged = [name for name in precisions if precision(name).activations]
         if ranged and source is None:
             raise InputError(f"{ranged[0]} takes ranges of activations from samples, and noise has none; give --data")
         share = -(-samples // len(models))
-        request = Request(
+        request = ExportRequest(
             models=models,
             recipe=recipe,
             origin=origin,

@@ -11,10 +11,10 @@ from typing import Any
 import click
 
 from vtc.artifact import MANIFEST
+from vtc.cli.image_options import image_option_flags, image_options
 from vtc.cli.output import print_json, print_table, with_unit
-from vtc.cli.serving import serving, serving_options
 from vtc.errors import BundleError, InputError
-from vtc.facts.layout import ANY_IMAGE, Grid, Serving
+from vtc.facts.layout import ANY_IMAGE, Grid, ImageOptions
 from vtc.plan import TokenPlan, plan
 from vtc.recipe import Recipe, load_recipe
 
@@ -59,7 +59,7 @@ class _Inspection:
     type=click.IntRange(min=0),
     help=f"Tokens of the prompt beside the image's.  [default: {DEFAULT_TEXT_TOKENS}]",
 )
-@serving_options()
+@image_option_flags()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     target: str,
@@ -75,7 +75,7 @@ def command(
 
     MODEL is 'reference' or a checkpoint directory; a bundle or a compressed model shows its own plan.
     """
-    wanted = serving(image_size, tiles, frames)
+    wanted = image_options(image_size, tiles, frames)
     if target != "reference" and (Path(target) / MANIFEST).is_file():
         if recipe_name is not None or overrides or text_tokens is not None or wanted != ANY_IMAGE:
             raise InputError(f"{target} was made with a recipe; inspect the model it was made from to try another")
@@ -89,7 +89,7 @@ def command(
         _print(inspection)
 
 
-def _planned(model: str, recipe: Recipe, text_tokens: int, wanted: Serving) -> _Inspection:
+def _planned(model: str, recipe: Recipe, text_tokens: int, wanted: ImageOptions) -> _Inspection:
     from vtc.models import read_facts, resolve_model
 
     facts = read_facts(resolve_model(model), wanted)
@@ -127,12 +127,12 @@ def _bundle(directory: Path) -> _Inspection:
 
 def _compressed(directory: Path) -> _Inspection:
     from vtc.artifact import read_manifest, verify_files
-    from vtc.compressed.checkpoint import KIND, SCHEMA, serving_of
+    from vtc.compressed.checkpoint import KIND, SCHEMA, image_options_of
 
     manifest = read_manifest(directory, KIND, SCHEMA)
     verify_files(directory, manifest["files"])
     recipe = load_recipe(directory / "recipe.yaml")
-    return _planned(manifest["model"]["name"], recipe, DEFAULT_TEXT_TOKENS, serving_of(manifest))
+    return _planned(manifest["model"]["name"], recipe, DEFAULT_TEXT_TOKENS, image_options_of(manifest))
 
 
 def _print(inspection: _Inspection) -> None:

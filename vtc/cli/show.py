@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vtc.cli.serving import serving, serving_options
-from vtc.facts.layout import ANY_IMAGE, Grid, Serving
+from vtc.cli.image_options import image_option_flags, image_options
+from vtc.facts.layout import ANY_IMAGE, Grid, ImageOptions
 
 if TYPE_CHECKING:
     from vtc.evaluate.contestants import Opened
@@ -25,7 +25,7 @@ QUESTION = "What is in the image?"
 @click.option("--recipe", "recipe_name", metavar="R", help="Without a target: a shipped recipe or a YAML file.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value: stages.0.keep=64.")
 @click.option("--model", default="reference", show_default=True, metavar="MODEL", help="With --recipe: the model.")
-@serving_options()
+@image_option_flags()
 @click.option("--prompt", default=QUESTION, show_default=True, help="Question, for recipes that prune by it.")
 @click.option(
     "-o",
@@ -59,7 +59,7 @@ def command(
 
     if (target is None) == (recipe_name is None):
         raise InputError("say what to show: a bundle or compressed model, or --recipe R (one of them)")
-    wanted = serving(image_size, tiles, frames)
+    wanted = image_options(image_size, tiles, frames)
     if target is not None and wanted != ANY_IMAGE:
         raise InputError(
             f"{target} was made for images of its own; --image-size, --tiles and --frames go with --recipe"
@@ -89,7 +89,7 @@ def command(
 
 
 def _open(
-    target: Path | None, model: str, recipe_name: str | None, overrides: tuple[str, ...], wanted: Serving
+    target: Path | None, model: str, recipe_name: str | None, overrides: tuple[str, ...], wanted: ImageOptions
 ) -> Opened:
     from vtc.errors import InputError
     from vtc.evaluate.contestants import compressed_contestant, manifest_of, open_bundle, open_compressed

@@ -100,20 +100,20 @@ def command(
     """
     from vtc.cli.report import print_tables, to_json, validate_tables, write_json
     from vtc.data.datasets import load_dataset
-    from vtc.evaluate.contestants import Session, open_field
-    from vtc.evaluate.validate import Effort, Limits, validate
+    from vtc.evaluate.contestants import Session, open_comparison
+    from vtc.evaluate.validate import Effort, Thresholds, validate
     from vtc.progress import progress
 
     dataset = load_dataset(data, limit, seed)
     with progress() as show:
         session = Session(provider, precision, threads, backend or BACKENDS[0], engines)
-        field = open_field(None if target == "none" else target, against, baselines, seed, session)
+        field = open_comparison(None if target == "none" else target, against, baselines, seed, session)
         report = validate(
             field.original,
             field.compressed,
             field.baselines,
             dataset,
-            limits=Limits(min_retention, min_top1, max_kld),
+            limits=Thresholds(min_retention, min_top1, max_kld),
             seed=seed,
             effort=Effort(batch_size, max_new_tokens),
             progress=show,

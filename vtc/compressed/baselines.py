@@ -9,7 +9,7 @@ from vtc.compressed.vision_encoder import DownsampledImage, NoImage
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
 from vtc.plan import plan
-from vtc.recipe import Prune, RandomSelector, Recipe, UniformSelector
+from vtc.recipe import PruneEntry, RandomEntry, Recipe, UniformEntry
 
 
 def baseline(
@@ -27,8 +27,10 @@ def baseline(
     """
     whole = plan(Recipe(version=1, name="none", stages=()), adapter.facts)
     if name in ("random", "uniform"):
-        selector = RandomSelector(seed=seed) if name == "random" else UniformSelector()
-        entry = Prune(keep=min(keep, adapter.facts.layout.spans * adapter.facts.layout.selectable), selector=selector)
+        selector = RandomEntry(seed=seed) if name == "random" else UniformEntry()
+        entry = PruneEntry(
+            keep=min(keep, adapter.facts.layout.spans * adapter.facts.layout.selectable), selector=selector
+        )
         return compress(adapter, Recipe(version=1, name=name, stages=(entry,)))
     if name == "blind":
         return CompressedModel(adapter, whole, NoImage(adapter.facts.decoder.hidden_width(0)), 0).eval()

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from vtc.artifact import publish, read_manifest, verify_files
 from vtc.compressed.model import CompressedModel, compress
 from vtc.errors import BundleError, ModelError
-from vtc.facts.layout import Serving
+from vtc.facts.layout import ImageOptions
 from vtc.models import load_adapter, model_digest, resolve_model
 from vtc.recipe import Recipe, load_recipe
 
@@ -115,12 +115,12 @@ def load_compressed(path: Path, base: str | None = None) -> tuple[CompressedMode
         raise ModelError(
             f"{checkpoint}: is not the model that {path} was made from (its contents differ); compress again"
         )
-    model = compress(load_adapter(checkpoint, serving_of(manifest)), recipe, from_state=True)
+    model = compress(load_adapter(checkpoint, image_options_of(manifest)), recipe, from_state=True)
     model.trained.load_state_dict(load_file(path / "state.safetensors"))
     return model, recipe, origin
 
 
-def made_for(model: CompressedModel, recipe: Recipe, serving: Serving) -> CompressedModel:
+def for_images(model: CompressedModel, recipe: Recipe, image_options: ImageOptions) -> CompressedModel:
     """The same compressed model for other images, sharing its weights.
 
     Raises
@@ -130,12 +130,12 @@ def made_for(model: CompressedModel, recipe: Recipe, serving: Serving) -> Compre
     RecipeError
         If the recipe does not fit what becomes of them.
     """
-    other = compress(model.adapter.made_for(serving), recipe, from_state=True)
+    other = compress(model.adapter.with_image_options(image_options), recipe, from_state=True)
     other.trained.load_state_dict(model.trained.state_dict())
     return other
 
 
-def serving_of(manifest: Mapping[str, Any]) -> Serving:
+def image_options_of(manifest: Mapping[str, Any]) -> ImageOptions:
     """What images a compressed model was made for, by its manifest.
 
     Raises
@@ -144,6 +144,6 @@ def serving_of(manifest: Mapping[str, Any]) -> Serving:
         If it does not say.
     """
     try:
-        return TypeAdapter(Serving).validate_json(json.dumps(manifest["serving"]), strict=True)
+        return TypeAdapter(ImageOptions).validate_json(json.dumps(manifest["serving"]), strict=True)
     except (KeyError, ValueError):
         raise BundleError("the manifest does not say what images are served; compress again") from None

@@ -92,7 +92,7 @@ class DecoderSegment(nn.Module):
         """
         facts = self.adapter.facts.decoder
         cache = SegmentCache(self.layers, past)
-        carried = hidden[..., facts.width :]
+        deepstack = hidden[..., facts.width :]
         hidden = hidden[..., : facts.width]
         windows = {layer in facts.window_layers for layer in self.layers}
         masks = {
@@ -112,13 +112,13 @@ class DecoderSegment(nn.Module):
             tapped = hidden if self.taps else None
             windowed = layer in facts.window_layers
             hidden = self.adapter.decoder_layer(layer, hidden, masks[windowed], rotations[windowed], cache)
-            if layer < facts.carried:
+            if layer < facts.deepstack:
                 place = (layer - self.begins) * facts.width
-                hidden = hidden + carried[..., place : place + facts.width]
+                hidden = hidden + deepstack[..., place : place + facts.width]
         if self.last:
             hidden = self.head(self.norm(hidden[:, -1:]))
-        elif facts.carried_from(self.layers[-1] + 1):
-            left = carried[..., (self.layers[-1] + 1 - self.begins) * facts.width :]
+        elif facts.deepstack_from(self.layers[-1] + 1):
+            left = deepstack[..., (self.layers[-1] + 1 - self.begins) * facts.width :]
             hidden = torch.cat([hidden, left], dim=-1)
         return hidden, [cache.entries[layer] for layer in self.layers], tapped
 

@@ -16,13 +16,10 @@ from torch import Tensor, nn
 from vtc.compressed.decoder import DecoderSegment, GatherTokens, KeyValue, MergeTokens
 from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.errors import InputError
-from vtc.inputs.sequence import PositionRule, asked, attention_blocks, clips, cut, positions, text_tokens
+from vtc.inputs.sequence import PositionRule, attention_blocks, clips, cut, positions, query_tokens, text_tokens
 from vtc.models.base import VLMAdapter
 from vtc.plan import SegmentPlan, TokenPlan, plan
-from vtc.recipe import FrequencyFilter as FrequencyFilterEntry
-from vtc.recipe import Prune as PruneEntry
-from vtc.recipe import PruneInDecoder as PruneInDecoderEntry
-from vtc.recipe import Recipe
+from vtc.recipe import FrequencyFilterEntry, PruneEntry, PruneInDecoderEntry, Recipe
 from vtc.recipe.selectors import TrainedSelectorEntry
 from vtc.selectors import BuildContext, build_selector
 from vtc.selectors.base import NOTHING, Selector
@@ -67,10 +64,10 @@ class DecoderState:
 
 
 class CutSelector(NamedTuple):
-    """What chooses at a cut, and which text tokens it is handed (see :func:`vtc.inputs.sequence.asked`)."""
+    """What chooses at a cut, and which text tokens it is handed (see :func:`vtc.inputs.sequence.query_tokens`)."""
 
     selector: DecoderSelector
-    asks: str
+    query_tokens: str
 
 
 class CompressedModel(nn.Module):
@@ -106,9 +103,9 @@ class CompressedModel(nn.Module):
             plan.positions, plan.position_span, plan.position_grids, adapter.facts.layout.time_step
         )
         self.embed_tokens = adapter.embed_tokens
-        self.asks = {number: at_cut.asks for number, at_cut in (cuts or {}).items()}
-        self.entrances = nn.ModuleList(
-            self._entrance(number, segment, (cuts or {}).get(number)) for number, segment in enumerate(plan.segments)
+        self.query_tokens = {number: at_cut.query_tokens for number, at_cut in (cuts or {}).items()}
+        self.handoffs = nn.ModuleList(
+            self._handoff(number, segment, (cuts or {}).get(number)) for number, segment in enumerate(plan.segments)
         )
         self.segments = nn.ModuleList(self._segment(number) for number in range(len(plan.segments)))
 
@@ -130,9 +127,9 @@ class CompressedModel(nn.Module):
     def trained(self) -> nn.Module:
         """What holds whatever a recipe trained: encoder stages by number, and what hands tokens over in the decoder."""
         stages = self.vision.stages.named_children() if isinstance(self.vision, VisionEncoder) else ()
-        return nn.ModuleDict({**dict(stages), "entrances": self.entrances})
+        return nn.ModuleDict({**dict(stages), "entrances": self.handoffs})
 
-    def _entrance(self, number: int, segment: SegmentPlan, at_cut: CutSelector | None) -> nn.Module:
+    def _handoff(self, number: int, segment: SegmentPlan, at_cut: CutSelector | None) -> nn.Module:
         """What hands tokens over to a segment."""
         if at_cut is not None:
             tokens = self.plan.segments[number - 1].visual_tokens
@@ -143,8 +140,8 @@ class CompressedModel(nn.Module):
 
     def reads_before(self, number: int) -> bool:
         """Whether what stands in front of a segment reads the input of the layer in front of it."""
-        entrance = self.entrances[number]
-        return isinstance(entrance, PruneInDecoder) and entrance.selector.reads_before
+        handoff = self.handoffs[number]
+        return isinstance(handoff, PruneInDecoder) and handoff.selector.reads_before
 
     @property
     def image_tokens(self) -> int:
@@ -196,20 +193,20 @@ class CompressedModel(nn.Module):
         state = DecoderState([], [], here(places.following), [keep_indices])
         tokens, tapped = everything, None
         for number, (segment, spec) in enumerate(zip(self.segments, self.plan.segments, strict=True)):
-            entrance = self.entrances[number]
+            handoff = self.handoffs[number]
             if spec.enters == "gather":
                 everything = tokens
                 indices = here(text.indices)
                 text_positions = gather_positions(tokens.positions, indices)
-                tokens = _Tokens(entrance(tokens.hidden, indices), here(text.mask), text_positions)
+                tokens = _Tokens(handoff(tokens.hidden, indices), here(text.mask), text_positions)
             elif spec.enters == "merge":
-                hidden = entrance(everything.hidden, tokens.hidden, here(text.back))
+                hidden = handoff(everything.hidden, tokens.hidden, here(text.back))
                 tokens = _Tokens(hidden, everything.mask, everything.positions)
-            elif isinstance(entrance, PruneInDecoder) and len(keep_indices):
-                batch = cut(ids, mask, image, entrance.tokens, entrance.keep, self.asks[number], spans)
-                ids, mask, visual = batch.input_ids, batch.attention_mask, entrance.keep
+            elif isinstance(handoff, PruneInDecoder) and len(keep_indices):
+                batch = cut(ids, mask, image, handoff.tokens, handoff.keep, self.query_tokens[number], spans)
+                ids, mask, visual = batch.input_ids, batch.attention_mask, handoff.keep
                 text = text_tokens(ids, mask, image)
-                hidden, kept_positions, kept = entrance(
+                hidden, kept_positions, kept = handoff(
                     tokens.hidden, tokens.mask, tokens.positions, *map(here, batch.graph_inputs), before=tapped
                 )
                 tokens = _Tokens(hidden, here(mask), kept_positions)
@@ -257,7 +254,7 @@ class CompressedModel(nn.Module):
             features, keep_indices = self.vision(pixel_values)
             return features, keep_indices
         image, spans = self.adapter.image_token_id, self.plan.spans
-        where = asked(ids, mask, image, self.visual_tokens, "text_after_image", spans)
+        where = query_tokens(ids, mask, image, self.visual_tokens, "text_after_image", spans)
         parts = (where.image_rows, where.query_columns, where.query_mask)
         rows, columns, real = (torch.from_numpy(part).to(embeds.device) for part in parts)
         own = embeds[..., : self.adapter.facts.decoder.width]
@@ -436,7 +433,7 @@ def compress(
             trained = checkpoint(segment.stage, cut_entry)
             around = token_plan.around(number)
             decoder_selector = build_decoder_selector(cut_entry.selector, adapter, *around, trained, model_digest)
-            cuts[number] = CutSelector(decoder_selector, cut_entry.selector.asks)
+            cuts[number] = CutSelector(decoder_selector, cut_entry.selector.query_tokens)
     stages: list[nn.Module] = []
     needs = NOTHING
     for number, (entry, stage) in enumerate(zip(recipe.stages, token_plan.stages, strict=True)):

@@ -60,7 +60,7 @@ class Selection(nn.Module):
         hidden, *others = values
         inputs = dict(zip(self.layers, others, strict=False))
         text = TextEmbeddings(*others[-2:]) if self.vision.needs.text else None
-        tokens = self.vision.noted(hidden, inputs)
+        tokens = self.vision.with_readings(hidden, inputs)
         tokens = self.vision.through_stages(replace(tokens, text=text))
         return tokens.features, tokens.indices
 

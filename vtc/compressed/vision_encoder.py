@@ -59,16 +59,16 @@ class VisionEncoder(nn.Module):
             if layer in self.read_layers:
                 inputs[layer] = hidden
             hidden = outputs[layer] = self.adapter.encoder_layer(layer, hidden)
-        tokens = self.noted(hidden, inputs)
-        layers = self.adapter.carried_layers
+        tokens = self.with_readings(hidden, inputs)
+        layers = self.adapter.deepstack_layers
         if not layers:
             return tokens
         # Behind a layer that a recipe drops, the output of the one before it is carried.
         behind = [max((run for run in outputs if run <= layer), default=min(outputs)) for layer in layers]
-        carried = torch.cat([self.adapter.view_tokens(outputs[layer]) for layer in behind], dim=-1)
-        return replace(tokens, carried=assemble(carried, self.adapter.facts.layout))
+        deepstack = torch.cat([self.adapter.view_tokens(outputs[layer]) for layer in behind], dim=-1)
+        return replace(tokens, deepstack=assemble(deepstack, self.adapter.facts.layout))
 
-    def noted(self, hidden: Tensor, inputs: Mapping[int, Tensor]) -> VisualTokens:
+    def with_readings(self, hidden: Tensor, inputs: Mapping[int, Tensor]) -> VisualTokens:
         """Visual tokens with the readings that selectors need.
 
         Parameters
@@ -105,8 +105,8 @@ class VisionEncoder(nn.Module):
         tokens = self.through_stages(tokens)
         # The projector treats each token alone, so it runs on the kept ones only, unless a selector wanted all.
         projected = self._project(tokens.features) if tokens.projected is None else tokens.projected
-        if tokens.carried is not None:
-            projected = torch.cat([projected, self.adapter.project_carried(tokens.carried)], dim=-1)
+        if tokens.deepstack is not None:
+            projected = torch.cat([projected, self.adapter.project_deepstack(tokens.deepstack)], dim=-1)
         if self.stages or layout.tokens == layout.selectable:
             return projected, tokens.indices
         places = torch.arange(layout.tokens, device=projected.device).expand(projected.shape[0], -1)
@@ -149,7 +149,7 @@ class DownsampledImage(nn.Module):
         super().__init__()
         patch = adapter.facts.encoder.patch_size
         self.size = (grid[0] * patch, grid[1] * patch)
-        self.encoder = VisionEncoder(adapter.serving(single_view(self.size, grid)), layers)
+        self.encoder = VisionEncoder(adapter.with_layout(single_view(self.size, grid)), layers)
         self.needs = NOTHING
 
     def forward(self, pixel_values: Tensor, text: TextEmbeddings | None = None) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from vtc.errors import InputError
 from vtc.evaluate.evidence import Locator
 from vtc.evaluate.predictor import Generated, Logits, Predictor
 from vtc.evaluate.validate import Contestant
-from vtc.facts.layout import ANY_IMAGE, Serving
+from vtc.facts.layout import ANY_IMAGE, ImageOptions
 from vtc.runtime import BACKENDS
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Session:
 
 
 @dataclass(frozen=True)
-class Field:
+class Comparison:
     """All that take part in one comparison.
 
     Attributes
@@ -101,7 +101,9 @@ def manifest_of(path: Path) -> dict[str, Any] | None:
     return manifest if isinstance(manifest, dict) and manifest.get("kind") in ("bundle", "compressed") else None
 
 
-def open_field(target: str | None, against: str | None, baselines: Sequence[str], seed: int, session: Session) -> Field:
+def open_comparison(
+    target: str | None, against: str | None, baselines: Sequence[str], seed: int, session: Session
+) -> Comparison:
     """Open the models that ``vtc validate`` compares.
 
     Parameters
@@ -129,7 +131,7 @@ def open_field(target: str | None, against: str | None, baselines: Sequence[str]
         against = str(manifest.get("model", {}).get("name"))
     if target is None:
         original = _open_original(against, session)
-        return Field(original.contestant, None, *_baselines_of(original, None, baselines, seed))
+        return Comparison(original.contestant, None, *_baselines_of(original, None, baselines, seed))
     original_manifest = manifest_of(Path(against))
     if manifest is not None and manifest["kind"] == "compressed":
         # One copy of the weights serves both.
@@ -139,7 +141,7 @@ def open_field(target: str | None, against: str | None, baselines: Sequence[str]
         compressed = open_bundle(Path(target), session)
         original = _open_original(against, session, served_by(manifest))
     check_same_origin(original, compressed)
-    return Field(
+    return Comparison(
         original.contestant,
         compressed.contestant,
         *_baselines_of(original, baseline_keep(compressed.plan or {}), baselines, seed),
@@ -152,30 +154,30 @@ def _baselines_of(
     return ([], {}) if original.adapter is None else open_baselines(original.adapter, names, keep, seed)
 
 
-def served_by(manifest: Mapping[str, Any] | None) -> Serving:
+def served_by(manifest: Mapping[str, Any] | None) -> ImageOptions:
     """What images a bundle was made for; of several layouts the first."""
     if manifest is None or "serving" not in manifest["model"]:
         return ANY_IMAGE
-    from vtc.compressed.checkpoint import serving_of
+    from vtc.compressed.checkpoint import image_options_of
 
-    return serving_of(manifest["model"])
+    return image_options_of(manifest["model"])
 
 
-def _open_original(name: str, session: Session, serving: Serving = ANY_IMAGE) -> Opened:
+def _open_original(name: str, session: Session, image_options: ImageOptions = ANY_IMAGE) -> Opened:
     manifest = manifest_of(Path(name))
     if manifest is None:
-        return open_checkpoint(name, serving)
+        return open_checkpoint(name, image_options)
     if manifest["kind"] == "compressed" or manifest["plan"]["stages"]:
         raise InputError(f"{name}: is compressed, so it is no original; give the checkpoint it was made from")
     return open_bundle(Path(name), replace(session, engines=None))
 
 
-def open_checkpoint(name: str, serving: Serving = ANY_IMAGE) -> Opened:
+def open_checkpoint(name: str, image_options: ImageOptions = ANY_IMAGE) -> Opened:
     """The original, run through the same code as a compressed model, with nothing taken away."""
     from vtc.models import load_adapter, model_digest, resolve_model
 
     path = resolve_model(name)
-    return original_of(load_adapter(path, serving), model_digest(path))
+    return original_of(load_adapter(path, image_options), model_digest(path))
 
 
 def original_of(adapter: VLMAdapter, model_sha256: str) -> Opened:

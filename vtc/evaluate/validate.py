@@ -79,7 +79,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Limits:
+class Thresholds:
     """What the gate asks for; None asks nothing."""
 
     min_retention: float = 0.95
@@ -250,7 +250,7 @@ def measure_fidelity(
     return Fidelity(np.concatenate(kld), np.concatenate(same_top), tuple(token_images), same_answer)
 
 
-def gate_checks(result: Mapping[str, Any], fidelity: Fidelity, limits: Limits, seed: int) -> list[Check]:
+def gate_checks(result: Mapping[str, Any], fidelity: Fidelity, limits: Thresholds, seed: int) -> list[Check]:
     """The checks that the limits ask for."""
     images = int(result["images"])
     interval = result["ci95"]
@@ -270,7 +270,7 @@ def validate(
     baselines: Sequence[Contestant],
     dataset: Dataset,
     *,
-    limits: Limits = Limits(),
+    limits: Thresholds = Thresholds(),
     seed: int = 0,
     effort: Effort = Effort(),
     progress: Report = silent,
@@ -285,7 +285,7 @@ def validate(
         None measures the original alone; the gate then has no checks.
     baselines : sequence of Contestant
     dataset : Dataset
-    limits : Limits
+    limits : Thresholds
     seed : int
         Of the bootstrap.
     effort : Effort

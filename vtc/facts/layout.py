@@ -16,7 +16,7 @@ Grid = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Serving:
+class ImageOptions:
     """What images a model is to be made ready for.
 
     Attributes
@@ -34,7 +34,7 @@ class Serving:
     frames: int = 1
 
 
-ANY_IMAGE = Serving()
+ANY_IMAGE = ImageOptions()
 """Whatever a family takes by default."""
 
 

@@ -100,7 +100,7 @@ class DecoderFacts:
     bidirectional: Literal["none", "image", "prompt"] = "none"
     window: int = 0
     window_layers: tuple[int, ...] = ()
-    carried: int = 0
+    deepstack: int = 0
     experts: int = 1
     active_experts: int = 1
 
@@ -109,13 +109,13 @@ class DecoderFacts:
         """Whether tokens that attend to each other in both directions do so beyond a sliding window."""
         return self.bidirectional == "prompt"
 
-    def carried_from(self, layer: int) -> int:
+    def deepstack_from(self, layer: int) -> int:
         """Blocks of carried features that enter decoder layer `layer`."""
-        return max(0, self.carried - layer)
+        return max(0, self.deepstack - layer)
 
     def hidden_width(self, layer: int) -> int:
         """Values of a token entering decoder layer `layer`: its hidden state, and the carried features behind it."""
-        return self.width * (1 + self.carried_from(layer))
+        return self.width * (1 + self.deepstack_from(layer))
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class ModelFacts:
     encoder: EncoderFacts
     decoder: DecoderFacts
     projector_params: int
-    carried_params: int = 0
+    deepstack_params: int = 0
 
     @property
     def image_size(self) -> Grid:

@@ -190,7 +190,7 @@ def text_tokens(input_ids: IntArray, attention_mask: IntArray, image_token_id: i
 
 
 @dataclass(frozen=True)
-class Asked:
+class QueryTokens:
     """Where the images of a batch stand, I of them with K tokens each, and the text that asks about each.
 
     Attributes
@@ -209,9 +209,9 @@ class Asked:
     query_mask: IntArray
 
 
-def asked(
+def query_tokens(
     input_ids: IntArray, attention_mask: IntArray, image_token_id: int, tokens: int, queries: str, spans: int = 1
-) -> Asked:
+) -> QueryTokens:
     """Find the images of left-padded prompts, `tokens` placeholders each, and the text that asks about them.
 
     Parameters
@@ -236,7 +236,7 @@ def asked(
         asks &= (place < begins) | (place > ends)
     else:
         asks &= place > ends
-    return Asked(image_rows, columns, *_left_padded(asks))
+    return QueryTokens(image_rows, columns, *_left_padded(asks))
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ class Cut:
 
     Attributes
     ----------
-    asked : Asked
+    query_tokens : QueryTokens
     layout : array of shape (B, S')
         Where each token behind the cut comes from: below S the place of a token that stays in any case, from S on an
         index into the I * k kept tokens. 0 on padding.
@@ -255,7 +255,7 @@ class Cut:
         The shorter, left-padded rows.
     """
 
-    asked: Asked
+    query_tokens: QueryTokens
     layout: IntArray
     input_ids: IntArray
     attention_mask: IntArray
@@ -263,7 +263,7 @@ class Cut:
     @property
     def graph_inputs(self) -> tuple[IntArray, ...]:
         """What the graph that cuts takes behind hidden states, mask and positions, in that order."""
-        where = self.asked
+        where = self.query_tokens
         return where.image_rows, where.image_columns, where.query_columns, where.query_mask, self.layout
 
 
@@ -286,7 +286,7 @@ def cut(
     queries : {"text_after_image", "all_text", "last_token"}
         Which text tokens ask.
     spans : int
-        As for :func:`asked`.
+        As for :func:`query_tokens`.
     """
     real = attention_mask.astype(bool)
     visual = (input_ids == image_token_id) & real
@@ -297,7 +297,7 @@ def cut(
     kept, mask = _left_padded(stays)
     layout = np.where(mask == 1, np.take_along_axis(source, kept, axis=1), 0)
     ids = np.take_along_axis(input_ids, kept, axis=1)
-    return Cut(asked(input_ids, attention_mask, image_token_id, tokens, queries, spans), layout, ids, mask)
+    return Cut(query_tokens(input_ids, attention_mask, image_token_id, tokens, queries, spans), layout, ids, mask)
 
 
 def _left_padded(chosen: NDArray[np.bool_]) -> tuple[IntArray, IntArray]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vtc.artifact import sha256
 from vtc.errors import MissingDependency, ModelError
-from vtc.facts.layout import ANY_IMAGE, Serving
+from vtc.facts.layout import ANY_IMAGE, ImageOptions
 from vtc.models.refused import NEAREST, refusal
 
 if TYPE_CHECKING:
@@ -109,14 +109,14 @@ def adapter_class(path: Path) -> type[VLMAdapter]:
     return adapter
 
 
-def read_facts(path: Path, serving: Serving = ANY_IMAGE) -> ModelFacts:
+def read_facts(path: Path, options: ImageOptions = ANY_IMAGE) -> ModelFacts:
     """Sizes of a checkpoint, from its configuration alone and not its weights, for the images that it is to serve."""
-    return adapter_class(path).read(path, serving)[0]
+    return adapter_class(path).read(path, options)[0]
 
 
-def load_adapter(path: Path, serving: Serving = ANY_IMAGE) -> VLMAdapter:
+def load_adapter(path: Path, options: ImageOptions = ANY_IMAGE) -> VLMAdapter:
     """Load a checkpoint's weights and tokenizer behind its family's adapter, for the images that it is to serve."""
-    return adapter_class(path).load(path, serving)
+    return adapter_class(path).load(path, options)
 
 
 def model_digest(path: Path) -> str:

@@ -23,7 +23,7 @@ from transformers.utils import logging as hf_logging
 from typing_extensions import Self
 
 from vtc.errors import InputError, ModelError
-from vtc.facts.layout import ANY_IMAGE, ImageLayout, Serving
+from vtc.facts.layout import ANY_IMAGE, ImageLayout, ImageOptions
 from vtc.facts.model import ModelFacts
 from vtc.inputs.pixels import PixelSpec, to_pixels
 from vtc.inputs.prompts import expand, render_chat, writes_start
@@ -51,7 +51,7 @@ class VLMAdapter(ABC):
         How an image becomes the pixels that the encoder takes.
     model : PreTrainedModel
         The `transformers` model, frozen, in evaluation mode.
-    wanted : Serving
+    wanted : ImageOptions
         What images it was asked to be made ready for.
     """
 
@@ -67,7 +67,7 @@ class VLMAdapter(ABC):
         pixels: PixelSpec,
         model: Any,
         tokenizer: Any,
-        wanted: Serving = ANY_IMAGE,
+        wanted: ImageOptions = ANY_IMAGE,
     ) -> None:
         self.path = path
         self.wanted = wanted
@@ -78,7 +78,7 @@ class VLMAdapter(ABC):
 
     @classmethod
     @abstractmethod
-    def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
+    def describe(cls, config: Any, settings: Mapping[str, Any], options: ImageOptions) -> tuple[ModelFacts, PixelSpec]:
         """Sizes and pixels, from a configuration and the settings of the checkpoint's image (or video) processor.
 
         Raises
@@ -90,7 +90,7 @@ class VLMAdapter(ABC):
         """
 
     @classmethod
-    def read(cls, path: Path, serving: Serving) -> tuple[ModelFacts, PixelSpec]:
+    def read(cls, path: Path, options: ImageOptions) -> tuple[ModelFacts, PixelSpec]:
         """Sizes and pixels from a checkpoint's own files, `transformers`' defaults filled in.
 
         Raises
@@ -105,12 +105,12 @@ class VLMAdapter(ABC):
         except Exception as error:
             raise ModelError(f"{path / 'config.json'}: not a usable configuration ({one_line(error)})") from error
         try:
-            return cls.describe(config, image_settings(path, clips=serving.frames > 1), serving)
+            return cls.describe(config, image_settings(path, clips=options.frames > 1), options)
         except (ModelError, InputError) as error:
             raise type(error)(f"{path}: {error}") from None
 
     @classmethod
-    def load(cls, path: Path, serving: Serving = ANY_IMAGE) -> Self:
+    def load(cls, path: Path, options: ImageOptions = ANY_IMAGE) -> Self:
         """Load a checkpoint from a local directory, weights in float32, from safetensors only.
 
         Raises
@@ -120,7 +120,7 @@ class VLMAdapter(ABC):
         InputError
             If the checkpoint cannot serve what is asked for.
         """
-        facts, pixels = cls.read(path, serving)
+        facts, pixels = cls.read(path, options)
         quiet: Any = hf_logging.disable_progress_bar
         quiet()  # reading local weights takes a moment, and errors are to be one line
         load_model: Any = cls.model_class.from_pretrained
@@ -138,16 +138,16 @@ class VLMAdapter(ABC):
                 f"{path}: checkpoint cannot be loaded (weights lack {missing[0]} and {len(missing) - 1} more); "
                 "fetch it again"
             )
-        return cls(path, facts, pixels, model, tokenizer, serving)
+        return cls(path, facts, pixels, model, tokenizer, options)
 
-    def made_for(self, serving: Serving) -> Self:
+    def with_image_options(self, options: ImageOptions) -> Self:
         """The same model, made ready for other images."""
         other = copy.copy(self)
-        other.wanted = serving
-        other.facts, other.pixels = self.read(self.path, serving)
+        other.wanted = options
+        other.facts, other.pixels = self.read(self.path, options)
         return other
 
-    def serving(self, layout: ImageLayout) -> Self:
+    def with_layout(self, layout: ImageLayout) -> Self:
         """The same model for images of another layout."""
         other = copy.copy(self)
         other.facts = replace(self.facts, layout=layout)
@@ -213,11 +213,11 @@ class VLMAdapter(ABC):
         raise NotImplementedError(f"{self.family} has no separators")
 
     @property
-    def carried_layers(self) -> Sequence[int]:
+    def deepstack_layers(self) -> Sequence[int]:
         """Encoder layers whose outputs go with the tokens into the first decoder layers (DeepStack), in that order."""
         return ()
 
-    def project_carried(self, carried: Tensor) -> Tensor:
+    def project_deepstack(self, deepstack: Tensor) -> Tensor:
         """Carried features (B, K, c * F) in the decoder's space, (B, K, c * E), to be added behind its first layers."""
         raise NotImplementedError(f"{self.family} carries nothing")
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import Gemma3ForConditionalGeneration
 
 from vtc.errors import ModelError
-from vtc.facts.layout import Block, ImageLayout, Serving
+from vtc.facts.layout import Block, ImageLayout, ImageOptions
 from vtc.facts.model import ModelFacts
 from vtc.inputs.pixels import PixelSpec
 from vtc.models.images.pixel_specs import pixel_spec
@@ -37,9 +37,9 @@ class Gemma3Adapter(GemmaVLM):
     model_class = Gemma3ForConditionalGeneration
 
     @classmethod
-    def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
+    def describe(cls, config: Any, settings: Mapping[str, Any], options: ImageOptions) -> tuple[ModelFacts, PixelSpec]:
         check_parts(config, TOWERS, DECODERS)
-        refuse(serving, "Gemma 3", "frames")
+        refuse(options, "Gemma 3", "frames")
         vision, text = config.vision_config, config.text_config
         for option in UNUSUAL:
             if getattr(text, option, None):
@@ -50,7 +50,7 @@ class Gemma3Adapter(GemmaVLM):
                 f"mm_tokens_per_image {config.mm_tokens_per_image} is not supported; supported: squares of a number "
                 f"that divides the {patches} patches of a row"
             )
-        pixels, layout = _images(settings, serving, (vision.image_size, vision.image_size), (side, side))
+        pixels, layout = _images(settings, options, (vision.image_size, vision.image_size), (side, side))
         sliding = [number for number, kind in enumerate(text.layer_types) if kind == "sliding_attention"]
         facts = ModelFacts(
             family=cls.family,
@@ -111,10 +111,10 @@ class Projector(nn.Module):
 
 
 def _images(
-    settings: Mapping[str, Any], serving: Serving, view: tuple[int, int], grid: tuple[int, int]
+    settings: Mapping[str, Any], options: ImageOptions, view: tuple[int, int], grid: tuple[int, int]
 ) -> tuple[PixelSpec, ImageLayout]:
     """Pixels and layout: the whole image in one view of `view` pixels and `grid` tokens, then its crops."""
-    size = serving.image_size or (view if serving.tiles is None else None)
-    pixels = pixel_spec(settings, size, serving.tiles)
+    size = options.image_size or (view if options.tiles is None else None)
+    pixels = pixel_spec(settings, size, options.tiles)
     spans = len(pixels.pictures)
     return pixels, ImageLayout(pixels.aspect or view, grid, (Block(grid),), spans=spans)

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from transformers import Idefics3ForConditionalGeneration, PreTrainedModel
 
 from vtc.errors import InputError
-from vtc.facts.layout import Block, Grid, ImageLayout, Serving
+from vtc.facts.layout import Block, Grid, ImageLayout, ImageOptions
 from vtc.facts.model import ModelFacts
 from vtc.inputs.pixels import PixelSpec
 from vtc.models.images.pixel_specs import USUAL_IMAGE, pixel_spec
@@ -51,12 +51,12 @@ class Idefics3Adapter(ClipTower, LanguageModel):
         self._places = self._position_places()
 
     @classmethod
-    def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
+    def describe(cls, config: Any, settings: Mapping[str, Any], options: ImageOptions) -> tuple[ModelFacts, PixelSpec]:
         # Configurations written by the first releases give the tower the name of the whole.
         check_parts(config, (f"{cls.family}_vision", cls.family), DECODERS)
         vision, text, merge = config.vision_config, config.text_config, config.scale_factor
-        size = serving.image_size or (USUAL_IMAGE if serving.tiles is None else None)
-        pixels = cls.pixels_of(settings, size, serving)
+        size = options.image_size or (USUAL_IMAGE if options.tiles is None else None)
+        pixels = cls.pixels_of(settings, size, options)
         grid = token_grid(pixels.view, vision.patch_size, merge)
         facts = ModelFacts(
             family=cls.family,
@@ -65,8 +65,8 @@ class Idefics3Adapter(ClipTower, LanguageModel):
                 image_size=pixels.aspect or size or pixels.view,
                 view_grid=grid,
                 blocks=(Block(grid),),
-                spans=pixels.views * serving.frames,
-                frames=serving.frames,
+                spans=pixels.views * options.frames,
+                frames=options.frames,
             ),
             encoder=clip_facts(vision, vision.num_hidden_layers - 1, merge=merge),
             decoder=decoder_facts(text),
@@ -75,7 +75,7 @@ class Idefics3Adapter(ClipTower, LanguageModel):
         return facts, pixels
 
     @classmethod
-    def pixels_of(cls, settings: Mapping[str, Any], size: Grid | None, serving: Serving) -> PixelSpec:
+    def pixels_of(cls, settings: Mapping[str, Any], size: Grid | None, options: ImageOptions) -> PixelSpec:
         """Pixels of what is asked for, of images of `size` unless tiles say it.
 
         Raises
@@ -83,10 +83,10 @@ class Idefics3Adapter(ClipTower, LanguageModel):
         InputError
             If the family does not serve it.
         """
-        refuse(serving, cls.called, "frames")
-        if max(serving.tiles or (0,)) > NAMED:
+        refuse(options, cls.called, "frames")
+        if max(options.tiles or (0,)) > NAMED:
             raise InputError(f"{cls.called} tells at most {NAMED} rows and columns of tiles apart; give fewer --tiles")
-        return pixel_spec(settings, size, serving.tiles)
+        return pixel_spec(settings, size, options.tiles)
 
     # Vision ---------------------------------------------------------------------------------------------------------
 

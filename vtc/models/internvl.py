@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import InternVLForConditionalGeneration
 
 from vtc.errors import InputError, ModelError
-from vtc.facts.layout import Block, ImageLayout, Serving
+from vtc.facts.layout import Block, ImageLayout, ImageOptions
 from vtc.facts.model import EncoderFacts, ModelFacts
 from vtc.inputs.pixels import PixelSpec
 from vtc.models.images.pixel_specs import USUAL_IMAGE, WHOLE, pixel_spec
@@ -36,7 +36,7 @@ class InternVLAdapter(LanguageModel):
     model_class = InternVLForConditionalGeneration
 
     @classmethod
-    def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
+    def describe(cls, config: Any, settings: Mapping[str, Any], options: ImageOptions) -> tuple[ModelFacts, PixelSpec]:
         check_parts(config, TOWERS, DECODERS)
         check_features(config, TOWERS)
         vision, text = config.vision_config, config.text_config
@@ -46,18 +46,18 @@ class InternVLAdapter(LanguageModel):
                 f"patches of {tuple(vision.patch_size)} pixels and a downsample_ratio of {config.downsample_ratio} are "
                 "not supported; supported: square patches, and 1 divided by a whole number"
             )
-        pixels = _pixels(settings, serving)
+        pixels = _pixels(settings, options)
         grid = token_grid(pixels.view, patch, merge)
         width = vision.hidden_size * merge**2
         facts = ModelFacts(
             family=cls.family,
             model_type=config.model_type,
             layout=ImageLayout(
-                image_size=pixels.aspect or serving.image_size or pixels.view,
+                image_size=pixels.aspect or options.image_size or pixels.view,
                 view_grid=grid,
                 blocks=(Block(grid),) * pixels.views,
-                spans=serving.frames,
-                frames=serving.frames,
+                spans=options.frames,
+                frames=options.frames,
                 tiles=pixels.pictures[0].tiles if pixels.views > 1 else None,
             ),
             encoder=EncoderFacts(
@@ -128,11 +128,11 @@ class InternVLAdapter(LanguageModel):
         return {"image_seq_length": keep // views} if keep % views == 0 else {}
 
 
-def _pixels(settings: Mapping[str, Any], serving: Serving) -> PixelSpec:
-    if serving.frames > 1:
-        if serving.tiles not in (None, WHOLE):
+def _pixels(settings: Mapping[str, Any], options: ImageOptions) -> PixelSpec:
+    if options.frames > 1:
+        if options.tiles not in (None, WHOLE):
             raise InputError("InternVL does not cut the frames of a clip into tiles; leave out --tiles or --frames")
-        return pixel_spec(settings, tiles=WHOLE, frames=serving.frames)
-    size = serving.image_size or (USUAL_IMAGE if serving.tiles is None else None)
+        return pixel_spec(settings, tiles=WHOLE, frames=options.frames)
+    size = options.image_size or (USUAL_IMAGE if options.tiles is None else None)
     # Its image processor cuts no tiles by itself: the processor around it asks for them at each call.
-    return pixel_spec({**settings, "crop_to_patches": True}, size, serving.tiles)
+    return pixel_spec({**settings, "crop_to_patches": True}, size, options.tiles)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, cast
 from torch import nn
 from transformers import LlavaForConditionalGeneration, PreTrainedModel
 
-from vtc.facts.layout import ImageLayout, Serving, single_view
+from vtc.facts.layout import ImageLayout, ImageOptions, single_view
 from vtc.facts.model import ModelFacts
 from vtc.inputs.pixels import PixelSpec
 from vtc.models.images.pixel_specs import pixel_spec
@@ -35,9 +35,9 @@ class LlavaAdapter(ClipTower, LanguageModel):
     model_class: ClassVar[type[PreTrainedModel]] = LlavaForConditionalGeneration
 
     @classmethod
-    def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
+    def describe(cls, config: Any, settings: Mapping[str, Any], options: ImageOptions) -> tuple[ModelFacts, PixelSpec]:
         cls.check(config)
-        refuse(serving, "LLaVA", "tiles", "frames")
+        refuse(options, "LLaVA", "tiles", "frames")
         vision = config.vision_config
         side = vision.image_size // vision.patch_size
         layout = single_view((vision.image_size, vision.image_size), (side, side))

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, cast
 from torch import Tensor
 from transformers import LlavaNextForConditionalGeneration, PreTrainedModel
 
-from vtc.facts.layout import Serving
+from vtc.facts.layout import ImageOptions
 from vtc.facts.model import ModelFacts
 from vtc.inputs.pixels import PixelSpec
 from vtc.models.images.pixel_specs import pixel_spec
@@ -29,10 +29,10 @@ class LlavaNextAdapter(LlavaAdapter):
     model_class: ClassVar[type[PreTrainedModel]] = LlavaNextForConditionalGeneration
 
     @classmethod
-    def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
+    def describe(cls, config: Any, settings: Mapping[str, Any], options: ImageOptions) -> tuple[ModelFacts, PixelSpec]:
         cls.check(config)
-        refuse(serving, "LLaVA-NeXT", "frames")
-        pixels = pixel_spec(with_pinpoints(config, settings), serving.image_size, tiles_to_cut(serving, config))
+        refuse(options, "LLaVA-NeXT", "frames")
+        pixels = pixel_spec(with_pinpoints(config, settings), options.image_size, tiles_to_cut(options, config))
         return cls.sizes(config, tiled_layout(config, pixels)), pixels
 
     @property

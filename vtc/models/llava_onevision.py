@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedModel
 
 from vtc.errors import ModelError
-from vtc.facts.layout import Block, ImageLayout, Serving
+from vtc.facts.layout import Block, ImageLayout, ImageOptions
 from vtc.facts.model import ModelFacts
 from vtc.inputs.pixels import PixelSpec
 from vtc.models.images.pixel_specs import WHOLE, pixel_spec
@@ -36,20 +36,20 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
     model_class: ClassVar[type[PreTrainedModel]] = LlavaOnevisionForConditionalGeneration
 
     @classmethod
-    def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
+    def describe(cls, config: Any, settings: Mapping[str, Any], options: ImageOptions) -> tuple[ModelFacts, PixelSpec]:
         cls.check(config)
         max_tiles = _max_tiles(config)
-        if serving.frames > 1:
-            refuse(serving, "LLaVA-OneVision, of clips,", "tiles")
-            pixels = pixel_spec(_of_clips(settings), frames=serving.frames)
+        if options.frames > 1:
+            refuse(options, "LLaVA-OneVision, of clips,", "tiles")
+            pixels = pixel_spec(_of_clips(settings), frames=options.frames)
             return cls.sizes(config, _clip_layout(config, pixels)), pixels
         settings = with_pinpoints(config, settings)
-        if serving.tiles == ONE_VIEW:
-            pixels = pixel_spec(settings, serving.image_size, WHOLE)
+        if options.tiles == ONE_VIEW:
+            pixels = pixel_spec(settings, options.image_size, WHOLE)
             view = check_views(config, pixels)
-            layout = ImageLayout(serving.image_size or pixels.view, view, (Block(view),), ends=True)
+            layout = ImageLayout(options.image_size or pixels.view, view, (Block(view),), ends=True)
         else:
-            pixels = pixel_spec(settings, serving.image_size, tiles_to_cut(serving, config))
+            pixels = pixel_spec(settings, options.image_size, tiles_to_cut(options, config))
             layout = tiled_layout(config, pixels, max_tiles)
         return cls.sizes(config, layout), pixels
 

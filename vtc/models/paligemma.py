@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PaliGemmaForConditionalGeneration
 
 from vtc.errors import ModelError
-from vtc.facts.layout import Serving, single_view
+from vtc.facts.layout import ImageOptions, single_view
 from vtc.facts.model import ModelFacts
 from vtc.inputs.pixels import PixelSpec
 from vtc.models.images.pixel_specs import pixel_spec
@@ -43,9 +43,9 @@ class PaliGemmaAdapter(GemmaVLM):
         self.set_decoder_attention("sdpa")
 
     @classmethod
-    def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
+    def describe(cls, config: Any, settings: Mapping[str, Any], options: ImageOptions) -> tuple[ModelFacts, PixelSpec]:
         check_parts(config, TOWERS, DECODERS)
-        refuse(serving, "PaliGemma", "tiles", "frames")
+        refuse(options, "PaliGemma", "tiles", "frames")
         vision, text = config.vision_config, config.text_config
         if config.projection_dim != text.hidden_size:
             raise ModelError(

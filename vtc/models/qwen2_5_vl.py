@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from vtc.facts.layout import Serving
+from vtc.facts.layout import ImageOptions
 from vtc.facts.model import ModelFacts
 from vtc.inputs.pixels import PixelSpec
 from vtc.models.parts.checks import check_parts
@@ -29,11 +29,11 @@ class Qwen2_5VLAdapter(QwenVision, LanguageModel):
     model_class = Qwen2_5_VLForConditionalGeneration
 
     @classmethod
-    def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
+    def describe(cls, config: Any, settings: Mapping[str, Any], options: ImageOptions) -> tuple[ModelFacts, PixelSpec]:
         check_parts(config, ("qwen2_5_vl_vision",), ("qwen2_5_vl_text",))
         check_decoder(config.text_config)
         vision, text = config.vision_config, config.text_config
-        pixels = qwen_pixels(vision, settings, serving, "Qwen2.5-VL")
+        pixels = qwen_pixels(vision, settings, options, "Qwen2.5-VL")
         merge = vision.spatial_merge_size
         encoder = qwen_encoder(
             vision,

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import Qwen2VLForConditionalGeneration
 
-from vtc.facts.layout import Serving
+from vtc.facts.layout import ImageOptions
 from vtc.facts.model import ModelFacts
 from vtc.inputs.pixels import PixelSpec
 from vtc.models.parts.checks import check_parts
@@ -26,11 +26,11 @@ class Qwen2VLAdapter(QwenVision, LanguageModel):
     model_class = Qwen2VLForConditionalGeneration
 
     @classmethod
-    def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
+    def describe(cls, config: Any, settings: Mapping[str, Any], options: ImageOptions) -> tuple[ModelFacts, PixelSpec]:
         check_parts(config, ("qwen2_vl_vision",), ("qwen2_vl_text",))
         check_decoder(config.text_config)
         vision, text = config.vision_config, config.text_config
-        pixels = qwen_pixels(vision, settings, serving, "Qwen2-VL")
+        pixels = qwen_pixels(vision, settings, options, "Qwen2-VL")
         width = vision.embed_dim
         encoder = qwen_encoder(vision, width=width, ffn=int(width * vision.mlp_ratio))
         facts = ModelFacts(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Qwen3VLForConditionalGeneration
 
 from vtc.errors import InputError, ModelError
-from vtc.facts.layout import Grid, Serving
+from vtc.facts.layout import Grid, ImageOptions
 from vtc.facts.model import DecoderFacts, ModelFacts
 from vtc.inputs.pixels import PixelSpec
 from vtc.models.base import image_settings
@@ -37,15 +37,15 @@ class Qwen3VLAdapter(QwenVision, LanguageModel):
     model_class: ClassVar[type[PreTrainedModel]] = Qwen3VLForConditionalGeneration
 
     @classmethod
-    def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
+    def describe(cls, config: Any, settings: Mapping[str, Any], options: ImageOptions) -> tuple[ModelFacts, PixelSpec]:
         check_parts(config, (f"{cls.family}_vision",), (f"{cls.family}_text",))
         vision, text = config.vision_config, config.text_config
         check_decoder(text)
         _check_carried(vision, text)
-        if serving.frames > 1 and "video_processor_type" not in settings:
+        if options.frames > 1 and "video_processor_type" not in settings:
             raise InputError("ships no video processor settings (video_preprocessor_config.json); fetch them too")
-        pixels = qwen_pixels(vision, settings, serving, "Qwen3-VL")
-        merge, carried = vision.spatial_merge_size, len(vision.deepstack_visual_indexes)
+        pixels = qwen_pixels(vision, settings, options, "Qwen3-VL")
+        merge, deepstack = vision.spatial_merge_size, len(vision.deepstack_visual_indexes)
         inner = vision.hidden_size * merge**2
         merger = inner * (inner + vision.out_hidden_size)
         layout = qwen_layout(pixels, merge)
@@ -55,9 +55,9 @@ class Qwen3VLAdapter(QwenVision, LanguageModel):
             # Text stands between the steps in time, so that each is a span.
             layout=replace(layout, blocks=layout.blocks[:1], spans=len(layout.blocks)),
             encoder=qwen_encoder(vision, width=vision.hidden_size, ffn=vision.intermediate_size),
-            decoder=cls._decoder(text, carried=carried),
-            projector_params=(1 + carried) * merger,
-            carried_params=carried * merger,
+            decoder=cls._decoder(text, deepstack=deepstack),
+            projector_params=(1 + deepstack) * merger,
+            deepstack_params=deepstack * merger,
         )
         return facts, pixels
 
@@ -85,12 +85,12 @@ class Qwen3VLAdapter(QwenVision, LanguageModel):
         return [(row * side + column, down * across) for row, down in axes[0] for column, across in axes[1]]
 
     @property
-    def carried_layers(self) -> Sequence[int]:
+    def deepstack_layers(self) -> Sequence[int]:
         return tuple(self._visual.deepstack_visual_indexes)
 
-    def project_carried(self, carried: Tensor) -> Tensor:
+    def project_deepstack(self, deepstack: Tensor) -> Tensor:
         mergers = [PatchMerger(merger, self.facts.encoder.width) for merger in self._visual.deepstack_merger_list]
-        parts = carried.chunk(len(mergers), dim=-1)
+        parts = deepstack.chunk(len(mergers), dim=-1)
         return torch.cat([merger(part) for merger, part in zip(mergers, parts, strict=True)], dim=-1)
 
     @property

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from transformers import Qwen3VLMoeForConditionalGeneration
 
 from vtc.errors import ModelError
-from vtc.facts.layout import Serving
+from vtc.facts.layout import ImageOptions
 from vtc.facts.model import DecoderFacts, ModelFacts
 from vtc.inputs.pixels import PixelSpec
 from vtc.models.parts.experts import EVERY_EXPERT
@@ -22,11 +22,11 @@ class Qwen3VLMoeAdapter(Qwen3VLAdapter):
     model_class = Qwen3VLMoeForConditionalGeneration
 
     @classmethod
-    def describe(cls, config: Any, settings: Mapping[str, Any], serving: Serving) -> tuple[ModelFacts, PixelSpec]:
+    def describe(cls, config: Any, settings: Mapping[str, Any], options: ImageOptions) -> tuple[ModelFacts, PixelSpec]:
         text = config.text_config
         if getattr(text, "decoder_sparse_step", 1) != 1 or getattr(text, "mlp_only_layers", None):
             raise ModelError("only mixtures of experts in all layers are supported (decoder_sparse_step 1)")
-        return super().describe(config, settings, serving)
+        return super().describe(config, settings, options)
 
     @classmethod
     def _decoder(cls, text: Any, **more: Any) -> DecoderFacts:

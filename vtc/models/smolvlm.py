@@ -16,7 +16,7 @@ from transformers import SmolVLMForConditionalGeneration
 from typing_extensions import Self
 
 from vtc.errors import InputError, ModelError
-from vtc.facts.layout import Grid, Serving
+from vtc.facts.layout import Grid, ImageOptions
 from vtc.inputs.pixels import PixelSpec
 from vtc.models.base import image_settings
 from vtc.models.idefics3 import AROUND, WHOLE_IMAGE, Idefics3Adapter
@@ -55,19 +55,19 @@ class SmolVLMAdapter(Idefics3Adapter):
     called = "SmolVLM"
 
     @classmethod
-    def pixels_of(cls, settings: Mapping[str, Any], size: Grid | None, serving: Serving) -> PixelSpec:
-        if serving.frames == 1:
-            return super().pixels_of(settings, size, serving)
-        if serving.tiles not in (None, WHOLE):
+    def pixels_of(cls, settings: Mapping[str, Any], size: Grid | None, options: ImageOptions) -> PixelSpec:
+        if options.frames == 1:
+            return super().pixels_of(settings, size, options)
+        if options.tiles not in (None, WHOLE):
             raise InputError("SmolVLM does not cut the frames of a clip into tiles; leave out --tiles or --frames")
-        if serving.frames > MOST_FRAMES:
+        if options.frames > MOST_FRAMES:
             raise InputError(f"SmolVLM's prompt tells clips of up to {MOST_FRAMES} frames; give fewer --frames")
         sampling_rate(settings)
         # Published checkpoints have the settings of both processors in one file, which names that of images.
-        return pixel_spec({**settings, "video_processor_type": "SmolVLMVideoProcessor"}, size, frames=serving.frames)
+        return pixel_spec({**settings, "video_processor_type": "SmolVLMVideoProcessor"}, size, frames=options.frames)
 
-    def made_for(self, serving: Serving) -> Self:
-        other = super().made_for(serving)
+    def with_image_options(self, options: ImageOptions) -> Self:
+        other = super().with_image_options(options)
         # Frames may be views of another size than those of images.
         other._places = other._position_places()
         return other

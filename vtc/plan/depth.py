@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from vtc.facts.model import ModelFacts
 from vtc.recipe import Origin, Recipe
-from vtc.recipe.stages import DropLayers, Prune, PruneInDecoder, VisualExit
+from vtc.recipe.stages import DropLayersEntry, PruneEntry, PruneInDecoderEntry, VisualExitEntry
 from vtc.recipe.yaml_lines import KeyPath
 
 
@@ -89,7 +89,7 @@ def encoder_depth(
         For each `drop_layers` stage of the encoder, by its number, its layers.
     """
     encoder = facts.encoder
-    drops = [(n, s) for n, s in enumerate(recipe.stages) if isinstance(s, DropLayers) and s.component == "encoder"]
+    drops = [(n, s) for n, s in enumerate(recipe.stages) if isinstance(s, DropLayersEntry) and s.component == "encoder"]
     owner: dict[int, int] = {}
     dropped: dict[int, tuple[int, ...]] = {}
     for number, stage in drops:
@@ -107,7 +107,7 @@ def encoder_depth(
     wanted = {
         layer % encoder.layers
         for stage in recipe.stages
-        if isinstance(stage, Prune)
+        if isinstance(stage, PruneEntry)
         for layer in stage.selector.layers_named
     }
     for number, stage in drops:
@@ -129,7 +129,7 @@ def encoder_depth(
 def decoder_depth(recipe: Recipe, facts: ModelFacts, faults: Faults) -> DecoderDepth:
     """Decide which decoder layers run, which of them visual tokens skip, and where visual tokens leave."""
     total = facts.decoder.layers
-    exits = [(number, stage) for number, stage in enumerate(recipe.stages) if isinstance(stage, VisualExit)]
+    exits = [(number, stage) for number, stage in enumerate(recipe.stages) if isinstance(stage, VisualExitEntry)]
     candidates: Sequence[int | None] = [None]
     if exits:
         number, stage = exits[0]
@@ -156,7 +156,7 @@ def decoder_depth(recipe: Recipe, facts: ModelFacts, faults: Faults) -> DecoderD
 
 
 def _decoder_depth(recipe: Recipe, total: int, exit_layer: int | None, faults: Faults) -> DecoderDepth:
-    drops = [(n, s) for n, s in enumerate(recipe.stages) if isinstance(s, DropLayers) and s.component == "decoder"]
+    drops = [(n, s) for n, s in enumerate(recipe.stages) if isinstance(s, DropLayersEntry) and s.component == "decoder"]
     cuts = _cuts(recipe, total, exit_layer, faults)
     owner: dict[int, int] = {}
     dropped: dict[int, tuple[int, ...]] = {}
@@ -188,7 +188,9 @@ def _decoder_depth(recipe: Recipe, total: int, exit_layer: int | None, faults: F
     depth = DecoderDepth(kept, skipped, exit_layer, dropped, cuts)
     for layer, number in cuts.items():
         _check_cut(layer, number, depth, faults)
-    last_stage = max((n for n, s in enumerate(recipe.stages) if isinstance(s, DropLayers | VisualExit)), default=0)
+    last_stage = max(
+        (n for n, s in enumerate(recipe.stages) if isinstance(s, DropLayersEntry | VisualExitEntry)), default=0
+    )
     if not kept:
         faults.add(last_stage, "", "no decoder layer is left")
     elif not any(depth.sees_image(layer) for layer in kept):
@@ -212,7 +214,7 @@ def layer_at(layer: int | float, total: int) -> int:
 def _cuts(recipe: Recipe, total: int, exit_layer: int | None, faults: Faults) -> dict[int, int]:
     cuts: dict[int, int] = {}
     for number, stage in enumerate(recipe.stages):
-        if not isinstance(stage, PruneInDecoder):
+        if not isinstance(stage, PruneInDecoderEntry):
             continue
         layer = layer_at(stage.layer, total)
         before = max(cuts, default=0)

@@ -17,7 +17,7 @@ from vtc.facts.model import DecoderFacts, EncoderFacts, ModelFacts
 from vtc.plan import flops
 from vtc.plan.depth import DecoderDepth, Faults, decoder_depth, encoder_depth
 from vtc.plan.stages import StagePlan, check_combination, plan_stages
-from vtc.recipe import Prune, PruneInDecoder, Recipe
+from vtc.recipe import PruneEntry, PruneInDecoderEntry, Recipe
 from vtc.recipe.values import Positions
 
 __all__ = [
@@ -207,14 +207,16 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
     layout, spans = facts.layout, facts.layout.spans
     before_decoder = [stage.tokens_out for stage in stages if stage.kind in ("frequency_filter", "prune")]
     keep = before_decoder[-1] if before_decoder else spans * layout.tokens
-    prunes = [(stage, entry) for stage, entry in zip(stages, recipe.stages, strict=True) if isinstance(entry, Prune)]
+    prunes = [
+        (stage, entry) for stage, entry in zip(stages, recipe.stages, strict=True) if isinstance(entry, PruneEntry)
+    ]
     positions, position_span, position_grids = _positions(stages, prunes, facts, keep // spans)
     kept_at = {layer: stages[number].tokens_out for layer, number in depth.cuts.items()}
     visual = tuple(_visual_tokens(layer, keep, kept_at) if depth.sees_image(layer) else 0 for layer in depth.kept)
     lengths = [text_tokens + count for count in visual]
     readings = _readings(prunes, facts)
-    projections = _projected(prunes, keep, layout) * (facts.projector_params - facts.carried_params)
-    carried = _projected((), keep, layout) * facts.carried_params
+    projections = _projected(prunes, keep, layout) * (facts.projector_params - facts.deepstack_params)
+    deepstack = _projected((), keep, layout) * facts.deepstack_params
     parts = {
         "encoder": layout.views * flops.encoder_flops(facts.encoder, layout.view_grid, encoder_layers, readings)
         + spans * sum(_resampling_flops(layout, flops.reading_width(facts.encoder, kind)) for kind in readings)
@@ -223,13 +225,13 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
             * flops.product_flops(entry.selector.products(*_each(stage, spans), text_tokens, facts, stage.grids_in))
             for stage, entry in prunes
         ),
-        "projector": 2 * (projections + carried)
+        "projector": 2 * (projections + deepstack)
         + spans * (_filter_flops(stages, facts) + _resampling_flops(layout, facts.decoder.width)),
         "decoder": flops.decoder_flops(facts.decoder, lengths),
         "selection": sum(
             _selection_flops(entry, stage.tokens_in, spans, text_tokens, facts.decoder)
             for stage, entry in zip(stages, recipe.stages, strict=True)
-            if isinstance(entry, PruneInDecoder)
+            if isinstance(entry, PruneInDecoderEntry)
         ),
         "head": flops.head_flops(facts.decoder),
     }
@@ -259,7 +261,7 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
 
 
 def _positions(
-    stages: Sequence[StagePlan], prunes: Sequence[tuple[StagePlan, Prune]], facts: ModelFacts, keep: int
+    stages: Sequence[StagePlan], prunes: Sequence[tuple[StagePlan, PruneEntry]], facts: ModelFacts, keep: int
 ) -> tuple[Positions, int, tuple[Grid, ...]]:
     """The convention, the positions that a run of placeholders takes up, and the grids that they count."""
     filtered = [stage for stage in stages if stage.kind == "frequency_filter"]
@@ -276,7 +278,7 @@ def _each(stage: StagePlan, spans: int) -> tuple[int, int]:
     return stage.tokens_in // spans, stage.tokens_out // spans
 
 
-def _selection_flops(entry: PruneInDecoder, tokens: int, spans: int, text: int, decoder: DecoderFacts) -> int:
+def _selection_flops(entry: PruneInDecoderEntry, tokens: int, spans: int, text: int, decoder: DecoderFacts) -> int:
     return spans * flops.text_attention_flops(decoder, entry.selector.rows(text, tokens // spans), text + tokens)
 
 
@@ -305,14 +307,14 @@ def _segments(depth: DecoderDepth, visual: Sequence[int]) -> tuple[SegmentPlan, 
     return tuple(segments)
 
 
-def _readings(prunes: Sequence[tuple[StagePlan, Prune]], facts: ModelFacts) -> list[str]:
+def _readings(prunes: Sequence[tuple[StagePlan, PruneEntry]], facts: ModelFacts) -> list[str]:
     """Kinds of what selectors read, one entry a layer; two selectors share a reading."""
     found = {(kind, layer) for stage, entry in prunes for kind in entry.selector.reads for layer in stage.layers}
     instead = {} if facts.encoder.has_cls else {"cls_attention": "received_attention"}
     return [instead.get(kind, kind) for kind, _ in found]
 
 
-def _projected(prunes: Sequence[tuple[StagePlan, Prune]], keep: int, layout: ImageLayout) -> int:
+def _projected(prunes: Sequence[tuple[StagePlan, PruneEntry]], keep: int, layout: ImageLayout) -> int:
     """Tokens that pass the projector: all that the first selector sees which looks at the decoder's space."""
     if layout.resized:
         return layout.views * layout.view_grid[0] * layout.view_grid[1]
@@ -322,7 +324,7 @@ def _projected(prunes: Sequence[tuple[StagePlan, Prune]], keep: int, layout: Ima
 
 
 def _filter_flops(stages: Sequence[StagePlan], facts: ModelFacts) -> int:
-    width = facts.token_width * (1 + facts.decoder.carried)
+    width = facts.token_width * (1 + facts.decoder.deepstack)
     return sum(
         flops.filter_flops(width, before, after)
         for stage in stages

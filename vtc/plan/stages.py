@@ -19,14 +19,21 @@ from vtc.plan.selectors import these_work, why_not
 from vtc.recipe import Recipe
 from vtc.recipe.selectors import (
     AnyDecoderSelector,
-    ClsAttentionSelector,
-    EVSSelector,
-    LearnedSelector,
-    RandomSelector,
-    RelevanceSelector,
-    TextAttentionSelector,
+    ClsAttentionEntry,
+    EVSEntry,
+    LearnedEntry,
+    RandomEntry,
+    RelevanceEntry,
+    TextAttentionEntry,
 )
-from vtc.recipe.stages import AnyStage, DropLayers, FrequencyFilter, Prune, PruneInDecoder, VisualExit
+from vtc.recipe.stages import (
+    AnyStage,
+    DropLayersEntry,
+    FrequencyFilterEntry,
+    PruneEntry,
+    PruneInDecoderEntry,
+    VisualExitEntry,
+)
 
 
 @dataclass(frozen=True)
@@ -64,11 +71,11 @@ class StagePlan:
 
 def _rank(stage: AnyStage) -> int:
     match stage:
-        case DropLayers(component="encoder"):
+        case DropLayersEntry(component="encoder"):
             return 0
-        case FrequencyFilter():
+        case FrequencyFilterEntry():
             return 1
-        case Prune():
+        case PruneEntry():
             return 2
         case _:
             return 3
@@ -77,9 +84,9 @@ def _rank(stage: AnyStage) -> int:
 def check_combination(recipe: Recipe, faults: Faults, facts: ModelFacts | None = None) -> None:
     """Refuse stages that cannot work together on any model; one that is known makes advice fit it."""
     _check_order(recipe, faults)
-    filters = [number for number, stage in enumerate(recipe.stages) if isinstance(stage, FrequencyFilter)]
-    prunes = [(number, stage) for number, stage in enumerate(recipe.stages) if isinstance(stage, Prune)]
-    exits = [number for number, stage in enumerate(recipe.stages) if isinstance(stage, VisualExit)]
+    filters = [number for number, stage in enumerate(recipe.stages) if isinstance(stage, FrequencyFilterEntry)]
+    prunes = [(number, stage) for number, stage in enumerate(recipe.stages) if isinstance(stage, PruneEntry)]
+    exits = [number for number, stage in enumerate(recipe.stages) if isinstance(stage, VisualExitEntry)]
     for number, stage in prunes:
         if stage.positions != prunes[0][1].positions:
             problem = f"stages.{prunes[0][0]} says {prunes[0][1].positions}; one recipe has one convention"
@@ -98,7 +105,7 @@ def check_combination(recipe: Recipe, faults: Faults, facts: ModelFacts | None =
 
 
 def _check_budget(recipe: Recipe, faults: Faults) -> None:
-    pruning = [(number, s) for number, s in enumerate(recipe.stages) if isinstance(s, Prune | PruneInDecoder)]
+    pruning = [(number, s) for number, s in enumerate(recipe.stages) if isinstance(s, PruneEntry | PruneInDecoderEntry)]
     if recipe.budget is not None and not pruning:
         faults.add_at(("budget",), "nothing to spend it: the recipe has neither a prune nor a prune_in_decoder stage")
     for number, stage in pruning:
@@ -114,10 +121,10 @@ def _check_order(recipe: Recipe, faults: Faults) -> None:
         before = recipe.stages[latest]
         if _rank(stage) >= _rank(before):
             latest = number
-        elif isinstance(stage, FrequencyFilter) and isinstance(before, Prune):
+        elif isinstance(stage, FrequencyFilterEntry) and isinstance(before, PruneEntry):
             faults.add(number, "", f"needs a whole grid, and stages.{latest} has pruned it; put the filter first")
         else:
-            what = "dropping encoder layers" if isinstance(stage, DropLayers) else stage.kind
+            what = "dropping encoder layers" if isinstance(stage, DropLayersEntry) else stage.kind
             faults.add(number, "", f"{what} happens before {before.kind}; move it in front of stages.{latest}")
 
 
@@ -134,7 +141,7 @@ def plan_stages(
 ) -> tuple[StagePlan, ...]:
     """Follow one image's visual tokens through the stages."""
     layout, spans = facts.layout, facts.layout.spans
-    before_decoder = any(isinstance(stage, FrequencyFilter | Prune) for stage in recipe.stages)
+    before_decoder = any(isinstance(stage, FrequencyFilterEntry | PruneEntry) for stage in recipe.stages)
     # Counts are those of one run of placeholders until the end.
     tokens = layout.selectable if before_decoder else layout.tokens
     grids = layout.grids
@@ -146,26 +153,26 @@ def plan_stages(
         layer: int | None = None
         layers: tuple[int, ...] = ()
         match stage:
-            case FrequencyFilter():
+            case FrequencyFilterEntry():
                 if grids:  # check_order has refused a filter behind a prune
                     grids = _filter_grids(stage, grids, spans, number, faults)
                     tokens = sum(rows * columns for rows, columns in grids)
                 detail = f"{_sides(grids_in)} tokens to {_sides(grids)}"
-            case Prune():
+            case PruneEntry():
                 tokens = _kept_tokens(keeps.get(number, stage.keep), tokens, spans, number, faults)
                 grids = ()
                 layers = _attention_layers(stage, facts, encoder_layers, number, faults)
                 _check_selector(recipe, number, stage, facts, faults)
                 detail = _selector_detail(stage, layers)
-            case PruneInDecoder():
+            case PruneInDecoderEntry():
                 tokens = _kept_tokens(keeps.get(number, stage.keep), tokens, spans, number, faults)
                 grids = ()
                 layer = cut_at.get(number)
                 detail = f"before decoder layer {layer}, {_cut_detail(stage.selector)}"
-            case VisualExit():
+            case VisualExitEntry():
                 layer = depth.exit
                 detail = f"before decoder layer {layer}"
-            case DropLayers():
+            case DropLayersEntry():
                 layers = encoder_dropped[number] if stage.component == "encoder" else depth.dropped[number]
                 verb = "skipped by visual tokens" if stage.visual_only else "removed"
                 detail = f"{stage.component} {_listing(layers)} {verb}"
@@ -176,17 +183,18 @@ def plan_stages(
     return tuple(plans)
 
 
-def _check_selector(recipe: Recipe, number: int, stage: Prune, facts: ModelFacts, faults: Faults) -> None:
+def _check_selector(recipe: Recipe, number: int, stage: PruneEntry, facts: ModelFacts, faults: Faults) -> None:
     """Report a selector that cannot choose among this model's tokens, and name those that can."""
     selector = stage.selector
     pruned, filtered = (
-        any(isinstance(earlier, kind) for earlier in recipe.stages[:number]) for kind in (Prune, FrequencyFilter)
+        any(isinstance(earlier, kind) for earlier in recipe.stages[:number])
+        for kind in (PruneEntry, FrequencyFilterEntry)
     )
     problem = why_not(selector, facts, pruned=pruned)
     if problem is not None:
         works = these_work(facts, filtered=filtered, pruned=pruned)
         faults.add(number, "selector", f"{selector.name} {problem}; these work: {works}")
-    elif isinstance(selector, EVSSelector) and selector.frames not in (None, len(facts.layout.grids)):
+    elif isinstance(selector, EVSEntry) and selector.frames not in (None, len(facts.layout.grids)):
         faults.add(number, "selector.frames", f"is {selector.frames}, and the clip has {len(facts.layout.grids)}")
 
 
@@ -212,7 +220,7 @@ def _each_span(keep: int, tokens: int, spans: int, number: int, faults: Faults) 
 
 
 def _filter_grids(
-    stage: FrequencyFilter, grids: tuple[Grid, ...], spans: int, number: int, faults: Faults
+    stage: FrequencyFilterEntry, grids: tuple[Grid, ...], spans: int, number: int, faults: Faults
 ) -> tuple[Grid, ...]:
     total = sum(rows * columns for rows, columns in grids)
     if stage.keep == "auto" and len(grids) > 1:
@@ -269,10 +277,10 @@ def smaller_grid(grid: Grid, keep: int) -> Grid | None:
 
 
 def _attention_layers(
-    stage: Prune, facts: ModelFacts, encoder_layers: tuple[int, ...], number: int, faults: Faults
+    stage: PruneEntry, facts: ModelFacts, encoder_layers: tuple[int, ...], number: int, faults: Faults
 ) -> tuple[int, ...]:
     selector = stage.selector
-    if not isinstance(selector, ClsAttentionSelector):
+    if not isinstance(selector, ClsAttentionEntry):
         try:
             return selector.layers_read(facts, encoder_layers)
         except ValueError as error:
@@ -313,21 +321,21 @@ def _listing(layers: Sequence[int]) -> str:
 
 
 def _cut_detail(selector: AnyDecoderSelector) -> str:
-    if isinstance(selector, RelevanceSelector):
+    if isinstance(selector, RelevanceEntry):
         return f"relevance, {selector.checkpoint}"
-    if not isinstance(selector, TextAttentionSelector):
+    if not isinstance(selector, TextAttentionEntry):
         return selector.name
     positions = "" if selector.rope else ", without rotary positions"
     return f"text_attention of {selector.queries.replace('_', ' ')}{positions}"
 
 
-def _selector_detail(stage: Prune, layers: tuple[int, ...]) -> str:
+def _selector_detail(stage: PruneEntry, layers: tuple[int, ...]) -> str:
     match stage.selector:
-        case ClsAttentionSelector():
+        case ClsAttentionEntry():
             return f"cls_attention of encoder {_listing(layers)}"
-        case RandomSelector(seed=seed):
+        case RandomEntry(seed=seed):
             return f"random, seed {seed}"
-        case LearnedSelector(checkpoint=checkpoint):
+        case LearnedEntry(checkpoint=checkpoint):
             return f"learned, {checkpoint}"
         case selector if layers:
             return f"{selector.name}, reading encoder {_listing(layers)}"

@@ -21,57 +21,18 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
 from vtc.errors import RecipeError
 from vtc.recipe.faults import did_you_mean, faults
 from vtc.recipe.selectors import (
-    SELECTORS,
-    AnySelector,
-    ClsAttentionSelector,
-    LearnedSelector,
-    PrunerTraining,
-    RandomSelector,
-    RelevanceSelector,
-    RelevanceTraining,
-    TextAttentionSelector,
     TrainedSelectorEntry,
-    UniformSelector,
 )
 from vtc.recipe.stages import (
-    STAGES,
-    AnyStage,
     Budget,
-    DropLayers,
-    FrequencyFilter,
-    Prune,
-    PruneInDecoder,
+    PruneEntry,
+    PruneInDecoderEntry,
     Stage,
-    VisualExit,
 )
 from vtc.recipe.values import Written
 from vtc.recipe.yaml_lines import MAX_BYTES, KeyPath, read_yaml
 
-__all__ = [
-    "SELECTORS",
-    "STAGES",
-    "AnySelector",
-    "AnyStage",
-    "Budget",
-    "ClsAttentionSelector",
-    "DropLayers",
-    "FrequencyFilter",
-    "LearnedSelector",
-    "Origin",
-    "Prune",
-    "PruneInDecoder",
-    "PrunerTraining",
-    "RandomSelector",
-    "Recipe",
-    "RelevanceSelector",
-    "RelevanceTraining",
-    "TextAttentionSelector",
-    "UniformSelector",
-    "VisualExit",
-    "builtin_recipes",
-    "load_recipe",
-    "parse_recipe",
-]
+__all__ = ["Origin", "Recipe", "builtin_recipes", "load_recipe", "parse_recipe"]
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -205,7 +166,9 @@ class Recipe(Written):
         """
         entry = self.stages[stage]
         path = ("stages", stage, "selector", "checkpoint")
-        if not isinstance(entry, Prune | PruneInDecoder) or not isinstance(entry.selector, TrainedSelectorEntry):
+        if not isinstance(entry, PruneEntry | PruneInDecoderEntry) or not isinstance(
+            entry.selector, TrainedSelectorEntry
+        ):
             raise RecipeError(self._origin.message(("stages", stage), "has no checkpoint"))
         directory = (self._origin.directory or Path.cwd()).resolve()
         file = (directory / entry.selector.checkpoint).resolve()

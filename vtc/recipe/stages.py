@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from vtc.recipe.selectors import DecoderSelector, Selector, TextAttentionSelector
+from vtc.recipe.selectors import DecoderSelector, Selector, TextAttentionEntry
 from vtc.recipe.values import (
     Fraction,
     Keep,
@@ -27,11 +27,11 @@ from vtc.recipe.values import (
 DEFAULT_ENERGY = 0.95
 
 
-class _StageEntry(Written):
+class StageEntry(Written):
     summary: ClassVar[str]
 
 
-class FrequencyFilter(_StageEntry):
+class FrequencyFilterEntry(StageEntry):
     """Keep the low frequencies of the token grid: DCT, crop, smaller inverse DCT, before the projector.
 
     ``keep`` tokens form a smaller grid of the same aspect; ``auto`` is the smallest grid that holds
@@ -55,13 +55,13 @@ class FrequencyFilter(_StageEntry):
         return data
 
     @model_validator(mode="after")
-    def _energy_goes_with_auto(self) -> FrequencyFilter:
+    def _energy_goes_with_auto(self) -> FrequencyFilterEntry:
         if self.keep != "auto" and self.energy is not None:
             raise ValueError(f"energy is only for keep: auto, here keep is {self.keep}")
         return self
 
 
-class Prune(_StageEntry):
+class PruneEntry(StageEntry):
     """Keep the tokens that a selector chooses, between the vision encoder and the decoder.
 
     ``keep`` may be left to the recipe's budget. ``positions`` is what the decoder is told of them: ``renumber`` counts
@@ -76,7 +76,7 @@ class Prune(_StageEntry):
     positions: Positions = "renumber"
 
 
-class PruneInDecoder(_StageEntry):
+class PruneInDecoderEntry(StageEntry):
     """Keep, before decoder layer ``layer``, the visual tokens that a selector chooses by the prompt.
 
     Layers 0 to ``layer`` - 1 see all that entered, the others what is kept, each at the position it had; a number
@@ -90,10 +90,10 @@ class PruneInDecoder(_StageEntry):
     kind: Literal["prune_in_decoder"] = "prune_in_decoder"
     layer: LayerOrDepth
     keep: Keep | None = None
-    selector: DecoderSelector = TextAttentionSelector()
+    selector: DecoderSelector = TextAttentionEntry()
 
 
-class VisualExit(_StageEntry):
+class VisualExitEntry(StageEntry):
     """All visual tokens leave before decoder layer ``layer`` (0-based); the text keeps its positions.
 
     A number between 0 and 1 is a share of the decoder's depth; ``auto`` is the earliest layer at which calibration data
@@ -111,13 +111,13 @@ class VisualExit(_StageEntry):
     criterion: Literal["agreement", "dyvte"] = "agreement"
 
     @model_validator(mode="after")
-    def _criterion_goes_with_auto(self) -> VisualExit:
+    def _criterion_goes_with_auto(self) -> VisualExitEntry:
         if self.layer != "auto" and self.criterion != "agreement":
             raise ValueError(f"criterion is only for layer: auto, here layer is {self.layer}")
         return self
 
 
-class DropLayers(_StageEntry):
+class DropLayersEntry(StageEntry):
     """Remove whole layers of the decoder or the encoder, or only their work on visual tokens.
 
     With ``visual_only`` (decoder only) visual tokens skip the layers altogether: they are neither computed
@@ -135,7 +135,7 @@ class DropLayers(_StageEntry):
     visual_only: bool = False
 
     @model_validator(mode="after")
-    def _consistent(self) -> DropLayers:
+    def _consistent(self) -> DropLayersEntry:
         if self.layers == "auto" and self.count is None:
             raise ValueError("layers: auto needs count, the number of layers to drop")
         if self.layers != "auto" and self.count is not None:
@@ -145,8 +145,8 @@ class DropLayers(_StageEntry):
         return self
 
 
-AnyStage = FrequencyFilter | Prune | PruneInDecoder | VisualExit | DropLayers
-STAGES: dict[str, type[_StageEntry]] = {model.model_fields["kind"].default: model for model in get_args(AnyStage)}
+AnyStage = FrequencyFilterEntry | PruneEntry | PruneInDecoderEntry | VisualExitEntry | DropLayersEntry
+STAGES: dict[str, type[StageEntry]] = {model.model_fields["kind"].default: model for model in get_args(AnyStage)}
 Stage = Annotated[AnyStage, Field(discriminator="kind")]
 
 

@@ -20,7 +20,7 @@ from vtc.bundle.engines import Limits
 from vtc.bundle.manifest import Manifest, ServedImage, load_manifest
 from vtc.errors import InputError
 from vtc.inputs.pixels import to_pixels
-from vtc.inputs.sequence import asked, clips
+from vtc.inputs.sequence import clips, query_tokens
 from vtc.runtime import BACKENDS
 from vtc.runtime.backends import open_backend
 from vtc.runtime.decoder import Cache, Decoder, Logits
@@ -394,7 +394,9 @@ class VLM:
         served, vision = batch.served, self.vision(batch.served)
         feeds: dict[str, Array] = {"pixel_values": pixels}
         if "text_embeds" in vision.inputs:
-            where = asked(batch.input_ids, batch.mask, served.token_id, served.keep, "text_after_image", served.spans)
+            where = query_tokens(
+                batch.input_ids, batch.mask, served.token_id, served.keep, "text_after_image", served.spans
+            )
             own = embeds.numpy()[..., : self.manifest.generation.width]
             feeds["text_embeds"] = own[where.image_rows[:, None], where.query_columns]
             feeds["text_mask"] = where.query_mask

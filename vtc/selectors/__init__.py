@@ -59,7 +59,7 @@ class BuildContext:
     encoder_layers: tuple[int, ...] = ()
 
 
-def _learned(spec: entries.LearnedSelector, context: BuildContext) -> Selector:
+def _learned(spec: entries.LearnedEntry, context: BuildContext) -> Selector:
     if context.checkpoint is None:
         return Learned(context.facts.token_width, spec.diversity)
     return Learned.from_checkpoint(
@@ -72,39 +72,39 @@ def _learned(spec: entries.LearnedSelector, context: BuildContext) -> Selector:
 
 
 _BUILDERS: dict[type, Callable[[Any, BuildContext], Selector]] = {
-    entries.RandomSelector: lambda spec, _: Random(spec.seed),
-    entries.UniformSelector: lambda _, __: Uniform(),
-    entries.PoolingSelector: lambda _, __: Pooling(),
-    entries.ClsAttentionSelector: lambda _, context: CLSAttention(context.layers),
-    entries.LearnedSelector: _learned,
-    entries.HiPruneSelector: lambda spec, context: HiPrune(
+    entries.RandomEntry: lambda spec, _: Random(spec.seed),
+    entries.UniformEntry: lambda _, __: Uniform(),
+    entries.PoolingEntry: lambda _, __: Pooling(),
+    entries.ClsAttentionEntry: lambda _, context: CLSAttention(context.layers),
+    entries.LearnedEntry: _learned,
+    entries.HiPruneEntry: lambda spec, context: HiPrune(
         context.layers[0], context.layers[1], spec.alpha, spec.as_published
     ),
-    entries.FoPruSelector: lambda spec, context: FoPru(context.layers[0], spec.strategy),
-    entries.VisPrunerSelector: lambda spec, context: VisPruner(context.layers[0], spec.important),
-    entries.VScanSelector: lambda spec, context: VScan(context.layers[0], context.layers[1], spec.windows),
-    entries.DivPruneSelector: lambda _, __: DivPrune(),
-    entries.CDPrunerSelector: lambda spec, _: CDPruner(spec.relevance, spec.as_published),
-    entries.ToDRESelector: lambda _, context: ToDRE(context.layers[0] if context.layers else None),
-    entries.MMTokSelector: lambda spec, _: MMTok(spec.text_temperature, spec.vision_temperature, spec.alpha),
-    entries.VisionZipSelector: lambda spec, context: VisionZip(
+    entries.FoPruEntry: lambda spec, context: FoPru(context.layers[0], spec.strategy),
+    entries.VisPrunerEntry: lambda spec, context: VisPruner(context.layers[0], spec.important),
+    entries.VScanEntry: lambda spec, context: VScan(context.layers[0], context.layers[1], spec.windows),
+    entries.DivPruneEntry: lambda _, __: DivPrune(),
+    entries.CDPrunerEntry: lambda spec, _: CDPruner(spec.relevance, spec.as_published),
+    entries.ToDREEntry: lambda _, context: ToDRE(context.layers[0] if context.layers else None),
+    entries.MMTokEntry: lambda spec, _: MMTok(spec.text_temperature, spec.vision_temperature, spec.alpha),
+    entries.VisionZipEntry: lambda spec, context: VisionZip(
         context.layers[0], spec.contextual, context.facts.encoder.has_cls, spec.as_published
     ),
-    entries.PruMergeSelector: lambda spec, context: PruMerge(
+    entries.PruMergeEntry: lambda spec, context: PruMerge(
         context.layers[0], spec.spatial, spec.as_published, spec.important
     ),
-    entries.ToMeSelector: lambda _, context: ToMe(context.layers[0]),
-    entries.TurboSelector: lambda spec, context: Turbo(context.layers[0], spec.alpha),
-    entries.ClusteringSelector: lambda spec, _: Clustering(spec.neighbours),
-    entries.HiREDSelector: lambda spec, context: HiRED(
+    entries.ToMeEntry: lambda _, context: ToMe(context.layers[0]),
+    entries.TurboEntry: lambda spec, context: Turbo(context.layers[0], spec.alpha),
+    entries.ClusteringEntry: lambda spec, _: Clustering(spec.neighbours),
+    entries.HiREDEntry: lambda spec, context: HiRED(
         context.layers[0],
         context.layers[-1],
         views_of(context.facts.layout),
         spec.share,
         spec.as_published,
     ),
-    entries.EVSSelector: lambda _, context: EVS(len(context.facts.layout.grids)),
-    entries.GlobalCom2Selector: lambda spec, context: GlobalCom2(
+    entries.EVSEntry: lambda _, context: EVS(len(context.facts.layout.grids)),
+    entries.GlobalCom2Entry: lambda spec, context: GlobalCom2(
         context.layers[0], views_of(context.facts.layout), spec.temperature, spec.as_published
     ),
 }

@@ -120,7 +120,7 @@ def ascending(indices: Tensor) -> Tensor:
     return torch.sort(indices.float(), dim=-1).values.long()
 
 
-def taken(indices: Tensor, count: int) -> Tensor:
+def kept_mask(indices: Tensor, count: int) -> Tensor:
     """Which of `count` tokens are among `indices` (B, K): (B, count), float32, 1 or 0."""
     blank = torch.zeros(indices.shape[0], count, device=indices.device)
     return blank.scatter(1, indices, 1.0)

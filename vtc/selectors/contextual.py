@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vtc.selectors.base import best, taken
+from vtc.selectors.base import best, kept_mask
 from vtc.visual_tokens import gather_tokens
 
 
@@ -42,7 +42,7 @@ def contextual_merge(
     left = total - dominant.shape[1]
     step = max(1, left // count)
     # Dominant tokens are moved behind all others, which stay in raster order.
-    order = torch.arange(total, device=features.device) + total * taken(dominant, total)
+    order = torch.arange(total, device=features.device) + total * kept_mask(dominant, total)
     rest = torch.sort(order, dim=-1).indices[:, :left]
     target_indices = rest[:, : step * count : step]
 

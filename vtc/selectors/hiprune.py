@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from vtc.facts.layout import Grid
-from vtc.selectors.base import Needs, Selector, ascending, taken, top_k
+from vtc.selectors.base import Needs, Selector, ascending, kept_mask, top_k
 from vtc.selectors.ranking import ranks
 from vtc.visual_tokens import Reading, VisualTokens
 
@@ -79,7 +79,7 @@ def hierarchical(
     if not anchors:
         return ascending(top_k(deep.float(), keep))
     chosen = top_k(found.float(), anchors)
-    anchor = taken(chosen, count)
+    anchor = kept_mask(chosen, count)
     beside = _beside_by_index(chosen, grids) if as_published else _beside(anchor, grids)
     tier = torch.where(anchor > 0, 2.0, beside)
     return ascending(top_k(tier * count - ranks(deep.float()), keep))
@@ -106,4 +106,4 @@ def _beside_by_index(chosen: Tensor, grids: Sequence[Grid]) -> Tensor:
         steps = (-columns, -1, 1, columns)
         table += [[min(max(place + step, first), last) for step in steps] for place in range(first, last + 1)]
     beside = torch.tensor(table, device=chosen.device).index_select(0, chosen.flatten())
-    return taken(beside.reshape(chosen.shape[0], -1), len(table))
+    return kept_mask(beside.reshape(chosen.shape[0], -1), len(table))

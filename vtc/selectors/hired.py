@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vtc.facts.views import Views
-from vtc.selectors.base import Needs, Selector, ascending, taken, top_k
+from vtc.selectors.base import Needs, Selector, ascending, kept_mask, top_k
 from vtc.selectors.views import apportion, totals, view_tokens
 from vtc.visual_tokens import Reading, VisualTokens
 
@@ -70,5 +70,5 @@ class HiRED(Selector):
         regions = views.regions
         if self.as_published:
             regions = [(2 * place + 1) * views.number // (2 * size) for place in range(size)]
-        votes = totals(taken(top_k(attention, voters), size), regions, views.number)
+        votes = totals(kept_mask(top_k(attention, voters), size), regions, views.number)
         return torch.cat([torch.full_like(votes[:, :1], full), votes * (keep - full) / voters], dim=1)

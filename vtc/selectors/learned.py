@@ -101,12 +101,12 @@ def add_diverse(features: Tensor, chosen: Tensor, count: int) -> Tensor:
     unit = nn.functional.normalize(features.float(), dim=-1)
     index = chosen.unsqueeze(-1).expand(-1, -1, unit.shape[-1])
     similarity = torch.matmul(unit, torch.gather(unit, 1, index).transpose(1, 2)).amax(dim=-1)
-    taken = torch.zeros_like(similarity).scatter(1, chosen, 1.0)
+    kept_mask = torch.zeros_like(similarity).scatter(1, chosen, 1.0)
     for _ in range(count):
         # Cosines are at most 1, so 2 puts a taken token out of reach.
-        pick = top_k(-torch.where(taken > 0, 2.0, similarity), 1)
+        pick = top_k(-torch.where(kept_mask > 0, 2.0, similarity), 1)
         vector = torch.gather(unit, 1, pick.unsqueeze(-1).expand(-1, -1, unit.shape[-1]))
         similarity = torch.maximum(similarity, torch.matmul(unit, vector.transpose(1, 2)).squeeze(-1))
-        taken = taken.scatter(1, pick, 1.0)
+        kept_mask = kept_mask.scatter(1, pick, 1.0)
         chosen = torch.cat([chosen, pick], dim=1)
     return chosen

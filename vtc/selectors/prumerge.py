@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vtc.selectors.base import Merger, Needs, ascending_with, best, taken, top_k
+from vtc.selectors.base import Merger, Needs, ascending_with, best, kept_mask, top_k
 from vtc.selectors.ranking import ranks
 from vtc.visual_tokens import Reading, VisualTokens, gather_tokens
 
@@ -64,7 +64,7 @@ class PruMerge(Merger):
         weights = attention if self.as_published else attention.clamp(min=LEAST_WEIGHT)
         blended = blend(features, tokens.read("full_keys", self.layer), weights, kept, self.as_published)
         if keep > 1:
-            dropped = 1 - taken(kept, count)
+            dropped = 1 - kept_mask(kept, count)
             extra = best(torch.where(dropped > 0, attention, -1.0))
             blended = torch.cat([blended, rest(features, weights * dropped, self.as_published)], dim=1)
             kept = torch.cat([kept, extra], dim=1)
@@ -85,10 +85,10 @@ class PruMerge(Merger):
             sampled = (places % step == 0) & (places < total - 1)
             # Samples in raster order come before all others, which are there for budgets that the samples do not fill.
             order = torch.where(sampled, places.float() - total, ranks(attention))
-            return torch.cat([important, top_k(-(order + 2 * total * taken(important, total)), spread)], dim=1)
+            return torch.cat([important, top_k(-(order + 2 * total * kept_mask(important, total)), spread)], dim=1)
         left = total - important.shape[1]
         places = torch.arange(total, device=attention.device)
-        others = top_k(-(places + total * taken(important, total)), left)
+        others = top_k(-(places + total * kept_mask(important, total)), left)
         even = torch.tensor([(2 * i + 1) * left // (2 * spread) for i in range(spread)], device=attention.device)
         return torch.cat([important, others.index_select(1, even)], dim=1)
 
@@ -117,7 +117,7 @@ def blend(features: Tensor, keys: Tensor, weights: Tensor, kept: Tensor, as_publ
     unit = nn.functional.normalize(keys.float(), dim=-1)
     similarity = torch.matmul(gather_tokens(unit, kept), unit.transpose(1, 2))
     places = torch.arange(count, device=kept.device)
-    out_of_reach = places == kept.unsqueeze(-1) if as_published else taken(kept, count).unsqueeze(1) > 0
+    out_of_reach = places == kept.unsqueeze(-1) if as_published else kept_mask(kept, count).unsqueeze(1) > 0
     nearest = top_k(torch.where(out_of_reach, -2.0, similarity), neighbours)
     shares = torch.zeros_like(similarity).scatter(2, nearest, 1.0) * weights.unsqueeze(1)
     if as_published:

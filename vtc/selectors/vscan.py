@@ -18,7 +18,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vtc.selectors.base import Needs, Selector, ascending, best, taken, top_k
+from vtc.selectors.base import Needs, Selector, ascending, best, kept_mask, top_k
 from vtc.selectors.given import projected
 from vtc.selectors.ranking import ranks, ranks_within
 from vtc.selectors.similarity import unit
@@ -56,7 +56,7 @@ class VScan(Selector):
         if not local:
             return ascending(top_k(overall, keep))
         chosen = by_window(tokens.read("cls_attention", self.local_layer).float(), windows, local)
-        rest = torch.where(taken(chosen, overall.shape[-1]) > 0, -torch.inf, overall)
+        rest = torch.where(kept_mask(chosen, overall.shape[-1]) > 0, -torch.inf, overall)
         return ascending(torch.cat([chosen, top_k(rest, keep - local)], dim=1))
 
     def prune(self, tokens: VisualTokens, keep: int) -> VisualTokens:
@@ -110,7 +110,7 @@ def averaged(features: Tensor, chosen: Tensor) -> Tensor:
     """
     directions = unit(features)
     target = best(torch.matmul(directions, gather_tokens(directions, chosen).transpose(1, 2)))
-    dropped = 1 - taken(chosen, features.shape[1])
+    dropped = 1 - kept_mask(chosen, features.shape[1])
     places = torch.arange(chosen.shape[1], device=chosen.device)
     joins = (target == places).float() * dropped.unsqueeze(-1)
     merged = gather_tokens(features, chosen).float() + torch.matmul(joins.transpose(1, 2), features.float())

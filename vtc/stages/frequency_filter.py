@@ -55,9 +55,9 @@ class FrequencyFilter(nn.Module):
 
     def forward(self, tokens: VisualTokens) -> VisualTokens:
         """Replace the tokens of the whole grids by those of the smaller ones."""
-        carried = None if tokens.carried is None else self.filtered(tokens.carried)
+        deepstack = None if tokens.deepstack is None else self.filtered(tokens.deepstack)
         filtered = in_grids(self.filtered(tokens.features), self.keep_grids)
-        return replace(filtered, text=tokens.text, carried=carried)
+        return replace(filtered, text=tokens.text, deepstack=deepstack)
 
     def filtered(self, tokens: Tensor) -> Tensor:
         """Tokens (B, n, D) of the smaller grids, of those (B, N, D) of the whole ones."""

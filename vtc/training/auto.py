@@ -13,12 +13,12 @@ from vtc.models.base import VLMAdapter
 from vtc.plan import plan
 from vtc.progress import Report, silent
 from vtc.recipe import (
-    LearnedSelector,
-    Prune,
-    PruneInDecoder,
+    LearnedEntry,
+    PruneEntry,
+    PruneInDecoderEntry,
     PrunerTraining,
     Recipe,
-    RelevanceSelector,
+    RelevanceEntry,
     RelevanceTraining,
 )
 from vtc.reference import reference_pruner, reference_relevance
@@ -112,16 +112,16 @@ class AutoPruner:
 
     def _part(self, recipe: Recipe, number: int) -> _Part:
         match recipe.stages[number]:
-            case Prune(selector=LearnedSelector() as selector):
+            case PruneEntry(selector=LearnedEntry() as selector):
                 return self._pruner(recipe, number, selector)
-            case PruneInDecoder(selector=RelevanceSelector() as selector):
+            case PruneInDecoderEntry(selector=RelevanceEntry() as selector):
                 return self._relevance(recipe, number, selector)
         raise AssertionError(f"stage {number} has no trained selector")
 
     def _data(self, config: PrunerTraining | RelevanceTraining, source: str) -> Data:
         return load_examples(self.adapter, source, config.images, config.validation, config.seed)
 
-    def _pruner(self, recipe: Recipe, number: int, selector: LearnedSelector) -> _Part:
+    def _pruner(self, recipe: Recipe, number: int, selector: LearnedEntry) -> _Part:
         token_plan = plan(recipe, self.adapter.facts)
         layers, width = token_plan.encoder_layers, self.adapter.facts.token_width
 
@@ -138,7 +138,7 @@ class AutoPruner:
 
         return _Part(STEMS[0], reference_pruner(), suits, selector.training, train)
 
-    def _relevance(self, recipe: Recipe, number: int, selector: RelevanceSelector) -> _Part:
+    def _relevance(self, recipe: Recipe, number: int, selector: RelevanceEntry) -> _Part:
         token_plan = plan(recipe, self.adapter.facts)
         (segment,) = (at for at, segment in enumerate(token_plan.segments) if segment.stage == number)
         behind, before = token_plan.around(segment)
@@ -179,7 +179,7 @@ def _check_trainable(adapter: VLMAdapter) -> None:
     """
     layout, decoder = adapter.facts.layout, adapter.facts.decoder
     plain = layout.whole_views and layout.spans == layout.frames == 1
-    if not plain or decoder.position_axes > 1 or decoder.carried or decoder.bidirectional != "none" or decoder.window:
+    if not plain or decoder.position_axes > 1 or decoder.deepstack or decoder.bidirectional != "none" or decoder.window:
         raise InputError(
             f"no selector can be trained for {adapter.facts.model_type} yet: training follows plain causal "
             "attention, one position axis and images of one view; take a recipe whose selector needs no training"

@@ -17,7 +17,7 @@ from vtc.models.base import VLMAdapter
 from vtc.progress import Report, silent
 from vtc.selectors.base import Needs
 from vtc.training.forward import answer_states
-from vtc.training.packing import Packed, Question, pack, tokenize
+from vtc.training.packing import Packed, QuestionTokens, pack, tokenize
 from vtc.visual_tokens import Reading
 
 BATCH = 8
@@ -33,7 +33,7 @@ class Example:
     """An image, its questions, and their token ids."""
 
     items: tuple[Item, ...]
-    questions: tuple[Question, ...]
+    questions: tuple[QuestionTokens, ...]
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from vtc.selectors.decoder.base import DecoderTokens
 from vtc.selectors.decoder.relevance import Relevance
 from vtc.training.examples import Example
 from vtc.training.forward import answer_states
-from vtc.training.packing import Packed, Question, pack
+from vtc.training.packing import Packed, QuestionTokens, pack
 
 BATCH = 16
 MAPS = 2**30
@@ -118,14 +118,16 @@ def label(relevance: Tensor) -> Tensor:
     return (masked / torch.where(total > 0, total, 1.0)).float()
 
 
-def explain(network: Relevance, questions: Sequence[Question], beginning: Sequence[int], features: Tensor) -> Explained:
+def explain(
+    network: Relevance, questions: Sequence[QuestionTokens], beginning: Sequence[int], features: Tensor
+) -> Explained:
     """What the model attends to when it reads questions, and what their answers turn out to depend on.
 
     Parameters
     ----------
     network : Relevance
         Says which layer's attention it reads.
-    questions : sequence of B Question
+    questions : sequence of B QuestionTokens
         With the answers to explain.
     beginning : sequence of int
         Token ids before the image.
@@ -178,12 +180,12 @@ def _watching(adapter: VLMAdapter, layer: int) -> Iterator[_Seen]:
             handle.remove()
 
 
-def _as_cut(packed: Packed, questions: Sequence[Question], hidden: Tensor) -> DecoderTokens:
+def _as_cut(packed: Packed, questions: Sequence[QuestionTokens], hidden: Tensor) -> DecoderTokens:
     """What a cut would see of packed questions, one in a row: their answers do not ask."""
     first = packed.start + packed.visual
     count, device = len(questions), hidden.device
-    asked = torch.tensor([len(question.asked) for question in questions], device=device)
-    places = torch.arange(int(asked.max()), device=device).expand(count, -1)
+    query_tokens = torch.tensor([len(question.question) for question in questions], device=device)
+    places = torch.arange(int(query_tokens.max()), device=device).expand(count, -1)
     return DecoderTokens(
         hidden=hidden,
         before=hidden,
@@ -191,7 +193,7 @@ def _as_cut(packed: Packed, questions: Sequence[Question], hidden: Tensor) -> De
         position_ids=packed.position_ids,
         visual=torch.arange(packed.start, first, device=device).expand(count, -1),
         queries=first + places,
-        query_mask=(places < asked.unsqueeze(1)).long(),
+        query_mask=(places < query_tokens.unsqueeze(1)).long(),
     )
 
 

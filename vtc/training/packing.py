@@ -18,14 +18,14 @@ from vtc.models.base import VLMAdapter
 
 
 @dataclass(frozen=True)
-class Question:
+class QuestionTokens:
     """Token ids of a question, from behind the image to where the answer begins, and of its answer with end token."""
 
-    asked: list[int]
+    question: list[int]
     answer: list[int]
 
 
-def tokenize(adapter: VLMAdapter, items: Sequence[Item]) -> tuple[list[int], list[Question]]:
+def tokenize(adapter: VLMAdapter, items: Sequence[Item]) -> tuple[list[int], list[QuestionTokens]]:
     """Questions as the chat template lays them out, and the token ids before the image, which all of them share.
 
     The answer is the first of the accepted ones.
@@ -45,7 +45,8 @@ def tokenize(adapter: VLMAdapter, items: Sequence[Item]) -> tuple[list[int], lis
     answers = adapter.tokenizer([item.answers[0] for item in items], add_special_tokens=False)["input_ids"]
     end = adapter.eos_token_ids[:1]
     questions = [
-        Question(row[place + 1 :], list(answer) + end) for row, place, answer in zip(rows, places, answers, strict=True)
+        QuestionTokens(row[place + 1 :], list(answer) + end)
+        for row, place, answer in zip(rows, places, answers, strict=True)
     ]
     return list(beginnings.pop()), questions
 
@@ -80,7 +81,7 @@ class Packed:
 
 
 def pack(
-    beginning: Sequence[int], images: Sequence[Sequence[Question]], places: Tensor, span: int, padding: int
+    beginning: Sequence[int], images: Sequence[Sequence[QuestionTokens]], places: Tensor, span: int, padding: int
 ) -> Packed:
     """Lay out a batch; every token keeps the position it has in the unpruned sequence.
 
@@ -88,7 +89,7 @@ def pack(
     ----------
     beginning : sequence of int
         Token ids before the image.
-    images : sequence of B sequences of Question
+    images : sequence of B sequences of QuestionTokens
     places : Tensor of shape (B, K), int64
         Ascending places of the visual tokens that are there, among `span`.
     span : int
@@ -98,7 +99,7 @@ def pack(
     """
     start, count = len(beginning), places.shape[1]
     first = start + count
-    length = first + max(sum(len(q.asked) + len(q.answer) - 1 for q in questions) for questions in images)
+    length = first + max(sum(len(q.question) + len(q.answer) - 1 for q in questions) for questions in images)
     ids = torch.full((len(images), length), padding)
     positions = torch.zeros((len(images), length), dtype=torch.long)
     block = torch.full((len(images), length), -1)
@@ -111,7 +112,7 @@ def pack(
     for row, questions in enumerate(images):
         at = first
         for index, question in enumerate(questions, start=1):
-            tokens = question.asked + question.answer[:-1]
+            tokens = question.question + question.answer[:-1]
             stop = at + len(tokens)
             ids[row, at:stop] = torch.tensor(tokens)
             positions[row, at:stop] = start + span + torch.arange(len(tokens))

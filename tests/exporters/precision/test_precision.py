@@ -15,19 +15,19 @@ from click.testing import CliRunner
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import exporters.precision.protect
-from exporters.copies import narrowed
-from exporters.graphs import graph_specs, heard_by
+from exporters.copies import cast_copy
+from exporters.graphs import graph_specs, source_modules
 from exporters.lint import lint_bundle
-from exporters.onnx import NOTES, VALUES, Request, export
+from exporters.onnx import NOTES, VALUES, ExportRequest, export
 from exporters.parity import Parity
 from exporters.precision import NAMES, PRECISIONS, precision
-from exporters.precision.floats import lift, widen
+from exporters.precision.floats import cast_graph_to_float32, cast_nodes_to_float32
 from exporters.precision.protect import Protected, protect
 from exporters.targets import TARGETS, target
-from exporters.tensorrt.build import Request as Build
+from exporters.tensorrt.build import BuildRequest as Build
 from exporters.tensorrt.build import build
 from exporters.writing import export_graph
-from tests.exporters.asked import request
+from tests.exporters.export_request import request
 from tests.marks import needs_rtx
 from tests.tiny import RECIPES, image, write_checkpoint
 from vtc.artifact import staging_dir
@@ -48,13 +48,13 @@ STORED = {"int8": TensorProto.INT8, "int4": TensorProto.INT4, "fp8": TensorProto
 @pytest.fixture(scope="module")
 def exported(adapter: VLMAdapter, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Parity], Path]:
     """All precisions but fp32 in one bundle."""
-    asked = request(adapter, *RECIPES["cls"], precisions=NAMES[1:])
+    wanted = request(adapter, *RECIPES["cls"], precisions=NAMES[1:])
     path = tmp_path_factory.mktemp("precisions") / "bundle"
     work = staging_dir(path)
     (work / "onnx").mkdir(parents=True)
-    (work / NOTES).write_text(json.dumps({"key": asked.key, "graphs": {}}))
+    (work / NOTES).write_text(json.dumps({"key": wanted.key, "graphs": {}}))
     (work / "onnx/vision_encoder.onnx").write_bytes(b"of an interrupted export in fp32")
-    return export(asked, path), path
+    return export(wanted, path), path
 
 
 def test_bundle_holds_every_precision(exported: tuple[dict[str, Parity], Path]) -> None:
@@ -146,8 +146,8 @@ def loud(tmp_path_factory: pytest.TempPathFactory) -> VLMAdapter:
 
 def test_what_overflows_is_computed_in_float32(loud: VLMAdapter, tmp_path: Path) -> None:
     # The stream is cut behind that layer, so what overflows goes through three graphs.
-    asked = request(loud, {"kind": "prune_in_decoder", "layer": 2, "keep": 5}, precisions=("fp16", "int8"))
-    parity = export(asked, tmp_path / "bundle")
+    wanted = request(loud, {"kind": "prune_in_decoder", "layer": 2, "keep": 5}, precisions=("fp16", "int8"))
+    parity = export(wanted, tmp_path / "bundle")
     assert all(one.greedy_match == 1.0 for one in parity.values())
     notes = json.loads((tmp_path / "bundle" / VALUES).read_text())["fp16"]
     kept = notes["float32"]
@@ -158,24 +158,24 @@ def test_what_overflows_is_computed_in_float32(loud: VLMAdapter, tmp_path: Path)
 
 
 @pytest.fixture(scope="module")
-def loud_decoder(loud: VLMAdapter, tmp_path_factory: pytest.TempPathFactory) -> tuple[Request, Path]:
+def loud_decoder(loud: VLMAdapter, tmp_path_factory: pytest.TempPathFactory) -> tuple[ExportRequest, Path]:
     """Its decoder in float16, as exported."""
-    asked = request(loud, precisions=("fp16",))
+    wanted = request(loud, precisions=("fp16",))
     path = tmp_path_factory.mktemp("loud") / "decoder_model_merged.onnx"
     loud.set_decoder_attention("grouped")
-    export_graph(graph_specs(narrowed(asked.models, torch.float16), torch.float16)[-1], path)
+    export_graph(graph_specs(cast_copy(wanted.models, torch.float16), torch.float16)[-1], path)
     loud.set_decoder_attention("sdpa")
-    return asked, path
+    return wanted, path
 
 
-def protected(decoder: tuple[Request, Path]) -> Protected:
-    asked, path = decoder
-    heard = heard_by(asked.models)["decoder_model_merged"]
-    return protect(onnx.load(path), "fp16", heard, asked.samples, path.with_name("probe.onnx"), lambda _: ())
+def protected(decoder: tuple[ExportRequest, Path]) -> Protected:
+    wanted, path = decoder
+    sources = source_modules(wanted.models)["decoder_model_merged"]
+    return protect(onnx.load(path), "fp16", sources, wanted.samples, path.with_name("probe.onnx"), lambda _: ())
 
 
 def test_overflow_that_nobody_prevents_is_found(
-    loud_decoder: tuple[Request, Path], monkeypatch: pytest.MonkeyPatch
+    loud_decoder: tuple[ExportRequest, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert protected(loud_decoder).overflowing
     monkeypatch.setattr(exporters.precision.protect, "HEADROOM", 1e-9)
@@ -184,7 +184,7 @@ def test_overflow_that_nobody_prevents_is_found(
 
 
 def test_cache_that_cannot_hold_its_keys_is_refused(
-    loud_decoder: tuple[Request, Path], monkeypatch: pytest.MonkeyPatch
+    loud_decoder: tuple[ExportRequest, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(exporters.precision.protect.HIGHEST, "fp16", 1e-3)
     with pytest.raises(VtcError, match=r"present.0.key reaches .*, which a fp16 cache cannot hold; give --precision"):
@@ -227,14 +227,14 @@ def run(model: ModelProto, x: list[float]) -> Any:
 
 def rounding(model: ModelProto) -> ModelProto:
     """A graph that rounds as float16 does; ONNX Runtime computes what follows on each other in float32 on a CPU."""
-    widen(model, TensorProto.FLOAT16, rounding=True)
+    cast_graph_to_float32(model, TensorProto.FLOAT16, rounding=True)
     return model
 
 
 def test_lifted_nodes_do_not_overflow() -> None:
     model, x = half_graph(), [60000.0, 1.0]
     assert np.isinf(run(rounding(half_graph()), x)[0])
-    lift(model, TensorProto.FLOAT16, {"sum", "product"})
+    cast_nodes_to_float32(model, TensorProto.FLOAT16, {"sum", "product"})
     assert [node.op_type for node in model.graph.node].count("Cast") == 3  # x and w up, the product down
     assert run(model, x).dtype == np.float16
     np.testing.assert_allclose(run(rounding(model), x), [-59880, -0.998], rtol=2e-3)
@@ -242,13 +242,13 @@ def test_lifted_nodes_do_not_overflow() -> None:
 
 def test_an_output_of_the_graph_keeps_its_type() -> None:
     model = half_graph()
-    lift(model, TensorProto.FLOAT16, {"sum", "product", "y"})
+    cast_nodes_to_float32(model, TensorProto.FLOAT16, {"sum", "product", "y"})
     assert run(model, [1.0, 2.0]).dtype == np.float16
 
 
 def test_widened_graph_rounds_where_it_should() -> None:
     exact, x = half_graph(), [1.0, 0.1]
-    widen(exact, TensorProto.FLOAT16)
+    cast_graph_to_float32(exact, TensorProto.FLOAT16)
     assert run(exact, x).dtype == np.float32
     values = np.array(x, np.float16)
     expected = (values + values) * np.float16(1e-3) - values  # numpy rounds after each step
@@ -277,8 +277,8 @@ def test_ranges_are_not_taken_from_noise(checkpoint: Path, tmp_path: Path) -> No
     (tmp_path / "r.yaml").write_text("version: 1\nname: none\nstages: []\n")
     made = ["compress", str(checkpoint), "--recipe", str(tmp_path / "r.yaml"), "-o", str(tmp_path / "c")]
     assert CliRunner().invoke(main, made).exit_code == 0
-    asked = ["export", str(tmp_path / "c"), "-o", str(tmp_path / "b"), "--precision", "int8-static"]
-    result = CliRunner().invoke(main, asked)
+    wanted = ["export", str(tmp_path / "c"), "-o", str(tmp_path / "b"), "--precision", "int8-static"]
+    result = CliRunner().invoke(main, wanted)
     assert result.exit_code == 2
     assert "int8-static takes ranges of activations from samples, and noise has none; give --data" in result.stderr
     assert not (tmp_path / "b").exists()

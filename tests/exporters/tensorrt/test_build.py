@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 import exporters.tensorrt.build as tensorrt
 import exporters.tensorrt.memory as memory
 from exporters.targets import target
-from exporters.tensorrt.build import Request, build
+from exporters.tensorrt.build import BuildRequest, build
 from exporters.tensorrt.builder import Builder, import_library
 from exporters.tensorrt.gpu import Gpu
 from exporters.tensorrt.memory import GIB, available_ram, check_memory, need
@@ -49,8 +49,8 @@ def bundle(tmp_path: Path) -> Manifest:
     return load_manifest(write_toy_bundle(TOYS["visual exit"], tmp_path / "bundle"))
 
 
-def request(bundle: Manifest, **options: Any) -> Request:
-    return Request(bundle, options.pop("target", RTX), bundle.precisions[0], **options)
+def request(bundle: Manifest, **options: Any) -> BuildRequest:
+    return BuildRequest(bundle, options.pop("target", RTX), bundle.precisions[0], **options)
 
 
 def invoke(*arguments: str | Path) -> Result:

@@ -19,7 +19,7 @@ from tests.models.families import Case, Checkpoints, compressed, pictures, promp
 from tests.models.own import own_inputs, own_logits, own_model, own_processor
 from vtc.compressed.readings import read_tokens
 from vtc.errors import InputError, ModelError
-from vtc.facts.layout import Block, Serving
+from vtc.facts.layout import Block, ImageOptions
 from vtc.inputs.pixels import to_pixels
 from vtc.models import load_adapter, read_facts
 from vtc.models.base import VLMAdapter
@@ -31,9 +31,9 @@ from vtc.visual_tokens import Reading
 NEXT, ONEVISION = "llava_next", "llava_onevision"
 SIZES = [(60, 115), (70, 90), (60, 60), (50, 140), (300, 97), (20, 20)]
 """Of images, by the shape and number of their tiles and what is padding."""
-PADDED = Case(NEXT, serving=Serving(image_size=(70, 90)))
-SHRUNK = Case(ONEVISION, serving=Serving(image_size=(150, 60)))
-CLIP = Case(ONEVISION, serving=Serving(frames=3))
+PADDED = Case(NEXT, image_options=ImageOptions(image_size=(70, 90)))
+SHRUNK = Case(ONEVISION, image_options=ImageOptions(image_size=(150, 60)))
+CLIP = Case(ONEVISION, image_options=ImageOptions(frames=3))
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +57,13 @@ def logits_are_its_own(adapter: VLMAdapter, own: Any, kind: str) -> None:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("family", [NEXT, ONEVISION])
 def test_images_of_any_size(checkpoints: Checkpoints, family: str, size: tuple[int, int]) -> None:
-    adapter = checkpoints.adapter(Case(family, serving=Serving(image_size=size)))
+    adapter = checkpoints.adapter(Case(family, image_options=ImageOptions(image_size=size)))
     logits_are_its_own(adapter, checkpoints.own(adapter.path), "one")
 
 
 @pytest.mark.parametrize("size", [(40, 90), (90, 40)])
 def test_several_images_are_padded_to_squares(checkpoints: Checkpoints, size: tuple[int, int]) -> None:
-    adapter = checkpoints.adapter(Case(ONEVISION, serving=Serving(image_size=size, tiles=(1, 1))))
+    adapter = checkpoints.adapter(Case(ONEVISION, image_options=ImageOptions(image_size=size, tiles=(1, 1))))
     logits_are_its_own(adapter, checkpoints.own(adapter.path), "two")
 
 
@@ -100,7 +100,7 @@ def test_other_towers_and_decoders(
     rows = TINY_FAMILIES[family]
     monkeypatch.setitem(TINY_FAMILIES, family, changed)
     path = write_tiny(family, tmp_path / "model")
-    adapter = load_adapter(path, Serving(image_size=(60, 115)))
+    adapter = load_adapter(path, ImageOptions(image_size=(60, 115)))
     assert adapter.facts.decoder.window == decoder.get("sliding_window", 0)
     own = own_model(path)
     images, prompts = asked = prompts_of(adapter, "one")
@@ -191,7 +191,7 @@ def test_a_clip_is_half_the_tokens_along_each_side_and_one_newline(checkpoints: 
 def test_clips_without_settings_of_their_own_take_those_of_images(checkpoints: Checkpoints, tmp_path: Path) -> None:
     path = write_tiny(ONEVISION, tmp_path / "model")
     (path / "video_preprocessor_config.json").unlink()
-    _, pixels = type(checkpoints.adapter(CLIP)).read(path, CLIP.serving)
+    _, pixels = type(checkpoints.adapter(CLIP)).read(path, CLIP.image_options)
     frames = pictures(checkpoints.adapter(CLIP), 1)
     assert pixels == checkpoints.adapter(CLIP).pixels
     assert to_pixels(pixels, frames).shape == (1, 3, 3, 60, 60)
@@ -199,7 +199,7 @@ def test_clips_without_settings_of_their_own_take_those_of_images(checkpoints: C
 
 @pytest.mark.parametrize(
     ("case", "kind"),
-    [(PADDED, "one"), (Case(NEXT), "one"), (Case(ONEVISION, serving=Serving(tiles=(1, 1))), "two")],
+    [(PADDED, "one"), (Case(NEXT), "one"), (Case(ONEVISION, image_options=ImageOptions(tiles=(1, 1))), "two")],
     ids=str,
 )
 @pytest.mark.parametrize("keep", [1, 9])
@@ -225,19 +225,19 @@ def test_an_image_of_another_shape_is_fitted_in(checkpoints: Checkpoints) -> Non
 
 # What is refused --------------------------------------------------------------------------------------------------
 
-REFUSED: list[tuple[str, Serving, str]] = [
-    (NEXT, Serving(frames=2), "LLaVA-NeXT takes no clips; leave out --frames"),
-    (NEXT, Serving(tiles=(1, 1)), r"no tiles 1x1; --tiles takes 1x2, 1x3, 2x1, 2x2, 3x1$"),
-    (NEXT, Serving(image_size=(4, 900)), "900 x 4 pixels are so long and thin"),
-    (ONEVISION, Serving(tiles=(4, 1)), "no tiles 4x1; --tiles takes 1x1, 1x2"),
-    (ONEVISION, Serving(frames=2, tiles=(2, 2)), "LLaVA-OneVision, of clips, does not cut"),
+REFUSED: list[tuple[str, ImageOptions, str]] = [
+    (NEXT, ImageOptions(frames=2), "LLaVA-NeXT takes no clips; leave out --frames"),
+    (NEXT, ImageOptions(tiles=(1, 1)), r"no tiles 1x1; --tiles takes 1x2, 1x3, 2x1, 2x2, 3x1$"),
+    (NEXT, ImageOptions(image_size=(4, 900)), "900 x 4 pixels are so long and thin"),
+    (ONEVISION, ImageOptions(tiles=(4, 1)), "no tiles 4x1; --tiles takes 1x1, 1x2"),
+    (ONEVISION, ImageOptions(frames=2, tiles=(2, 2)), "LLaVA-OneVision, of clips, does not cut"),
 ]
 
 
-@pytest.mark.parametrize(("family", "serving", "why"), REFUSED)
-def test_what_cannot_be_served(checkpoints: Checkpoints, family: str, serving: Serving, why: str) -> None:
+@pytest.mark.parametrize(("family", "image_options", "why"), REFUSED)
+def test_what_cannot_be_served(checkpoints: Checkpoints, family: str, image_options: ImageOptions, why: str) -> None:
     with pytest.raises(InputError, match=why):
-        read_facts(checkpoints.path(family), serving)
+        read_facts(checkpoints.path(family), image_options)
 
 
 CHANGED: list[tuple[str, str, dict[str, Any], str]] = [
@@ -257,4 +257,4 @@ def test_checkpoints_that_are_refused(
     file = write_tiny(family, tmp_path / "model") / name
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     with pytest.raises(ModelError, match=why):
-        read_facts(file.parent, Serving(image_size=(70, 90)))
+        read_facts(file.parent, ImageOptions(image_size=(70, 90)))

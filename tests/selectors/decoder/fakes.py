@@ -38,12 +38,12 @@ class FakeAdapter:
         self.stored_keys = keys or {}
         self.final_norm = nn.Identity()
         self.facts = SMALL  # which looks back, without windows
-        self.asked: list[tuple[int, bool]] = []
+        self.query_tokens: list[tuple[int, bool]] = []
 
     def attention_rows(
         self, index: int, hidden: Tensor, queries: Tensor, seen: Tensor, position_ids: Tensor, *, rope: bool = True
     ) -> Tensor:
-        self.asked.append((index, rope))
+        self.query_tokens.append((index, rope))
         return gather_tokens(self.maps[index].mean(dim=1), queries)
 
     def decoder_keys(self, index: int, hidden: Tensor, position_ids: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class LinearAdapter(FakeAdapter):
     def attention_rows(
         self, index: int, hidden: Tensor, queries: Tensor, seen: Tensor, position_ids: Tensor, *, rope: bool = True
     ) -> Tensor:
-        self.asked.append((index, rope))
+        self.query_tokens.append((index, rope))
         key = self.decoder_keys(index, hidden, position_ids).transpose(1, 2)
         query = self._split(gather_tokens(hidden, queries) @ self.wq.T.to(hidden.dtype)).transpose(1, 2)
         scores = (query @ key.transpose(2, 3)).float() * key.shape[-1] ** -0.5

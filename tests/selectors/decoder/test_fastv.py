@@ -23,4 +23,4 @@ def test_reads_the_layer_in_front_of_the_cut_whose_input_it_needs() -> None:
     fake = FakeAdapter({1: torch.rand(1, 2, 12, 12)})
     FastV(adapter(fake), behind=2, before=1).select(decoder_tokens(torch.zeros(1, 12, 4), 2, 8), 3)
     assert FastV.reads_before
-    assert fake.asked == [(1, True)]
+    assert fake.query_tokens == [(1, True)]

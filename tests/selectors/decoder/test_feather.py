@@ -20,7 +20,7 @@ def setting() -> tuple[FakeAdapter, DecoderTokens]:
 def test_asks_without_rotary_positions(setting: tuple[FakeAdapter, DecoderTokens]) -> None:
     fake, tokens = setting
     FEATHER(adapter(fake), behind=8, before=7).select(tokens, 4)
-    assert fake.asked == [(7, False)]
+    assert fake.query_tokens == [(7, False)]
 
 
 def test_attention_is_shared_among_the_visual_tokens_alone() -> None:

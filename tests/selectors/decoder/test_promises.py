@@ -39,10 +39,10 @@ def make(name: str, adapter: VLMAdapter) -> tuple[DecoderSelector, str]:
     """A selector and who asks."""
     entry = DECODER_SELECTORS[VARIANTS[name]["name"]].model_validate(VARIANTS[name])
     torch.manual_seed(0)  # a network that nobody has trained
-    return build_decoder_selector(entry, adapter, BEHIND, BEFORE), entry.asks
+    return build_decoder_selector(entry, adapter, BEHIND, BEFORE), entry.query_tokens
 
 
-def batch(rows: int, visual: int, keep: int, asks: str, padded: bool = True) -> tuple[Tensor, ...]:
+def batch(rows: int, visual: int, keep: int, query_tokens: str, padded: bool = True) -> tuple[Tensor, ...]:
     """Prompts of two words, an image, and a question of which each row has one word more, left-padded."""
     words = [3 + row % 4 if padded else 5 for row in range(rows)]
     longest = 2 + visual + max(words)
@@ -53,7 +53,7 @@ def batch(rows: int, visual: int, keep: int, asks: str, padded: bool = True) -> 
         ids[row, start : start + visual] = IMAGE
         mask[row, start - 2 :] = 1
     positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
-    laid_out = cut(ids, mask, IMAGE, visual, keep, asks).graph_inputs
+    laid_out = cut(ids, mask, IMAGE, visual, keep, query_tokens).graph_inputs
     return tuple(torch.from_numpy(part) for part in (mask, positions, *laid_out))
 
 
@@ -65,8 +65,8 @@ def states(adapter: VLMAdapter, rows: int, length: int, seed: int = 0) -> list[T
 
 def run(name: str, adapter: VLMAdapter, rows: int, visual: int, keep: int, change: Any = None) -> tuple[Tensor, ...]:
     """Hidden states behind the cut, positions and kept places."""
-    selector, asks = make(name, adapter)
-    others = batch(rows, visual, keep, asks)
+    selector, query_tokens = make(name, adapter)
+    others = batch(rows, visual, keep, query_tokens)
     hidden, before = states(adapter, rows, others[0].shape[1])
     if change is not None:
         hidden, before = change(hidden), change(before)
@@ -97,9 +97,9 @@ def test_states_without_any_difference_still_keep_the_budget(name: str, adapter:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_batch_is_cut_as_its_rows_alone(name: str, adapter: VLMAdapter) -> None:
-    selector, asks = make(name, adapter)
+    selector, query_tokens = make(name, adapter)
     stage = PruneInDecoder(selector, 21, 6)
-    others = batch(3, 21, 6, asks)
+    others = batch(3, 21, 6, query_tokens)
     hidden, before = states(adapter, 3, others[0].shape[1])
     together = stage(hidden, *others, before=before)
     for row in range(3):
@@ -107,7 +107,7 @@ def test_a_batch_is_cut_as_its_rows_alone(name: str, adapter: VLMAdapter) -> Non
         mask, positions, *_ = (part[row : row + 1, padding:] for part in others[:2])
         ids = np.full(mask.shape, 7, dtype=np.int64)
         ids[:, 2 : 2 + 21] = IMAGE
-        parts = map(torch.from_numpy, cut(ids, mask.numpy(), IMAGE, 21, 6, asks).graph_inputs)
+        parts = map(torch.from_numpy, cut(ids, mask.numpy(), IMAGE, 21, 6, query_tokens).graph_inputs)
         alone = stage(hidden[row : row + 1, padding:], mask, positions, *parts, before=before[row : row + 1, padding:])
         assert torch.equal(alone[2][0], together[2][row])
         torch.testing.assert_close(alone[0][0], together[0][row, padding:], atol=1e-5, rtol=1e-5)
@@ -115,7 +115,7 @@ def test_a_batch_is_cut_as_its_rows_alone(name: str, adapter: VLMAdapter) -> Non
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_exported_graph_chooses_as_pytorch_does(name: str, adapter: VLMAdapter, tmp_path: Path) -> None:
-    selector, asks = make(name, adapter)
+    selector, query_tokens = make(name, adapter)
     visual, keep, images = 64, 16, 50
     stage = PruneInDecoder(selector, visual, keep)
     spec = prune_spec("token_selector", stage, adapter.facts.decoder.width, torch.float32)
@@ -123,7 +123,7 @@ def test_exported_graph_chooses_as_pytorch_does(name: str, adapter: VLMAdapter, 
     export_graph(spec, path)
     assert lint(path) == []
     assert len(onnx.load(path).graph.node) < 300
-    others = batch(images, visual, keep, asks)
+    others = batch(images, visual, keep, query_tokens)
     hidden, before = states(adapter, images, others[0].shape[1], seed=4)
     values = [hidden, *others, *([before] if selector.reads_before else [])]
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

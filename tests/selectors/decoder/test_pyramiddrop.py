@@ -18,5 +18,5 @@ def test_equals_the_original(kept: str) -> None:
     selector = PyramidDrop(adapter(fake), behind=8, before=7)
     assert torch.allclose(selector.score(tokens)[0], data["scores_last_token"], atol=1e-7)
     assert torch.equal(selector.select(tokens, len(expected))[0], expected)
-    assert set(fake.asked) == {(8, True)}
+    assert set(fake.query_tokens) == {(8, True)}
     assert not PyramidDrop.reads_before

@@ -30,4 +30,4 @@ def test_raters_are_the_text_that_resembles_the_image() -> None:
         decoder_tokens(hidden, 2, 6)
     )
     assert torch.allclose(score[0], maps.mean(dim=1)[0, 9, 2:8])
-    assert fake.asked == [(4, False)]
+    assert fake.query_tokens == [(4, False)]

@@ -22,7 +22,7 @@ def test_equals_the_original(dominant: int, contextual: int) -> None:
     assert torch.equal(indices[0, is_dominant], expected)
     ordered = torch.cat([states[0, is_dominant], states[0, ~is_dominant]])
     assert torch.allclose(ordered, data[f"d{dominant}_c{contextual}_out"], atol=1e-5)
-    assert set(fake.asked) == {(8, True)}
+    assert set(fake.query_tokens) == {(8, True)}
 
 
 def test_a_contextual_token_is_the_mean_of_its_group() -> None:

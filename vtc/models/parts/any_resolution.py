@@ -10,7 +10,7 @@ from math import prod
 from typing import Any
 
 from vtc.errors import InputError, ModelError
-from vtc.facts.layout import Block, Grid, ImageLayout, Serving
+from vtc.facts.layout import Block, Grid, ImageLayout, ImageOptions
 from vtc.inputs.pixels import PixelSpec
 from vtc.models.images import resolution
 
@@ -35,7 +35,7 @@ def with_pinpoints(config: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, "image_grid_pinpoints": own}
 
 
-def tiles_to_cut(serving: Serving, config: Any) -> Grid | None:
+def tiles_to_cut(options: ImageOptions, config: Any) -> Grid | None:
     """Rows and columns of tiles; None leaves them to the image size.
 
     Raises
@@ -45,13 +45,13 @@ def tiles_to_cut(serving: Serving, config: Any) -> Grid | None:
     """
     side = config.vision_config.image_size
     canvases = sorted({(rows // side, columns // side) for rows, columns in config.image_grid_pinpoints})
-    if serving.tiles is None:
+    if options.tiles is None:
         usual = min(canvases, key=lambda tiles: (abs(prod(tiles) - USUAL_TILES), abs(tiles[0] - tiles[1])))
-        return usual if serving.image_size is None else None
-    if serving.tiles not in canvases:
+        return usual if options.image_size is None else None
+    if options.tiles not in canvases:
         named = ", ".join(f"{rows}x{columns}" for rows, columns in canvases)
-        raise InputError(f"the model has no tiles {serving.tiles[0]}x{serving.tiles[1]}; --tiles takes {named}")
-    return serving.tiles
+        raise InputError(f"the model has no tiles {options.tiles[0]}x{options.tiles[1]}; --tiles takes {named}")
+    return options.tiles
 
 
 def check_views(config: Any, pixels: PixelSpec) -> Grid:

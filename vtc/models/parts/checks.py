@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from vtc.errors import InputError, ModelError
-from vtc.facts.layout import Grid, Serving
+from vtc.facts.layout import Grid, ImageOptions
 
 
 def check_parts(config: Any, towers: Collection[str], decoders: Collection[str]) -> None:
@@ -64,7 +64,7 @@ def token_grid(view: Grid, patch: int, merge: int) -> Grid:
     return rows // merge, columns // merge
 
 
-def refuse(serving: Serving, family: str, *asked: Literal["tiles", "frames"]) -> None:
+def refuse(options: ImageOptions, family: str, *asked: Literal["tiles", "frames"]) -> None:
     """Refuse what a family cannot be made ready for.
 
     Raises
@@ -76,5 +76,5 @@ def refuse(serving: Serving, family: str, *asked: Literal["tiles", "frames"]) ->
         "frames": "takes no clips; leave out --frames",
     }
     for name in asked:
-        if getattr(serving, name) != getattr(Serving(), name):
+        if getattr(options, name) != getattr(ImageOptions(), name):
             raise InputError(f"{family} {reasons[name]}")

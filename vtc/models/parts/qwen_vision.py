@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vtc.errors import ModelError
-from vtc.facts.layout import Block, Grid, ImageLayout, Serving
+from vtc.facts.layout import Block, Grid, ImageLayout, ImageOptions
 from vtc.facts.model import EncoderFacts
 from vtc.inputs.pixels import PixelSpec
 from vtc.models.base import VLMAdapter
@@ -26,7 +26,7 @@ FIXED_ROPE = ("default", "linear", "yarn", "llama3")
 """Rotary positions whose frequencies do not depend on how long a prompt is."""
 
 
-def qwen_pixels(vision: Any, settings: Mapping[str, Any], serving: Serving, family: str) -> PixelSpec:
+def qwen_pixels(vision: Any, settings: Mapping[str, Any], options: ImageOptions, family: str) -> PixelSpec:
     """Pixels of images or clips of one size, as patches.
 
     Raises
@@ -36,8 +36,8 @@ def qwen_pixels(vision: Any, settings: Mapping[str, Any], serving: Serving, fami
     ModelError
         If the processor does not cut the patches that the tower takes.
     """
-    refuse(serving, family, "tiles")
-    pixels = pixel_spec(settings, serving.image_size or USUAL_IMAGE, frames=serving.frames)
+    refuse(options, family, "tiles")
+    pixels = pixel_spec(settings, options.image_size or USUAL_IMAGE, frames=options.frames)
     wanted = vision.patch_size, vision.temporal_patch_size, vision.spatial_merge_size
     if pixels.patches != wanted:
         raise ModelError(f"the processor cuts patches (side, frames, merge) {pixels.patches}, the tower takes {wanted}")

@@ -12,41 +12,41 @@ from pydantic import BeforeValidator, Field
 
 from vtc.recipe.selectors.base import SelectorEntry, TrainedSelectorEntry
 from vtc.recipe.selectors.decoder import (
-    DARTSelector,
+    DARTEntry,
     DecoderSelectorEntry,
-    FastVSelector,
-    FeatherSelector,
-    PyramidDropSelector,
-    RelevanceSelector,
+    FastVEntry,
+    FeatherEntry,
+    PyramidDropEntry,
+    RelevanceEntry,
     RelevanceTraining,
-    SparseVLMSelector,
-    TextAttentionSelector,
-    VisionDropSelector,
+    SparseVLMEntry,
+    TextAttentionEntry,
+    VisionDropEntry,
 )
 from vtc.recipe.selectors.encoder import (
-    CDPrunerSelector,
-    ClsAttentionSelector,
-    ClusteringSelector,
-    DivPruneSelector,
+    CDPrunerEntry,
+    ClsAttentionEntry,
+    ClusteringEntry,
+    DivPruneEntry,
     EncoderSelectorEntry,
-    EVSSelector,
-    FoPruSelector,
-    GlobalCom2Selector,
-    HiPruneSelector,
-    HiREDSelector,
-    LearnedSelector,
-    MMTokSelector,
-    PoolingSelector,
-    PruMergeSelector,
+    EVSEntry,
+    FoPruEntry,
+    GlobalCom2Entry,
+    HiPruneEntry,
+    HiREDEntry,
+    LearnedEntry,
+    MMTokEntry,
+    PoolingEntry,
+    PruMergeEntry,
     PrunerTraining,
-    RandomSelector,
-    ToDRESelector,
-    ToMeSelector,
-    TurboSelector,
-    UniformSelector,
-    VisionZipSelector,
-    VisPrunerSelector,
-    VScanSelector,
+    RandomEntry,
+    ToDREEntry,
+    ToMeEntry,
+    TurboEntry,
+    UniformEntry,
+    VisionZipEntry,
+    VisPrunerEntry,
+    VScanEntry,
 )
 
 __all__ = [
@@ -56,77 +56,77 @@ __all__ = [
     "SELECTORS",
     "AnyDecoderSelector",
     "AnySelector",
-    "CDPrunerSelector",
-    "ClsAttentionSelector",
-    "ClusteringSelector",
-    "DARTSelector",
+    "CDPrunerEntry",
+    "ClsAttentionEntry",
+    "ClusteringEntry",
+    "DARTEntry",
     "DecoderSelector",
     "DecoderSelectorEntry",
-    "DivPruneSelector",
-    "EVSSelector",
+    "DivPruneEntry",
+    "EVSEntry",
     "EncoderSelectorEntry",
-    "FastVSelector",
-    "FeatherSelector",
-    "FoPruSelector",
-    "GlobalCom2Selector",
-    "HiPruneSelector",
-    "HiREDSelector",
-    "LearnedSelector",
-    "MMTokSelector",
-    "PoolingSelector",
-    "PruMergeSelector",
+    "FastVEntry",
+    "FeatherEntry",
+    "FoPruEntry",
+    "GlobalCom2Entry",
+    "HiPruneEntry",
+    "HiREDEntry",
+    "LearnedEntry",
+    "MMTokEntry",
+    "PoolingEntry",
+    "PruMergeEntry",
     "PrunerTraining",
-    "PyramidDropSelector",
-    "RandomSelector",
-    "RelevanceSelector",
+    "PyramidDropEntry",
+    "RandomEntry",
+    "RelevanceEntry",
     "RelevanceTraining",
     "Selector",
     "SelectorEntry",
-    "SparseVLMSelector",
-    "TextAttentionSelector",
-    "ToDRESelector",
-    "ToMeSelector",
+    "SparseVLMEntry",
+    "TextAttentionEntry",
+    "ToDREEntry",
+    "ToMeEntry",
     "TrainedSelectorEntry",
-    "TurboSelector",
-    "UniformSelector",
-    "VScanSelector",
-    "VisPrunerSelector",
-    "VisionDropSelector",
-    "VisionZipSelector",
+    "TurboEntry",
+    "UniformEntry",
+    "VScanEntry",
+    "VisPrunerEntry",
+    "VisionDropEntry",
+    "VisionZipEntry",
 ]
 
 AnySelector = (
-    RandomSelector
-    | UniformSelector
-    | PoolingSelector
-    | ClsAttentionSelector
-    | LearnedSelector
-    | HiPruneSelector
-    | FoPruSelector
-    | VisPrunerSelector
-    | VScanSelector
-    | DivPruneSelector
-    | CDPrunerSelector
-    | ToDRESelector
-    | MMTokSelector
-    | VisionZipSelector
-    | PruMergeSelector
-    | ToMeSelector
-    | TurboSelector
-    | ClusteringSelector
-    | HiREDSelector
-    | GlobalCom2Selector
-    | EVSSelector
+    RandomEntry
+    | UniformEntry
+    | PoolingEntry
+    | ClsAttentionEntry
+    | LearnedEntry
+    | HiPruneEntry
+    | FoPruEntry
+    | VisPrunerEntry
+    | VScanEntry
+    | DivPruneEntry
+    | CDPrunerEntry
+    | ToDREEntry
+    | MMTokEntry
+    | VisionZipEntry
+    | PruMergeEntry
+    | ToMeEntry
+    | TurboEntry
+    | ClusteringEntry
+    | HiREDEntry
+    | GlobalCom2Entry
+    | EVSEntry
 )
 AnyDecoderSelector = (
-    TextAttentionSelector
-    | FastVSelector
-    | PyramidDropSelector
-    | FeatherSelector
-    | SparseVLMSelector
-    | VisionDropSelector
-    | DARTSelector
-    | RelevanceSelector
+    TextAttentionEntry
+    | FastVEntry
+    | PyramidDropEntry
+    | FeatherEntry
+    | SparseVLMEntry
+    | VisionDropEntry
+    | DARTEntry
+    | RelevanceEntry
 )
 
 

@@ -19,16 +19,16 @@ class DecoderSelectorEntry(SelectorEntry):
     asking: ClassVar[str] = "text_after_image"
 
     @property
-    def asks(self) -> str:
+    def query_tokens(self) -> str:
         """Which text tokens are handed to it: ``text_after_image``, ``all_text`` or ``last_token``."""
         return self.asking
 
     def rows(self, text: int, visual: int) -> int:
         """Rows of attention that it computes, of `text` and `visual` tokens."""
-        return 1 if self.asks == "last_token" else text
+        return 1 if self.query_tokens == "last_token" else text
 
 
-class TextAttentionSelector(DecoderSelectorEntry):
+class TextAttentionEntry(DecoderSelectorEntry):
     """The visual tokens that the prompt's text attends to in the decoder layer behind the cut.
 
     ``queries`` says which text tokens ask: all of those behind the image, all text, the last token (FastV,
@@ -48,11 +48,11 @@ class TextAttentionSelector(DecoderSelectorEntry):
     rope: bool = True
 
     @property
-    def asks(self) -> str:
+    def query_tokens(self) -> str:
         return "text_after_image" if self.queries == "raters" else self.queries
 
 
-class FastVSelector(DecoderSelectorEntry):
+class FastVEntry(DecoderSelectorEntry):
     """The visual tokens that the prompt's last token attends to in the decoder layer in front of the cut.
 
     Based on FastV (arXiv 2403.06764); the authors cut before layer 2 or 3.
@@ -65,7 +65,7 @@ class FastVSelector(DecoderSelectorEntry):
     name: Literal["fastv"] = "fastv"
 
 
-class PyramidDropSelector(DecoderSelectorEntry):
+class PyramidDropEntry(DecoderSelectorEntry):
     """The visual tokens that the prompt's last token attends to in the decoder layer behind the cut.
 
     Based on PyramidDrop (arXiv 2410.17247), which cuts three times, by half each; original positions are kept.
@@ -78,7 +78,7 @@ class PyramidDropSelector(DecoderSelectorEntry):
     name: Literal["pyramiddrop"] = "pyramiddrop"
 
 
-class FeatherSelector(DecoderSelectorEntry):
+class FeatherEntry(DecoderSelectorEntry):
     """Attention from the last token without rotary positions, and the share ``uniform`` of the budget spread evenly.
 
     Based on FEATHER (arXiv 2412.13180).
@@ -92,7 +92,7 @@ class FeatherSelector(DecoderSelectorEntry):
     uniform: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.33
 
 
-class SparseVLMSelector(DecoderSelectorEntry):
+class SparseVLMEntry(DecoderSelectorEntry):
     """Attention from the text tokens that resemble the image, in the layer in front of the cut.
 
     The share ``recycle`` of the dropped tokens comes back as a few cluster means, inside the budget.
@@ -107,7 +107,7 @@ class SparseVLMSelector(DecoderSelectorEntry):
     recycle: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.3
 
 
-class VisionDropSelector(DecoderSelectorEntry):
+class VisionDropEntry(DecoderSelectorEntry):
     """Attention from the image's own tokens; for the share ``contextual`` of the budget others merge in.
 
     Based on VisionDrop (arXiv 2506.22283).
@@ -126,7 +126,7 @@ class VisionDropSelector(DecoderSelectorEntry):
         return visual
 
 
-class DARTSelector(DecoderSelectorEntry):
+class DARTEntry(DecoderSelectorEntry):
     """Tokens that resemble a few pivots least, the pivots being image and text tokens of large keys.
 
     Based on DART (arXiv 2502.11494), which cuts before layer 2.
@@ -160,7 +160,7 @@ class RelevanceTraining(Written):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
-class RelevanceSelector(DecoderSelectorEntry, TrainedSelectorEntry):
+class RelevanceEntry(DecoderSelectorEntry, TrainedSelectorEntry):
     """What a small network, taught by explanations of the whole model, reads off the attention of a shallow layer.
 
     It reads the decoder layer in front of the cut. ``checkpoint`` is a safetensors file beside the recipe; ``auto``

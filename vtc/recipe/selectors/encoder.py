@@ -108,7 +108,7 @@ def _at_depth(depth: int | float, encoder: EncoderFacts, running: Sequence[int])
     return layer
 
 
-class RandomSelector(EncoderSelectorEntry):
+class RandomEntry(EncoderSelectorEntry):
     """The same random subset for every image: the floor that any method has to beat."""
 
     summary = "one random subset, the same for every image; a baseline"
@@ -116,14 +116,14 @@ class RandomSelector(EncoderSelectorEntry):
     seed: int = Field(default=0, ge=0, lt=2**32)
 
 
-class UniformSelector(EncoderSelectorEntry):
+class UniformEntry(EncoderSelectorEntry):
     """Tokens at a uniform stride in raster order: the strongest baseline that does not look at the image."""
 
     summary = "uniform stride in raster order; a baseline"
     name: Literal["uniform"] = "uniform"
 
 
-class ClsAttentionSelector(EncoderSelectorEntry):
+class ClsAttentionEntry(EncoderSelectorEntry):
     """The tokens that the encoder's CLS token attends to most.
 
     ``layers`` says in which encoder layer the attention is read: ``feature`` is the layer whose output feeds
@@ -144,7 +144,7 @@ class ClsAttentionSelector(EncoderSelectorEntry):
     last: Annotated[int, Field(ge=1)] = 1
 
     @model_validator(mode="after")
-    def _last_goes_with_feature(self) -> ClsAttentionSelector:
+    def _last_goes_with_feature(self) -> ClsAttentionEntry:
         if self.last > 1 and self.layers != "feature":
             raise ValueError("last is only for layers: feature, a list already says which layers to average")
         return self
@@ -190,7 +190,7 @@ class PrunerTraining(Written):
         return self
 
 
-class LearnedSelector(EncoderSelectorEntry, TrainedSelectorEntry):
+class LearnedEntry(EncoderSelectorEntry, TrainedSelectorEntry):
     """A trained per-token scorer.
 
     ``checkpoint`` is a safetensors file beside the recipe; ``auto`` takes the one that ships with the model, if there
@@ -214,7 +214,7 @@ class LearnedSelector(EncoderSelectorEntry, TrainedSelectorEntry):
         return ((tokens, facts.token_width, facts.token_width // 2), (tokens, facts.token_width // 2, 2))
 
 
-class HiPruneSelector(EncoderSelectorEntry):
+class HiPruneEntry(EncoderSelectorEntry):
     """Anchors that attention meets in a middle layer, their neighbours, and registers that it meets in the last one.
 
     ``alpha`` is the share of the budget that anchors and neighbours take. ``as_published`` lets neighbours wrap over
@@ -241,7 +241,7 @@ class HiPruneSelector(EncoderSelectorEntry):
         return _at_depth(self.object_layer, facts.encoder, running), running[-1]
 
 
-class FoPruSelector(EncoderSelectorEntry):
+class FoPruEntry(EncoderSelectorEntry):
     """Attention among patches: received or given, whichever varies more; by token, or by whole ``row`` of the image.
 
     Based on FoPru (arXiv 2411.14164); which of the two to take is from a re-implementation, not from the authors.
@@ -257,7 +257,7 @@ class FoPruSelector(EncoderSelectorEntry):
     strategy: Literal["rank", "row"] = "rank"
 
 
-class VisPrunerSelector(EncoderSelectorEntry):
+class VisPrunerEntry(EncoderSelectorEntry):
     """Most attended tokens for the share ``important`` of the budget, then those that resemble the others least.
 
     Based on VisPruner (ICCV 2025, arXiv 2412.01818v2).
@@ -281,7 +281,7 @@ class VisPrunerSelector(EncoderSelectorEntry):
             left -= min(8, left // 2, left - wanted)
 
 
-class VScanSelector(EncoderSelectorEntry):
+class VScanEntry(EncoderSelectorEntry):
     """Most attended tokens of every window in a shallow layer, and of the whole image in the last; others merge in.
 
     ``windows`` is the number of windows along each side, ``local_layer`` the shallow layer or its depth.
@@ -313,7 +313,7 @@ class VScanSelector(EncoderSelectorEntry):
         return ((tokens, facts.decoder.width, keep), (keep, tokens, facts.decoder.width))
 
 
-class DivPruneSelector(EncoderSelectorEntry):
+class DivPruneEntry(EncoderSelectorEntry):
     """Tokens that are far from one another: each the one whose nearest chosen neighbour is furthest away.
 
     Based on DivPrune (arXiv 2503.02175).
@@ -331,7 +331,7 @@ class DivPruneSelector(EncoderSelectorEntry):
         return ((tokens, facts.decoder.width, tokens),)
 
 
-class CDPrunerSelector(EncoderSelectorEntry):
+class CDPrunerEntry(EncoderSelectorEntry):
     """Tokens that are relevant to the question and unlike one another: greedy MAP of a determinantal point process.
 
     ``relevance`` says whether a token is relevant where its ``cosine`` to the question is high, or, as the authors find
@@ -361,7 +361,7 @@ class CDPrunerSelector(EncoderSelectorEntry):
         )
 
 
-class ToDRESelector(EncoderSelectorEntry):
+class ToDREEntry(EncoderSelectorEntry):
     """From the most attended token on, each the one that resembles the chosen ones least in sum.
 
     Based on ToDRE (arXiv 2505.18757), stage 1; its stage 2 is a ``visual_exit``.
@@ -384,7 +384,7 @@ class ToDRESelector(EncoderSelectorEntry):
         return ((tokens, facts.decoder.width, tokens),)
 
 
-class MMTokSelector(EncoderSelectorEntry):
+class MMTokEntry(EncoderSelectorEntry):
     """Tokens that together cover the question's words and the image's own tokens best (greedy maximum coverage).
 
     ``alpha`` weighs the image against the question; the temperatures say how local a token's coverage is.
@@ -412,7 +412,7 @@ class MMTokSelector(EncoderSelectorEntry):
         )
 
 
-class VisionZipSelector(EncoderSelectorEntry):
+class VisionZipEntry(EncoderSelectorEntry):
     """Most attended tokens, and for the share ``contextual`` of the budget tokens that stand for the others.
 
     A contextual token is the mean of what it stands for; ``as_published`` adds the mean of the others to the token
@@ -436,7 +436,7 @@ class VisionZipSelector(EncoderSelectorEntry):
         return _contextual(tokens, keep, self.contextual, facts)
 
 
-class PruMergeSelector(EncoderSelectorEntry):
+class PruMergeEntry(EncoderSelectorEntry):
     """Most attended tokens, each with its nearest tokens merged in, and one token for all that are dropped.
 
     ``spatial`` is PruMerge+: all but the share ``important`` of the budget goes to places spread over the image.
@@ -464,7 +464,7 @@ class PruMergeSelector(EncoderSelectorEntry):
         return ((keep - 1, facts.token_width, tokens), (keep, tokens, facts.token_width))
 
 
-class ToMeSelector(EncoderSelectorEntry):
+class ToMeEntry(EncoderSelectorEntry):
     """The most similar pairs of tokens merge, again and again, until the budget is met.
 
     Based on ToMe (arXiv 2210.09461), applied behind the encoder and not inside its layers.
@@ -483,7 +483,7 @@ class ToMeSelector(EncoderSelectorEntry):
         return _matching(tokens, keep, facts)
 
 
-class TurboSelector(EncoderSelectorEntry):
+class TurboEntry(EncoderSelectorEntry):
     """As ToMe, but tokens that the CLS token attends to are spared; ``alpha`` says how much.
 
     Based on Turbo (arXiv 2407.11717).
@@ -504,7 +504,7 @@ class TurboSelector(EncoderSelectorEntry):
         return _matching(tokens, keep, facts, carried=2)
 
 
-class PoolingSelector(EncoderSelectorEntry):
+class PoolingEntry(EncoderSelectorEntry):
     """The grid in cells of near-equal size, each the mean of its tokens: adaptive average pooling to any budget."""
 
     summary = "mean over cells of the grid; a baseline that merges"
@@ -518,7 +518,7 @@ class PoolingSelector(EncoderSelectorEntry):
         return tuple((share, size, facts.token_width) for share, size in shares)
 
 
-class ClusteringSelector(EncoderSelectorEntry):
+class ClusteringEntry(EncoderSelectorEntry):
     """Clusters of similar tokens, each as its mean at its centre (DPC-KNN); ``neighbours`` sets how local density is.
 
     Based on DPC-KNN (Du et al. 2016), as TCFormer (arXiv 2204.08680) and Chat-UniVi (arXiv 2311.08046) use it.
@@ -536,7 +536,7 @@ class ClusteringSelector(EncoderSelectorEntry):
         return ((tokens, facts.token_width, tokens), (keep, tokens, facts.token_width))
 
 
-class HiREDSelector(EncoderSelectorEntry):
+class HiREDEntry(EncoderSelectorEntry):
     """Tiles share the budget by the attention that their part of the whole view gets; then the most attended tokens.
 
     ``share`` of the budget goes to the whole view. Of an image that is one view the most attended tokens are kept.
@@ -565,7 +565,7 @@ class HiREDSelector(EncoderSelectorEntry):
         return _by_region(facts)
 
 
-class GlobalCom2Selector(EncoderSelectorEntry):
+class GlobalCom2Entry(EncoderSelectorEntry):
     """The whole view says what share of the budget each tile gets, and has a say in which of its tokens stay.
 
     ``temperature`` evens the shares out. Of an image that is one view the highest scores are kept.
@@ -594,7 +594,7 @@ class GlobalCom2Selector(EncoderSelectorEntry):
         return _by_region(facts)
 
 
-class EVSSelector(EncoderSelectorEntry):
+class EVSEntry(EncoderSelectorEntry):
     """What changes from frame to frame of a video, at one budget for all frames; the first frame comes first.
 
     For a model that is made ready for clips (``--frames``) and gives a clip one run of tokens. A frame is a grid of

@@ -22,7 +22,7 @@ NAMES: dict[type[np.generic], str] = {dtype: name for name, dtype in DTYPES.item
 BYTES = {name: 2 if dtype is np.void else np.dtype(dtype).itemsize for name, dtype in DTYPES.items()}
 
 
-class Block:
+class MemoryBlock:
     """Memory on the GPU that goes back to its pool when nobody holds it any more.
 
     Attributes
@@ -55,15 +55,15 @@ class Pool:
         self.cuda = cuda
         self.relieve: list[Callable[[], None]] = []
         self._free: dict[int, list[int]] = {}
-        self._script: Iterator[Block] | None = None
-        self._record: list[Block] | None = None
+        self._script: Iterator[MemoryBlock] | None = None
+        self._record: list[MemoryBlock] | None = None
         self._closed = False
 
     def __del__(self) -> None:
         self._closed = True
         self._give_up()
 
-    def take(self, size: int) -> Block:
+    def take(self, size: int) -> MemoryBlock:
         """A block of at least so many bytes, its content unknown."""
         if self._script is not None:
             block = next(self._script)
@@ -75,11 +75,11 @@ class Pool:
             self._record.append(block)
         return block
 
-    def reserve(self, size: int) -> Block:
+    def reserve(self, size: int) -> MemoryBlock:
         """A block that is no part of what is noted or repeated."""
         size = block_size(size)
         free = self._free.get(size)
-        return Block(self, free.pop() if free else self._allocate(size), size)
+        return MemoryBlock(self, free.pop() if free else self._allocate(size), size)
 
     def put_back(self, address: int, size: int) -> None:
         """A block is no longer needed."""
@@ -89,7 +89,7 @@ class Pool:
         self._free.setdefault(size, []).append(address)
 
     @contextmanager
-    def noting(self, blocks: list[Block]) -> Iterator[None]:
+    def noting(self, blocks: list[MemoryBlock]) -> Iterator[None]:
         """Blocks taken meanwhile are noted, and so stay taken as long as the list is held."""
         self._record = blocks
         try:
@@ -98,7 +98,7 @@ class Pool:
             self._record = None
 
     @contextmanager
-    def repeating(self, blocks: Sequence[Block]) -> Iterator[None]:
+    def repeating(self, blocks: Sequence[MemoryBlock]) -> Iterator[None]:
         """What is taken meanwhile is what was noted, in that order: for work that asks for the same each time."""
         self._script = iter(blocks)
         try:
@@ -145,14 +145,14 @@ class DeviceTensor:
     shape : tuple of int
     type_name : str
         One of :data:`~vtc.runtime.interface.DTYPES`.
-    block : Block or None
+    block : MemoryBlock or None
         Memory that it is in; None takes some.
     offset : int
         Where in the block it begins.
     """
 
     def __init__(
-        self, pool: Pool, shape: Sequence[int], type_name: str, block: Block | None = None, offset: int = 0
+        self, pool: Pool, shape: Sequence[int], type_name: str, block: MemoryBlock | None = None, offset: int = 0
     ) -> None:
         self.pool = pool
         self._shape = tuple(shape)

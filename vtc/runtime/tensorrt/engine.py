@@ -13,7 +13,7 @@ from vtc.bundle.engines import Engine, Profile
 from vtc.errors import BundleError, InputError, VtcError
 from vtc.runtime.interface import DTYPES, Array, Tensor
 from vtc.runtime.tensorrt.cuda import Cuda
-from vtc.runtime.tensorrt.device import NAMES, Block, DeviceTensor, Pool
+from vtc.runtime.tensorrt.device import NAMES, DeviceTensor, MemoryBlock, Pool
 
 TYPES = {
     "FLOAT": "tensor(float)",
@@ -65,7 +65,7 @@ class Machine:
         self.captures_itself = hasattr(library, "CudaGraphStrategy")
         self.lane = Lane()
         self.scratch_bytes = 0
-        self._scratch: Block | None = None
+        self._scratch: MemoryBlock | None = None
         self._complaints: list[str] = []
         self._runtime = library.Runtime(_logger(library, self._complaints))
 
@@ -88,7 +88,7 @@ class Machine:
         self._complaints.clear()
         return first
 
-    def scratch(self) -> Block:
+    def scratch(self) -> MemoryBlock:
         """Memory for activations. Engines run one after the other, so the one that wants most of it shares it."""
         if self._scratch is None or self._scratch.size < self.scratch_bytes:
             self._scratch = self.pool.reserve(self.scratch_bytes)

@@ -11,7 +11,7 @@ import numpy as np
 from vtc.errors import VtcError
 from vtc.runtime.interface import Array, Result, Tensor
 from vtc.runtime.tensorrt.cuda import Recorded
-from vtc.runtime.tensorrt.device import ALIGNMENT, NAMES, Block, DeviceTensor
+from vtc.runtime.tensorrt.device import ALIGNMENT, NAMES, DeviceTensor, MemoryBlock
 from vtc.runtime.tensorrt.engine import Lane, Machine
 
 Program = Callable[[Mapping[str, Array | Tensor]], Result]
@@ -40,7 +40,7 @@ class Recording(Generic[Result]):
     def __init__(self, machine: Machine, arrays: Mapping[str, Array], program: Program[Result]) -> None:
         self._machine = machine
         self._lane = Lane(repeats=True)
-        self._blocks: list[Block] = []
+        self._blocks: list[MemoryBlock] = []
         self._inputs = Staged(machine, arrays)
         self._graph: Recorded | None = None
         self._inputs.upload(arrays)

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 from vtc.models.base import VLMAdapter
 from vtc.recipe.selectors import (
-    DARTSelector,
-    FastVSelector,
-    FeatherSelector,
-    PyramidDropSelector,
-    RelevanceSelector,
-    SparseVLMSelector,
-    TextAttentionSelector,
-    VisionDropSelector,
+    DARTEntry,
+    FastVEntry,
+    FeatherEntry,
+    PyramidDropEntry,
+    RelevanceEntry,
+    SparseVLMEntry,
+    TextAttentionEntry,
+    VisionDropEntry,
 )
 from vtc.selectors.decoder.base import DecoderSelector
 from vtc.selectors.decoder.dart import DART
@@ -42,25 +42,25 @@ class _Cut(NamedTuple):
         return self.adapter, self.behind, self.before
 
 
-def _relevance(_: RelevanceSelector, cut: _Cut) -> DecoderSelector:
+def _relevance(_: RelevanceEntry, cut: _Cut) -> DecoderSelector:
     if cut.checkpoint is None:
         return Relevance(*cut.place)
     return Relevance.from_checkpoint(cut.checkpoint, *cut.place, model_digest=cut.model_digest)
 
 
 _BUILDERS: dict[type, Callable[[Any, _Cut], DecoderSelector]] = {
-    TextAttentionSelector: lambda spec, cut: TextAttention(*cut.place, raters=spec.queries == "raters", rope=spec.rope),
-    FastVSelector: lambda _, cut: FastV(*cut.place),
-    PyramidDropSelector: lambda _, cut: PyramidDrop(*cut.place),
-    FeatherSelector: lambda spec, cut: FEATHER(*cut.place, uniform=spec.uniform),
-    SparseVLMSelector: lambda spec, cut: SparseVLM(*cut.place, recycle=spec.recycle),
-    VisionDropSelector: lambda spec, cut: VisionDrop(
+    TextAttentionEntry: lambda spec, cut: TextAttention(*cut.place, raters=spec.queries == "raters", rope=spec.rope),
+    FastVEntry: lambda _, cut: FastV(*cut.place),
+    PyramidDropEntry: lambda _, cut: PyramidDrop(*cut.place),
+    FeatherEntry: lambda spec, cut: FEATHER(*cut.place, uniform=spec.uniform),
+    SparseVLMEntry: lambda spec, cut: SparseVLM(*cut.place, recycle=spec.recycle),
+    VisionDropEntry: lambda spec, cut: VisionDrop(
         *cut.place, contextual=spec.contextual, as_published=spec.as_published
     ),
-    DARTSelector: lambda spec, cut: DART(
+    DARTEntry: lambda spec, cut: DART(
         *cut.place, pivots_image=spec.pivots_image, pivots_text=spec.pivots_text, as_published=spec.as_published
     ),
-    RelevanceSelector: _relevance,
+    RelevanceEntry: _relevance,
 }
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vtc.models.base import VLMAdapter
-from vtc.selectors.base import ascending, taken, top_k
+from vtc.selectors.base import ascending, kept_mask, top_k
 from vtc.visual_tokens import gather_tokens
 
 
@@ -96,7 +96,7 @@ class DecoderSelector(nn.Module, ABC):
         if decoder.bidirectional == "prompt":
             seen = torch.ones_like(seen)
         elif decoder.bidirectional == "image":
-            inside = taken(tokens.visual, length).bool()
+            inside = kept_mask(tokens.visual, length).bool()
             seen = seen | (torch.gather(inside, 1, queries).unsqueeze(-1) & inside.unsqueeze(1))
         if self.layer in decoder.window_layers and not decoder.blocks_beyond_window:
             own = torch.gather(tokens.position_ids, 1, queries)

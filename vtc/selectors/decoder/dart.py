@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vtc.models.base import VLMAdapter
-from vtc.selectors.base import ascending, taken, top_k
+from vtc.selectors.base import ascending, kept_mask, top_k
 from vtc.selectors.decoder.base import DecoderSelector, DecoderTokens
 from vtc.visual_tokens import gather_tokens
 
@@ -103,7 +103,7 @@ def take_turns(similarity: Tensor, pivots: Tensor, count: int) -> Tensor:
     """
     turns = similarity.shape[1]
     chosen = [pivots]
-    gone = taken(pivots, similarity.shape[2])
+    gone = kept_mask(pivots, similarity.shape[2])
     for turn in range(min(turns, count)):
         # Cosines are at most 1, so 4 puts a taken token behind all others.
         cost = similarity[:, turn] + 4.0 * gone

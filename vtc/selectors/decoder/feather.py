@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from vtc.models.base import VLMAdapter
-from vtc.selectors.base import ascending, taken, top_k
+from vtc.selectors.base import ascending, kept_mask, top_k
 from vtc.selectors.decoder.base import DecoderScorer, DecoderTokens
 
 
@@ -42,7 +42,7 @@ class FEATHER(DecoderScorer):
 
     def score(self, tokens: DecoderTokens) -> Tensor:
         hidden = self.entering(tokens)
-        image = taken(tokens.visual, hidden.shape[1]).bool().unsqueeze(1)
+        image = kept_mask(tokens.visual, hidden.shape[1]).bool().unsqueeze(1)
         row = self.adapter.attention_rows(
             self.layer, hidden, tokens.queries[:, -1:], image, tokens.position_ids, rope=False
         )

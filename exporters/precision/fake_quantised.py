@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exporters.copies import DTYPES, cast_weights, narrowed
+from exporters.copies import DTYPES, cast_copy, cast_weights
 from exporters.precision import Precision, Stored
 from exporters.precision.quantize import LARGEST, input_scale, linear_layers, small
 from vtc.compressed.model import CompressedModel
 
 
-def twins(
+def fake_quantised(
     models: Sequence[CompressedModel], precision: Precision, reached: Mapping[str, float]
 ) -> Sequence[CompressedModel]:
     """The models themselves, or copies in float32 that compute what a quantised precision should.
@@ -33,7 +33,7 @@ def twins(
     """
     if precision.stored is None:
         return models
-    copies = narrowed(models, DTYPES[precision.base])
+    copies = cast_copy(models, DTYPES[precision.base])
     cast_weights(copies, torch.float32)
     seen: set[int] = set()
     for one in copies:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from vtc.facts.layout import ANY_IMAGE, Grid, Serving
+from vtc.facts.layout import ANY_IMAGE, Grid, ImageOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -38,7 +38,7 @@ class Size(click.ParamType[Grid]):
         return (second, first) if self.turned else (first, second)
 
 
-def serving_options(*, several: bool = False) -> Callable[[Command], Command]:
+def image_option_flags(*, several: bool = False) -> Callable[[Command], Command]:
     """Options ``--image-size``, ``--tiles`` and ``--frames``; the first two more than once for several layouts."""
     more = " Give it again for another layout in the same bundle." if several else ""
 
@@ -69,14 +69,14 @@ def serving_options(*, several: bool = False) -> Callable[[Command], Command]:
     return decorate
 
 
-def serving(image_size: Grid | None, tiles: Grid | None, frames: int) -> Serving:
+def image_options(image_size: Grid | None, tiles: Grid | None, frames: int) -> ImageOptions:
     """What the options ask for."""
-    return Serving(image_size, tiles, frames)
+    return ImageOptions(image_size, tiles, frames)
 
 
-def servings(image_sizes: Sequence[Grid], tiles: Sequence[Grid], frames: int) -> list[Serving]:
+def layouts_wanted(image_sizes: Sequence[Grid], tiles: Sequence[Grid], frames: int) -> list[ImageOptions]:
     """What the options ask for, one for each layout; none where they were not given."""
-    named = [Serving(image_size=size, frames=frames) for size in image_sizes]
-    named += [Serving(tiles=grid, frames=frames) for grid in tiles]
-    unnamed = Serving(frames=frames)
+    named = [ImageOptions(image_size=size, frames=frames) for size in image_sizes]
+    named += [ImageOptions(tiles=grid, frames=frames) for grid in tiles]
+    unnamed = ImageOptions(frames=frames)
     return named or ([] if unnamed == ANY_IMAGE else [unnamed])

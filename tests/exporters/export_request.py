@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from exporters.onnx import Request
+from exporters.onnx import ExportRequest
 from tests.tiny import image, recipe
 from vtc.compressed.checkpoint import Origin
 from vtc.compressed.model import compress
@@ -14,8 +14,8 @@ from vtc.models.base import VLMAdapter
 ORIGIN = Origin("tiny", "0" * 64)
 
 
-def request(adapter: VLMAdapter, *stages: dict[str, Any], **options: Any) -> Request:
+def request(adapter: VLMAdapter, *stages: dict[str, Any], **options: Any) -> ExportRequest:
     """A model compressed by stages of a recipe, to be compared on two prompts."""
     resolved = recipe(*stages)
     samples = [Sample([image(seed)], adapter.chat("what is it ?")) for seed in range(2)]
-    return Request([compress(adapter, resolved)], resolved, ORIGIN, samples, **options)
+    return ExportRequest([compress(adapter, resolved)], resolved, ORIGIN, samples, **options)
