@@ -8,8 +8,8 @@ from pathlib import Path
 
 from exporters.onnx import ExportRequest, export
 from vtc.calibrate.calibrator import Calibrator, Measurements
+from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import Origin, load_compressed, save_compressed
-from vtc.compressed.model import compress
 from vtc.data.samples import samples_from
 from vtc.models import load_adapter, model_digest
 from vtc.models.random.tiny import write_tiny_checkpoint
@@ -83,7 +83,7 @@ def prepare(
         return file
 
     resolved = Calibrator(adapter, samples, Measurements(), digest, progress, untrained).resolve(recipe)
-    model = compress(adapter, resolved, from_state=True)
+    model = apply_recipe(adapter, resolved, from_state=True)
     save_compressed(compressing, work / "compressed", model, resolved, Origin(str(path), digest), {})
     model, resolved, origin = load_compressed(work / "compressed")
     return ExportRequest([model], resolved, origin, samples, progress=progress)

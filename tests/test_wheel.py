@@ -10,8 +10,8 @@ import pytest
 
 from exporters.onnx import ExportRequest, export
 from tests.tiny import image, recipe
+from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import Origin
-from vtc.compressed.model import compress
 from vtc.data.samples import Sample
 from vtc.models.base import VLMAdapter
 
@@ -38,7 +38,7 @@ def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_bundle_runs_without_torch(light: Path, adapter: VLMAdapter, tmp_path: Path) -> None:
     resolved = recipe({"kind": "prune", "keep": 5, "selector": "cls_attention"})
-    model = compress(adapter, resolved)
+    model = apply_recipe(adapter, resolved)
     samples = [Sample([image(0)], adapter.chat("what is it ?"))]
     export(ExportRequest([model], resolved, Origin("tiny", "0" * 64), samples), tmp_path / "bundle")
     image(0).save(tmp_path / "image.png")

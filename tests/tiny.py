@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 from transformers import AutoProcessor
 
-from vtc.compressed.model import CompressedModel, compress
+from vtc.compressed.build import apply_recipe
+from vtc.compressed.model import CompressedModel
 from vtc.models.base import VLMAdapter
 from vtc.models.random.shapes import TINY, Shape
 from vtc.models.random.tiny import PATCH, write_tiny_llava
@@ -33,7 +34,7 @@ def recipe(*stages: dict[str, Any]) -> Recipe:
 
 def compressed(adapter: VLMAdapter, *stages: dict[str, Any]) -> CompressedModel:
     """A model with these stages applied."""
-    return compress(adapter, recipe(*stages))
+    return apply_recipe(adapter, recipe(*stages))
 
 
 def image(seed: int, size: tuple[int, int] = (IMAGE, IMAGE)) -> Image.Image:

@@ -67,8 +67,8 @@ def write_model(work: Path, shape: str) -> dict[str, Any]:
     """The checkpoint, and what each recipe makes of it."""
     import torch
 
+    from vtc.compressed.build import apply_recipe
     from vtc.compressed.checkpoint import Origin, save_compressed
-    from vtc.compressed.model import compress
     from vtc.models import model_digest
     from vtc.models.random.shapes import SHAPES
     from vtc.models.random.weights import random_adapter, randomise
@@ -81,7 +81,7 @@ def write_model(work: Path, shape: str) -> dict[str, Any]:
     origin = Origin(str(path), model_digest(path))
     for name in RECIPES:
         recipe = load_recipe(name)
-        model = compress(adapter, recipe, from_state=True)
+        model = apply_recipe(adapter, recipe, from_state=True)
         randomise(model.trained.float())
         save_compressed(work / f".{name}", work / name, model, recipe, origin, {})
     return {"checkpoint_mb": sum(file.stat().st_size for file in path.glob("*.safetensors")) / 2**20}

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vtc.compressed.baselines import baseline
-from vtc.compressed.model import CompressedModel, compress
+from vtc.compressed.build import apply_recipe
+from vtc.compressed.model import CompressedModel
 from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.data.datasets import Item, load_dataset
 from vtc.evaluate import stats
@@ -92,7 +93,7 @@ class Questions:
 
     def compressed(self, recipe: Recipe) -> CompressedModel:
         """A recipe's model that takes numbers of questions, (B, 1), in place of pixels."""
-        model = compress(self.adapter, recipe, model_digest=self.digest)
+        model = apply_recipe(self.adapter, recipe, model_digest=self.digest)
         missing = model.vision.needs.readings - set(self.readings)
         if missing:
             self._note(Needs(frozenset(missing)))

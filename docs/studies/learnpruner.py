@@ -20,8 +20,8 @@ from docs.studies.harness import BATCH, MAX_NEW_TOKENS, Answers, Questions
 from docs.studies.pages import fill_tables
 from docs.studies.plots import plot_budgets, plot_shift, plot_sweep, show_kept
 from exporters.onnx import ExportRequest, export
+from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import Origin as CheckpointOrigin
-from vtc.compressed.model import compress
 from vtc.data.samples import samples_from
 from vtc.evaluate.metrics import answer_score
 from vtc.models import load_adapter, model_digest
@@ -194,7 +194,7 @@ def exported(study: Study, work: Path) -> dict[str, Any]:
     questions = study.questions
     shipped = load_recipe("learnpruner").canonical()
     recipe = study.recipe([{**shipped["stages"][0], "selector": LEARNED}, shipped["stages"][1]], shipped["budget"])
-    model = compress(questions.adapter, recipe, model_digest=questions.digest)
+    model = apply_recipe(questions.adapter, recipe, model_digest=questions.digest)
     samples = samples_from(questions.adapter, "reference", PARITY_SAMPLES, seed=0)
     export(ExportRequest([model], recipe, CheckpointOrigin("reference", questions.digest), samples), work / "bundle")
     bundle = VLM.load(work / "bundle")

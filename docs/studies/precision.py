@@ -20,8 +20,8 @@ from docs.studies.pages import fill_tables, percent, table
 from exporters.onnx import ExportRequest, export
 from exporters.precision import NAMES
 from vtc.bundle.manifest import load_manifest
+from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import Origin
-from vtc.compressed.model import compress
 from vtc.data.datasets import Item, load_dataset
 from vtc.data.samples import samples_from
 from vtc.evaluate import stats
@@ -65,7 +65,7 @@ def bundle_of(name: str, work: Path) -> Path:
         digest = model_digest(adapter.path)
         recipe = Recipe.model_validate({"version": 1, "name": "study", **RECIPES[name]})
         recipe = recipe.with_origin(RecipeOrigin(directory=reference_pruner().parent))
-        model = compress(adapter, recipe, model_digest=digest)
+        model = apply_recipe(adapter, recipe, model_digest=digest)
         samples = samples_from(adapter, "reference", SAMPLES, seed=0)
         with progress() as tell:
             export(ExportRequest([model], recipe, Origin("reference", digest), samples, RUN, progress=tell), out)

@@ -25,8 +25,8 @@ from docs.studies.plots import plot_selectors
 from exporters.graphs import GraphSpec, prune_spec, selection_spec
 from exporters.onnx import ExportRequest, export
 from exporters.writing import export_graph
+from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import Origin
-from vtc.compressed.model import compress
 from vtc.compressed.selection import Selection
 from vtc.data.samples import samples_from
 from vtc.inputs.sequence import cut
@@ -159,11 +159,11 @@ def costs(questions: Questions, work: Path) -> dict[str, Any]:
         whole = _bundle_ms(questions, in_front("uniform", keep), work)
         whole_inside = _bundle_ms(questions, inside("text_attention", keep), work)
         for name, selector in IN_FRONT.items():
-            model = compress(questions.adapter, recipe_of(in_front(selector, keep)), model_digest=questions.digest)
+            model = apply_recipe(questions.adapter, recipe_of(in_front(selector, keep)), model_digest=questions.digest)
             spec = selection_spec(Selection(model.vision), 1)
             found.setdefault(name, {})[str(keep)] = _cost(spec, spec.args, whole, work)
         for name, selector in INSIDE.items():
-            model = compress(questions.adapter, recipe_of(inside(selector, keep)), model_digest=questions.digest)
+            model = apply_recipe(questions.adapter, recipe_of(inside(selector, keep)), model_digest=questions.digest)
             stage: Any = model.handoffs[1]
             spec = prune_spec("token_selector", stage, questions.adapter.facts.decoder.width, torch.float32)
             args = _cut_inputs(questions, stage, model.query_tokens[1])
@@ -202,7 +202,7 @@ def _cut_inputs(questions: Questions, stage: PruneInDecoder, query_tokens: str) 
 def _bundle_ms(questions: Questions, stage: dict[str, Any], work: Path) -> float:
     """Milliseconds from pixels to the first token's logits in a bundle, one thread, without its token selector."""
     recipe = recipe_of(stage)
-    model = compress(questions.adapter, recipe, model_digest=questions.digest)
+    model = apply_recipe(questions.adapter, recipe, model_digest=questions.digest)
     samples = samples_from(questions.adapter, "reference", 2, seed=0)
     export(ExportRequest([model], recipe, Origin("reference", questions.digest), samples), work / "bundle")
     bundle = VLM.load(work / "bundle", threads=1)

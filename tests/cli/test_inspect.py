@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 from tests.tiny import recipe
 from vtc.cli import main
 from vtc.cli.output import with_unit
+from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import Origin, save_compressed
-from vtc.compressed.model import compress
 from vtc.models import model_digest
 from vtc.models.base import VLMAdapter
 from vtc.plan import plan
@@ -37,7 +37,7 @@ def compressed_dir(tmp_path: Path, checkpoint: Path, adapter: VLMAdapter) -> Pat
     """A compressed tiny model that keeps 5 of 16 visual tokens."""
     wanted = recipe({"kind": "prune", "keep": 5, "selector": "uniform"})
     origin = Origin(str(checkpoint), model_digest(checkpoint))
-    return save_compressed(tmp_path / "work", tmp_path / "out", compress(adapter, wanted), wanted, origin, {})
+    return save_compressed(tmp_path / "work", tmp_path / "out", apply_recipe(adapter, wanted), wanted, origin, {})
 
 
 def test_json_has_the_plan_beside_the_baseline() -> None:

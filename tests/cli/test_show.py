@@ -11,8 +11,8 @@ from PIL import Image
 from exporters.onnx import ExportRequest, export
 from tests.tiny import image
 from vtc.cli import main
+from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import Origin
-from vtc.compressed.model import compress
 from vtc.data.samples import samples_from
 from vtc.evaluate.picture import MARGIN, PANEL
 from vtc.models import model_digest
@@ -48,7 +48,7 @@ def test_a_recipe_and_its_bundle_show_the_same(
     adapter: VLMAdapter, photo: Path, recipe_file: Path, tmp_path: Path
 ) -> None:
     digest, recipe = model_digest(adapter.path), load_recipe(recipe_file)
-    model = compress(adapter, recipe, model_digest=digest)
+    model = apply_recipe(adapter, recipe, model_digest=digest)
     origin = Origin(str(adapter.path), digest)
     export(ExportRequest([model], recipe, origin, samples_from(adapter, None, 1, 0)), tmp_path / "bundle")
     eager = show(

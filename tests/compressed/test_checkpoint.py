@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.tiny import image, recipe
+from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import Origin, load_compressed, save_compressed
-from vtc.compressed.model import compress
 from vtc.errors import BundleError, ModelError, RecipeError
 from vtc.models import load_adapter, model_digest
 from vtc.recipe import parse_recipe
@@ -21,7 +21,7 @@ from vtc.training.checkpoint import save_pruner
 def save(model_path: Path, out: Path, *stages: dict[str, object]) -> Path:
     adapter, digest = load_adapter(model_path), model_digest(model_path)
     resolved = recipe(*stages)
-    model = compress(adapter, resolved, model_digest=digest)
+    model = apply_recipe(adapter, resolved, model_digest=digest)
     return save_compressed(out.with_name(".work"), out, model, resolved, Origin(str(model_path), digest), {})
 
 
@@ -42,7 +42,7 @@ def test_learned_pruner_travels_with_the_compressed_model(checkpoint: Path, tmp_
         "  selector: {name: learned, checkpoint: p.safetensors}\n"
     )
     learned = parse_recipe(text, directory=tmp_path)
-    model = compress(load_adapter(checkpoint), learned, model_digest=digest)
+    model = apply_recipe(load_adapter(checkpoint), learned, model_digest=digest)
     out = save_compressed(tmp_path / ".w", tmp_path / "c", model, learned, Origin(str(checkpoint), digest), {})
     (tmp_path / "p.safetensors").unlink()
     loaded, _, _ = load_compressed(out)
@@ -56,7 +56,7 @@ def test_learned_recipe_without_its_checkpoint_is_refused(checkpoint: Path, tmp_
         "  selector: {name: learned, checkpoint: gone.safetensors}\n"
     )
     with pytest.raises(RecipeError, match="no such file"):
-        compress(load_adapter(checkpoint), parse_recipe(text, directory=tmp_path), model_digest="x")
+        apply_recipe(load_adapter(checkpoint), parse_recipe(text, directory=tmp_path), model_digest="x")
 
 
 def test_changed_recipe_file_is_refused(checkpoint: Path, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from exporters.onnx import ExportRequest
 from tests.tiny import image, recipe
+from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import Origin
-from vtc.compressed.model import compress
 from vtc.data.samples import Sample
 from vtc.models.base import VLMAdapter
 
@@ -18,4 +18,4 @@ def request(adapter: VLMAdapter, *stages: dict[str, Any], **options: Any) -> Exp
     """A model compressed by stages of a recipe, to be compared on two prompts."""
     resolved = recipe(*stages)
     samples = [Sample([image(seed)], adapter.chat("what is it ?")) for seed in range(2)]
-    return ExportRequest([compress(adapter, resolved)], resolved, ORIGIN, samples, **options)
+    return ExportRequest([apply_recipe(adapter, resolved)], resolved, ORIGIN, samples, **options)

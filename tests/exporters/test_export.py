@@ -36,7 +36,7 @@ from tests.tiny import RECIPES, image, recipe
 from vtc.artifact import staging_dir
 from vtc.bundle.engines import Limits
 from vtc.bundle.manifest import load_manifest
-from vtc.compressed.model import compress
+from vtc.compressed.build import apply_recipe
 from vtc.errors import BundleError, InputError, ParityError
 from vtc.models.base import VLMAdapter
 from vtc.runtime.vlm import VLM
@@ -342,7 +342,7 @@ def test_copies_in_half_precision_share_what_the_models_share(
     siglip: VLMAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copies, "OWN_BLOCK_ELEMENTS", 1000)
-    models = [compress(siglip, recipe(*RECIPES[name])) for name in ("original", "visual_only")]
+    models = [apply_recipe(siglip, recipe(*RECIPES[name])) for name in ("original", "visual_only")]
     one, other = copies.cast_copy(models, torch.float16)
     head = one.adapter.head.weight
     assert head is one.adapter.embed_tokens.weight is other.adapter.head.weight  # tied
@@ -356,7 +356,7 @@ def test_copies_in_half_precision_share_what_the_models_share(
 
 def test_copies_that_are_cast_again_hold_no_block(siglip: VLMAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "OWN_BLOCK_ELEMENTS", 1000)
-    [one] = copies.cast_copy([compress(siglip, recipe(*RECIPES["original"]))], torch.float16)
+    [one] = copies.cast_copy([apply_recipe(siglip, recipe(*RECIPES["original"]))], torch.float16)
     block = weakref.ref(one.adapter.head.weight.block)
     copies.cast_weights([one], torch.float32)
     gc.collect()

@@ -20,8 +20,8 @@ from tests.runtime.conftest import picture
 from tests.runtime.toy import make_toy, write_toy_bundle
 from tests.tiny import IMAGE, RECIPES, image, recipe
 from vtc.bundle.manifest import WEIGHTS
+from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import Origin
-from vtc.compressed.model import compress
 from vtc.data.samples import Sample
 from vtc.models import load_adapter, model_digest, resolve_model
 from vtc.models.base import VLMAdapter
@@ -100,7 +100,7 @@ def test_reference_model_generates_the_same(tmp_path: Path) -> None:
         cases.append((Image.fromarray(scene.image), adapter.chat(question.text)))
     samples = [Sample([picture_], prompt) for picture_, prompt in cases[:2]]
     export(
-        ExportRequest([compress(adapter, resolved)], resolved, Origin("reference", model_digest(path)), samples),
+        ExportRequest([apply_recipe(adapter, resolved)], resolved, Origin("reference", model_digest(path)), samples),
         tmp_path / "b",
     )
     assert_same(tmp_path / "b", "fp32", cases, tmp_path)

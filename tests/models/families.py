@@ -19,8 +19,9 @@ from torch import Tensor
 
 from tests.models.own import own_model
 from tests.tiny import image
+from vtc.compressed.build import apply_recipe
 from vtc.compressed.decoder import SegmentCache, attention_bias
-from vtc.compressed.model import CompressedModel, compress
+from vtc.compressed.model import CompressedModel
 from vtc.facts.layout import ANY_IMAGE, ImageOptions
 from vtc.inputs.sequence import attention_blocks, positions
 from vtc.models import load_adapter
@@ -129,7 +130,7 @@ class Checkpoints:
 
 def compressed(adapter: VLMAdapter, *stages: dict[str, Any]) -> CompressedModel:
     """A family's model with these stages applied."""
-    return compress(adapter, Recipe.model_validate({"version": 1, "name": "test", "stages": list(stages)}))
+    return apply_recipe(adapter, Recipe.model_validate({"version": 1, "name": "test", "stages": list(stages)}))
 
 
 def pictures(adapter: VLMAdapter, count: int, seed: int = 0) -> list[Image.Image]:
@@ -213,7 +214,7 @@ def masked_logits(model: CompressedModel, asked: Prompts) -> Tensor:
     Which tokens stay is taken from the model itself.
     """
     adapter, plan = model.adapter, model.plan
-    whole = compress(adapter, Recipe(version=1, name="none", stages=()))
+    whole = apply_recipe(adapter, Recipe(version=1, name="none", stages=()))
     ids, mask, pixels = model.inputs(*asked)
     _, state = model.prefill(ids, mask, pixels)
     full_ids, full_mask, pixels = whole.inputs(*asked)

@@ -11,8 +11,8 @@ import pytest
 from exporters.onnx import ExportRequest, export
 from tests.sharing import graphs_in_common
 from vtc.calibrate.calibrator import Calibrator, Measurements
+from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import Origin
-from vtc.compressed.model import compress
 from vtc.data.datasets import Item, load_dataset
 from vtc.data.samples import samples_from
 from vtc.models import load_adapter, model_digest
@@ -52,7 +52,7 @@ def test_bundle_answers_as_pytorch_does(
     samples = samples_from(reference, "reference", 16, seed=0)
     pruner = AutoPruner(reference, digest, tmp_path, "reference")
     recipe = Calibrator(reference, samples, Measurements(), digest, pruner=pruner).resolve(load_recipe(name))
-    model = compress(reference, recipe, model_digest=digest)
+    model = apply_recipe(reference, recipe, model_digest=digest)
     export(ExportRequest([model], recipe, Origin("reference", digest), samples[:2]), tmp_path / "bundle")
     bundle = VLM.load(tmp_path / "bundle")
 

@@ -11,7 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.tiny import GRID, recipe
-from vtc.compressed.model import CompressedModel, compress
+from vtc.compressed.build import apply_recipe
+from vtc.compressed.model import CompressedModel
 from vtc.errors import RecipeError
 from vtc.facts.layout import Block, ImageLayout, shared_out
 from vtc.facts.views import views_of, whole_views
@@ -45,7 +46,7 @@ def model_of(adapter: VLMAdapter, name: str, layout: ImageLayout, keep: int) -> 
     torch.manual_seed(0)
     options = {"checkpoint": "pruner.safetensors"} if name == "learned" else {}
     stage = {"kind": "prune", "keep": keep, "selector": {"name": name, **options}, "positions": "original"}
-    return compress(adapter.with_layout(layout), recipe(stage), from_state=True)
+    return apply_recipe(adapter.with_layout(layout), recipe(stage), from_state=True)
 
 
 def encoded(model: CompressedModel, pixels: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from tests.tiny import image, recipe
 from vtc.artifact import staging_dir
 from vtc.cli import main
+from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import load_compressed
-from vtc.compressed.model import CompressedModel, compress
+from vtc.compressed.model import CompressedModel
 from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.errors import InputError
 from vtc.models import load_adapter, model_digest
@@ -158,7 +159,7 @@ def test_what_the_network_learns_from_is_what_it_reads_at_the_cut(
     logits = Relevance.logits
     monkeypatch.setattr(Relevance, "logits", lambda self, row: read.append(row) or logits(self, row))
     stage = {"kind": "prune_in_decoder", "layer": 1, "keep": 5, "selector": {"name": "relevance", "checkpoint": "auto"}}
-    model = compress(eager, recipe(stage), from_state=True)
+    model = apply_recipe(eager, recipe(stage), from_state=True)
     query = [
         example.items[example.questions.index(question)] for example, question in zip(examples, questions, strict=True)
     ]
@@ -273,12 +274,12 @@ def test_compress_trains_a_network_that_travels_with_the_model(checkpoint: Path,
     resolved = load_recipe(out / "recipe.yaml")
     assert not resolved.autos
     assert resolved.checkpoint(0) == (out / "relevance.safetensors").resolve()
-    model = compress(load_adapter(checkpoint), resolved, model_digest=model_digest(checkpoint))
+    model = apply_recipe(load_adapter(checkpoint), resolved, model_digest=model_digest(checkpoint))
     loaded, _, _ = load_compressed(out)
     assert same(dict(model.trained.state_dict()), dict(loaded.trained.state_dict()))
     assert kept(model) == kept(loaded)
     torch.manual_seed(9)
-    untrained = compress(model.adapter, resolved, from_state=True)
+    untrained = apply_recipe(model.adapter, resolved, from_state=True)
     assert kept(untrained) != kept(model)
 
 
@@ -301,7 +302,7 @@ def test_network_of_another_model_is_refused(adapter: VLMAdapter, tmp_path: Path
         "  selector: {name: relevance, checkpoint: r.safetensors}\n"
     )
     with pytest.raises(InputError, match="was trained on model another"):
-        compress(adapter, load_recipe(tmp_path / "r.yaml"), model_digest="this")
+        apply_recipe(adapter, load_recipe(tmp_path / "r.yaml"), model_digest="this")
 
 
 def test_shipped_network_is_used_for_its_own_model_and_layer_only(adapter: VLMAdapter, tmp_path: Path) -> None:

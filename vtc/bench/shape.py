@@ -128,11 +128,11 @@ def _recipes(job: Job) -> list[Recipe]:
 
 def _models(job: Job, directory: Path, dtype: Any, device: str) -> tuple[VLMAdapter, list[CompressedModel]]:
     """The original and the compressed model, sharing their weights."""
-    from vtc.compressed.model import compress
+    from vtc.compressed.build import apply_recipe
     from vtc.models.random.weights import random_adapter, randomise
 
     adapter = random_adapter(job.shape, directory, dtype=dtype, device=device)
-    models = [compress(adapter, recipe, from_state=True) for recipe in _recipes(job)]
+    models = [apply_recipe(adapter, recipe, from_state=True) for recipe in _recipes(job)]
     for model in models:
         model.trained.to(device)
         for parameter in model.trained.parameters():

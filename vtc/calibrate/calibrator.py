@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vtc.compressed.model import CompressedModel, compress
+from vtc.compressed.build import apply_recipe
+from vtc.compressed.model import CompressedModel
 from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.data.fidelity import divergence, log_softmax
 from vtc.data.samples import Sample
@@ -247,7 +248,7 @@ class Calibrator:
     # Measuring ------------------------------------------------------------------------------------------------------
 
     def _model(self, recipe: Recipe) -> CompressedModel:
-        return compress(self.adapter, recipe, model_digest=self.model_digest)
+        return apply_recipe(self.adapter, recipe, model_digest=self.model_digest)
 
     def _compared(self, before: Recipe, stage: Any) -> Compared:
         """How far a stage, behind those `before` it, moves the model; teacher-forced on the original's answers."""

@@ -247,8 +247,8 @@ def _exported(name: str, bundle: VLM, show: Report) -> Path:
     except BundleError:
         pass  # not there yet, or damaged: either way it is made now
     from exporters.onnx import ExportRequest, export
+    from vtc.compressed.build import apply_recipe
     from vtc.compressed.checkpoint import Origin
-    from vtc.compressed.model import compress
     from vtc.data.samples import samples_from
     from vtc.models import load_adapter
     from vtc.recipe import Recipe
@@ -259,7 +259,7 @@ def _exported(name: str, bundle: VLM, show: Report) -> Path:
     recipe = Recipe(version=1, name="none", stages=())
     own = Origin(name if name == "reference" else str(path.resolve()), digest)
     samples = samples_from(adapter, "reference" if name == "reference" else None, PARITY_SAMPLES, seed=0)
-    model = compress(adapter, recipe)
+    model = apply_recipe(adapter, recipe)
     export(ExportRequest([model], recipe, own, samples, (bundle.precision,), progress=show), out)
     return out
 

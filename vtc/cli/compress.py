@@ -61,8 +61,8 @@ def command(
 
     with progress() as tell:
         from vtc.calibrate.calibrator import Calibrator, Measurements
+        from vtc.compressed.build import apply_recipe
         from vtc.compressed.checkpoint import Origin, save_compressed
-        from vtc.compressed.model import compress
         from vtc.data.samples import samples_from
         from vtc.training.auto import AutoPruner
 
@@ -76,7 +76,7 @@ def command(
         pruner.discard_others(recipe)
         measurements = Measurements(work / f".measurements-{digest[:12]}-{samples}-{seed}.json")
         resolved = Calibrator(adapter, chosen, measurements, digest, tell, pruner).resolve(recipe)
-        compressed = compress(adapter, resolved, model_digest=digest)
+        compressed = apply_recipe(adapter, resolved, model_digest=digest)
         origin = Origin("reference" if model == "reference" else str(path.resolve()), digest)
         save_compressed(work, out, compressed, resolved, origin, measurements.values)
     token_plan = compressed.plan

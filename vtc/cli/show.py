@@ -98,7 +98,7 @@ def _open(
         manifest = manifest_of(target)
         return open_compressed(target) if manifest and manifest["kind"] == "compressed" else open_bundle(target)
     from vtc.calibrate.calibrator import Calibrator, Measurements
-    from vtc.compressed.model import compress
+    from vtc.compressed.build import apply_recipe
     from vtc.models import load_adapter, model_digest, resolve_model
     from vtc.recipe import load_recipe
     from vtc.training.auto import AutoPruner
@@ -112,7 +112,7 @@ def _open(
     with tempfile.TemporaryDirectory() as directory:
         shipped = AutoPruner(adapter, digest, Path(directory), source=None)
         resolved = Calibrator(adapter, [], Measurements(), digest, pruner=shipped).resolve(recipe)
-        return compressed_contestant(recipe.name, compress(adapter, resolved, model_digest=digest), digest)
+        return compressed_contestant(recipe.name, apply_recipe(adapter, resolved, model_digest=digest), digest)
 
 
 def _cut_layers(plan: Any) -> list[int]:

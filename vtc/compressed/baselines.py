@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from vtc.compressed.model import CompressedModel, compress
+from vtc.compressed.build import apply_recipe
+from vtc.compressed.model import CompressedModel
 from vtc.compressed.vision_encoder import DownsampledImage, NoImage
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
@@ -31,7 +32,7 @@ def baseline(
         entry = PruneEntry(
             keep=min(keep, adapter.facts.layout.spans * adapter.facts.layout.selectable), selector=selector
         )
-        return compress(adapter, Recipe(version=1, name=name, stages=(entry,)))
+        return apply_recipe(adapter, Recipe(version=1, name=name, stages=(entry,)))
     if name == "blind":
         return CompressedModel(adapter, whole, NoImage(adapter.facts.decoder.hidden_width(0)), 0).eval()
     layout = adapter.facts.layout

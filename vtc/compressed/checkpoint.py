@@ -17,7 +17,8 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
 from vtc.artifact import publish, read_manifest, verify_files
-from vtc.compressed.model import CompressedModel, compress
+from vtc.compressed.build import apply_recipe
+from vtc.compressed.model import CompressedModel
 from vtc.errors import BundleError, ModelError
 from vtc.facts.layout import ImageOptions
 from vtc.models import load_adapter, model_digest, resolve_model
@@ -115,7 +116,7 @@ def load_compressed(path: Path, base: str | None = None) -> tuple[CompressedMode
         raise ModelError(
             f"{checkpoint}: is not the model that {path} was made from (its contents differ); compress again"
         )
-    model = compress(load_adapter(checkpoint, image_options_of(manifest)), recipe, from_state=True)
+    model = apply_recipe(load_adapter(checkpoint, image_options_of(manifest)), recipe, from_state=True)
     model.trained.load_state_dict(load_file(path / "state.safetensors"))
     return model, recipe, origin
 
@@ -130,7 +131,7 @@ def for_images(model: CompressedModel, recipe: Recipe, image_options: ImageOptio
     RecipeError
         If the recipe does not fit what becomes of them.
     """
-    other = compress(model.adapter.with_image_options(image_options), recipe, from_state=True)
+    other = apply_recipe(model.adapter.with_image_options(image_options), recipe, from_state=True)
     other.trained.load_state_dict(model.trained.state_dict())
     return other
 

@@ -182,10 +182,10 @@ def open_checkpoint(name: str, image_options: ImageOptions = ANY_IMAGE) -> Opene
 
 def original_of(adapter: VLMAdapter, model_sha256: str) -> Opened:
     """A loaded checkpoint with nothing taken away."""
-    from vtc.compressed.model import compress
+    from vtc.compressed.build import apply_recipe
     from vtc.recipe import Recipe
 
-    original = compress(adapter, Recipe(version=1, name="none", stages=()))
+    original = apply_recipe(adapter, Recipe(version=1, name="none", stages=()))
     return Opened(Contestant("original", original, adapter.chat), model_sha256, adapter=adapter)
 
 

@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vtc.calibrate.calibrator import ANSWER_TOKENS
-from vtc.compressed.model import compress
+from vtc.compressed.build import apply_recipe
 from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.facts.model import ModelFacts
 from vtc.models.base import VLMAdapter
@@ -206,7 +206,7 @@ class Explainer:
         self.adapter, self.network = subject.adapter, subject.network().to(subject.adapter.model.device)
         self.beginning, self.config, self.fingerprint, self.report = beginning, config, fingerprint, report
         self.encoder = VisionEncoder(self.adapter, range(self.adapter.facts.encoder.feature_layer + 1))
-        self.original = compress(self.adapter, Recipe(version=1, name="none", stages=()))
+        self.original = apply_recipe(self.adapter, Recipe(version=1, name="none", stages=()))
 
     def __call__(self, examples: Sequence[Example], file: Path, what: str) -> Explained:
         chosen = self._chosen(examples)
