@@ -4,39 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-ReadingKind = Literal[
-    "cls_attention",
-    "cls_logits",
-    "received_attention",
-    "patch_attention",
-    "one_head_cls_attention",
-    "keys",
-    "full_keys",
-]
-
-
-class Reading(NamedTuple):
-    """Something that the encoder can note in one of its layers (0-based) for selectors; by kind, for N patches:
-
-    - ``cls_attention`` (B, N): attention of the CLS token to each patch, mean over heads.
-    - ``cls_logits`` (B, N): the same before the softmax.
-    - ``received_attention`` (B, N): attention to each patch, mean over heads and over all queries, CLS token included.
-    - ``patch_attention`` (B, N, N): attention of each patch to each, mean over heads; softmax over all keys.
-    - ``one_head_cls_attention`` (B, N): attention of the CLS token with queries and keys taken as one head of full
-      width, scores divided by sqrt(D).
-    - ``keys`` (B, N, Dh): keys of the patches, mean over heads.
-    - ``full_keys`` (B, N, D): keys of the patches, all heads side by side.
-
-    A layer right behind the last one that runs may be read too: its queries and keys are made of the features.
-    """
-
-    kind: ReadingKind
-    layer: int
+from vtc.recipe.needs import Reading, ReadingKind
 
 
 @dataclass(frozen=True)
@@ -136,6 +108,8 @@ def gather_positions(position_ids: Tensor, indices: Tensor) -> Tensor:
 
 
 def _gather_reading(reading: Reading, value: Tensor, chosen: Tensor) -> Tensor:
+    if reading.kind == "cls_state":
+        return value
     if value.dim() == 2:
         return torch.gather(value, 1, chosen)
     rows = gather_tokens(value, chosen)

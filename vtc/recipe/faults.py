@@ -5,12 +5,15 @@ from __future__ import annotations
 import difflib
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic_core import ErrorDetails
 
-from vtc.recipe.selectors import CUT_SELECTOR, DECODER_SELECTORS, ENCODER_SELECTORS, SELECTORS, PrunerTraining
-from vtc.recipe.stages import STAGES, Budget
+from vtc.recipe.budget import Budget
+from vtc.recipe.selectors import DEFAULT_DECODER_SELECTOR
+from vtc.recipe.stages import STAGES
+from vtc.recipe.stages.base import StageEntry
+from vtc.recipe.values import Written
 from vtc.recipe.yaml_lines import KeyPath
 
 
@@ -70,7 +73,7 @@ def _key_path(location: tuple[int | str, ...], data: Any) -> KeyPath:
     """Drop from pydantic's location the tags of discriminated unions, which are no keys of the user's."""
     path: KeyPath = ()
     for step in location:
-        tags = (data.get("kind"), data.get("name", CUT_SELECTOR)) if isinstance(data, dict) else (data,)
+        tags = (data.get("kind"), data.get("name", DEFAULT_DECODER_SELECTOR)) if isinstance(data, dict) else (data,)
         if isinstance(data, dict | str) and step in tags and not (isinstance(data, dict) and step in data):
             continue
         path = (*path, step)
@@ -97,29 +100,43 @@ def _tag_path(path: KeyPath, data: Any) -> KeyPath:
 
 
 def _valid_keys(path: KeyPath, data: Any, top_keys: Sequence[str]) -> Sequence[str]:
+    """Name the keys that the mapping at a path may have."""
     if not path:
         return top_keys
-    value = _value_at(path, data)
     if path[-1] == "budget":
         return list(Budget.model_fields)
+    model: type[Written] = _stage_at(path, data)
+    for depth in range(3, len(path) + 1):
+        model = _model_inside(model, path[:depth], data)
+    return list(model.model_fields)
+
+
+def _stage_at(path: KeyPath, data: Any) -> type[StageEntry]:
+    """Find the kind of the stage around a key."""
+    return STAGES[_value_at(path[:2], data)["kind"]]
+
+
+def _model_inside(model: type[Written], path: KeyPath, data: Any) -> type[Written]:
+    """Find what describes the mapping under a key of a stage or a selector."""
     if path[-1] == "selector":
-        table = _selectors(path, data)
-        name = value if isinstance(value, str) else value.get("name", table[0])
-        return list(SELECTORS[name].model_fields)
-    if path[-1] == "training":
-        return list(PrunerTraining.model_fields)
-    return list(STAGES[value["kind"]].model_fields)
+        stage = _stage_at(path, data)
+        value = _value_at(path, data)
+        name = value if isinstance(value, str) else value.get("name", stage.default_selector)
+        return stage.selectors[name]
+    annotation = model.model_fields[str(path[-1])].annotation
+    found: type[Written] = next(part for part in (annotation, *get_args(annotation)) if _is_model(part))
+    return found
 
 
-def _selectors(path: KeyPath, data: Any) -> list[str]:
-    """Name the selectors that the stage around a key may have."""
-    kind = _value_at(path[:2], data).get("kind")
-    return list(DECODER_SELECTORS if kind == "prune_in_decoder" else ENCODER_SELECTORS)
+def _is_model(part: object) -> bool:
+    return isinstance(part, type) and issubclass(part, Written)
 
 
 def _describe_tag(path: KeyPath, error: ErrorDetails, data: Any) -> str:
     noun, key, table = (
-        ("selector", "name", _selectors(path, data)) if "selector" in path else ("stage kind", "kind", list(STAGES))
+        ("selector", "name", list(_stage_at(path, data).selectors))
+        if "selector" in path
+        else ("stage kind", "kind", list(STAGES))
     )
     if error["type"] == "union_tag_not_found":
         return f"names no {noun}, give {key}: one of {', '.join(table)}"

@@ -1,52 +1,68 @@
 """The interface of a selector: which visual tokens of an image to keep.
 
 The same module runs in PyTorch and is exported: exactly `keep` tokens leave it, whatever the image, through operators
-with static shapes. Of equal candidates the lowest index wins.
+with static shapes. Of equal candidates the lowest index wins. Options and what a method looks at are said once, in its
+recipe entry (`vtc.recipe.selectors`); the module takes both from there.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
-from vtc.visual_tokens import Reading, VisualTokens
+from vtc.facts.model import ModelFacts
+from vtc.recipe.needs import Needs, Reading
+from vtc.recipe.selectors.base import EncoderSelectorEntry
+from vtc.visual_tokens import VisualTokens
+
+E = TypeVar("E", bound=EncoderSelectorEntry)
+NO_READINGS: Mapping[str, Reading] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class Needs:
-    """What a selector reads beyond the features and the grid, so that only that is computed.
+class Selector(nn.Module, ABC, Generic[E]):
+    """Picks `keep` of N visual tokens.
 
-    Attributes
+    Parameters
     ----------
-    readings : frozenset of Reading
-        What the encoder is to note on the way.
-    projected : bool
-        The tokens in the decoder's space.
-    text : bool
-        The question, in the decoder's space.
+    entry : EncoderSelectorEntry
+        The method's options, and what it looks at.
+    readings : mapping of str to Reading
+        Values of encoder layers that it reads, under the names that the entry gives them.
     """
 
-    readings: frozenset[Reading] = frozenset()
-    projected: bool = False
-    text: bool = False
+    def __init__(self, entry: E, readings: Mapping[str, Reading] = NO_READINGS) -> None:
+        super().__init__()
+        self.entry = entry
+        self.readings = dict(readings)
 
-    def __or__(self, other: Needs) -> Needs:
-        return Needs(self.readings | other.readings, self.projected or other.projected, self.text or other.text)
+    @classmethod
+    def build(cls, entry: E, facts: ModelFacts, running: Sequence[int]) -> Self:
+        """Make the selector for a model.
 
-
-NOTHING = Needs()
-
-
-class Selector(nn.Module, ABC):
-    """Picks `keep` of N visual tokens."""
+        Parameters
+        ----------
+        entry : EncoderSelectorEntry
+        facts : ModelFacts
+        running : sequence of int
+            Encoder layers that run, ascending.
+        """
+        return cls(entry, entry.readings(facts, running))
 
     @property
     def needs(self) -> Needs:
-        """What `select` will look at beyond the features and the grid."""
-        return NOTHING
+        """What `select` looks at beyond the features and the grid."""
+        return self.entry.needs(self.readings)
+
+    def read(self, tokens: VisualTokens, name: str) -> Tensor:
+        """What the encoder gave under one of the names of `readings`."""
+        return tokens.readings[self.readings[name]]
 
     @abstractmethod
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
@@ -57,7 +73,7 @@ class Selector(nn.Module, ABC):
         return tokens.keep(self.select(tokens, keep))
 
 
-class Scorer(Selector):
+class Scorer(Selector[E]):
     """A selector that is a score per token plus top-k."""
 
     @abstractmethod
@@ -68,7 +84,7 @@ class Scorer(Selector):
         return ascending(top_k(self.score(tokens), keep))
 
 
-class Merger(Selector):
+class Merger(Selector[E]):
     """A selector whose kept tokens also take in what they stand for."""
 
     @abstractmethod

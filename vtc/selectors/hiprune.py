@@ -18,41 +18,22 @@ import torch
 from torch import Tensor, nn
 
 from vtc.facts.layout import Grid
-from vtc.selectors.base import Needs, Selector, ascending, kept_mask, top_k
+from vtc.recipe.selectors.hiprune import HiPruneEntry
+from vtc.selectors.base import Selector, ascending, kept_mask, top_k
 from vtc.selectors.ranking import ranks
-from vtc.visual_tokens import Reading, VisualTokens
+from vtc.visual_tokens import VisualTokens
 
 
-class HiPrune(Selector):
+class HiPrune(Selector[HiPruneEntry]):
     """Anchors of one layer, their neighbours, and registers of another.
 
-    Parameters
-    ----------
-    object_layer : int
-        Layer (0-based) that picks the anchors. The paper's is 9 of 24 counted from 1, here 8, and 16 of Qwen2.5-VL's.
-    deep_layer : int
-        Layer (0-based) that picks the registers: in LLaVA the one whose output feeds the projector.
-    alpha : float
-        Share of the budget, in [0, 1], for anchors with their neighbours.
-    as_published : bool
-        Take neighbours by index, as the authors' code does.
+    The object layer picks the anchors: the paper's is 9 of 24 counted from 1, here 8, and 16 of Qwen2.5-VL's. The deep
+    layer picks the registers: in LLaVA it is the one whose output feeds the projector.
     """
 
-    def __init__(self, object_layer: int, deep_layer: int, alpha: float = 0.1, as_published: bool = False) -> None:
-        super().__init__()
-        self.object_layer = object_layer
-        self.deep_layer = deep_layer
-        self.alpha = alpha
-        self.as_published = as_published
-
-    @property
-    def needs(self) -> Needs:
-        return Needs(frozenset(Reading("received_attention", layer) for layer in (self.object_layer, self.deep_layer)))
-
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
-        found = tokens.read("received_attention", self.object_layer)
-        deep = tokens.read("received_attention", self.deep_layer)
-        return hierarchical(found, deep, tokens.grids_or_row, keep, self.alpha, self.as_published)
+        found, deep = self.read(tokens, "object"), self.read(tokens, "deep")
+        return hierarchical(found, deep, tokens.grids_or_row, keep, self.entry.alpha, self.entry.as_published)
 
 
 def hierarchical(

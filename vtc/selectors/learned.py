@@ -7,64 +7,46 @@ least similar (cosine) to everything chosen so far.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from vtc.errors import InputError
+from vtc.facts.model import ModelFacts
+from vtc.recipe.selectors.learned import LearnedEntry
 from vtc.selectors.base import Selector, ascending, top_k
-from vtc.selectors.trained import fill, read_trained
+from vtc.selectors.trained import TrainedPart
 from vtc.visual_tokens import VisualTokens
 
 
-class Learned(Selector):
-    """Top-k of the learned keep probability, with `diversity` of the budget filled by max-min cosine picks.
+class Learned(Selector[LearnedEntry], TrainedPart):
+    """Top-k of the learned keep probability; a share of the budget is filled by max-min cosine picks.
 
     Parameters
     ----------
+    entry : LearnedEntry
     width : int
-        D, the width of the encoder.
-    diversity : float
-        Share of the budget, in [0, 1), rounded to whole tokens.
+        D, the width of a token.
+    layers : sequence of int
+        Encoder layers that run; the pruner reads the output of the last one.
     """
 
-    def __init__(self, width: int, diversity: float = 0.1) -> None:
-        super().__init__()
+    noun = "pruner"
+
+    def __init__(self, entry: LearnedEntry, width: int, layers: Sequence[int]) -> None:
+        super().__init__(entry)
         self.width = width
-        self.diversity = diversity
+        self.layers = tuple(layers)
         self.mlp = nn.Sequential(nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, 2))
 
     @classmethod
-    def from_checkpoint(
-        cls, path: Path, *, width: int, model_digest: str, layers: Sequence[int], diversity: float = 0.1
-    ) -> Self:
-        """Load a trained pruner.
+    def build(cls, entry: LearnedEntry, facts: ModelFacts, running: Sequence[int]) -> Self:
+        return cls(entry, facts.token_width, running)
 
-        Parameters
-        ----------
-        path : Path
-            A safetensors file with the MLP's tensors and, as metadata, ``model_sha256`` of the model and
-            ``encoder_layers`` that it was trained on.
-        layers : sequence of int
-            Encoder layers that run here.
-
-        Raises
-        ------
-        InputError
-            If the file is missing or damaged, or was trained on another model, other layers or another width.
-        """
-        selector = cls(width, diversity)
-        tensors, metadata = read_trained(path, "pruner", model_digest)
-        if metadata.get("encoder_layers") != layer_list(layers):
-            raise InputError(
-                f"{path}: pruner reads the output of encoder layers {metadata.get('encoder_layers')}, "
-                f"here {layer_list(layers)} run; train it again"
-            )
-        fill(selector, tensors, path, f"pruner for an encoder of width {width}")
-        return selector
+    @property
+    def made_for(self) -> Mapping[str, str]:
+        return {"encoder_layers": ",".join(map(str, self.layers)), "width": str(self.width)}
 
     def score(self, tokens: VisualTokens) -> Tensor:
         """Log-odds of keeping each token, (B, N): ranks as the probability does, and does not saturate."""
@@ -72,16 +54,11 @@ class Learned(Selector):
         return logits[..., 1] - logits[..., 0]
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
-        diverse = min(round(keep * self.diversity), keep - 1)
+        diverse = min(round(keep * self.entry.diversity), keep - 1)
         chosen = top_k(self.score(tokens), keep - diverse)
         if diverse:
             chosen = add_diverse(tokens.features, chosen, diverse)
         return ascending(chosen)
-
-
-def layer_list(layers: Sequence[int]) -> str:
-    """Layer numbers as metadata spells them: ``0,1,2``."""
-    return ",".join(map(str, layers))
 
 
 def add_diverse(features: Tensor, chosen: Tensor, count: int) -> Tensor:

@@ -1,22 +1,11 @@
-"""How visual tokens are chosen inside the decoder, one method per file."""
+"""How visual tokens are chosen inside the decoder, one method a file: recipe entry to module."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from vtc.models.base import VLMAdapter
-from vtc.recipe.selectors import (
-    DARTEntry,
-    FastVEntry,
-    FeatherEntry,
-    PyramidDropEntry,
-    RelevanceEntry,
-    SparseVLMEntry,
-    TextAttentionEntry,
-    VisionDropEntry,
-)
+from vtc.recipe import selectors as entries
 from vtc.selectors.decoder.base import DecoderSelector
 from vtc.selectors.decoder.dart import DART
 from vtc.selectors.decoder.fastv import FastV
@@ -27,57 +16,28 @@ from vtc.selectors.decoder.sparsevlm import SparseVLM
 from vtc.selectors.decoder.text_attention import TextAttention
 from vtc.selectors.decoder.visiondrop import VisionDrop
 
-
-class _Cut(NamedTuple):
-    """Where a selector acts, and the file of its trained part."""
-
-    adapter: VLMAdapter
-    behind: int
-    before: int
-    checkpoint: Path | None
-    model_digest: str
-
-    @property
-    def place(self) -> tuple[VLMAdapter, int, int]:
-        return self.adapter, self.behind, self.before
-
-
-def _relevance(_: RelevanceEntry, cut: _Cut) -> DecoderSelector:
-    if cut.checkpoint is None:
-        return Relevance(*cut.place)
-    return Relevance.from_checkpoint(cut.checkpoint, *cut.place, model_digest=cut.model_digest)
-
-
-_BUILDERS: dict[type, Callable[[Any, _Cut], DecoderSelector]] = {
-    TextAttentionEntry: lambda spec, cut: TextAttention(*cut.place, raters=spec.queries == "raters", rope=spec.rope),
-    FastVEntry: lambda _, cut: FastV(*cut.place),
-    PyramidDropEntry: lambda _, cut: PyramidDrop(*cut.place),
-    FeatherEntry: lambda spec, cut: FEATHER(*cut.place, uniform=spec.uniform),
-    SparseVLMEntry: lambda spec, cut: SparseVLM(*cut.place, recycle=spec.recycle),
-    VisionDropEntry: lambda spec, cut: VisionDrop(
-        *cut.place, contextual=spec.contextual, as_published=spec.as_published
-    ),
-    DARTEntry: lambda spec, cut: DART(
-        *cut.place, pivots_image=spec.pivots_image, pivots_text=spec.pivots_text, as_published=spec.as_published
-    ),
-    RelevanceEntry: _relevance,
+DECODER_MODULES: dict[type[entries.DecoderSelectorEntry], type[DecoderSelector[Any]]] = {
+    entries.TextAttentionEntry: TextAttention,
+    entries.FastVEntry: FastV,
+    entries.PyramidDropEntry: PyramidDrop,
+    entries.FeatherEntry: FEATHER,
+    entries.SparseVLMEntry: SparseVLM,
+    entries.VisionDropEntry: VisionDrop,
+    entries.DARTEntry: DART,
+    entries.RelevanceEntry: Relevance,
 }
 
 
 def build_decoder_selector(
-    spec: Any, adapter: VLMAdapter, behind: int, before: int, checkpoint: Path | None = None, model_digest: str = ""
-) -> DecoderSelector:
-    """The selector that a recipe entry describes, for a cut between two decoder layers.
+    entry: entries.DecoderSelectorEntry, adapter: VLMAdapter, after: int, before: int
+) -> DecoderSelector[Any]:
+    """Make the selector that a recipe entry describes; trained parameters are empty.
 
     Parameters
     ----------
-    spec : a recipe's entry
+    entry : DecoderSelectorEntry
     adapter : VLMAdapter
-    behind, before : int
+    after, before : int
         Decoder layers around the cut, as the model numbers them.
-    checkpoint : Path or None
-        File of the trained part; None where there is none, or its tensors come later, with a compressed model's state.
-    model_digest : str
-        SHA-256 of the model, which a trained part must have been trained on.
     """
-    return _BUILDERS[type(spec)](spec, _Cut(adapter, behind, before, checkpoint, model_digest))
+    return DECODER_MODULES[type(entry)](entry, adapter, after, before)

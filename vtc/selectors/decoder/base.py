@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from vtc.models.base import VLMAdapter
+from vtc.recipe.selectors.base import DecoderSelectorEntry
 from vtc.selectors.base import ascending, kept_mask, top_k
 from vtc.visual_tokens import gather_tokens
 
@@ -41,23 +42,26 @@ class DecoderTokens:
     query_mask: Tensor
 
 
-class DecoderSelector(nn.Module, ABC):
+E = TypeVar("E", bound=DecoderSelectorEntry)
+
+
+class DecoderSelector(nn.Module, ABC, Generic[E]):
     """Picks `keep` of an image's K tokens at a cut.
 
     Parameters
     ----------
+    entry : DecoderSelectorEntry
+        The method's options, and which layer it looks at.
     adapter : VLMAdapter
-    behind, before : int
+    after, before : int
         Decoder layers around the cut, as the model numbers them.
     """
 
-    reads_before: ClassVar[bool] = False
-    """Whether it looks at the layer in front of the cut, which the segment then hands out the input of."""
-
-    def __init__(self, adapter: VLMAdapter, behind: int, before: int) -> None:
+    def __init__(self, entry: E, adapter: VLMAdapter, after: int, before: int) -> None:
         super().__init__()
+        self.entry = entry
         self.adapter = adapter
-        self.layer = before if self.reads_before else behind
+        self.layer = before if entry.reads_before else after
 
     @abstractmethod
     def select(self, tokens: DecoderTokens, keep: int) -> Tensor:
@@ -71,7 +75,7 @@ class DecoderSelector(nn.Module, ABC):
 
     def entering(self, tokens: DecoderTokens) -> Tensor:
         """All tokens (I, S, E) as they enter the layer that is looked at."""
-        if not self.reads_before:
+        if not self.entry.reads_before:
             return tokens.hidden
         if tokens.before is None:
             raise AssertionError("a selector that looks at the layer in front is given its input")
@@ -112,7 +116,7 @@ class DecoderSelector(nn.Module, ABC):
         return gather_tokens(tokens.hidden, tokens.visual)
 
 
-class DecoderScorer(DecoderSelector):
+class DecoderScorer(DecoderSelector[E]):
     """A score per visual token plus top-k; of equal scores the lower index wins."""
 
     @abstractmethod
@@ -123,7 +127,7 @@ class DecoderScorer(DecoderSelector):
         return ascending(top_k(self.score(tokens), keep))
 
 
-class DecoderMerger(DecoderSelector):
+class DecoderMerger(DecoderSelector[E]):
     """A selector whose kept tokens also take in what they stand for."""
 
     @abstractmethod

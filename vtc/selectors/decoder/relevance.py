@@ -13,36 +13,25 @@ and no normalisation does, a pointwise convolution makes the logit, and the inpu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
-from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
+from vtc.recipe.selectors.decoder.relevance import CHANNELS, KERNEL, RelevanceEntry
 from vtc.selectors.decoder.base import DecoderScorer, DecoderTokens, mean_over_queries
-from vtc.selectors.trained import fill, read_trained
-
-CHANNELS = (1, 32, 64, 128, 256, 512)
-KERNEL = 5
+from vtc.selectors.trained import TrainedPart
 
 
-class Relevance(DecoderScorer):
-    """Top-k of the relevance that a trained network reads off the text's attention.
+class Relevance(DecoderScorer[RelevanceEntry], TrainedPart):
+    """Top-k of the relevance that a trained network reads off the text's attention; parameters as for its base."""
 
-    Parameters
-    ----------
-    adapter : VLMAdapter
-    behind, before : int
-        Decoder layers around the cut, as the model numbers them.
-    """
+    noun = "relevance network"
 
-    reads_before = True
-
-    def __init__(self, adapter: VLMAdapter, behind: int, before: int) -> None:
-        super().__init__(adapter, behind, before)
+    def __init__(self, entry: RelevanceEntry, adapter: VLMAdapter, after: int, before: int) -> None:
+        super().__init__(entry, adapter, after, before)
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(CHANNELS):
             layers += [
@@ -52,34 +41,9 @@ class Relevance(DecoderScorer):
             ]
         self.network = nn.Sequential(*layers, nn.Conv1d(CHANNELS[-1], 1, 1))
 
-    @classmethod
-    def from_checkpoint(cls, path: Path, adapter: VLMAdapter, behind: int, before: int, *, model_digest: str) -> Self:
-        """Load a trained network.
-
-        Parameters
-        ----------
-        path : Path
-            A safetensors file with the network's tensors and, as metadata, ``model_sha256`` of the model and
-            ``decoder_layer`` that it was trained on.
-        adapter, behind, before
-            As for the class.
-        model_digest : str
-            SHA-256 of the model that runs here.
-
-        Raises
-        ------
-        InputError
-            If the file is missing or damaged, or was trained on another model or another layer.
-        """
-        selector = cls(adapter, behind, before)
-        tensors, metadata = read_trained(path, "relevance network", model_digest)
-        if metadata.get("decoder_layer") != str(selector.layer):
-            raise InputError(
-                f"{path}: relevance network reads decoder layer {metadata.get('decoder_layer')}, "
-                f"here it would read layer {selector.layer}; train it again"
-            )
-        fill(selector, tensors, path, "relevance network")
-        return selector
+    @property
+    def made_for(self) -> Mapping[str, str]:
+        return {"decoder_layer": str(self.layer)}
 
     def score(self, tokens: DecoderTokens) -> Tensor:
         """Logit of each token's relevance, (I, K)."""

@@ -1,0 +1,181 @@
+"""A recipe: what to do to a model, for any model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import reprlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, PrivateAttr
+
+from vtc.errors import RecipeError
+from vtc.recipe.budget import Budget
+from vtc.recipe.stages import Stage
+from vtc.recipe.trained import Trained
+from vtc.recipe.values import Written
+from vtc.recipe.yaml_lines import KeyPath
+
+
+@dataclass(frozen=True)
+class RecipeSource:
+    """Where a recipe was written, for messages; it does not count when recipes are compared."""
+
+    file: str = field(default="recipe", compare=False)
+    directory: Path | None = field(default=None, compare=False)
+    lines: Mapping[KeyPath, int] = field(default_factory=dict, compare=False)
+    overrides: Mapping[KeyPath, str] = field(default_factory=dict, compare=False)
+
+    def where(self, path: KeyPath) -> str:
+        """The place of a value, or of the nearest around it: ``file:line`` or ``--set …``."""
+        for length in range(len(path), -1, -1):
+            if path[:length] in self.overrides:
+                return f"--set {self.overrides[path[:length]]}"
+            if path[:length] in self.lines:
+                return f"{self.file}:{self.lines[path[:length]]}"
+        return self.file
+
+    def line(self, path: KeyPath) -> int:
+        """Return the line of a value, or of the nearest thing around it; 0 when the text is not known."""
+        return next((self.lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self.lines), 0)
+
+    def message(self, path: KeyPath, problem: str) -> str:
+        """One line: where, the key's path, what is wrong with it."""
+        return ": ".join(filter(None, [self.where(path), ".".join(map(str, path)), problem]))
+
+
+def _version(value: object) -> int:
+    if type(value) is int and value == 1:  # true and 1.0 are equal to 1 as well
+        return value
+    raise ValueError(f"this vtc reads version 1 recipes, not {reprlib.repr(value)}")
+
+
+class Recipe(Written):
+    """What to do to a model, for any model.
+
+    ``stages`` stand in the order data meets them; none at all is the null recipe, the model as it is. A ``budget``
+    takes the place of a ``keep`` in each pruning stage.
+    `vtc.plan.plan` says what a recipe comes to for one model.
+    """
+
+    version: Annotated[Literal[1], BeforeValidator(_version)]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    description: str = ""
+    paper: str | None = None
+    budget: Budget | None = None
+    stages: Annotated[tuple[Stage, ...], Field(strict=False)]
+    _source: RecipeSource = PrivateAttr(default_factory=RecipeSource)
+
+    @property
+    def source(self) -> RecipeSource:
+        """Where the recipe was written."""
+        return self._source
+
+    def with_source(self, source: RecipeSource) -> Recipe:
+        """Return the same recipe, written at `source`."""
+        recipe = self.model_copy()
+        recipe._source = source
+        return recipe
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the recipe as plain JSON data with every default filled in."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of what the recipe does: version, budget and stages; its name and prose do not count."""
+        canonical = self.canonical()
+        body = {key: canonical[key] for key in ("version", "budget", "stages") if key in canonical}
+        return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def to_yaml(self) -> str:
+        """Return YAML text that loads to an equal recipe."""
+        canonical = self.canonical()
+        # Unicode's own line breaks are read back as plain ones unless they are escaped.
+        breaks = any(mark in json.dumps(canonical, ensure_ascii=False) for mark in "\x85\u2028\u2029")
+        return yaml.safe_dump(canonical, sort_keys=False, allow_unicode=not breaks, width=110)
+
+    @property
+    def autos(self) -> list[str]:
+        """Key paths of the values left to calibration, such as ``stages.0.keep``."""
+        return [".".join(map(str, path)) for path in _find_autos(self.canonical()["stages"], ("stages",))]
+
+    def resolved(self, values: Mapping[str, Any]) -> Recipe:
+        """Fill in what calibration found.
+
+        Parameters
+        ----------
+        values
+            A value for each key path, as `autos` names them: ``{"stages.0.layers": [5, 6]}``.
+
+        Returns
+        -------
+        Recipe
+            The recipe with those values; the ``count``, ``energy`` or ``training`` that guided a choice is gone with
+            its ``auto``.
+
+        Raises
+        ------
+        RecipeError
+            A path is not one of `autos`.
+        pydantic.ValidationError
+            A value does not fit its key; a fault of the caller, not of the user.
+        """
+        unknown = sorted(set(values) - set(self.autos))
+        if unknown:
+            raise RecipeError(f"{self._source.file}: {unknown[0]} is not left to calibration")
+        data = self.canonical()
+        for dotted, value in values.items():
+            *parents, key = dotted.split(".")
+            target: Any = data
+            for parent in parents:
+                target = target[int(parent)] if isinstance(target, list) else target[parent]
+            target[key] = value
+            target.pop(self._guide(parents, key), None)
+        return Recipe.model_validate(data).with_source(self._source)
+
+    def _guide(self, parents: list[str], key: str) -> str:
+        """Key beside `key` that guided the choice of its value."""
+        guides = {"checkpoint": "training"} | dict(self.stages[int(parents[1])].guides)
+        return guides.get(key, "")
+
+    def trained(self) -> Iterator[tuple[int, KeyPath, Trained]]:
+        """Yield each part with parameters of its own: its stage's number, the path of its entry, and the entry."""
+        for number, stage in enumerate(self.stages):
+            for keys, entry in stage.trained():
+                yield number, ("stages", number, *keys), entry
+
+    def checkpoint(self, stage: int) -> Path:
+        """Return the file of stage number `stage`'s trained part.
+
+        Raises
+        ------
+        RecipeError
+            The stage has none, the file is missing, or a link leads it out of the recipe's directory.
+        """
+        found = next(((path, entry) for number, path, entry in self.trained() if number == stage), None)
+        if found is None:
+            raise RecipeError(self._source.message(("stages", stage), "has no checkpoint"))
+        path, entry = (*found[0], "checkpoint"), found[1]
+        directory = (self._source.directory or Path.cwd()).resolve()
+        file = (directory / entry.checkpoint).resolve()
+        if not file.is_relative_to(directory):
+            raise RecipeError(self._source.message(path, "leads out of the recipe's directory"))
+        if not file.is_file():
+            raise RecipeError(self._source.message(path, f"no such file: {file}"))
+        return file
+
+
+def _find_autos(value: object, path: KeyPath) -> Iterator[KeyPath]:
+    if value == "auto":
+        yield path
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _find_autos(item, (*path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _find_autos(item, (*path, index))

@@ -1,0 +1,1 @@
+"""Selectors inside the decoder, as a recipe names them: one file a method."""

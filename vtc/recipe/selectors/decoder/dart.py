@@ -1,0 +1,28 @@
+"""DART in a recipe: its options, what it reads and what it multiplies."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vtc.recipe.selectors.base import DecoderSelectorEntry
+
+
+class DARTEntry(DecoderSelectorEntry):
+    """Tokens that resemble a few pivots least, the pivots being image and text tokens of large keys.
+
+    Based on DART (arXiv 2502.11494), which cuts before layer 2.
+    """
+
+    summary = "tokens that duplicate pivot tokens least"
+    paper = "DART (arXiv 2502.11494)"
+    reads = "keys of the decoder layer in front of the cut"
+    reads_before = True
+    name: Literal["dart"] = "dart"
+    pivots_image: Annotated[int, Field(ge=1)] = 4
+    pivots_text: Annotated[int, Field(ge=0)] = 4
+    as_published: bool = False
+
+    def rows(self, text: int, visual: int) -> int:
+        return 0

@@ -1,0 +1,28 @@
+"""VisionDrop in a recipe: its options, what it reads and what it multiplies."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vtc.recipe.selectors.base import DecoderSelectorEntry
+
+
+class VisionDropEntry(DecoderSelectorEntry):
+    """Attention from the image's own tokens; for the share ``contextual`` of the budget others merge in.
+
+    Based on VisionDrop (arXiv 2506.22283).
+    """
+
+    summary = "attention from visual tokens, and contextual tokens that others merge into"
+    paper = "VisionDrop (arXiv 2506.22283)"
+    reads = "queries and keys of the decoder layer behind the cut"
+    text_aware = False
+    query = "last_token"
+    name: Literal["visiondrop"] = "visiondrop"
+    contextual: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.15
+    as_published: bool = False
+
+    def rows(self, text: int, visual: int) -> int:
+        return visual

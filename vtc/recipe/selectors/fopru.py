@@ -1,0 +1,28 @@
+"""FoPru in a recipe: its options, what it reads and what it multiplies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from vtc.facts.model import ModelFacts
+from vtc.recipe.needs import Reading
+from vtc.recipe.selectors.base import EncoderSelectorEntry
+
+
+class FoPruEntry(EncoderSelectorEntry):
+    """Attention among patches: received or given, whichever varies more; by token, or by whole ``row`` of the image.
+
+    Based on FoPru (arXiv 2411.14164); which of the two to take is from a re-implementation, not from the authors.
+    """
+
+    summary = "attention among patches, by token or by row of the image"
+    paper = "FoPru (arXiv 2411.14164)"
+    reads = "the encoder's attention among patches"
+    compares_patches = True
+    reads_encoder_grid = True
+    name: Literal["fopru"] = "fopru"
+    strategy: Literal["rank", "row"] = "rank"
+
+    def readings(self, facts: ModelFacts, running: Sequence[int]) -> Mapping[str, Reading]:
+        return {"attention": Reading("patch_attention", running[-1])}

@@ -1,0 +1,35 @@
+"""MMTok in a recipe: its options, what it reads and what it multiplies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from vtc.recipe.selectors.base import Choice, EncoderSelectorEntry, Product
+from vtc.recipe.values import Multiple, Weight
+
+
+class MMTokEntry(EncoderSelectorEntry):
+    """Tokens that together cover the question's words and the image's own tokens best (greedy maximum coverage).
+
+    ``alpha`` weighs the image against the question; the temperatures say how local a token's coverage is.
+
+    Based on MMTok (arXiv 2508.18264); no words are left out of the question.
+    """
+
+    summary = "greedy coverage of the question and of the image"
+    paper = "MMTok (arXiv 2508.18264)"
+    reads = "features, projected tokens and the question"
+    projects = True
+    text_aware = True
+    name: Literal["mmtok"] = "mmtok"
+    text_temperature: Multiple = 0.02
+    vision_temperature: Multiple = 0.2
+    alpha: Weight = 0.5
+
+    def products(self, choice: Choice) -> Iterable[Product]:
+        return (
+            (choice.tokens, choice.facts.token_width, choice.tokens),
+            (choice.text, choice.facts.decoder.width, choice.tokens),
+            (choice.keep, choice.text + choice.tokens, choice.tokens),
+        )

@@ -1,0 +1,40 @@
+"""PruMerge in a recipe: its options, what it reads and what it multiplies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vtc.facts.model import ModelFacts
+from vtc.recipe.layers import after_features
+from vtc.recipe.needs import Reading
+from vtc.recipe.selectors.base import Choice, EncoderSelectorEntry, Product
+
+
+class PruMergeEntry(EncoderSelectorEntry):
+    """Most attended tokens, each with its nearest tokens merged in, and one token for all that are dropped.
+
+    ``spatial`` is PruMerge+: all but the share ``important`` of the budget goes to places spread over the image.
+
+    Based on LLaVA-PruMerge (arXiv 2403.15388), at a fixed budget.
+    """
+
+    summary = "highest CLS attention with neighbours merged in, one token for the rest"
+    paper = "LLaVA-PruMerge (arXiv 2403.15388)"
+    reads = "one-head CLS attention and keys of the encoder layer behind the features"
+    reads_encoder_grid = True
+    needs_cls = True
+    name: Literal["prumerge"] = "prumerge"
+    spatial: bool = False
+    important: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.25
+    as_published: bool = False
+
+    def readings(self, facts: ModelFacts, running: Sequence[int]) -> Mapping[str, Reading]:
+        layer = after_features(facts.encoder, running)
+        return {"attention": Reading("one_head_cls_attention", layer), "keys": Reading("full_keys", layer)}
+
+    def products(self, choice: Choice) -> Iterable[Product]:
+        tokens, width = choice.tokens, choice.facts.token_width
+        return (choice.keep - 1, width, tokens), (choice.keep, tokens, width)

@@ -1,0 +1,41 @@
+"""`visual_exit` in a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import model_validator
+
+from vtc.recipe.stages.base import Place, StageEntry
+from vtc.recipe.values import LayerDepthOrAuto
+
+
+class VisualExitEntry(StageEntry):
+    """All visual tokens leave before decoder layer ``layer`` (0-based); the text keeps its positions.
+
+    A number between 0 and 1 is a share of the decoder's depth; ``auto`` is the earliest layer at which calibration data
+    finds that nothing is lost. By ``agreement``, the most likely tokens still agree with the original's; by ``dyvte``,
+    the answers' loss must not grow by 3 % either.
+
+    Based on Visual Tokens Withdrawal (arXiv 2405.05803), ToDRE (arXiv 2505.18757, stage 2) for a given depth and DyVTE
+    (arXiv 2411.19628), whose labels the second criterion is: its gates decide for each prompt, here all prompts share a
+    layer, so that the graph has one shape.
+    """
+
+    summary = "all visual tokens leave before a decoder layer"
+    acts = Place.DECODER
+    guides: ClassVar[Mapping[str, str]] = {"layer": "criterion"}
+    kind: Literal["visual_exit"] = "visual_exit"
+    layer: LayerDepthOrAuto
+    criterion: Literal["agreement", "dyvte"] = "agreement"
+
+    @model_validator(mode="after")
+    def _criterion_goes_with_auto(self) -> VisualExitEntry:
+        if self.layer != "auto" and self.criterion != "agreement":
+            raise ValueError(f"criterion is only for layer: auto, here layer is {self.layer}")
+        return self
+
+    @property
+    def exit_before(self) -> int | float | Literal["auto"]:
+        return self.layer
