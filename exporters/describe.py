@@ -67,7 +67,7 @@ def _served(model: CompressedModel, number: int) -> dict[str, Any]:
         "grids": layout.grids,
         "tokens": layout.tokens,
         "keep": model.visual_tokens,
-        "segment_tokens": [token_plan.each(segment.visual_tokens) for segment in token_plan.segments],
+        "segment_tokens": [token_plan.per_span(segment.visual_tokens) for segment in token_plan.segments],
         "positions": asdict(model.rule),
         "prompt_frame": list(adapter.prompt_frame),
     }

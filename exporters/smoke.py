@@ -7,19 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from exporters.onnx import ExportRequest, export
-from vtc.calibrate.calibrator import Calibrator, Measurements
+from vtc.calibrate.calibrator import Calibrator
+from vtc.calibrate.measurements import Measurements
 from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import Origin, load_compressed, save_compressed
 from vtc.data.samples import samples_from
 from vtc.models import load_adapter, model_digest
 from vtc.models.random.tiny import write_tiny_checkpoint
-from vtc.plan import plan
 from vtc.progress import Report, silent
-from vtc.recipe import DropLayersEntry, PruneEntry, PruneInDecoderEntry, Recipe, VisualExitEntry
+from vtc.recipe import Recipe
 from vtc.runtime.vlm import VLM
-from vtc.selectors.decoder.relevance import Relevance
-from vtc.selectors.learned import Learned
-from vtc.training.checkpoint import save_pruner, save_relevance
+from vtc.selectors.trained import save_trained
+from vtc.training.job import new_part
 
 SAMPLES = 4
 
@@ -49,7 +48,7 @@ def prepare(
 ) -> ExportRequest:
     """Compress a tiny random model of a family, save that, and load it to be exported.
 
-    The model is deeper than asked if the recipe's layer numbers are. Learned selectors stay untrained: none was
+    The model is deeper than asked if the recipe's layer numbers are. Trained parts stay as they are created: none was
     trained on a random model, and nothing could be learnt on it.
 
     Parameters
@@ -73,13 +72,7 @@ def prepare(
 
     def untrained(so_far: Recipe, number: int) -> Path:
         file = compressing / f"trained-{number}.safetensors"
-        token_plan = plan(so_far, adapter.facts)
-        cut = [token_plan.around(at) for at, part in enumerate(token_plan.segments) if part.stage == number]
-        if cut:
-            save_relevance(file, Relevance(adapter, *cut[0]), model_digest=digest)
-        else:
-            learned = Learned(adapter.facts.token_width)
-            save_pruner(file, learned, model_digest=digest, layers=token_plan.encoder_layers)
+        save_trained(file, new_part(adapter, so_far, number), digest)
         return file
 
     resolved = Calibrator(adapter, samples, Measurements(), digest, progress, untrained).resolve(recipe)
@@ -92,14 +85,10 @@ def prepare(
 def _layer_numbers(recipe: Recipe) -> Iterator[tuple[str, int]]:
     """Every layer that a recipe names, with the component it is in; a negative number needs that many layers."""
     for stage in recipe.stages:
-        named: object = ()
-        component = "decoder"
-        if isinstance(stage, VisualExitEntry | PruneInDecoderEntry):
-            named = (stage.layer,)
-        elif isinstance(stage, DropLayersEntry):
-            named, component = stage.layers, stage.component
-        elif isinstance(stage, PruneEntry):
-            named, component = getattr(stage.selector, "layers", ()), "encoder"
-        for number in named if isinstance(named, tuple) else ():
-            if isinstance(number, int):
-                yield component, number if number >= 0 else -number
+        removal = stage.removal
+        named = [("encoder", layer) for layer in stage.encoder_layers_named]
+        named += [("decoder", layer) for layer in (stage.exit_before, stage.cut_before) if isinstance(layer, int)]
+        if removal is not None and removal.layers != "auto":
+            named += [(removal.component, layer) for layer in removal.layers]
+        for component, number in named:
+            yield component, number if number >= 0 else -number

@@ -60,11 +60,12 @@ def command(
         raise needs_data(recipe)
 
     with progress() as tell:
-        from vtc.calibrate.calibrator import Calibrator, Measurements
+        from vtc.calibrate.calibrator import Calibrator
+        from vtc.calibrate.measurements import Measurements
         from vtc.compressed.build import apply_recipe
         from vtc.compressed.checkpoint import Origin, save_compressed
         from vtc.data.samples import samples_from
-        from vtc.training.auto import AutoPruner
+        from vtc.training.auto import AutoTrained
 
         digest = model_digest(path)
         adapter = load_adapter(path, wanted)
@@ -72,7 +73,7 @@ def command(
         work.mkdir(parents=True, exist_ok=True)
         measured = [key for key in recipe.autos if not key.endswith(".checkpoint")]
         chosen = samples_from(adapter, source, samples, seed) if measured else []
-        pruner = AutoPruner(adapter, digest, work, source, retrain, tell)
+        pruner = AutoTrained(adapter, digest, work, source, retrain, tell)
         pruner.discard_others(recipe)
         measurements = Measurements(work / f".measurements-{digest[:12]}-{samples}-{seed}.json")
         resolved = Calibrator(adapter, chosen, measurements, digest, tell, pruner).resolve(recipe)

@@ -67,10 +67,9 @@ def _selectors() -> list[dict[str, Any]]:
         {
             "name": name,
             "summary": entry.summary,
-            "needs": entry.needs,
+            "reads": entry.reads,
             "where": entry.where,
             "text_aware": entry.text_aware,
-            "exportable": entry.exportable,
             "options": [option for option in entry.model_fields if option != "name"],
             "paper": entry.paper,
         }

@@ -97,11 +97,12 @@ def _open(
     if target is not None:
         manifest = manifest_of(target)
         return open_compressed(target) if manifest and manifest["kind"] == "compressed" else open_bundle(target)
-    from vtc.calibrate.calibrator import Calibrator, Measurements
+    from vtc.calibrate.calibrator import Calibrator
+    from vtc.calibrate.measurements import Measurements
     from vtc.compressed.build import apply_recipe
     from vtc.models import load_adapter, model_digest, resolve_model
     from vtc.recipe import load_recipe
-    from vtc.training.auto import AutoPruner
+    from vtc.training.auto import AutoTrained
 
     recipe = load_recipe(str(recipe_name), overrides)
     left_open = [key for key in recipe.autos if not key.endswith(".checkpoint")]
@@ -110,8 +111,8 @@ def _open(
     path = resolve_model(model)
     adapter, digest = load_adapter(path, wanted), model_digest(path)
     with tempfile.TemporaryDirectory() as directory:
-        shipped = AutoPruner(adapter, digest, Path(directory), source=None)
-        resolved = Calibrator(adapter, [], Measurements(), digest, pruner=shipped).resolve(recipe)
+        shipped = AutoTrained(adapter, digest, Path(directory), source=None)
+        resolved = Calibrator(adapter, [], Measurements(), digest, parts=shipped).resolve(recipe)
         return compressed_contestant(recipe.name, apply_recipe(adapter, resolved, model_digest=digest), digest)
 
 

@@ -10,7 +10,9 @@ from vtc.compressed.vision_encoder import DownsampledImage, NoImage
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
 from vtc.plan import plan
-from vtc.recipe import PruneEntry, RandomEntry, Recipe, UniformEntry
+from vtc.recipe import Recipe
+from vtc.recipe.selectors import RandomEntry, UniformEntry
+from vtc.recipe.stages import PruneEntry
 
 
 def baseline(

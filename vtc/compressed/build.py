@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Container, Mapping
+from typing import Any
 
 from torch import nn
 
-from vtc.compressed.model import CompressedModel, CutSelector
+from vtc.compressed.model import CompressedModel
 from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.models.base import VLMAdapter
-from vtc.plan import plan
-from vtc.recipe import FrequencyFilterEntry, PruneEntry, PruneInDecoderEntry, Recipe
-from vtc.recipe.selectors import TrainedSelectorEntry
-from vtc.selectors import BuildContext, build_selector
-from vtc.selectors.base import NOTHING, Selector
-from vtc.selectors.decoder import build_decoder_selector
-from vtc.stages.frequency_filter import FrequencyFilter
-from vtc.stages.prune import Prune
+from vtc.plan import TokenPlan, plan
+from vtc.recipe import Recipe
+from vtc.selectors.base import Selector
+from vtc.selectors.trained import load_trained, trained_part
+from vtc.stages import MODULES
+from vtc.stages.base import BuildContext, CutStage, TokenStage
+
+Modules = Mapping[int, nn.Module]
+"""The module of each stage that has one, by the stage's number."""
 
 
 def apply_recipe(
@@ -26,7 +27,7 @@ def apply_recipe(
     *,
     model_digest: str = "",
     from_state: bool = False,
-    selectors: Mapping[int, Selector] | None = None,
+    selectors: Mapping[int, Selector[Any]] | None = None,
 ) -> CompressedModel:
     """Apply a recipe to a loaded model, in memory.
 
@@ -34,7 +35,7 @@ def apply_recipe(
     ----------
     adapter : VLMAdapter
     recipe : Recipe
-        Without ``auto`` values; see :mod:`vtc.calibrate.calibrator` for those.
+        Without ``auto`` values; see :mod:`vtc.calibrate` for those.
     model_digest : str
         The checkpoint's digest, which trained parts are checked against.
     from_state : bool
@@ -51,32 +52,51 @@ def apply_recipe(
     ------
     RecipeError
         If the recipe does not fit the model.
+    InputError
+        If a trained part does not.
     """
     token_plan = plan(recipe, adapter.facts)
+    empty = range(len(recipe.stages)) if from_state else ()
+    modules = build_modules(adapter, recipe, token_plan, model_digest, empty=empty, selectors=selectors or {})
+    return assemble(adapter, token_plan, modules)
 
-    def checkpoint(number: int, entry: PruneEntry | PruneInDecoderEntry) -> Path | None:
-        trained = isinstance(entry.selector, TrainedSelectorEntry) and not from_state
-        return recipe.checkpoint(number) if trained else None
 
-    cuts = {}
-    for number, segment in enumerate(token_plan.segments):
-        cut_entry = None if segment.stage is None else recipe.stages[segment.stage]
-        if segment.stage is not None and isinstance(cut_entry, PruneInDecoderEntry):
-            trained = checkpoint(segment.stage, cut_entry)
-            around = token_plan.around(number)
-            decoder_selector = build_decoder_selector(cut_entry.selector, adapter, *around, trained, model_digest)
-            cuts[number] = CutSelector(decoder_selector, cut_entry.selector.query_tokens)
-    stages: list[nn.Module] = []
-    needs = NOTHING
-    for number, (entry, stage) in enumerate(zip(recipe.stages, token_plan.stages, strict=True)):
-        if isinstance(entry, FrequencyFilterEntry):
-            stages.append(FrequencyFilter(stage.grids_in, stage.grids_out, preserve_mean=entry.preserve_mean))
-        elif isinstance(entry, PruneEntry):
-            own = (selectors or {}).get(number)
-            trained = checkpoint(number, entry) if own is None else None
-            context = BuildContext(adapter.facts, stage.layers, model_digest, trained, token_plan.encoder_layers)
-            selector = own or build_selector(entry.selector, context)
-            needs |= selector.needs
-            stages.append(Prune(selector, token_plan.each(stage.tokens_out)))
-    vision = VisionEncoder(adapter, token_plan.encoder_layers, stages, needs)
+def build_modules(
+    adapter: VLMAdapter,
+    recipe: Recipe,
+    token_plan: TokenPlan,
+    model_digest: str,
+    *,
+    empty: Container[int] = (),
+    selectors: Mapping[int, Selector[Any]] | None = None,
+) -> Modules:
+    """Build the modules of a recipe's stages.
+
+    Parameters
+    ----------
+    adapter, recipe, model_digest, selectors
+        As for :func:`apply_recipe`.
+    token_plan : TokenPlan
+        The recipe resolved against the model.
+    empty : container of int
+        Numbers of the stages whose trained part keeps the parameters that it is created with.
+    """
+    own = selectors or {}
+    modules: dict[int, nn.Module] = {}
+    for number, entry in enumerate(recipe.stages):
+        module = MODULES[type(entry)](entry, BuildContext(adapter, token_plan, number, own.get(number)))
+        if module is None:
+            continue
+        modules[number] = module
+        part = trained_part(module)
+        if part is not None and number not in empty and number not in own:
+            load_trained(recipe.checkpoint(number), part, model_digest)
+    return modules
+
+
+def assemble(adapter: VLMAdapter, token_plan: TokenPlan, modules: Modules) -> CompressedModel:
+    """Put the modules of stages where they act; see :func:`apply_recipe` for what comes out."""
+    stages = [module for module in modules.values() if isinstance(module, TokenStage)]
+    cuts = {token_plan.segment_of(n): module for n, module in modules.items() if isinstance(module, CutStage)}
+    vision = VisionEncoder(adapter, token_plan.encoder_layers, stages)
     return CompressedModel(adapter, token_plan, vision, cuts=cuts).eval().requires_grad_(False)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,7 @@ from vtc.errors import InputError
 from vtc.inputs.sequence import PositionRule, attention_blocks, clips, cut, positions, query_tokens, text_tokens
 from vtc.models.base import VLMAdapter
 from vtc.plan import SegmentPlan, TokenPlan
-from vtc.selectors.decoder.base import DecoderSelector
-from vtc.stages.prune_in_decoder import PruneInDecoder
+from vtc.stages.base import CutStage
 from vtc.visual_tokens import TextEmbeddings, gather_positions, gather_tokens
 
 
@@ -55,13 +55,6 @@ class DecoderState:
     positions: list[Tensor] = field(default_factory=list)
 
 
-class CutSelector(NamedTuple):
-    """What chooses at a cut, and which text tokens it is handed (see :func:`vtc.inputs.sequence.query_tokens`)."""
-
-    selector: DecoderSelector
-    query_tokens: str
-
-
 class CompressedModel(nn.Module):
     """Adapter plus plan: prefill, decode, generate.
 
@@ -74,7 +67,7 @@ class CompressedModel(nn.Module):
         (spans, K).
     tokens_per_span : int or None
         K; None takes it from the plan.
-    cuts : mapping of segment number to CutSelector
+    cuts : mapping of segment number to CutStage
         For segments that are entered by ``prune``.
     """
 
@@ -84,20 +77,21 @@ class CompressedModel(nn.Module):
         plan: TokenPlan,
         vision: nn.Module,
         tokens_per_span: int | None = None,
-        cuts: Mapping[int, CutSelector] | None = None,
+        cuts: Mapping[int, CutStage] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self.adapter = adapter
         self.plan = plan
         self.vision: Any = vision
-        self.visual_tokens = plan.each(plan.keep) if tokens_per_span is None else tokens_per_span
+        self.visual_tokens = plan.keep_per_span if tokens_per_span is None else tokens_per_span
         self.rule = PositionRule(
             plan.positions, plan.position_span, plan.position_grids, adapter.facts.layout.time_step
         )
         self.embed_tokens = adapter.embed_tokens
-        self.query_tokens = {number: at_cut.query_tokens for number, at_cut in (cuts or {}).items()}
+        self.query_tokens = {number: cut.query_tokens for number, cut in cuts.items()}
         self.handoffs = nn.ModuleList(
-            self._handoff(number, segment, (cuts or {}).get(number)) for number, segment in enumerate(plan.segments)
+            cuts[number] if segment.enters == "prune" else self._handoff(segment)
+            for number, segment in enumerate(plan.segments)
         )
         self.segments = nn.ModuleList(self._segment(number) for number in range(len(plan.segments)))
 
@@ -119,21 +113,18 @@ class CompressedModel(nn.Module):
     def trained(self) -> nn.Module:
         """What holds whatever a recipe trained: encoder stages by number, and what hands tokens over in the decoder."""
         stages = self.vision.stages.named_children() if isinstance(self.vision, VisionEncoder) else ()
-        return nn.ModuleDict({**dict(stages), "entrances": self.handoffs})
+        return nn.ModuleDict({**dict(stages), "handoffs": self.handoffs})
 
-    def _handoff(self, number: int, segment: SegmentPlan, at_cut: CutSelector | None) -> nn.Module:
+    def _handoff(self, segment: SegmentPlan) -> nn.Module:
         """What hands tokens over to a segment."""
-        if at_cut is not None:
-            tokens = self.plan.segments[number - 1].visual_tokens
-            return PruneInDecoder(at_cut.selector, self.plan.each(tokens), self.plan.each(segment.visual_tokens))
         if segment.enters == "merge":
             return MergeTokens(self.adapter.facts.decoder.width)
         return GatherTokens() if segment.enters == "gather" else nn.Identity()
 
     def reads_before(self, number: int) -> bool:
-        """Whether what stands in front of a segment reads the input of the layer in front of it."""
+        """Whether what stands before a segment reads the input of the layer before it."""
         handoff = self.handoffs[number]
-        return isinstance(handoff, PruneInDecoder) and handoff.selector.reads_before
+        return isinstance(handoff, CutStage) and handoff.reads_before
 
     @property
     def image_tokens(self) -> int:
@@ -194,7 +185,7 @@ class CompressedModel(nn.Module):
             elif spec.enters == "merge":
                 hidden = handoff(everything.hidden, tokens.hidden, here(text.back))
                 tokens = _Tokens(hidden, everything.mask, everything.positions)
-            elif isinstance(handoff, PruneInDecoder) and len(keep_indices):
+            elif isinstance(handoff, CutStage) and len(keep_indices):
                 batch = cut(ids, mask, image, handoff.tokens, handoff.keep, self.query_tokens[number], spans)
                 ids, mask, visual = batch.input_ids, batch.attention_mask, handoff.keep
                 text = text_tokens(ids, mask, image)

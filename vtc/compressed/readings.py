@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vtc.compressed.assembly import assemble
 from vtc.models.base import VLMAdapter
-from vtc.visual_tokens import Reading, ReadingKind
+from vtc.recipe.needs import Reading, ReadingKind
 
 
 def read(adapter: VLMAdapter, reading: Reading, hidden: Tensor) -> Tensor:

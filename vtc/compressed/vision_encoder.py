@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
+from operator import or_
 from typing import cast
 
 import torch
@@ -13,8 +15,8 @@ from vtc.compressed.assembly import assemble, with_separators
 from vtc.compressed.readings import read_tokens
 from vtc.facts.layout import Grid, single_view
 from vtc.models.base import VLMAdapter
-from vtc.selectors.base import NOTHING, Needs
-from vtc.stages.prune import Prune
+from vtc.recipe.needs import NOTHING, Needs
+from vtc.stages.base import TokenStage
 from vtc.visual_tokens import TextEmbeddings, VisualTokens, in_grids
 
 
@@ -26,24 +28,23 @@ class VisionEncoder(nn.Module):
     adapter : VLMAdapter
     layers : sequence of int
         Encoder layers to run, ascending; those behind the feature layer are never needed.
-    stages : sequence of modules
-        Each maps :class:`VisualTokens` to :class:`VisualTokens`.
+    stages : sequence of TokenStage
     needs : Needs
-        What the stages' selectors read.
+        What the caller looks at; what the stages look at comes on top.
     """
 
     def __init__(
         self,
         adapter: VLMAdapter,
         layers: Sequence[int],
-        stages: Sequence[nn.Module] = (),
+        stages: Sequence[TokenStage] = (),
         needs: Needs = NOTHING,
     ) -> None:
         super().__init__()
         self.adapter = adapter
         self.layers = tuple(layers)
         self.stages = nn.ModuleList(stages)
-        self.needs = needs
+        self.needs = reduce(or_, (stage.needs for stage in stages), needs)
 
     @property
     def read_layers(self) -> list[int]:
@@ -89,9 +90,9 @@ class VisionEncoder(nn.Module):
         return in_grids(assemble(features, layout), layout.grids, layout.places, readings)
 
     def through_stages(self, tokens: VisualTokens) -> VisualTokens:
-        """Visual tokens behind the last stage."""
-        for stage in self.stages:
-            if isinstance(stage, Prune) and stage.selector.needs.projected and tokens.projected is None:
+        """Visual tokens after the last stage."""
+        for stage in cast(Iterable[TokenStage], self.stages):
+            if stage.needs.projected and tokens.projected is None:
                 tokens = replace(tokens, projected=self._project(tokens.features))
             tokens = stage(tokens)
         return tokens

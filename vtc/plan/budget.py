@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from vtc.facts.model import ModelFacts
-from vtc.plan.depth import DecoderDepth, Faults
+from vtc.plan.depth import DecoderDepth
+from vtc.plan.faults import Faults
 from vtc.recipe import Recipe
-from vtc.recipe.stages import PruneEntry
 
 
 def budget_keeps(recipe: Recipe, facts: ModelFacts, depth: DecoderDepth, faults: Faults) -> dict[int, int]:
@@ -32,7 +32,8 @@ def budget_keeps(recipe: Recipe, facts: ModelFacts, depth: DecoderDepth, faults:
         Stage number to tokens; empty for a recipe without a budget.
     """
     budget = recipe.budget
-    prunes = [number for number, stage in enumerate(recipe.stages) if isinstance(stage, PruneEntry)]
+    spending = [(number, stage) for number, stage in enumerate(recipe.stages) if stage.spends_budget]
+    prunes = [number for number, stage in spending if stage.place.makes_tokens]
     steps = [*prunes, *depth.cuts.values()]
     if budget is None or not steps:
         return {}

@@ -16,14 +16,10 @@ def reference_dir() -> Path:
     return Path(__file__).parent / "weights"
 
 
-def reference_pruner() -> Path:
-    """File of the learned pruner that ships with the reference VLM; its training log lies beside it.
+def reference_part(stem: str) -> Path:
+    """File of a trained part that ships with the reference VLM, such as its ``pruner``; it may not exist.
 
-    Outside of the checkpoint's directory, whose safetensors files make up the model's digest.
+    Its training log lies beside it. It is kept outside of the checkpoint's directory, whose safetensors files make up
+    the model's digest.
     """
-    return Path(__file__).parent / "pruner.safetensors"
-
-
-def reference_relevance() -> Path:
-    """File of the relevance network that ships with the reference VLM; its training log lies beside it."""
-    return Path(__file__).parent / "relevance.safetensors"
+    return Path(__file__).parent / f"{stem}.safetensors"

@@ -29,6 +29,11 @@ class TrainedPart(nn.Module):
         raise NotImplementedError
 
 
+def trained_part(module: nn.Module | None) -> TrainedPart | None:
+    """The part of a stage that training makes, if it has one."""
+    return None if module is None else next((m for m in module.modules() if isinstance(m, TrainedPart)), None)
+
+
 def save_trained(path: Path, part: TrainedPart, model_digest: str, facts: Mapping[str, object] | None = None) -> None:
     """Write a trained part, whole or not at all.
 

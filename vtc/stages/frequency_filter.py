@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from vtc.facts.layout import Grid
+from vtc.recipe.stages import FrequencyFilterEntry
+from vtc.stages.base import BuildContext, TokenStage
 from vtc.visual_tokens import VisualTokens, in_grids
 
 
@@ -32,7 +34,7 @@ def low_pass_matrix(size: int, keep: int) -> Tensor:
     return dct_matrix(keep).T @ dct_matrix(size)[:keep]
 
 
-class FrequencyFilter(nn.Module):
+class FrequencyFilter(TokenStage):
     """Low-pass filter over a token grid.
 
     Parameters
@@ -63,6 +65,12 @@ class FrequencyFilter(nn.Module):
         """Tokens (B, n, D) of the smaller grids, of those (B, N, D) of the whole ones."""
         ranges = zip(self.parts, pairwise(self.ends), strict=True)
         return torch.cat([part(tokens[:, first:last]) for part, (first, last) in ranges], dim=1)
+
+
+def build(entry: FrequencyFilterEntry, context: BuildContext) -> FrequencyFilter:
+    """Make the filter from the grids that come to it to those of the plan."""
+    step = context.step
+    return FrequencyFilter(step.grids_in, step.grids_out, preserve_mean=entry.preserve_mean)
 
 
 class GridFilter(nn.Module):

@@ -1,33 +1,36 @@
 """Prune in the decoder: before a decoder layer, the visual tokens that the prompt does not look at leave.
 
-The hidden states of the tokens that stay go on at the positions they had. Layers in front of the cut have cached all
-tokens, those behind it cache the kept ones only, so compute and cache both shrink.
+The hidden states of the tokens that stay go on at the positions they had. Layers before the cut have cached all
+tokens, those after it cache the kept ones only, so compute and cache both shrink.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from vtc.recipe.stages import PruneInDecoderEntry
+from vtc.selectors.decoder import build_decoder_selector
 from vtc.selectors.decoder.base import DecoderSelector, DecoderTokens
+from vtc.stages.base import BuildContext, CutStage
 from vtc.visual_tokens import gather_positions, gather_tokens
 
 
-class PruneInDecoder(nn.Module):
+class PruneInDecoder(CutStage):
     """Between two segments: keep exactly `keep` visual tokens of each image; exported as a token selector graph.
 
     Parameters
     ----------
     selector : DecoderSelector
     tokens, keep : int
-        Visual tokens of an image before and behind the cut.
+        Visual tokens of a run of placeholders before and after the cut.
     """
 
-    def __init__(self, selector: DecoderSelector, tokens: int, keep: int) -> None:
-        super().__init__()
+    def __init__(self, selector: DecoderSelector[Any], tokens: int, keep: int) -> None:
+        super().__init__(tokens, keep, selector.entry.query_tokens, selector.entry.reads_before)
         self.selector = selector
-        self.tokens = tokens
-        self.keep = keep
 
     def forward(
         self,
@@ -83,3 +86,10 @@ class PruneInDecoder(nn.Module):
             replaced = torch.cat([flat[(layout - length).clamp(min=0)], result[..., width:]], dim=-1)
             result = torch.where((layout >= length).unsqueeze(-1), replaced, result)
         return result, gather_positions(position_ids, source), keep_indices
+
+
+def build(entry: PruneInDecoderEntry, context: BuildContext) -> PruneInDecoder:
+    """Make the stage with the recipe's selector, for the decoder layers around its cut."""
+    after, before = context.plan.around(context.plan.segment_of(context.number))
+    selector = build_decoder_selector(entry.selector, context.adapter, after, before)
+    return PruneInDecoder(selector, context.tokens_per_span, context.keep_per_span)

@@ -15,7 +15,7 @@ from vtc.errors import InputError, VtcError
 from vtc.models import load_adapter, model_digest, resolve_model
 from vtc.progress import progress
 from vtc.recipe import load_recipe
-from vtc.training.auto import AutoPruner, left_open
+from vtc.training.auto import AutoTrained, left_open
 
 
 @click.command()
@@ -35,7 +35,7 @@ def main(model: str, recipe_name: str, overrides: tuple[str, ...], data: str | N
     path = resolve_model(model)
     out.mkdir(parents=True, exist_ok=True)
     with progress() as tell:
-        train = AutoPruner(load_adapter(path), model_digest(path), out, source, retrain=True, report=tell)
+        train = AutoTrained(load_adapter(path), model_digest(path), out, source, retrain=True, report=tell)
         for number in left_open(recipe):
             click.echo(train(recipe, number))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from vtc.visual_tokens import gather_tokens, in_grids
 
 @torch.no_grad()
 def right_answers(
-    adapter: VLMAdapter, data: EncodedExamples, numbers: Sequence[int], selector: Selector | None, keep: int
+    adapter: VLMAdapter, data: EncodedExamples, numbers: Sequence[int], selector: Selector[Any] | None, keep: int
 ) -> Tensor:
     """Whether greedy decoding gives each question's exact answer, (questions,), bool.
 
@@ -51,6 +52,6 @@ def exact(logits: Tensor, packed: Packed) -> Tensor:
     return torch.zeros(count, dtype=torch.long, device=wrong.device).index_add_(0, packed.question, wrong) == 0
 
 
-def accuracy(adapter: VLMAdapter, data: EncodedExamples, selector: Selector | None, keep: int) -> float:
+def accuracy(adapter: VLMAdapter, data: EncodedExamples, selector: Selector[Any] | None, keep: int) -> float:
     """Share of the questions about all images that are answered exactly; see :func:`right_answers`."""
     return float(torch.cat([right_answers(adapter, data, n, selector, keep) for n in data.batches()]).float().mean())

@@ -15,10 +15,9 @@ from vtc.data.datasets import REFERENCE, Item, load_dataset, reference_scenes
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
 from vtc.progress import Report, silent
-from vtc.selectors.base import Needs
+from vtc.recipe.needs import Needs, Reading
 from vtc.training.forward import answer_states
 from vtc.training.packing import Packed, QuestionTokens, pack, tokenize
-from vtc.visual_tokens import Reading
 
 BATCH = 8
 """Images encoded at once: few enough for the largest tensors to stay in reach of the allocator's own reuse."""
@@ -187,7 +186,7 @@ class EncodedExamples:
         packed = self._pack(examples, tokens.indices)
         states = answer_states(self.adapter, packed, features.float()).to(torch.bfloat16).cpu()
         rows = packed.rows.cpu()
-        guides = [tokens.read("cls_attention", layer) for layer in self.guides]
+        guides = [tokens.readings[Reading("cls_attention", layer)] for layer in self.guides]
         attention = torch.stack(guides).mean(dim=0).cpu() if guides else [None] * len(examples)
         return [
             Encoded(one, states[rows == row], guide)

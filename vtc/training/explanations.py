@@ -28,13 +28,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vtc.calibrate.calibrator import ANSWER_TOKENS
+from vtc.calibrate.measuring import ANSWER_TOKENS
 from vtc.compressed.build import apply_recipe
 from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.facts.model import ModelFacts
 from vtc.models.base import VLMAdapter
 from vtc.progress import Report
-from vtc.recipe import Recipe, RelevanceTraining
+from vtc.recipe import Recipe
+from vtc.recipe.selectors.decoder.relevance import RelevanceEntry, RelevanceTraining
 from vtc.selectors.base import top_k
 from vtc.selectors.decoder.base import DecoderTokens
 from vtc.selectors.decoder.relevance import Relevance
@@ -50,17 +51,17 @@ SAVED = 20
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What a relevance network is trained for: the decoder layers `behind` and `before` a cut of a model."""
+class RelevanceSubject:
+    """What a relevance network is trained for: the decoder layers `after` and `before` a cut of a model."""
 
     adapter: VLMAdapter
     model_digest: str
-    behind: int
+    after: int
     before: int
 
     def network(self) -> Relevance:
         """A new one."""
-        return Relevance(self.adapter, self.behind, self.before)
+        return Relevance(RelevanceEntry(), self.adapter, self.after, self.before)
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,12 @@ class Explainer:
     """Explains the questions about examples, so many of each image's, and keeps what is done in a file."""
 
     def __init__(
-        self, subject: Subject, beginning: Sequence[int], config: RelevanceTraining, fingerprint: str, report: Report
+        self,
+        subject: RelevanceSubject,
+        beginning: Sequence[int],
+        config: RelevanceTraining,
+        fingerprint: str,
+        report: Report,
     ) -> None:
         self.adapter, self.network = subject.adapter, subject.network().to(subject.adapter.model.device)
         self.beginning, self.config, self.fingerprint, self.report = beginning, config, fingerprint, report

@@ -17,32 +17,35 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vtc.progress import Report, silent
-from vtc.recipe import RelevanceTraining
+from vtc.recipe.selectors.decoder.relevance import RelevanceTraining
 from vtc.selectors.base import top_k
 from vtc.selectors.decoder.relevance import Relevance
-from vtc.training.checkpoint import RELEVANCE_LOG_FIELDS, log_path, read_metadata, save_relevance
+from vtc.selectors.trained import log_path, read_metadata, save_trained
 from vtc.training.examples import Data
-from vtc.training.explanations import Explained, Explainer, Subject
-from vtc.training.state import Row, load_state, save_state
-from vtc.training.trainer import frozen, learning_rate_factor, state_path, write_log
+from vtc.training.explanations import Explained, Explainer, RelevanceSubject
+from vtc.training.frozen import frozen
+from vtc.training.learning_rate import learning_rate_factor
+from vtc.training.log import write_log
+from vtc.training.state import Row, load_state, save_state, state_path
 
+LOG_FIELDS = ("epoch", "seconds", "kl", "learning_rate", "validation_kl", "validation_overlap")
 OVERLAP = 0.25
 """Share of the tokens of which validation counts how many the network and the label have in common."""
 
 
 def train_relevance(
-    subject: Subject, data: Data, config: RelevanceTraining, path: Path, source: str, report: Report = silent
+    subject: RelevanceSubject, data: Data, config: RelevanceTraining, path: Path, source: str, report: Report = silent
 ) -> None:
     """Train, or go on training, a relevance network; of several processes one does the work.
 
     Parameters
     ----------
-    subject : Subject
+    subject : RelevanceSubject
     data : Data
     config : RelevanceTraining
     path : Path
-        The network's file; the log goes beside it (:func:`log_path`), and so do, under hidden names, the explanations
-        and the state of the run. Those of the same run are taken up, a finished network of it is left as it is.
+        The network's file. The log goes beside it, and so do, under hidden names, the explanations and the state of
+        the run. Those of the same run are taken up, a finished network of it is left as it is.
     source : str
         What the data are called.
     report : callable
@@ -58,7 +61,7 @@ def train_relevance(
             train_on = explainer(data.train, notes["training"], "training")
             validate_on = explainer(data.validation, notes["validation"], "validation")
             network, log = fit(subject, train_on, validate_on, config, state_path(path), fingerprint, report)
-        write_log(log_path(path), log, RELEVANCE_LOG_FIELDS)
+        write_log(log_path(path), log, LOG_FIELDS)
         facts = {
             "run": fingerprint,
             "data": source,
@@ -69,14 +72,14 @@ def train_relevance(
             "validation_overlap": log[-1]["validation_overlap"],
             **config.model_dump(mode="json", exclude={"images"}),
         }
-        save_relevance(path, network, model_digest=subject.model_digest, facts=facts)
+        save_trained(path, network, subject.model_digest, facts)
         for note in (*notes.values(), state_path(path)):
             note.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
 
 
 def fit(
-    subject: Subject,
+    subject: RelevanceSubject,
     train_on: Explained,
     validate_on: Explained,
     config: RelevanceTraining,
@@ -88,7 +91,7 @@ def fit(
 
     Parameters
     ----------
-    subject : Subject
+    subject : RelevanceSubject
     train_on, validate_on : Explained
     config : RelevanceTraining
     state : Path
@@ -160,8 +163,8 @@ def _kl(network: Relevance, rows: Tensor, labels: Tensor) -> Tensor:
     return F.kl_div(network.logits(rows).log_softmax(dim=-1), labels, reduction="none").sum(dim=-1)
 
 
-def _fingerprint(subject: Subject, data: Data, config: RelevanceTraining) -> str:
+def _fingerprint(subject: RelevanceSubject, data: Data, config: RelevanceTraining) -> str:
     """What makes two runs the same run."""
     asked = [[item.id, item.question] for e in (*data.train, *data.validation) for item in e.items]
-    body = [subject.model_digest, subject.behind, subject.before, config.model_dump(), asked]
+    body = [subject.model_digest, subject.after, subject.before, config.model_dump(), asked]
     return hashlib.sha256(json.dumps(body).encode()).hexdigest()

@@ -14,6 +14,11 @@ from torch import Tensor, nn
 Row = dict[str, float]
 
 
+def state_path(part: Path) -> Path:
+    """Where an unfinished training of a part keeps its state."""
+    return part.with_name(f".{part.stem}-state.safetensors")
+
+
 def save_state(
     path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, step: int, log: list[Row], fingerprint: str
 ) -> None:

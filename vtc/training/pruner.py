@@ -9,17 +9,13 @@ VisionSelector's (arXiv 2510.16598).
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
-import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -30,27 +26,40 @@ from torch.nn import functional as F
 
 from vtc.models.base import VLMAdapter
 from vtc.progress import Report, silent
-from vtc.recipe import PrunerTraining
+from vtc.recipe.selectors.learned import LearnedEntry, PrunerTraining
 from vtc.selectors.learned import Learned
-from vtc.training.checkpoint import LOG_FIELDS, log_path, read_metadata, save_pruner
+from vtc.selectors.trained import log_path, read_metadata, save_trained
 from vtc.training.evaluation import right_answers
 from vtc.training.examples import Data, EncodedExamples
 from vtc.training.forward import answer_states
+from vtc.training.frozen import frozen
+from vtc.training.learning_rate import learning_rate_factor
+from vtc.training.log import write_log
 from vtc.training.masks import soft_top_k, straight_through
-from vtc.training.state import Row, load_state, save_state
+from vtc.training.state import Row, load_state, save_state, state_path
 from vtc.training.whitening import Whitening
 from vtc.visual_tokens import gather_tokens
 
+LOG_FIELDS = (
+    "step",
+    "seconds",
+    "loss",
+    "lm",
+    "kl",
+    "budget",
+    "kept_ratio",
+    "learning_rate",
+    "validation_accuracy",
+)
 LOGGED = 30
 """Log rows of a run; at each one the state is saved."""
-WARM_UP = 0.05
 IMITATION_RATE = 0.01
 IMITATION_BATCH = 32
 WHITENED_ON = 256
 
 
 @dataclass(frozen=True)
-class Subject:
+class PrunerSubject:
     """What a pruner is trained for.
 
     Attributes
@@ -71,9 +80,13 @@ class Subject:
     keep: int
     diversity: float
 
+    def selector(self) -> Learned:
+        """A new pruner."""
+        return Learned(LearnedEntry(diversity=self.diversity), self.adapter.facts.token_width, self.layers)
+
 
 def train_pruner(
-    subject: Subject,
+    subject: PrunerSubject,
     data: Data,
     config: PrunerTraining,
     path: Path,
@@ -85,12 +98,11 @@ def train_pruner(
 
     Parameters
     ----------
-    subject : Subject
+    subject : PrunerSubject
     data : Data
     config : PrunerTraining
     path : Path
-        The pruner's file; the log goes beside it (:func:`log_path`), and so does, under a hidden name, the state of
-        the run. A state of the same run is taken up, a finished pruner of it is left as it is.
+        The pruner's file. The log goes beside it, and so does, under a hidden name, the state of the run. A state of the same run is taken up, a finished pruner of it is left as it is.
     source : str
         What the data are called.
     report : callable
@@ -108,7 +120,7 @@ def train_pruner(
         log = run.train()
         selector, spread = run.selector(), run.spread()
     if accelerator.is_main_process:
-        write_log(log_path(path), log)
+        write_log(log_path(path), log, LOG_FIELDS)
         facts = {
             "run": fingerprint,
             "data": source,
@@ -121,29 +133,9 @@ def train_pruner(
             "spread_over_processes": spread,
             **config.model_dump(mode="json", exclude={"images"}),
         }
-        save_pruner(path, selector, model_digest=subject.model_digest, layers=subject.layers, facts=facts)
+        save_trained(path, selector, subject.model_digest, facts)
         state_path(path).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
-
-
-@contextmanager
-def frozen(adapter: VLMAdapter, attention: Literal["grouped", "eager"], device: torch.device) -> Iterator[None]:
-    """While open, the model is on a device with a kind of decoder attention; it must come out as it went in."""
-    adapter.set_decoder_attention(attention)
-    adapter.model.to(device)
-    before = tensors_digest(adapter.model)
-    try:
-        yield
-    finally:
-        adapter.model.to("cpu")
-        adapter.set_decoder_attention("sdpa")
-    if tensors_digest(adapter.model) != before:
-        raise AssertionError("training has changed the base model")
-
-
-def state_path(pruner: Path) -> Path:
-    """Where an unfinished training keeps its state."""
-    return pruner.with_name(f".{pruner.stem}-state.safetensors")
 
 
 class _Run:
@@ -151,7 +143,7 @@ class _Run:
 
     def __init__(
         self,
-        subject: Subject,
+        subject: PrunerSubject,
         data: Data,
         config: PrunerTraining,
         accelerator: Accelerator,
@@ -178,7 +170,7 @@ class _Run:
         whitening = Whitening.of(torch.stack(features))
         self.whitening = Whitening(*broadcast([whitening.mean.to(device), whitening.matrix.to(device)]))
         torch.manual_seed(config.seed)
-        mlp = Learned(self.adapter.facts.token_width).mlp
+        mlp = subject.selector().mlp
         optimizer = torch.optim.AdamW(mlp.parameters(), lr=config.learning_rate, weight_decay=0.0)
         self.mlp, self.optimizer = accelerator.prepare(mlp, optimizer)
         self.began = time.monotonic()
@@ -217,7 +209,7 @@ class _Run:
 
     def selector(self) -> Learned:
         """The pruner as it is now, for raw features."""
-        selector = Learned(self.adapter.facts.token_width, self.subject.diversity).to(self.accelerator.device)
+        selector = self.subject.selector().to(self.accelerator.device)
         selector.mlp.load_state_dict(self._plain_mlp().state_dict())
         first = selector.mlp[0]
         if not isinstance(first, nn.Linear):
@@ -331,32 +323,6 @@ class _Run:
         return mlp
 
 
-def learning_rate_factor(step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine down to 2 % of the peak rate."""
-    warm_up = max(1, round(WARM_UP * steps))
-    progress = max(0.0, (step - warm_up) / max(1, steps - warm_up))
-    return min(1.0, (step + 1) / warm_up) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
-
-
-def tensors_digest(model: nn.Module) -> str:
-    """SHA-256 over the names and contents of a model's tensors."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def write_log(path: Path, log: Sequence[Row], fields: Sequence[str] = LOG_FIELDS) -> None:
-    """Write a run's log as CSV."""
-    draft = path.with_suffix(".tmp")
-    with draft.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fields, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: round(value, 6) for name, value in row.items()} for row in log)
-    os.replace(draft, path)
-
-
 def _participants(policy: Tensor, dropped: int, rng: np.random.Generator) -> Tensor:
     """Places (B, K) that take part in a step: all kept tokens and `dropped` random others (at least; 0: everything).
 
@@ -370,7 +336,7 @@ def _participants(policy: Tensor, dropped: int, rng: np.random.Generator) -> Ten
     return torch.topk(luck + policy, count, dim=1).indices.sort(dim=1).values
 
 
-def _fingerprint(subject: Subject, data: Data, config: PrunerTraining) -> str:
+def _fingerprint(subject: PrunerSubject, data: Data, config: PrunerTraining) -> str:
     """What makes two runs the same run."""
     asked = [[item.id, item.question, list(item.answers)] for e in (*data.train, *data.validation) for item in e.items]
     body = [subject.model_digest, subject.layers, subject.keep, subject.diversity, config.model_dump(), asked]

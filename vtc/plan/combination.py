@@ -1,0 +1,42 @@
+"""Which stages of a recipe can work together, before a model is known."""
+
+from __future__ import annotations
+
+from vtc.facts.model import ModelFacts
+from vtc.plan.faults import Faults
+from vtc.plan.stages import NUMBERS
+from vtc.plan.state import Rules
+from vtc.recipe import Recipe
+
+
+def check_combination(recipe: Recipe, faults: Faults, facts: ModelFacts | None = None) -> None:
+    """Report stages that cannot work together on any model; one that is known makes advice fit it."""
+    _check_order(recipe, faults)
+    for number, stage in enumerate(recipe.stages):
+        NUMBERS[type(stage)].check(stage, Rules(number, stage.place, recipe.stages[:number], facts, faults))
+    _check_budget(recipe, faults)
+
+
+def _check_order(recipe: Recipe, faults: Faults) -> None:
+    """Report stages that stand after one of a later place."""
+    latest = 0
+    for number, stage in enumerate(recipe.stages):
+        before = recipe.stages[latest]
+        if stage.place >= before.place:
+            latest = number
+        else:
+            problem = f"{stage.deed} happens before {before.deed}; move it before stages.{latest}"
+            faults.add(number, "", problem)
+
+
+def _check_budget(recipe: Recipe, faults: Faults) -> None:
+    """Report a budget that nothing spends, and stages that have both a budget and a keep, or neither."""
+    spending = [(number, stage) for number, stage in enumerate(recipe.stages) if stage.spends_budget]
+    if recipe.budget is not None and not spending:
+        faults.add_at(("budget",), "nothing to spend it: the recipe has neither a prune nor a prune_in_decoder stage")
+    for number, stage in spending:
+        keep = getattr(stage, "keep", None)
+        if keep is None and recipe.budget is None:
+            faults.add(number, "", "keep is missing; give a number of tokens, a fraction, or the recipe a budget")
+        elif keep is not None and recipe.budget is not None:
+            faults.add(number, "keep", "is the recipe's budget to decide; leave one of the two out")

@@ -1,0 +1,86 @@
+"""The interface of a stage's module, and what building one may ask for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from vtc.models.base import VLMAdapter
+from vtc.plan.token_plan import StagePlan, TokenPlan
+from vtc.recipe.needs import NOTHING, Needs
+from vtc.selectors.base import Selector
+from vtc.visual_tokens import VisualTokens
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """Where a stage is built.
+
+    Attributes
+    ----------
+    adapter : VLMAdapter
+        The model.
+    plan : TokenPlan
+        The recipe resolved against it.
+    number : int
+        Of the stage in the recipe.
+    selector : Selector or None
+        One of the caller's own, in place of the one that the recipe names.
+    """
+
+    adapter: VLMAdapter
+    plan: TokenPlan
+    number: int
+    selector: Selector[Any] | None = None
+
+    @property
+    def step(self) -> StagePlan:
+        """What the plan says of the stage."""
+        return self.plan.stages[self.number]
+
+    @property
+    def tokens_per_span(self) -> int:
+        """Visual tokens of a run of placeholders that come to the stage."""
+        return self.plan.per_span(self.step.tokens_in)
+
+    @property
+    def keep_per_span(self) -> int:
+        """Visual tokens of a run of placeholders that leave the stage."""
+        return self.plan.per_span(self.step.tokens_out)
+
+
+class CutStage(nn.Module, ABC):
+    """A stage between two decoder layers that keeps some of the visual tokens.
+
+    Parameters
+    ----------
+    tokens, keep : int
+        Visual tokens of a run of placeholders before and after the cut.
+    query_tokens : str
+        Which text tokens it is given as queries; see :func:`vtc.inputs.sequence.query_tokens`.
+    reads_before : bool
+        Whether it looks at the layer before the cut, whose input the segment there then gives out.
+    """
+
+    def __init__(self, tokens: int, keep: int, query_tokens: str, reads_before: bool) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.keep = keep
+        self.query_tokens = query_tokens
+        self.reads_before = reads_before
+
+
+class TokenStage(nn.Module, ABC):
+    """A stage between the vision encoder and the decoder: visual tokens in, visual tokens out."""
+
+    @property
+    def needs(self) -> Needs:
+        """What it looks at beyond the features and the grid."""
+        return NOTHING
+
+    @abstractmethod
+    def forward(self, tokens: VisualTokens) -> VisualTokens:
+        """Make the tokens that go on."""
