@@ -13,7 +13,7 @@ from vtc.compressed.assembly import assemble, with_separators
 from vtc.compressed.readings import read_tokens
 from vtc.facts.layout import Grid, single_view
 from vtc.models.base import VLMAdapter
-from vtc.selectors.base import NOTHING, Needs
+from vtc.recipe.needs import NOTHING, Needs
 from vtc.stages.prune import Prune
 from vtc.visual_tokens import TextEmbeddings, VisualTokens, in_grids
 
