@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from vtc.recipe.needs import Reading, ReadingKind
+from vtc.recipe.needs import Reading
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,19 @@ class TextEmbeddings:
     Attributes
     ----------
     states : Tensor of shape (B, T, E)
-        Input embeddings of the text behind the image.
+        Input embeddings of the text after the image.
     mask : Tensor of shape (B, T), int64
         1 for a token, 0 for padding.
     """
 
     states: Tensor
     mask: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """The whole question as one vector, (B, E), float32: the mean of the states over real tokens, 0 without any."""
+        weights = self.mask.float().unsqueeze(-1)
+        return (self.states.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
 @dataclass(frozen=True)
@@ -62,10 +68,6 @@ class VisualTokens:
     def grids_or_row(self) -> tuple[tuple[int, int], ...]:
         """The grids; tokens that have lost theirs are one row."""
         return self.grids or ((1, self.features.shape[1]),)
-
-    def read(self, kind: ReadingKind, layer: int) -> Tensor:
-        """One of the readings."""
-        return self.readings[Reading(kind, layer)]
 
     def keep(self, chosen: Tensor) -> VisualTokens:
         """The tokens at positions `chosen` (B, K) among these."""

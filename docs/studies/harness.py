@@ -22,9 +22,9 @@ from vtc.evaluate.metrics import answer_score
 from vtc.models import load_adapter, model_digest
 from vtc.models.base import VLMAdapter
 from vtc.recipe import RandomEntry, Recipe
+from vtc.recipe.needs import NOTHING, Needs, Reading
 from vtc.reference import reference_dir
-from vtc.selectors.base import NOTHING, Needs
-from vtc.visual_tokens import Reading, TextEmbeddings, in_grids
+from vtc.visual_tokens import TextEmbeddings, in_grids
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]

@@ -12,8 +12,8 @@ from tests.tiny import image
 from vtc.compressed.readings import read
 from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.models.base import VLMAdapter
-from vtc.selectors.base import Needs
-from vtc.visual_tokens import Reading, ReadingKind, VisualTokens
+from vtc.recipe.needs import Needs, Reading, ReadingKind
+from vtc.visual_tokens import VisualTokens
 
 LAYERS = (0, 1, 2)
 
@@ -54,13 +54,13 @@ def test_attention_is_the_models_own(adapter: VLMAdapter, pixels: Tensor, kind: 
             "received_attention": mean.mean(dim=1)[:, 1:],
             "patch_attention": mean[:, 1:, 1:],
         }[kind]
-        torch.testing.assert_close(tokens.read(kind, layer), expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(tokens.readings[Reading(kind, layer)], expected, atol=1e-6, rtol=1e-5)
 
 
 def test_received_attention_of_a_tower_without_a_cls_token(siglip: VLMAdapter) -> None:
     pixels = siglip.preprocess([image(0), image(1)])
     maps, _ = own_maps(siglip, pixels)
-    received = with_readings(siglip, pixels, "received_attention").read("received_attention", 1)
+    received = with_readings(siglip, pixels, "received_attention").readings[Reading("received_attention", 1)]
     torch.testing.assert_close(received, maps[1].mean(dim=(1, 2)), atol=1e-6, rtol=1e-5)
 
 
@@ -82,7 +82,7 @@ def test_logits_are_the_attention_before_the_softmax(adapter: VLMAdapter, pixels
 
 def test_keys_are_those_of_the_patches(adapter: VLMAdapter, pixels: Tensor) -> None:
     tokens = with_readings(adapter, pixels, "full_keys", (1,)), with_readings(adapter, pixels, "keys", (1,))
-    full, mean = tokens[0].read("full_keys", 1), tokens[1].read("keys", 1)
+    full, mean = tokens[0].readings[Reading("full_keys", 1)], tokens[1].readings[Reading("keys", 1)]
     _, inputs = own_maps(adapter, pixels)
     torch.testing.assert_close(full, adapter.encoder_keys(1, inputs[1])[:, 1:], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(mean, full.reshape(2, 16, adapter.facts.encoder.heads, -1).mean(dim=2))
@@ -92,13 +92,15 @@ def test_the_layer_behind_the_features_reads_the_features(adapter: VLMAdapter, p
     tokens = with_readings(adapter, pixels, "full_keys", (1,))
     layers = VisionEncoder(adapter, (0,), needs=Needs(frozenset({Reading("full_keys", 1)})))
     with torch.inference_mode():
-        torch.testing.assert_close(layers.tokens(pixels).read("full_keys", 1), tokens.read("full_keys", 1))
+        torch.testing.assert_close(
+            layers.tokens(pixels).readings[Reading("full_keys", 1)], tokens.readings[Reading("full_keys", 1)]
+        )
 
 
 def test_readings_follow_the_tokens_that_are_kept(adapter: VLMAdapter, pixels: Tensor) -> None:
     tokens = with_readings(adapter, pixels, "patch_attention", (1,))
     chosen = torch.tensor([[0, 5, 9], [3, 4, 15]])
-    kept = tokens.keep(chosen).read("patch_attention", 1)
+    kept = tokens.keep(chosen).readings[Reading("patch_attention", 1)]
     for row in range(2):
         places = chosen[row]
-        assert torch.equal(kept[row], tokens.read("patch_attention", 1)[row][places][:, places])
+        assert torch.equal(kept[row], tokens.readings[Reading("patch_attention", 1)][row][places][:, places])

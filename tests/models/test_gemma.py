@@ -27,9 +27,8 @@ from vtc.models import load_adapter, read_facts
 from vtc.models.base import VLMAdapter
 from vtc.models.random.tiny_families import TINY_FAMILIES, write_tiny
 from vtc.recipe import Recipe
+from vtc.recipe.needs import Needs, Reading
 from vtc.runtime.vlm import VLM
-from vtc.selectors.base import Needs
-from vtc.visual_tokens import Reading
 
 KINDS = ["paligemma", "gemma3"]
 PRUNE = {"kind": "prune", "keep": 3, "selector": "uniform"}
@@ -91,9 +90,9 @@ def test_readings_are_the_towers_own_attention(paths: dict[str, Path], kind: str
 
     received = pooled(own.attentions[1].mean(dim=(1, 2)).unsqueeze(-1))[..., 0]
     between = pooled(pooled(own.attentions[2].mean(dim=1)).transpose(1, 2)).transpose(1, 2)
-    torch.testing.assert_close(tokens.read("received_attention", 1), received, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(tokens.read("patch_attention", 2), between, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(tokens.read("full_keys", 2), pooled(keys), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(tokens.readings[Reading("received_attention", 1)], received, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(tokens.readings[Reading("patch_attention", 2)], between, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(tokens.readings[Reading("full_keys", 2)], pooled(keys), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(tokens.features, pooled(own.last_hidden_state), atol=1e-4, rtol=1e-4)
 
 

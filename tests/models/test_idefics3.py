@@ -21,8 +21,7 @@ from vtc.models import read_facts
 from vtc.models.base import VLMAdapter
 from vtc.models.idefics3 import Idefics3Adapter
 from vtc.models.random.tiny_families import write_tiny
-from vtc.selectors.base import Needs
-from vtc.visual_tokens import Reading, ReadingKind
+from vtc.recipe.needs import Needs, Reading, ReadingKind
 
 LAYERS = (0, 1, 2, 3)
 SIDE, MERGE = 4, 2
@@ -81,7 +80,7 @@ def test_readings_are_the_models_own(checkpoints: Checkpoints, family: str, kind
                 "patch_attention": by_token(by_token(mean).transpose(1, 2)).transpose(1, 2),
                 "keys": by_token(keys.unflatten(-1, (adapter.facts.encoder.heads, -1)).mean(dim=2)),
             }[kind]
-            torch.testing.assert_close(tokens.read(kind, layer), expected, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(tokens.readings[Reading(kind, layer)], expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -20,8 +20,7 @@ from vtc.facts.layout import ImageOptions
 from vtc.models import load_adapter, read_facts
 from vtc.models.base import VLMAdapter
 from vtc.models.random.tiny_families import write_tiny
-from vtc.selectors.base import Needs
-from vtc.visual_tokens import Reading, ReadingKind
+from vtc.recipe.needs import Needs, Reading, ReadingKind
 
 LAYERS = (0, 1, 2, 3)
 SIDE, MERGE = 4, 2
@@ -74,7 +73,7 @@ def test_readings_are_the_models_own(adapter: VLMAdapter, kind: ReadingKind) -> 
                 "received_attention": maps[layer].mean(dim=(1, 2))[:, 1:],
                 "keys": keys.unflatten(-1, (adapter.facts.encoder.heads, -1)).mean(dim=2)[:, 1:],
             }[kind]
-            torch.testing.assert_close(tokens.read(kind, layer), by_token(own), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(tokens.readings[Reading(kind, layer)], by_token(own), atol=1e-5, rtol=1e-4)
 
 
 def test_a_token_is_made_of_patches_in_the_models_order(adapter: VLMAdapter) -> None:

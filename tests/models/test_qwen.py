@@ -28,8 +28,7 @@ from vtc.models import read_facts
 from vtc.models.base import VLMAdapter
 from vtc.models.qwen2_5_vl import Qwen2_5VLAdapter
 from vtc.plan import plan
-from vtc.selectors.base import Needs
-from vtc.visual_tokens import Reading, ReadingKind
+from vtc.recipe.needs import Needs, Reading, ReadingKind
 
 QWEN = [case for case in CASES if case.family in ("qwen2_vl", "qwen2_5_vl")]
 LAYERS = (0, 1, 2, 3)
@@ -96,7 +95,7 @@ def test_attention_is_the_models_own(checkpoints: Checkpoints, case: Case, kind:
         received = mean.mean(dim=0).reshape(-1, 4).mean(dim=1)
         between = mean.reshape(received.numel(), 4, -1, 4).mean(dim=(1, 3))
         expected = received if kind == "received_attention" else between
-        torch.testing.assert_close(tokens.read(kind, layer)[0], expected, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(tokens.readings[Reading(kind, layer)][0], expected, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("case", QWEN, ids=str)

@@ -23,7 +23,7 @@ from vtc.models import load_adapter, read_facts
 from vtc.models.base import VLMAdapter
 from vtc.plan import plan
 from vtc.recipe import Recipe
-from vtc.visual_tokens import Reading, ReadingKind
+from vtc.recipe.needs import Reading, ReadingKind
 
 
 @pytest.fixture(scope="module")

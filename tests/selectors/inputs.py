@@ -11,13 +11,14 @@ from torch import Tensor
 from tests.sizes import SMALL
 from vtc.facts.layout import single_view
 from vtc.facts.views import whole_views
+from vtc.recipe.needs import Reading, ReadingKind
 from vtc.recipe.selectors import ENCODER_SELECTORS
 from vtc.selectors import BuildContext, build_selector
 from vtc.selectors.base import Selector
 from vtc.selectors.evs import EVS
 from vtc.selectors.globalcom2 import GlobalCom2
 from vtc.selectors.hired import HiRED
-from vtc.visual_tokens import Reading, ReadingKind, TextEmbeddings, VisualTokens, on_grid
+from vtc.visual_tokens import TextEmbeddings, VisualTokens, on_grid
 
 Grid = tuple[int, int]
 WIDTH, SPACE, TEXT, LAYERS = 8, 12, 5, 4

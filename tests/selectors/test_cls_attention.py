@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from vtc.recipe.needs import Reading
 from vtc.selectors.cls_attention import CLSAttention
-from vtc.visual_tokens import Reading, on_grid
+from vtc.visual_tokens import on_grid
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from vtc.recipe.needs import Reading
 from vtc.selectors.fopru import FoPru
-from vtc.visual_tokens import Reading, on_grid
+from vtc.visual_tokens import on_grid
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "fopru_unofficial.npz")
 

@@ -11,9 +11,10 @@ import torch
 from vtc.compressed.assembly import assemble
 from vtc.facts.layout import Block, ImageLayout
 from vtc.facts.views import Views, views_of, whole_views
+from vtc.recipe.needs import Reading
 from vtc.selectors.base import top_k
 from vtc.selectors.globalcom2 import GlobalCom2, enlarge
-from vtc.visual_tokens import Reading, on_grid
+from vtc.visual_tokens import on_grid
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "globalcom2.npz")
 LAYER = 23

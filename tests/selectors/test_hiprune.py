@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from vtc.recipe.needs import Reading
 from vtc.selectors.hiprune import HiPrune, hierarchical
-from vtc.visual_tokens import Reading, on_grid
+from vtc.visual_tokens import on_grid
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "hiprune.npz")
 QWEN = np.load(Path(__file__).parents[1] / "goldens" / "hiprune_qwen.npz")

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from vtc.facts.views import whole_views
+from vtc.recipe.needs import Reading
 from vtc.selectors.hired import HiRED
-from vtc.visual_tokens import Reading, VisualTokens, on_grid
+from vtc.visual_tokens import VisualTokens, on_grid
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "hired.npz")
 FIRST, LAST = 0, 22

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from vtc.plan.selectors import why_not
 
 from tests.tiny import GRID, recipe
 from vtc.compressed.build import apply_recipe
@@ -18,14 +19,14 @@ from vtc.facts.layout import Block, ImageLayout, shared_out
 from vtc.facts.views import views_of, whole_views
 from vtc.models.base import VLMAdapter
 from vtc.plan import plan
-from vtc.plan.selectors import why_not
+from vtc.recipe.needs import Reading
 from vtc.recipe.selectors import ENCODER_SELECTORS
 from vtc.selectors.globalcom2 import GlobalCom2
 from vtc.selectors.hiprune import hierarchical
 from vtc.selectors.hired import HiRED
 from vtc.selectors.pooling import Pooling
 from vtc.selectors.vscan import VScan
-from vtc.visual_tokens import Reading, TextEmbeddings, VisualTokens, in_grids
+from vtc.visual_tokens import TextEmbeddings, VisualTokens, in_grids
 
 VIEW = (GRID, GRID)
 CROPS = Block((5, 8), views=(2, 2), offset=(2, 0), line_ends=True)

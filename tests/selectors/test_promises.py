@@ -17,8 +17,9 @@ from exporters.graphs import GraphSpec
 from exporters.lint import lint
 from exporters.writing import export_graph
 from tests.selectors.inputs import NAMES, VIEWS, Grid, make, mapped, rows, tokens, views_of
+from vtc.recipe.needs import Reading
 from vtc.selectors.base import Selector
-from vtc.visual_tokens import Reading, TextEmbeddings, VisualTokens
+from vtc.visual_tokens import TextEmbeddings, VisualTokens
 
 ALL = [*NAMES, *VIEWS]
 GRIDS: list[Grid] = [(8, 8), (24, 24), (3, 7)]

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from vtc.recipe.needs import Reading
 from vtc.selectors.base import kept_mask
 from vtc.selectors.prumerge import PruMerge, blend, rest
-from vtc.visual_tokens import Reading, VisualTokens, on_grid
+from vtc.visual_tokens import VisualTokens, on_grid
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "prumerge.npz")
 LAYER = 23

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from vtc.recipe.needs import Reading
 from vtc.selectors.todre import ToDRE, least_alike
-from vtc.visual_tokens import Reading, VisualTokens
+from vtc.visual_tokens import VisualTokens
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "todre_selfmade.npz")
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from vtc.recipe.needs import Reading
 from vtc.selectors.tome import ToMe, bipartite_step
-from vtc.visual_tokens import Reading, on_grid
+from vtc.visual_tokens import on_grid
 
 GOLDEN = {
     key: torch.from_numpy(value) for key, value in np.load(Path(__file__).parents[1] / "goldens/tome.npz").items()

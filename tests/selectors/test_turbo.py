@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from vtc.recipe.needs import Reading
 from vtc.selectors.tome import match, merge_pairs
 from vtc.selectors.turbo import ATTENTION_SCALE, Turbo
-from vtc.visual_tokens import Reading, on_grid
+from vtc.visual_tokens import on_grid
 
 GOLDEN = {
     key: torch.from_numpy(value) for key, value in np.load(Path(__file__).parents[1] / "goldens/turbo.npz").items()

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from vtc.recipe.needs import Reading, ReadingKind
 from vtc.selectors.visionzip import VisionZip
-from vtc.visual_tokens import Reading, ReadingKind, VisualTokens, on_grid
+from vtc.visual_tokens import VisualTokens, on_grid
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 LAYER = 22

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from vtc.recipe.needs import Reading
 from vtc.selectors.vispruner import VisPruner
-from vtc.visual_tokens import Reading, VisualTokens, on_grid
+from vtc.visual_tokens import VisualTokens, on_grid
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "vispruner.npz")
 

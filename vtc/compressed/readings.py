@@ -1,4 +1,4 @@
-"""What the encoder can note in a layer for selectors; the kinds are those of :class:`vtc.visual_tokens.Reading`.
+"""What the encoder can note in a layer for selectors; the kinds are those of :class:`vtc.recipe.needs.Reading`.
 
 Each is computed from the layer's own queries and keys, and only what is asked for is: a CLS row costs one row and not
 an N x N map, and the layer itself keeps its fused attention.
@@ -36,9 +36,15 @@ def read(adapter: VLMAdapter, reading: Reading, hidden: Tensor) -> Tensor:
 
 
 def read_tokens(adapter: VLMAdapter, reading: Reading, hidden: Tensor) -> Tensor:
-    """Take a reading, one row for each span of an image; of a token made of several patches, the mean over those."""
+    """Take a reading, one row for each span of an image.
+
+    Of a token made of several patches it is the mean over those; hidden states are put together as the features are. Of
+    a span made of several views, each with a CLS token, the CLS state is the mean over these.
+    """
     values = read(adapter, reading, hidden)
-    if adapter.facts.encoder.merge > 1:
+    if reading.kind == "cls_state":
+        return values.reshape(-1, adapter.facts.layout.span_views, values.shape[-1]).mean(dim=1)
+    if adapter.facts.encoder.merge > 1 and reading.kind != "hidden_states":
         values = _token_means(adapter, values)
         if reading.kind == "patch_attention":
             values = _token_means(adapter, values.transpose(1, 2)).transpose(1, 2)
@@ -81,6 +87,14 @@ def _full_keys(adapter: VLMAdapter, layer: int, hidden: Tensor) -> Tensor:
     return adapter.patch_tokens(adapter.encoder_keys(layer, hidden)).float()
 
 
+def _hidden_states(adapter: VLMAdapter, layer: int, hidden: Tensor) -> Tensor:
+    return adapter.view_tokens(hidden).float()
+
+
+def _cls_state(adapter: VLMAdapter, layer: int, hidden: Tensor) -> Tensor:
+    return hidden[:, 0].float()
+
+
 _READERS: dict[ReadingKind, Callable[[VLMAdapter, int, Tensor], Tensor]] = {
     "cls_attention": _cls_attention,
     "cls_logits": _cls_logits,
@@ -89,6 +103,8 @@ _READERS: dict[ReadingKind, Callable[[VLMAdapter, int, Tensor], Tensor]] = {
     "one_head_cls_attention": _one_head_cls_attention,
     "keys": _keys,
     "full_keys": _full_keys,
+    "hidden_states": _hidden_states,
+    "cls_state": _cls_state,
 }
 
 

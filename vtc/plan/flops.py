@@ -52,6 +52,8 @@ def _pairs(encoder: EncoderFacts, layer: int, tokens: int, patches: Grid) -> int
 
 
 def _reading_products(kind: str, tokens: int, width: int) -> int:
+    if kind in ("hidden_states", "cls_state"):
+        return 0
     keys = tokens * width * width
     if kind in ("keys", "full_keys"):
         return keys
@@ -60,8 +62,15 @@ def _reading_products(kind: str, tokens: int, width: int) -> int:
 
 
 def reading_width(encoder: EncoderFacts, kind: str) -> int:
-    """Values of a reading for each token that is laid out as the tokens are; 0 for maps, which stay as they are."""
-    return {"keys": encoder.width // encoder.heads, "full_keys": encoder.width, "patch_attention": 0}.get(kind, 1)
+    """Values of a reading for each token that is laid out as the tokens are; 0 for maps and for what an image has."""
+    widths = {
+        "keys": encoder.width // encoder.heads,
+        "full_keys": encoder.width,
+        "patch_attention": 0,
+        "hidden_states": encoder.token_width,
+        "cls_state": 0,
+    }
+    return widths.get(kind, 1)
 
 
 def product_flops(products: Iterable[tuple[int, int, int]]) -> int:

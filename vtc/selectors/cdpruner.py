@@ -16,12 +16,11 @@ What differs from the authors' code:
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from vtc.selectors.base import Needs, Selector, ascending, best
+from vtc.recipe.selectors.cdpruner import CDPrunerEntry
+from vtc.selectors.base import Selector, ascending, best
 from vtc.selectors.given import projected, text
 from vtc.selectors.similarity import column_of, cosines, row_of, unit, with_diagonal
 from vtc.visual_tokens import VisualTokens
@@ -30,32 +29,14 @@ EPSILON = 1e-6
 LEAST_LEFT = 1e-4  # Well above what rounding leaves of a token that others span.
 
 
-class CDPruner(Selector):
-    """Greedy choice by a determinantal point process conditioned on the question.
-
-    Parameters
-    ----------
-    relevance : {"cosine", "negative_cosine"}
-        Which tokens count as relevant: those that resemble the text, or those that do not, as the authors have it for
-        CLIP's embeddings.
-    as_published : bool
-        Scale relevance over the whole batch.
-    """
-
-    def __init__(self, relevance: Literal["cosine", "negative_cosine"] = "cosine", as_published: bool = False) -> None:
-        super().__init__()
-        self.relevance = relevance
-        self.as_published = as_published
-
-    @property
-    def needs(self) -> Needs:
-        return Needs(projected=True, text=True)
+class CDPruner(Selector[CDPrunerEntry]):
+    """Greedy choice by a determinantal point process conditioned on the question."""
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
         features, question = projected(tokens), text(tokens)
         similarity = mean_cosine(features, question.states, question.mask)
-        signed = similarity if self.relevance == "cosine" else -similarity
-        return ascending(most_probable(features, scaled(signed, whole_batch=self.as_published), keep))
+        signed = similarity if self.entry.relevance == "cosine" else -similarity
+        return ascending(most_probable(features, scaled(signed, whole_batch=self.entry.as_published), keep))
 
 
 def mean_cosine(image: Tensor, text: Tensor, mask: Tensor) -> Tensor:

@@ -6,26 +6,17 @@ averaged over several layers it is VTC-CLS (Wang et al. 2024, arXiv 2412.05819),
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from vtc.selectors.base import Needs, Scorer
-from vtc.visual_tokens import Reading, VisualTokens
+from vtc.recipe.selectors.cls_attention import ClsAttentionEntry
+from vtc.selectors.base import Scorer
+from vtc.visual_tokens import VisualTokens
 
 
-class CLSAttention(Scorer):
-    """Score of patch i: attention of the CLS token to it, mean over heads and over `layers` (0-based)."""
-
-    def __init__(self, layers: Sequence[int]) -> None:
-        super().__init__()
-        self.layers = tuple(layers)
-
-    @property
-    def needs(self) -> Needs:
-        return Needs(frozenset(Reading("cls_attention", layer) for layer in self.layers))
+class CLSAttention(Scorer[ClsAttentionEntry]):
+    """Score of patch i: attention of the CLS token to it, mean over heads and over the layers."""
 
     def score(self, tokens: VisualTokens) -> Tensor:
-        rows = [tokens.read("cls_attention", layer) for layer in self.layers]
+        rows = [self.read(tokens, name) for name in self.readings]
         return rows[0] if len(rows) == 1 else torch.stack(rows).mean(dim=0)

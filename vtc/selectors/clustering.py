@@ -8,23 +8,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from vtc.recipe.selectors.clustering import ClusteringEntry
 from vtc.selectors.base import Merger, ascending_with
 from vtc.selectors.density_peaks import cluster
 from vtc.visual_tokens import VisualTokens
 
 
-class Clustering(Merger):
-    """Density peaks of the features.
-
-    Parameters
-    ----------
-    neighbours : int
-        How many nearest tokens a density is made of, the token itself among them.
-    """
-
-    def __init__(self, neighbours: int = 5) -> None:
-        super().__init__()
-        self.neighbours = neighbours
+class Clustering(Merger[ClusteringEntry]):
+    """Density peaks of the features."""
 
     def merge(self, tokens: VisualTokens, keep: int) -> tuple[Tensor, Tensor]:
-        return ascending_with(*cluster(tokens.features, keep, min(self.neighbours, tokens.features.shape[1])))
+        return ascending_with(*cluster(tokens.features, keep, min(self.entry.neighbours, tokens.features.shape[1])))

@@ -41,7 +41,7 @@ def contextual_merge(
     total = features.shape[1]
     left = total - dominant.shape[1]
     step = max(1, left // count)
-    # Dominant tokens are moved behind all others, which stay in raster order.
+    # Dominant tokens are moved after all others, which stay in raster order.
     order = torch.arange(total, device=features.device) + total * kept_mask(dominant, total)
     rest = torch.sort(order, dim=-1).indices[:, :left]
     target_indices = rest[:, : step * count : step]

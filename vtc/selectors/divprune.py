@@ -10,18 +10,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vtc.selectors.base import Needs, Selector, ascending, best
+from vtc.recipe.selectors.divprune import DivPruneEntry
+from vtc.selectors.base import Selector, ascending, best
 from vtc.selectors.given import projected
 from vtc.selectors.similarity import cosines, row_of, with_diagonal
 from vtc.visual_tokens import VisualTokens
 
 
-class DivPrune(Selector):
+class DivPrune(Selector[DivPruneEntry]):
     """Farthest-point choice by cosine of the projected tokens; no parameters."""
-
-    @property
-    def needs(self) -> Needs:
-        return Needs(projected=True)
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
         return ascending(farthest(projected(tokens), keep))

@@ -7,32 +7,38 @@ one frame; here a budget below that is spread evenly over the first frame.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
-from vtc.selectors.base import Needs, Selector, ascending, top_k
+from vtc.facts.model import ModelFacts
+from vtc.recipe.selectors.evs import EVSEntry
+from vtc.selectors.base import Selector, ascending, top_k
 from vtc.selectors.given import projected
 from vtc.visual_tokens import VisualTokens
 
 FIRST_FRAME = 4.0
 
 
-class EVS(Selector):
+class EVS(Selector[EVSEntry]):
     """Top-k of dissimilarity in time.
 
     Parameters
     ----------
+    entry : EVSEntry
     frames : int
         How many frames the tokens belong to, in time order and with equally many tokens each.
     """
 
-    def __init__(self, frames: int) -> None:
-        super().__init__()
+    def __init__(self, entry: EVSEntry, frames: int) -> None:
+        super().__init__(entry)
         self.frames = frames
 
-    @property
-    def needs(self) -> Needs:
-        return Needs(projected=True)
+    @classmethod
+    def build(cls, entry: EVSEntry, facts: ModelFacts, running: Sequence[int]) -> Self:
+        return cls(entry, len(facts.layout.grids))
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
         video = projected(tokens)

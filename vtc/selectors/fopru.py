@@ -8,45 +8,27 @@ ends the highest patches. The authors' code is not public: the choice by varianc
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from vtc.selectors.base import Needs, Scorer, ascending, top_k
+from vtc.recipe.selectors.fopru import FoPruEntry
+from vtc.selectors.base import Scorer, ascending, top_k
 from vtc.selectors.ranking import ranks
-from vtc.visual_tokens import Reading, VisualTokens
+from vtc.visual_tokens import VisualTokens
 
 
-class FoPru(Scorer):
-    """Top-k of the significance, by patch or by whole rows.
-
-    Parameters
-    ----------
-    layer : int
-        Encoder layer (0-based) whose attention is read.
-    strategy : {"rank", "row"}
-        What competes: patches, or rows of the image. Tokens that have lost their grid always compete as patches.
-    """
-
-    def __init__(self, layer: int, strategy: Literal["rank", "row"] = "rank") -> None:
-        super().__init__()
-        self.layer = layer
-        self.strategy = strategy
-
-    @property
-    def needs(self) -> Needs:
-        return Needs(frozenset({Reading("patch_attention", self.layer)}))
+class FoPru(Scorer[FoPruEntry]):
+    """Top-k of the significance, by patch or by whole rows."""
 
     def score(self, tokens: VisualTokens) -> Tensor:
-        attention = tokens.read("patch_attention", self.layer).float()
+        attention = self.read(tokens, "attention").float()
         received, given = attention.mean(dim=1), attention.mean(dim=2)
         varies_more = received.var(dim=-1, keepdim=True) >= given.var(dim=-1, keepdim=True)
         return torch.where(varies_more, received, given)
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
         score = self.score(tokens)
-        if self.strategy == "row" and len(tokens.grids) == 1:
+        if self.entry.strategy == "row" and len(tokens.grids) == 1:
             score = _by_rows(score, tokens.grids[0])
         return ascending(top_k(score, keep))
 

@@ -1,12 +1,12 @@
 """GlobalCom2: let the full view guide how much, and what, each crop keeps (arXiv 2501.05179).
 
-The image is encoded as one full view, the thumbnail, and m crops. Scores s are the CLS token's logits, before the
-softmax, mean over heads. With R = keep / N, a view of n tokens gets n * R of them if it is the thumbnail, by s, and
-n * R * (1 + softmax(S / temperature)_j - 1 / m) if it is crop j, S_j being the sum of the thumbnail's s over the region
-that the crop shows; its tokens are ranked by its own s plus the thumbnail's, enlarged bilinearly to the patches of all
-crops, each scaled to unit length within the crop. Patches of padding are left out of all of this. What rounding budgets
-down leaves goes to the largest remainders, and what a view cannot use to the others, so that exactly the budget is
-kept; the original loses it.
+The image is encoded as one full view, the thumbnail, and m crops. Scores s are the CLS token's logits, in the encoder's
+last layer, before the softmax, mean over heads. With R = keep / N, a view of n tokens gets n * R of them if it is the
+thumbnail, by s, and n * R * (1 + softmax(S / temperature)_j - 1 / m) if it is crop j, S_j being the sum of the
+thumbnail's s over the region that the crop shows; its tokens are ranked by its own s plus the thumbnail's, enlarged
+bilinearly to the patches of all crops, each scaled to unit length within the crop. Patches of padding are left out of
+all of this. What rounding budgets down leaves goes to the largest remainders, and what a view cannot use to the others,
+so that exactly the budget is kept; the original loses it.
 """
 
 from __future__ import annotations
@@ -16,43 +16,17 @@ from torch import Tensor, nn
 
 from vtc.facts.layout import Grid
 from vtc.facts.views import Views
-from vtc.selectors.base import Needs, Selector, ascending, top_k
-from vtc.selectors.views import apportion, totals, view_tokens
-from vtc.visual_tokens import Reading, VisualTokens
+from vtc.recipe.selectors.globalcom2 import GlobalCom2Entry
+from vtc.selectors.base import ascending, top_k
+from vtc.selectors.views import ViewsSelector, apportion, totals, view_tokens
+from vtc.visual_tokens import VisualTokens
 
 
-class GlobalCom2(Selector):
-    """Budgets and ranks by the thumbnail's CLS logits and the crops' own.
-
-    Parameters
-    ----------
-    layer : int
-        Encoder layer (0-based) whose CLS logits are read; the authors take the last one.
-    views : Views or None
-        None for a single view, of which the best tokens are kept.
-    temperature : float
-        Of the softmax over crops.
-    as_published : bool
-        Sum the thumbnail over equal regions, whatever the padding, and where its patches do not divide among crops give
-        all that is left over to the last row and column of crops, as the authors' code does, instead of dividing by the
-        patches' middles.
-    """
-
-    def __init__(
-        self, layer: int, views: Views | None = None, temperature: float = 10.0, as_published: bool = False
-    ) -> None:
-        super().__init__()
-        self.layer = layer
-        self.views = views
-        self.temperature = temperature
-        self.as_published = as_published
-
-    @property
-    def needs(self) -> Needs:
-        return Needs(frozenset({Reading("cls_logits", self.layer)}))
+class GlobalCom2(ViewsSelector[GlobalCom2Entry]):
+    """Budgets and ranks by the thumbnail's CLS logits and the crops' own."""
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
-        logits = tokens.read("cls_logits", self.layer).float()
+        logits = self.read(tokens, "scores").float()
         views = self.views
         if views is None:
             return ascending(top_k(logits, keep))
@@ -77,8 +51,8 @@ class GlobalCom2(Selector):
 
     def factors(self, thumbnail: Tensor, views: Views) -> Tensor:
         """What the share R of each crop is multiplied by, (B, crops), given the thumbnail's scores (B, n)."""
-        regions = _equal_regions(views.grid, views.crops) if self.as_published else views.regions
-        shares = torch.softmax(totals(thumbnail, regions, views.number) / self.temperature, dim=1)
+        regions = _equal_regions(views.grid, views.crops) if self.entry.as_published else views.regions
+        shares = torch.softmax(totals(thumbnail, regions, views.number) / self.entry.temperature, dim=1)
         return 1 + shares - 1 / views.number
 
 

@@ -80,7 +80,7 @@ def _beside_on_grid(anchor: Tensor, grid: Grid) -> Tensor:
 
 
 def _beside_by_index(chosen: Tensor, grids: Sequence[Grid]) -> Tensor:
-    """1 for the tokens one and one row's length before and behind the anchors at `chosen` (B, A): (B, N)."""
+    """1 for the tokens one and one row's length before and after the anchors at `chosen` (B, A): (B, N)."""
     table: list[list[int]] = []
     for rows, columns in grids:
         first, last = len(table), len(table) + rows * columns - 1

@@ -13,39 +13,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vtc.selectors.base import Needs, Selector, ascending, best
+from vtc.recipe.selectors.mmtok import MMTokEntry
+from vtc.selectors.base import Selector, ascending, best
 from vtc.selectors.given import projected, text
 from vtc.selectors.similarity import column_of, cosines, unit
 from vtc.visual_tokens import VisualTokens
 
 
-class MMTok(Selector):
-    """Greedy maximum coverage of the text and of the image.
-
-    Parameters
-    ----------
-    text_temperature : float
-        The paper's is 0.02 for LLaVA, 0.01 for Qwen2.5-VL.
-    vision_temperature : float
-    alpha : float
-        Weight of covering the image beside covering the text.
-    """
-
-    def __init__(self, text_temperature: float = 0.02, vision_temperature: float = 0.2, alpha: float = 0.5) -> None:
-        super().__init__()
-        self.text_temperature = text_temperature
-        self.vision_temperature = vision_temperature
-        self.alpha = alpha
-
-    @property
-    def needs(self) -> Needs:
-        return Needs(projected=True, text=True)
+class MMTok(Selector[MMTokEntry]):
+    """Greedy maximum coverage of the text and of the image."""
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
         question = text(tokens)
-        asked = _text_rows(projected(tokens), question.states, question.mask, self.text_temperature)
-        seen = torch.softmax(cosines(tokens.features) / self.vision_temperature, dim=-1) / tokens.features.shape[1]
-        return ascending(best_cover(torch.cat([asked, seen * self.alpha], dim=1), keep))
+        asked = _text_rows(projected(tokens), question.states, question.mask, self.entry.text_temperature)
+        seen = (
+            torch.softmax(cosines(tokens.features) / self.entry.vision_temperature, dim=-1) / tokens.features.shape[1]
+        )
+        return ascending(best_cover(torch.cat([asked, seen * self.entry.alpha], dim=1), keep))
 
 
 def _text_rows(image: Tensor, text: Tensor, mask: Tensor, temperature: float) -> Tensor:

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from vtc.facts.layout import shared_out
+from vtc.recipe.selectors.pooling import PoolingEntry
 from vtc.selectors.base import Merger
 from vtc.visual_tokens import VisualTokens
 
 
-class Pooling(Merger):
+class Pooling(Merger[PoolingEntry]):
     """Means of cells, each standing at its central patch; tokens without a grid are pooled along their list."""
 
     def merge(self, tokens: VisualTokens, keep: int) -> tuple[Tensor, Tensor]:

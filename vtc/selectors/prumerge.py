@@ -1,11 +1,11 @@
 """PruMerge: keep what the CLS token looks at and blend the rest into it (LLaVA-PruMerge, arXiv 2403.15388).
 
-Tokens are kept by the attention of the CLS token, taken as one head of full width. Each kept token becomes the mean,
-weighted by that attention, of itself and the 32 dropped tokens whose keys have the highest cosine with its own. One
-more token, the weighted mean of all dropped ones, stands at the best of these, unless the budget is one token.
-PruMerge+ spends only a quarter of the budget by attention and spreads the rest evenly over the other tokens in raster
-order. In the original, budgets follow from the image (outliers of the attention, and a quarter is about what these are
-of PruMerge+'s tokens); here the budget is given.
+Tokens are kept by the attention of the CLS token, taken as one head of full width, in the encoder's last layer, which
+follows the one whose output goes on. Each kept token becomes the mean, weighted by that attention, of itself and the 32
+dropped tokens whose keys have the highest cosine with its own. One more token, the weighted mean of all dropped ones,
+stands at the best of these, unless the budget is one token. PruMerge+ spends only a quarter of the budget by attention
+and spreads the rest evenly over the other tokens in raster order. In the original, budgets follow from the image
+(outliers of the attention, and a quarter is about what these are of PruMerge+'s tokens); here the budget is given.
 """
 
 from __future__ import annotations
@@ -13,73 +13,44 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vtc.selectors.base import Merger, Needs, ascending_with, best, kept_mask, top_k
+from vtc.recipe.selectors.prumerge import PruMergeEntry
+from vtc.selectors.base import Merger, ascending_with, best, kept_mask, top_k
 from vtc.selectors.ranking import ranks
-from vtc.visual_tokens import Reading, VisualTokens, gather_tokens
+from vtc.visual_tokens import VisualTokens, gather_tokens
 
 NEIGHBOURS = 32
 LEAST_WEIGHT = 1e-9
-BY_ATTENTION = 0.25
-"""Share of PruMerge+'s budget that goes by attention."""
 
 
-class PruMerge(Merger):
-    """Top-k by attention, each blended with its neighbours, plus one token for all that is dropped.
-
-    Parameters
-    ----------
-    layer : int
-        Encoder layer (0-based) whose queries and keys are read; the authors take the last one, behind the layer whose
-        output goes on.
-    spatial : bool
-        Spread what is left of the budget over the image (PruMerge+).
-    as_published : bool
-        Blend as the authors' code does: weights are the attention itself, not scaled to sum to 1 (a kept token hardly
-        changes, and the additional one is far shorter than a token of the encoder), and neighbours may be kept tokens.
-        Spread as it does: every s-th token from the first on, the last left out, s = int(int(N / important) / 3).
-    important : float
-        Share of the budget, in (0, 1], that `spatial` leaves to attention.
-    """
-
-    def __init__(
-        self, layer: int, spatial: bool = False, as_published: bool = False, important: float = BY_ATTENTION
-    ) -> None:
-        super().__init__()
-        self.layer = layer
-        self.spatial = spatial
-        self.as_published = as_published
-        self.important = important
-
-    @property
-    def needs(self) -> Needs:
-        return Needs(frozenset({Reading("one_head_cls_attention", self.layer), Reading("full_keys", self.layer)}))
+class PruMerge(Merger[PruMergeEntry]):
+    """Top-k by attention, each blended with its neighbours, plus one token for all that is dropped."""
 
     def merge(self, tokens: VisualTokens, keep: int) -> tuple[Tensor, Tensor]:
-        attention = tokens.read("one_head_cls_attention", self.layer).float()
+        attention = self.read(tokens, "attention").float()
         batch, count = attention.shape
-        if keep == count and not self.as_published:
+        if keep == count and not self.entry.as_published:
             return torch.arange(count, device=attention.device).expand(batch, -1), tokens.features
         kept = self.choose(attention, max(1, keep - 1))
         features = tokens.features.float()
-        weights = attention if self.as_published else attention.clamp(min=LEAST_WEIGHT)
-        blended = blend(features, tokens.read("full_keys", self.layer), weights, kept, self.as_published)
+        weights = attention if self.entry.as_published else attention.clamp(min=LEAST_WEIGHT)
+        blended = blend(features, self.read(tokens, "keys"), weights, kept, self.entry.as_published)
         if keep > 1:
             dropped = 1 - kept_mask(kept, count)
             extra = best(torch.where(dropped > 0, attention, -1.0))
-            blended = torch.cat([blended, rest(features, weights * dropped, self.as_published)], dim=1)
+            blended = torch.cat([blended, rest(features, weights * dropped, self.entry.as_published)], dim=1)
             kept = torch.cat([kept, extra], dim=1)
         return ascending_with(kept, blended.to(tokens.features.dtype))
 
     def choose(self, attention: Tensor, count: int) -> Tensor:
         """Tokens (B, count) that are kept, by attention (B, N); those by attention come first, best first."""
-        if not self.spatial:
+        if not self.entry.spatial:
             return top_k(attention, count)
         total = attention.shape[1]
-        important = top_k(attention, max(1, round(count * self.important)))
+        important = top_k(attention, max(1, round(count * self.entry.important)))
         spread = count - important.shape[1]
         if not spread:
             return important
-        if self.as_published:
+        if self.entry.as_published:
             step = max(1, int(total // important.shape[1] / 3))
             places = torch.arange(total, device=attention.device)
             sampled = (places % step == 0) & (places < total - 1)

@@ -10,18 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vtc.recipe.selectors.random import RandomEntry
 from vtc.selectors.base import Selector
 from vtc.visual_tokens import VisualTokens
 
 
-class Random(Selector):
+class Random(Selector[RandomEntry]):
     """The first `keep` places of a seeded permutation of the grid."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        self.seed = seed
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
         batch, count, _ = tokens.features.shape
-        chosen = np.sort(np.random.default_rng(self.seed).permutation(count)[:keep])
+        chosen = np.sort(np.random.default_rng(self.entry.seed).permutation(count)[:keep])
         return torch.tensor(chosen.tolist(), device=tokens.features.device).expand(batch, keep)

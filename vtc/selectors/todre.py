@@ -1,9 +1,10 @@
 """ToDRE, stage 1: keep tokens that together resemble each other least (Li et al. 2025, arXiv 2505.18757).
 
-The first token is the patch that the CLS token attends to most; each further one has the smallest sum of cosines to
-all kept so far, in the decoder's space. An encoder without a CLS token starts from the token most similar to the mean
-direction, where the paper starts from a random one. Stage 2, which drops all visual tokens late in the decoder
-depending on what is there, has no fixed shape and is not done. Written from the paper; no code of the authors is known.
+The first token is the patch that the CLS token attends to most in the last layer that runs; each further one has the
+smallest sum of cosines to all kept so far, in the decoder's space. An encoder without a CLS token starts from the token
+most similar to the mean direction, where the paper starts from a random one. Stage 2, which drops all visual tokens
+late in the decoder depending on what is there, has no fixed shape and is not done. Written from the paper; no code of
+the authors is known.
 """
 
 from __future__ import annotations
@@ -11,33 +12,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vtc.selectors.base import Needs, Selector, ascending, best
+from vtc.recipe.selectors.todre import ToDREEntry
+from vtc.selectors.base import Selector, ascending, best
 from vtc.selectors.given import projected
 from vtc.selectors.similarity import cosines, row_of, with_diagonal
-from vtc.visual_tokens import Reading, VisualTokens
+from vtc.visual_tokens import VisualTokens
 
 
-class ToDRE(Selector):
-    """Greedy max-sum diversity from the most attended patch on.
-
-    Parameters
-    ----------
-    layer : int or None
-        Encoder layer (0-based; the paper takes the last that feeds the projector) whose CLS attention names the first
-        token; None for an encoder without a CLS token.
-    """
-
-    def __init__(self, layer: int | None) -> None:
-        super().__init__()
-        self.layer = layer
-
-    @property
-    def needs(self) -> Needs:
-        readings = [] if self.layer is None else [Reading("cls_attention", self.layer)]
-        return Needs(frozenset(readings), projected=True)
+class ToDRE(Selector[ToDREEntry]):
+    """Greedy max-sum diversity from the most attended patch on."""
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
-        attention = None if self.layer is None else tokens.read("cls_attention", self.layer)
+        attention = self.read(tokens, "start") if self.readings else None
         return ascending(least_alike(projected(tokens), keep, attention))
 
 
@@ -59,7 +45,7 @@ def least_alike(features: Tensor, keep: int, attention: Tensor | None = None) ->
     similarity = cosines(features)
     pick = best((similarity.mean(dim=-1) if attention is None else attention.float()).unsqueeze(1))
     picks = [pick]
-    # Sums of cosines stay within the count of tokens: a chosen one falls behind all others.
+    # Sums of cosines stay within the count of tokens: a chosen one falls below all others.
     contrast = with_diagonal(-similarity, -4.0 * similarity.shape[-1])
     score = row_of(contrast, pick)
     for _ in range(keep - 1):

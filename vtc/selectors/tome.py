@@ -5,9 +5,9 @@ cosine with its own, and merges the r best pairs: a token of B becomes the mean 
 the number of encoder tokens in each.
 
 The original does this inside every layer of the encoder, with the layer's own keys and with attention that counts a
-merged token as many. Here it runs behind the encoder: keys are merged like the tokens, and steps follow each other,
-none merging more than a quarter of the tokens, until exactly the budget is left; between them tokens are in raster
-order, so that the sides interleave on the image.
+merged token as many. Here it runs after the encoder: keys are merged like the tokens, and steps follow each other, none
+merging more than a quarter of the tokens, until exactly the budget is left; between them tokens are in raster order, so
+that the sides interleave on the image.
 """
 
 from __future__ import annotations
@@ -17,26 +17,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vtc.selectors.base import Merger, Needs, ascending_with, best, top_k
-from vtc.visual_tokens import Reading, VisualTokens, gather_tokens
+from vtc.recipe.selectors.tome import ToMeEntry
+from vtc.selectors.base import E, Merger, ascending_with, best, top_k
+from vtc.visual_tokens import VisualTokens, gather_tokens
 
 
-class ToMe(Merger):
-    """Repeated bipartite matching; a merged token stands at the place of the one of B that took others in.
-
-    Parameters
-    ----------
-    layer : int
-        Encoder layer (0-based) whose keys are compared.
-    """
-
-    def __init__(self, layer: int) -> None:
-        super().__init__()
-        self.layer = layer
-
-    @property
-    def needs(self) -> Needs:
-        return Needs(frozenset({Reading("keys", self.layer)}))
+class PairMerger(Merger[E]):
+    """Repeated bipartite matching; a merged token stands at the place of the one of B that took others in."""
 
     def importance(self, tokens: VisualTokens) -> Tensor | None:
         """What counts against merging a token away, (B, N), on the scale of a cosine."""
@@ -45,7 +32,7 @@ class ToMe(Merger):
     def merge(self, tokens: VisualTokens, keep: int) -> tuple[Tensor, Tensor]:
         batch, count, width = tokens.features.shape
         importance = self.importance(tokens)
-        parts = [tokens.features.float(), tokens.read("keys", self.layer).float()]
+        parts = [tokens.features.float(), self.read(tokens, "keys").float()]
         if importance is not None:
             parts.append(importance.float().unsqueeze(-1))
         state = torch.cat(parts, dim=-1)
@@ -61,6 +48,10 @@ class ToMe(Merger):
             state, sizes = state[..., :-1], state[..., -1:]
             count -= step
         return places, state[..., :width].to(tokens.features.dtype)
+
+
+class ToMe(PairMerger[ToMeEntry]):
+    """Bipartite matching by keys alone."""
 
 
 class Pairs(NamedTuple):

@@ -8,31 +8,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vtc.selectors.base import Needs
-from vtc.selectors.tome import ToMe
-from vtc.visual_tokens import Reading, VisualTokens
+from vtc.recipe.selectors.turbo import TurboEntry
+from vtc.selectors.tome import PairMerger
+from vtc.visual_tokens import VisualTokens
 
 ATTENTION_SCALE = 30.0
 
 
-class Turbo(ToMe):
-    """ToMe with importance.
-
-    Parameters
-    ----------
-    layer : int
-        Encoder layer (0-based) whose keys and CLS attention are read.
-    alpha : float
-        How much importance counts against similarity.
-    """
-
-    def __init__(self, layer: int, alpha: float = 1.0) -> None:
-        super().__init__(layer)
-        self.alpha = alpha
-
-    @property
-    def needs(self) -> Needs:
-        return Needs(frozenset({Reading("keys", self.layer), Reading("cls_attention", self.layer)}))
+class Turbo(PairMerger[TurboEntry]):
+    """Bipartite matching by keys, less the importance of what would be merged away."""
 
     def importance(self, tokens: VisualTokens) -> Tensor:
-        return self.alpha * ATTENTION_SCALE * tokens.read("cls_attention", self.layer).float()
+        return self.entry.alpha * ATTENTION_SCALE * self.read(tokens, "attention").float()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vtc.recipe.selectors.uniform import UniformEntry
 from vtc.selectors.base import Selector
 from vtc.visual_tokens import VisualTokens
 
 
-class Uniform(Selector):
+class Uniform(Selector[UniformEntry]):
     """Token ``floor((i + 1/2) N / keep)`` for i = 0 .. keep - 1."""
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:

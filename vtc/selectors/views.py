@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
-from vtc.facts.views import Views
-from vtc.selectors.base import ascending, top_k
+from vtc.facts.model import ModelFacts
+from vtc.facts.views import Views, views_of
+from vtc.recipe.needs import Reading
+from vtc.selectors.base import E, Selector, ascending, top_k
 from vtc.selectors.ranking import ranks_within
+
+
+class ViewsSelector(Selector[E]):
+    """A selector that shares its budget between a full view and its crops.
+
+    Parameters
+    ----------
+    entry : EncoderSelectorEntry
+    readings : mapping of str to Reading
+    views : Views or None
+        Which tokens belong to which view; None for an image of a single view.
+    """
+
+    def __init__(self, entry: E, readings: Mapping[str, Reading], views: Views | None = None) -> None:
+        super().__init__(entry, readings)
+        self.views = views
+
+    @classmethod
+    def build(cls, entry: E, facts: ModelFacts, running: Sequence[int]) -> Self:
+        return cls(entry, entry.readings(facts, running), views_of(facts.layout))
 
 
 def view_tokens(values: Tensor, views: Views, view: int) -> Tensor:

@@ -1,10 +1,10 @@
 """VisPruner: keep what the CLS token attends to, and of the rest what is least duplicated.
 
 VisPruner (Zhang et al. 2025, arXiv 2412.01818, which began as FasterVLM) spends ``int(keep * important)`` of the budget
-on the patches of highest CLS attention. The rest, listed by falling attention, is thinned round by round: tokens at
-even places are compared with those at odd places by cosine of their features, and up to eight even ones with the
-highest similarity to any odd one go, until the budget is met. What is left of the even ones, most similar first,
-followed by the odd ones is the list of the next round.
+on the patches of highest CLS attention in the layer whose output feeds the projector. The rest, listed by falling
+attention, is thinned round by round: tokens at even places are compared with those at odd places by cosine of their
+features, and up to eight even ones with the highest similarity to any odd one go, until the budget is met. What is left
+of the even ones, most similar first, followed by the odd ones is the list of the next round.
 
 Which tokens stay hangs on the order of the list, so a near tie can change many of them. Where the authors' code stops
 with an error, because fewer than eight pairs are left or the list is odd, here a round drops at most one of each pair.
@@ -15,37 +15,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vtc.selectors.base import Needs, Selector, ascending, top_k
+from vtc.recipe.selectors.vispruner import VisPrunerEntry
+from vtc.selectors.base import Selector, ascending, top_k
 from vtc.selectors.similarity import unit
-from vtc.visual_tokens import Reading, VisualTokens, gather_tokens
+from vtc.visual_tokens import VisualTokens, gather_tokens
 
 ROUND = 8
 
 
-class VisPruner(Selector):
-    """Important tokens by CLS attention, diverse ones by removing duplicates.
-
-    Parameters
-    ----------
-    layer : int
-        Encoder layer (0-based) whose CLS attention is read: the one whose output feeds the projector.
-    important : float
-        Share of the budget, in [0, 1], for the most attended tokens; rounded down.
-    """
-
-    def __init__(self, layer: int, important: float = 0.5) -> None:
-        super().__init__()
-        self.layer = layer
-        self.important = important
-
-    @property
-    def needs(self) -> Needs:
-        return Needs(frozenset({Reading("cls_attention", self.layer)}))
+class VisPruner(Selector[VisPrunerEntry]):
+    """Important tokens by CLS attention, diverse ones by removing duplicates."""
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
-        attention = tokens.read("cls_attention", self.layer).float()
+        attention = self.read(tokens, "attention").float()
         order = top_k(attention, attention.shape[-1])
-        important = int(keep * self.important)
+        important = int(keep * self.entry.important)
         if important == keep:
             return ascending(order[:, :keep])
         diverse = _least_duplicated(unit(tokens.features), order[:, important:], keep - important)

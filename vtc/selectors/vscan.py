@@ -2,8 +2,9 @@
 
 VScan (Zhang et al. 2025, arXiv 2505.22654) spends half of the budget, rounded down, on local tokens: the image is cut
 into windows, and each gives its share of tokens with the highest CLS attention in a shallow layer. The other half are
-the highest of the rest in a deep layer. Every dropped token is then averaged into the kept token with the highest
-cosine to it, in the decoder's space: ``(x + sum of the dropped) / (1 + their number)``.
+the highest of the rest in a deep layer; of LLaVA-1.5 these are layers 5 and 22. Every dropped token is then averaged
+into the kept token with the highest cosine to it, in the decoder's space: ``(x + sum of the dropped) / (1 + their
+number)``.
 
 Where the local half does not divide by the number of windows, the authors' code loses the remainder and keeps fewer
 tokens; here the windows whose next token is highest give one more, and all that the code keeps is kept. The code knows
@@ -18,44 +19,27 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vtc.selectors.base import Needs, Selector, ascending, best, kept_mask, top_k
+from vtc.recipe.selectors.vscan import VScanEntry
+from vtc.selectors.base import Selector, ascending, best, kept_mask, top_k
 from vtc.selectors.given import projected
 from vtc.selectors.ranking import ranks, ranks_within
 from vtc.selectors.similarity import unit
-from vtc.visual_tokens import Reading, VisualTokens, gather_tokens
+from vtc.visual_tokens import VisualTokens, gather_tokens
 
 
-class VScan(Selector):
+class VScan(Selector[VScanEntry]):
     """Local and global choice by CLS attention, merging in the decoder's space.
 
     `prune` merges `projected`; `features` are gathered as they were.
-
-    Parameters
-    ----------
-    local_layer, global_layer : int
-        Encoder layers (0-based); for LLaVA-1.5 the authors take 5 and 22.
-    windows : int
-        Windows along each side of each grid; tokens that have lost their grid are one window.
     """
 
-    def __init__(self, local_layer: int, global_layer: int, windows: int = 4) -> None:
-        super().__init__()
-        self.local_layer = local_layer
-        self.global_layer = global_layer
-        self.windows = windows
-
-    @property
-    def needs(self) -> Needs:
-        readings = frozenset(Reading("cls_attention", layer) for layer in (self.local_layer, self.global_layer))
-        return Needs(readings, projected=True)
-
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
-        windows = _windows(tokens.grids_or_row, self.windows if tokens.grids else 1)
+        windows = _windows(tokens.grids_or_row, self.entry.windows if tokens.grids else 1)
         local = keep // 2
-        overall = tokens.read("cls_attention", self.global_layer).float()
+        overall = self.read(tokens, "overall").float()
         if not local:
             return ascending(top_k(overall, keep))
-        chosen = by_window(tokens.read("cls_attention", self.local_layer).float(), windows, local)
+        chosen = by_window(self.read(tokens, "local").float(), windows, local)
         rest = torch.where(kept_mask(chosen, overall.shape[-1]) > 0, -torch.inf, overall)
         return ascending(torch.cat([chosen, top_k(rest, keep - local)], dim=1))
 

@@ -102,7 +102,8 @@ def train_pruner(
     data : Data
     config : PrunerTraining
     path : Path
-        The pruner's file. The log goes beside it, and so does, under a hidden name, the state of the run. A state of the same run is taken up, a finished pruner of it is left as it is.
+        The pruner's file. The log goes beside it, and so does, under a hidden name, the state of the run. A state of
+        the same run is taken up, a finished pruner of it is left as it is.
     source : str
         What the data are called.
     report : callable

@@ -26,7 +26,7 @@ from vtc.models.base import VLMAdapter
 from vtc.models.random.tiny_families import TINY_FAMILIES, write_tiny
 from vtc.plan import plan
 from vtc.recipe import Recipe
-from vtc.visual_tokens import Reading
+from vtc.recipe.needs import Reading
 
 NEXT, ONEVISION = "llava_next", "llava_onevision"
 SIZES = [(60, 115), (70, 90), (60, 60), (50, 140), (300, 97), (20, 20)]

@@ -13,6 +13,7 @@ class CDPrunerEntry(EncoderSelectorEntry):
 
     ``relevance`` says whether a token is relevant where its ``cosine`` to the question is high, or, as the authors find
     for CLIP's embeddings, where it is low (``negative_cosine``).
+    ``as_published`` scales relevance over the whole batch and not image by image.
 
     Based on CDPruner (arXiv 2506.10967); checkpoints carry no CLIP text encoder, so relevance is that of the decoder's
     own space.

@@ -11,7 +11,9 @@ from vtc.recipe.selectors.base import Choice, EncoderSelectorEntry, Product
 
 
 class ClusteringEntry(EncoderSelectorEntry):
-    """Clusters of similar tokens, each as its mean at its centre (DPC-KNN); ``neighbours`` sets how local density is.
+    """Clusters of similar tokens, each as its mean at its centre (DPC-KNN).
+
+    ``neighbours`` is how many nearest tokens a density is made of, the token itself among them.
 
     Based on DPC-KNN (Du et al. 2016), as TCFormer (arXiv 2204.08680) and Chat-UniVi (arXiv 2311.08046) use it.
     """

@@ -11,7 +11,10 @@ from vtc.recipe.selectors.base import EncoderSelectorEntry
 
 
 class FoPruEntry(EncoderSelectorEntry):
-    """Attention among patches: received or given, whichever varies more; by token, or by whole ``row`` of the image.
+    """Attention among patches: received or given, whichever varies more.
+
+    ``strategy`` says what competes: tokens (``rank``), or whole rows of the image (``row``). Tokens that have lost
+    their grid always compete one by one.
 
     Based on FoPru (arXiv 2411.14164); which of the two to take is from a re-implementation, not from the authors.
     """

@@ -16,14 +16,17 @@ from vtc.recipe.values import Multiple
 class GlobalCom2Entry(EncoderSelectorEntry):
     """The whole view says what share of the budget each tile gets, and has a say in which of its tokens stay.
 
-    ``temperature`` evens the shares out. Of an image that is one view the highest scores are kept.
+    ``temperature`` of the softmax over tiles evens the shares out. Of an image that is one view the highest scores are
+    kept. ``as_published`` sums the whole view over equal regions, whatever the padding, and gives what does not divide
+    among tiles to the last row and column of them, as the authors' code does; otherwise a patch counts for the tile
+    that shows its middle.
 
     Based on GlobalCom2 (arXiv 2501.05179).
     """
 
     summary = "CLS scores of tile and whole view, with a budget for each tile"
     paper = "GlobalCom2 (arXiv 2501.05179)"
-    reads = "the CLS row of the layer behind the features, before the softmax"
+    reads = "the CLS row of the layer after the features, before the softmax"
     where = "across tiles"
     reads_encoder_grid = True
     needs_cls = True

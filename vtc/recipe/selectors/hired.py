@@ -16,7 +16,9 @@ from vtc.recipe.selectors.views import views_products
 class HiREDEntry(EncoderSelectorEntry):
     """Tiles share the budget by the attention that their part of the whole view gets; then the most attended tokens.
 
-    ``share`` of the budget goes to the whole view. Of an image that is one view the most attended tokens are kept.
+    ``share`` of the budget goes to the whole view, and what is left of 1 says how many of its patches vote. Of an image
+    that is one view the most attended tokens are kept. ``as_published`` counts votes as the authors' code does, which
+    takes runs of equally many patches in raster order for the tiles, and not the regions that they show.
 
     Based on HiRED (arXiv 2408.10945).
     """

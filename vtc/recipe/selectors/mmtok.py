@@ -13,6 +13,7 @@ class MMTokEntry(EncoderSelectorEntry):
     """Tokens that together cover the question's words and the image's own tokens best (greedy maximum coverage).
 
     ``alpha`` weighs the image against the question; the temperatures say how local a token's coverage is.
+    The paper's ``text_temperature`` is 0.02 for LLaVA and 0.01 for Qwen2.5-VL.
 
     Based on MMTok (arXiv 2508.18264); no words are left out of the question.
     """

@@ -18,12 +18,17 @@ class PruMergeEntry(EncoderSelectorEntry):
 
     ``spatial`` is PruMerge+: all but the share ``important`` of the budget goes to places spread over the image.
 
+    ``as_published`` blends as the authors' code does: weights are the attention itself, not scaled to sum to 1 (a kept
+    token hardly changes, and the additional one is far shorter than a token of the encoder), and neighbours may be kept
+    tokens. It also spreads as that code does: every s-th token from the first on, the last left out, s = int(int(N / n)
+    / 3) where n of N tokens go by attention.
+
     Based on LLaVA-PruMerge (arXiv 2403.15388), at a fixed budget.
     """
 
     summary = "highest CLS attention with neighbours merged in, one token for the rest"
     paper = "LLaVA-PruMerge (arXiv 2403.15388)"
-    reads = "one-head CLS attention and keys of the encoder layer behind the features"
+    reads = "one-head CLS attention and keys of the encoder layer after the features"
     reads_encoder_grid = True
     needs_cls = True
     name: Literal["prumerge"] = "prumerge"

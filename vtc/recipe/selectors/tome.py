@@ -14,7 +14,7 @@ from vtc.recipe.selectors.merging import matching_products
 class ToMeEntry(EncoderSelectorEntry):
     """The most similar pairs of tokens merge, again and again, until the budget is met.
 
-    Based on ToMe (arXiv 2210.09461), applied behind the encoder and not inside its layers.
+    Based on ToMe (arXiv 2210.09461), applied after the encoder and not inside its layers.
     """
 
     summary = "similar tokens merge pairwise (bipartite matching)"

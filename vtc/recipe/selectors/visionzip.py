@@ -16,8 +16,9 @@ from vtc.recipe.selectors.merging import contextual_products
 class VisionZipEntry(EncoderSelectorEntry):
     """Most attended tokens, and for the share ``contextual`` of the budget tokens that stand for the others.
 
-    A contextual token is the mean of what it stands for; ``as_published`` adds the mean of the others to the token
-    itself, about twice the norm, as the authors' code does. Without a CLS token attention received takes its place.
+    The share is rounded to whole tokens, and at least one token is not contextual. A contextual token is the mean of
+    what it stands for; ``as_published`` adds the mean of the others to the token itself, about twice the norm of any
+    token of the encoder, as the authors' code does. Without a CLS token attention received takes its place.
 
     Based on VisionZip (arXiv 2412.04467).
     """

@@ -17,9 +17,10 @@ from vtc.recipe.values import LayerOrDepth
 class VScanEntry(EncoderSelectorEntry):
     """Most attended tokens of every window in a shallow layer, and of the whole image in the last; others merge in.
 
-    ``windows`` is the number of windows along each side, ``local_layer`` the shallow layer or its depth.
+    ``windows`` is the number of windows along each side of each grid, ``local_layer`` the shallow layer or its depth.
+    Tokens that have lost their grid are one window.
 
-    Based on VScan (arXiv 2505.22654), its stage in front of the decoder.
+    Based on VScan (arXiv 2505.22654), its stage before the decoder.
     """
 
     summary = "highest CLS attention by window and overall; the others merge into the nearest"

@@ -1,4 +1,4 @@
-"""The interface of a selector inside the decoder: which of an image's tokens go on behind a cut."""
+"""The interface of a selector inside the decoder: which of an image's tokens go on after a cut."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from vtc.visual_tokens import gather_tokens
 
 @dataclass(frozen=True)
 class DecoderTokens:
-    """What a cut in front of a decoder layer sees of I images, each in its row of S tokens.
+    """What a cut before a decoder layer sees of I images, each in its row of S tokens.
 
     Attributes
     ----------
     hidden : Tensor of shape (I, S, E)
-        Tokens entering the layer behind the cut.
+        Tokens entering the layer after the cut.
     before : Tensor of shape (I, S, E) or None
-        The same tokens entering the layer in front of the cut, where a selector asked for that.
+        The same tokens entering the layer before the cut, where a selector asked for that.
     attention_mask : Tensor of shape (I, S), int64
     position_ids : Tensor of shape (I, S) or (3, I, S), int64
     visual : Tensor of shape (I, K), int64
@@ -78,7 +78,7 @@ class DecoderSelector(nn.Module, ABC, Generic[E]):
         if not self.entry.reads_before:
             return tokens.hidden
         if tokens.before is None:
-            raise AssertionError("a selector that looks at the layer in front is given its input")
+            raise AssertionError("a selector that looks at the layer before the cut is given its input")
         return tokens.before
 
     def attention(self, tokens: DecoderTokens, queries: Tensor, *, rope: bool = True) -> Tensor:
@@ -112,7 +112,7 @@ class DecoderSelector(nn.Module, ABC, Generic[E]):
         return self.adapter.decoder_keys(self.layer, self.entering(tokens), tokens.position_ids)
 
     def visual_states(self, tokens: DecoderTokens) -> Tensor:
-        """The image's tokens (I, K, E) as they enter the layer behind the cut."""
+        """The image's tokens (I, K, E) as they enter the layer after the cut."""
         return gather_tokens(tokens.hidden, tokens.visual)
 
 

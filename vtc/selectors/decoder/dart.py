@@ -1,9 +1,9 @@
 """DART: keep the visual tokens that duplicate a few pivots least (Wen et al. 2025, arXiv 2502.11494).
 
-Pivots are the visual and the text tokens whose keys in the layer in front of the cut have the largest L1 norm. Image
-pivots stay; then every pivot in turn takes its share of the rest of the budget, of the tokens not yet taken those of
-lowest cosine to it, by the states that enter the layer behind the cut, put through the decoder's final norm. The paper
-cuts before layer 2.
+Pivots are the visual and the text tokens whose keys in the layer before the cut have the largest L1 norm. Image pivots
+stay; then every pivot in turn takes its share of the rest of the budget, of the tokens not yet taken those of lowest
+cosine to it, by the states that enter the layer after the cut, put through the decoder's final norm. The paper cuts
+before layer 2.
 
 Where this differs. The authors' shares are all of the same size, so that up to 7 tokens more or fewer come out than
 asked for; here the first pivots take what division leaves over. Their pivots take turns in the order of a Python set,
@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vtc.models.base import VLMAdapter
+from vtc.recipe.selectors.decoder.dart import DARTEntry
 from vtc.selectors.base import ascending, kept_mask, top_k
 from vtc.selectors.decoder.base import DecoderSelector, DecoderTokens
 from vtc.visual_tokens import gather_tokens
@@ -25,47 +25,18 @@ SET_TABLE = 32
 """Slots of CPython's hash table for a set of 8 integers, each hashed to itself."""
 
 
-class DART(DecoderSelector):
-    """Pivots, and for each the tokens least similar to it.
-
-    Parameters
-    ----------
-    adapter : VLMAdapter
-    behind, before : int
-        Decoder layers around the cut, as the model numbers them.
-    pivots_image, pivots_text : int
-        Pivots among the image's tokens, of which no more than the budget are taken, and among the text that asks; at
-        least one in all.
-    as_published : bool
-        Let pivots take turns as in the authors' Python set of places in the row, padding left out of the count.
-    """
-
-    reads_before = True
-
-    def __init__(
-        self,
-        adapter: VLMAdapter,
-        behind: int,
-        before: int,
-        *,
-        pivots_image: int = 4,
-        pivots_text: int = 4,
-        as_published: bool = False,
-    ) -> None:
-        super().__init__(adapter, behind, before)
-        self.pivots_image = pivots_image
-        self.pivots_text = pivots_text
-        self.as_published = as_published
+class DART(DecoderSelector[DARTEntry]):
+    """Pivots, and for each the tokens least similar to it."""
 
     def select(self, tokens: DecoderTokens, keep: int) -> Tensor:
         norm = self.keys(tokens).float().abs().sum(dim=(2, 3))
-        image_pivots = top_k(torch.gather(norm, 1, tokens.visual), min(self.pivots_image, keep))
+        image_pivots = top_k(torch.gather(norm, 1, tokens.visual), min(self.entry.pivots_image, keep))
         left = keep - image_pivots.shape[1]
         if not left:
             return ascending(image_pivots)
         pivots = torch.cat([torch.gather(tokens.visual, 1, image_pivots), self._text_pivots(tokens, norm)], dim=1)
         pivots = torch.where(pivots < 0, pivots[:, :1], pivots)
-        if self.as_published:
+        if self.entry.as_published:
             padding = (1 - tokens.attention_mask).sum(dim=1, keepdim=True)
             slot = (pivots - padding) % SET_TABLE
             pivots = torch.gather(pivots, 1, top_k(-slot.float(), pivots.shape[1]))
@@ -79,8 +50,8 @@ class DART(DecoderSelector):
     def _text_pivots(self, tokens: DecoderTokens, norm: Tensor) -> Tensor:
         """Places (I, pivots_text) of the text pivots in their rows; -1 for those that are missing."""
         asking = torch.where(tokens.query_mask > 0, torch.gather(norm, 1, tokens.queries), -1.0)
-        missing = asking.new_full((asking.shape[0], self.pivots_text), -1.0)
-        pivots = top_k(torch.cat([asking, missing], dim=1), self.pivots_text)
+        missing = asking.new_full((asking.shape[0], self.entry.pivots_text), -1.0)
+        pivots = top_k(torch.cat([asking, missing], dim=1), self.entry.pivots_text)
         places = torch.cat([torch.where(tokens.query_mask > 0, tokens.queries, -1), missing.long()], dim=1)
         return torch.gather(places, 1, pivots)
 
@@ -105,7 +76,7 @@ def take_turns(similarity: Tensor, pivots: Tensor, count: int) -> Tensor:
     chosen = [pivots]
     gone = kept_mask(pivots, similarity.shape[2])
     for turn in range(min(turns, count)):
-        # Cosines are at most 1, so 4 puts a taken token behind all others.
+        # Cosines are at most 1, so 4 puts a taken token after all others.
         cost = similarity[:, turn] + 4.0 * gone
         pick = top_k(-cost, count // turns + (turn < count % turns))
         gone = gone.scatter(1, pick, 1.0)

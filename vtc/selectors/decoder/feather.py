@@ -1,6 +1,6 @@
 """FEATHER: what the last text token looks at once positions are left out, and a share spread over the whole image.
 
-Endo et al. 2024, arXiv 2412.13180. FastV's criterion, the last text token's attention in the layer in front of the cut,
+Endo et al. 2024, arXiv 2412.13180. FastV's criterion, the last text token's attention in the layer before the cut,
 favours tokens near the end of the image, since rotary positions make far keys count less; so queries and keys are
 compared without them, the softmax running over the image's tokens alone, mean over heads. At an early cut the criterion
 is still poor, and tokens at a uniform stride are kept besides. The paper cuts before layers 8 and 16 of 32, with
@@ -17,28 +17,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vtc.models.base import VLMAdapter
+from vtc.recipe.selectors.decoder.feather import FeatherEntry
 from vtc.selectors.base import ascending, kept_mask, top_k
 from vtc.selectors.decoder.base import DecoderScorer, DecoderTokens
 
 
-class FEATHER(DecoderScorer):
-    """Top-k of the last text token's attention without rotary positions, beside evenly spread tokens.
-
-    Parameters
-    ----------
-    adapter : VLMAdapter
-    behind, before : int
-        Decoder layers around the cut, as the model numbers them.
-    uniform : float
-        Share of the budget, in [0, 1], that goes to evenly spread tokens.
-    """
-
-    reads_before = True
-
-    def __init__(self, adapter: VLMAdapter, behind: int, before: int, *, uniform: float = 1 / 3) -> None:
-        super().__init__(adapter, behind, before)
-        self.uniform = uniform
+class FEATHER(DecoderScorer[FeatherEntry]):
+    """Top-k of the last text token's attention without rotary positions, beside evenly spread tokens."""
 
     def score(self, tokens: DecoderTokens) -> Tensor:
         hidden = self.entering(tokens)
@@ -50,8 +35,8 @@ class FEATHER(DecoderScorer):
 
     def select(self, tokens: DecoderTokens, keep: int) -> Tensor:
         score = self.score(tokens)
-        count, spread = score.shape[1], round(keep * self.uniform)
+        count, spread = score.shape[1], round(keep * self.entry.uniform)
         places = {(2 * i + 1) * count // (2 * spread) for i in range(spread)}
-        # Attention is at most 1, so 2 puts a token in front of all that have no bonus.
+        # Attention is at most 1, so 2 puts a token before all that have no bonus.
         bonus = torch.tensor([2.0 * (place in places) for place in range(count)], device=score.device)
         return ascending(top_k(score + bonus, keep))

@@ -1,10 +1,10 @@
 """Relevance: a small convolutional network reads how the text attends in a shallow layer and says what matters.
 
 Lei et al. 2025, arXiv 2506.01097, who teach a network to tell from the decoder's first layer what an explanation by
-gradients over the whole model would say. The attention that the text behind the image gives to the visual tokens in the
-layer in front of the cut, mean over heads and over the text, is a signal along raster order; five depthwise-separable
-convolutions of 32 to 512 channels turn it into a logit per token. In front of layer 1 it is the first layer that is
-read; the paper prunes the decoder's input by it, and so runs that layer's attention ahead.
+gradients over the whole model would say. The attention that the text after the image gives to the visual tokens in the
+layer before the cut, mean over heads and over the text, is a signal along raster order; five depthwise-separable
+convolutions of 32 to 512 channels turn it into a logit per token. Before layer 1 it is the first layer that is read;
+the paper prunes the decoder's input by it, and so runs that layer's attention ahead.
 
 Assumed, for want of the authors' code: channels double from layer to layer, kernels are 5 wide, ReLU follows each layer
 and no normalisation does, a pointwise convolution makes the logit, and the input is the logarithm of attention plus

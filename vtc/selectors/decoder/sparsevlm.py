@@ -1,6 +1,6 @@
 """SparseVLM: text tokens that concern the image rate it, and the best of what is dropped is recycled into a few tokens.
 
-Zhang et al. 2024, arXiv 2410.04417, version 1 of its code. In the layer in front of the cut:
+Zhang et al. 2024, arXiv 2410.04417, version 1 of its code. In the layer before the cut:
 
 1. Relevance of text token t: softmax over the text of the products of visual and text states, mean over visual tokens.
    Raters are the tokens above the mean relevance; all of them, if none is.
@@ -8,7 +8,7 @@ Zhang et al. 2024, arXiv 2410.04417, version 1 of its code. In the layer in fron
 3. Of the tokens dropped, the best scored share `recycle`, int(share * dropped) + 1 of them, are clustered into
    c = int(a tenth of them) + 1 tokens by density peaks (DPC-KNN), each the mean of its cluster.
 
-Where this differs. The authors keep as many tokens as a table says, and add the c recycled ones behind them; here the c
+Where this differs. The authors keep as many tokens as a table says, and add the c recycled ones after them; here the c
 come out of the budget, at most half of it, and each stands at its cluster centre's place. They choose the raters once,
 from the decoder's input; here each cut chooses them from the states that it looks at. They add random noise to the
 densities, which decides wherever two tokens are nearest to one another and so equally dense; here the token with the
@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vtc.models.base import VLMAdapter
+from vtc.recipe.selectors.decoder.sparsevlm import SparseVLMEntry
 from vtc.selectors.base import ascending_with, top_k
 from vtc.selectors.decoder.base import DecoderMerger, DecoderTokens, mean_over_queries
 from vtc.selectors.density_peaks import cluster
@@ -29,23 +29,8 @@ from vtc.visual_tokens import gather_tokens
 RECYCLED_PER_CLUSTER = 10
 
 
-class SparseVLM(DecoderMerger):
-    """Tokens that the raters look at, and recycled ones.
-
-    Parameters
-    ----------
-    adapter : VLMAdapter
-    behind, before : int
-        Decoder layers around the cut, as the model numbers them.
-    recycle : float
-        Share of the dropped tokens, in [0, 1], that is recycled; 0 recycles none.
-    """
-
-    reads_before = True
-
-    def __init__(self, adapter: VLMAdapter, behind: int, before: int, *, recycle: float = 0.3) -> None:
-        super().__init__(adapter, behind, before)
-        self.recycle = recycle
+class SparseVLM(DecoderMerger[SparseVLMEntry]):
+    """Tokens that the raters look at, and recycled ones."""
 
     def score(self, tokens: DecoderTokens) -> Tensor:
         """Attention that each visual token gets from the raters: (I, K), float32."""
@@ -57,7 +42,7 @@ class SparseVLM(DecoderMerger):
 
     def merge(self, tokens: DecoderTokens, keep: int) -> tuple[Tensor, Tensor]:
         states = self.visual_states(tokens)
-        clusters, candidates = recycling_budget(states.shape[1], keep, self.recycle)
+        clusters, candidates = recycling_budget(states.shape[1], keep, self.entry.recycle)
         chosen = keep - clusters
         ranked = top_k(self.score(tokens), chosen + candidates)
         kept = ranked[:, :chosen]

@@ -1,7 +1,7 @@
 """Text attention: keep the visual tokens that the question looks at, by queries and keys of one decoder layer.
 
-Score of visual token v: softmax over the whole row of q_t . k_v / sqrt(d) in the layer behind the cut, mean over heads
-and over the text tokens t that ask. All text behind the image asks in LearnPruner (arXiv 2604.23950); letting only
+Score of visual token v: softmax over the whole row of q_t . k_v / sqrt(d) in the layer after the cut, mean over heads
+and over the text tokens t that ask. All text after the image asks in LearnPruner (arXiv 2604.23950); letting only
 SparseVLM's raters ask (arXiv 2410.04417) and leaving out rotary positions, as FEATHER does (arXiv 2412.13180), are
 variants.
 """

@@ -12,12 +12,16 @@ from vtc.recipe.selectors.base import DecoderSelectorEntry
 class DARTEntry(DecoderSelectorEntry):
     """Tokens that resemble a few pivots least, the pivots being image and text tokens of large keys.
 
+    Of the ``pivots_image`` no more are taken than the budget has; the ``pivots_text`` are among the text that asks.
+    ``as_published`` lets pivots take turns in the order of the authors' Python set of places in the row, padding left
+    out of the count.
+
     Based on DART (arXiv 2502.11494), which cuts before layer 2.
     """
 
     summary = "tokens that duplicate pivot tokens least"
     paper = "DART (arXiv 2502.11494)"
-    reads = "keys of the decoder layer in front of the cut"
+    reads = "keys of the decoder layer before the cut"
     reads_before = True
     name: Literal["dart"] = "dart"
     pivots_image: Annotated[int, Field(ge=1)] = 4

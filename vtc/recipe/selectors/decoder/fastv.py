@@ -8,14 +8,14 @@ from vtc.recipe.selectors.base import DecoderSelectorEntry
 
 
 class FastVEntry(DecoderSelectorEntry):
-    """The visual tokens that the prompt's last token attends to in the decoder layer in front of the cut.
+    """The visual tokens that the prompt's last token attends to in the decoder layer before the cut.
 
     Based on FastV (arXiv 2403.06764); the authors cut before layer 2 or 3.
     """
 
-    summary = "highest attention from the last token, layer in front of the cut"
+    summary = "highest attention from the last token, layer before the cut"
     paper = "FastV (arXiv 2403.06764)"
-    reads = "queries and keys of the decoder layer in front of the cut"
+    reads = "queries and keys of the decoder layer before the cut"
     query = "last_token"
     reads_before = True
     name: Literal["fastv"] = "fastv"

@@ -17,7 +17,7 @@ class FeatherEntry(DecoderSelectorEntry):
 
     summary = "attention from the last token without positions, and a uniform share"
     paper = "FEATHER (arXiv 2412.13180)"
-    reads = "queries and keys of the decoder layer in front of the cut"
+    reads = "queries and keys of the decoder layer before the cut"
     query = "last_token"
     reads_before = True
     name: Literal["feather"] = "feather"

@@ -36,15 +36,15 @@ class RelevanceTraining(Written):
 class RelevanceEntry(DecoderSelectorEntry, Trained):
     """What a small network, taught by explanations of the whole model, reads off the attention of a shallow layer.
 
-    It reads the decoder layer in front of the cut. ``checkpoint`` is a safetensors file beside the recipe; ``auto``
+    It reads the decoder layer before the cut. ``checkpoint`` is a safetensors file beside the recipe; ``auto``
     takes the one that ships with the model, if there is one, and trains one as ``training`` says, if there is none.
 
-    Based on Lei et al. 2025 (arXiv 2506.01097), who cut in front of the first layer.
+    Based on Lei et al. 2025 (arXiv 2506.01097), who cut before the first layer.
     """
 
     summary = "relevance that a trained network reads off the text's attention"
     paper = "Explainability-based compression (arXiv 2506.01097)"
-    reads = "queries and keys of the decoder layer in front of the cut and a trained checkpoint"
+    reads = "queries and keys of the decoder layer before the cut and a trained checkpoint"
     reads_before = True
     stem = "relevance"
     name: Literal["relevance"] = "relevance"

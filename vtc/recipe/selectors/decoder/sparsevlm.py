@@ -10,16 +10,17 @@ from vtc.recipe.selectors.base import DecoderSelectorEntry
 
 
 class SparseVLMEntry(DecoderSelectorEntry):
-    """Attention from the text tokens that resemble the image, in the layer in front of the cut.
+    """Attention from the text tokens that resemble the image, in the layer before the cut.
 
-    The share ``recycle`` of the dropped tokens comes back as a few cluster means, inside the budget.
+    The share ``recycle`` of the dropped tokens comes back as a few cluster means, inside the budget; 0 recycles
+    none.
 
     Based on SparseVLM (arXiv 2410.04417); ties are resolved by the lowest index in place of noise.
     """
 
     summary = "attention from text that resembles the image; dropped tokens recycled"
     paper = "SparseVLM (arXiv 2410.04417)"
-    reads = "queries and keys of the decoder layer in front of the cut"
+    reads = "queries and keys of the decoder layer before the cut"
     reads_before = True
     name: Literal["sparsevlm"] = "sparsevlm"
     recycle: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.3

@@ -8,10 +8,10 @@ from vtc.recipe.selectors.base import DecoderSelectorEntry
 
 
 class TextAttentionEntry(DecoderSelectorEntry):
-    """The visual tokens that the prompt's text attends to in the decoder layer behind the cut.
+    """The visual tokens that the prompt's text attends to in the decoder layer after the cut.
 
-    ``queries`` says which text tokens ask: all of those behind the image, all text, the last token (FastV,
-    PyramidDrop), or SparseVLM's ``raters``, those behind the image that resemble it more than the average one. Without
+    ``queries`` says which text tokens ask: all of those after the image, all text, the last token (FastV,
+    PyramidDrop), or SparseVLM's ``raters``, those after the image that resemble it more than the average one. Without
     ``rope`` queries and keys are compared without their rotary positions (FEATHER), which takes out the preference for
     near tokens.
 

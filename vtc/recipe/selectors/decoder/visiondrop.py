@@ -12,12 +12,15 @@ from vtc.recipe.selectors.base import DecoderSelectorEntry
 class VisionDropEntry(DecoderSelectorEntry):
     """Attention from the image's own tokens; for the share ``contextual`` of the budget others merge in.
 
+    The share is rounded to whole tokens, and at least one token is not contextual. ``as_published`` makes a contextual
+    token its target plus the mean of what went to it, as the authors' code does, and not the mean of them all.
+
     Based on VisionDrop (arXiv 2506.22283).
     """
 
     summary = "attention from visual tokens, and contextual tokens that others merge into"
     paper = "VisionDrop (arXiv 2506.22283)"
-    reads = "queries and keys of the decoder layer behind the cut"
+    reads = "queries and keys of the decoder layer after the cut"
     text_aware = False
     query = "last_token"
     name: Literal["visiondrop"] = "visiondrop"
