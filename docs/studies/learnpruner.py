@@ -26,10 +26,10 @@ from vtc.data.samples import samples_from
 from vtc.evaluate.metrics import answer_score
 from vtc.models import load_adapter, model_digest
 from vtc.progress import progress
-from vtc.recipe import Origin, Recipe, load_recipe
+from vtc.recipe import Recipe, RecipeSource, load_recipe
 from vtc.reference import reference_dir
 from vtc.runtime.vlm import VLM
-from vtc.training.auto import AutoPruner
+from vtc.training.auto import AutoTrained
 
 DOCS = Path(__file__).resolve().parents[1]
 SHARES = (0.5, 0.25, 0.11, 0.055, 0.028)
@@ -71,7 +71,7 @@ class Study:
         data: dict[str, Any] = {"version": 1, "name": "study", "stages": stages}
         if budget is not None:
             data["budget"] = budget
-        return Recipe.model_validate(data).with_origin(Origin(directory=checkpoint.parent))
+        return Recipe.model_validate(data).with_source(RecipeSource(directory=checkpoint.parent))
 
     def one_stage(self, selector: Any, share: float, seed: int = 0) -> Answers:
         """Prune in front of the decoder only."""
@@ -97,7 +97,7 @@ def trained_pruners(work: Path) -> list[Path]:
             recipe = load_recipe("learnpruner-encoder", ["stages.0.selector={name: learned}", *overrides])
             directory = work / f"seed-{seed}"
             directory.mkdir(parents=True, exist_ok=True)
-            auto = AutoPruner(adapter, digest, directory, "reference", retrain=seed != SEEDS[0], report=tell)
+            auto = AutoTrained(adapter, digest, directory, "reference", retrain=seed != SEEDS[0], report=tell)
             found.append(auto(recipe, 0))
     return found
 

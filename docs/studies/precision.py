@@ -28,9 +28,8 @@ from vtc.evaluate import stats
 from vtc.evaluate.metrics import answer_score
 from vtc.models import load_adapter, model_digest
 from vtc.progress import progress
-from vtc.recipe import Origin as RecipeOrigin
-from vtc.recipe import Recipe
-from vtc.reference import reference_dir, reference_pruner
+from vtc.recipe import Recipe, RecipeSource
+from vtc.reference import reference_dir, reference_part
 from vtc.runtime.vlm import VLM
 
 DOCS = Path(__file__).resolve().parents[1]
@@ -44,7 +43,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "stages": [
             {
                 "kind": "prune",
-                "selector": {"name": "learned", "diversity": 0.0, "checkpoint": reference_pruner().name},
+                "selector": {"name": "learned", "diversity": 0.0, "checkpoint": reference_part("pruner").name},
                 "positions": "original",
             },
             {"kind": "prune_in_decoder", "layer": 0.6, "selector": "text_attention"},
@@ -64,7 +63,7 @@ def bundle_of(name: str, work: Path) -> Path:
         adapter = load_adapter(reference_dir())
         digest = model_digest(adapter.path)
         recipe = Recipe.model_validate({"version": 1, "name": "study", **RECIPES[name]})
-        recipe = recipe.with_origin(RecipeOrigin(directory=reference_pruner().parent))
+        recipe = recipe.with_source(RecipeSource(directory=reference_part("pruner").parent))
         model = apply_recipe(adapter, recipe, model_digest=digest)
         samples = samples_from(adapter, "reference", SAMPLES, seed=0)
         with progress() as tell:

@@ -30,9 +30,8 @@ from vtc.compressed.checkpoint import Origin
 from vtc.compressed.selection import Selection
 from vtc.data.samples import samples_from
 from vtc.inputs.sequence import cut
-from vtc.recipe import Origin as RecipeOrigin
-from vtc.recipe import Recipe
-from vtc.reference import reference_pruner
+from vtc.recipe import Recipe, RecipeSource
+from vtc.reference import reference_part
 from vtc.runtime.onnxruntime.backend import Graph
 from vtc.runtime.onnxruntime.providers import choose_provider
 from vtc.runtime.vlm import VLM
@@ -73,7 +72,7 @@ IN_FRONT: dict[str, Any] = {
     "ToMe": "tome",
     "Turbo": "turbo",
     "clustering": "clustering",
-    "LearnPruner, stage 1": {"name": "learned", "diversity": 0.0, "checkpoint": reference_pruner().name},
+    "LearnPruner, stage 1": {"name": "learned", "diversity": 0.0, "checkpoint": reference_part("pruner").name},
 }
 """Label of a selector in front of the decoder to how a recipe names it."""
 
@@ -105,7 +104,7 @@ def inside(selector: Any, keep: float) -> dict[str, Any]:
 def recipe_of(stage: dict[str, Any]) -> Recipe:
     """A recipe of one stage."""
     recipe = Recipe.model_validate({"version": 1, "name": "study", "stages": [stage]})
-    return recipe.with_origin(RecipeOrigin(directory=reference_pruner().parent))
+    return recipe.with_source(RecipeSource(directory=reference_part("pruner").parent))
 
 
 # Retention ----------------------------------------------------------------------------------------------------------

@@ -15,13 +15,12 @@ from typing import Any
 from docs.studies.learnpruner import DOCS
 from docs.studies.pages import fill_tables
 from vtc.models import load_adapter, model_digest
-from vtc.recipe import PrunerTraining
+from vtc.recipe.selectors.learned import PrunerTraining
 from vtc.reference import reference_dir
-from vtc.selectors.learned import Learned
-from vtc.training.checkpoint import log_path
+from vtc.selectors.trained import load_trained, log_path
 from vtc.training.evaluation import accuracy
 from vtc.training.examples import EncodedExamples, load_examples
-from vtc.training.trainer import Subject, train_pruner
+from vtc.training.pruner import PrunerSubject, train_pruner
 
 KEEP = 14
 BUDGETS = (8, 14, 24)
@@ -52,7 +51,7 @@ def main() -> None:
         EncodedExamples(adapter, layers, data.beginning, examples, 2**33)
         for examples in (data.train, data.validation, data.validation[:WATCHED])
     )
-    subject = Subject(adapter, digest, layers, KEEP, diversity=0.0)
+    subject = PrunerSubject(adapter, digest, layers, KEEP, diversity=0.0)
     results: dict[str, Any] = {
         "images": len(data.train),
         "validation_images": len(data.validation),
@@ -65,8 +64,8 @@ def main() -> None:
         path = options.work / f"{number}.safetensors"
         train_pruner(subject, data, config, path, "reference", encoded=(train, few))
         adapter.set_decoder_attention("grouped")
-        width = adapter.facts.encoder.width
-        pruner = Learned.from_checkpoint(path, width=width, model_digest=digest, layers=layers, diversity=0.0)
+        pruner = subject.selector()
+        load_trained(path, pruner, digest)
         row = {str(keep): accuracy(adapter, held_out, pruner, keep) for keep in BUDGETS}
         with log_path(path).open(encoding="utf-8") as log:
             seconds = [float(line["seconds"]) for line in csv.DictReader(log)][-1]

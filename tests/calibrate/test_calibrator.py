@@ -9,7 +9,11 @@ import pytest
 import torch
 
 from tests.tiny import compressed, image, recipe
-from vtc.calibrate.calibrator import Calibrator, Compared, Measurements, recording_influence
+from vtc.calibrate.calibrator import Calibrator
+from vtc.calibrate.drop_layers import recording_influence
+from vtc.calibrate.measurements import Measurements
+from vtc.calibrate.measuring import Compared
+from vtc.compressed.model import CompressedModel
 from vtc.data.samples import Sample
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
@@ -58,7 +62,7 @@ def test_dyvte_exits_only_where_the_loss_stays(
     """Layers 2 and 3 agree; at layer 2 the loss has grown by a tenth."""
     measured = {1: Compared(1.0, 0.5, 2.0, 1.0), 2: Compared(0.1, 1.0, 1.1, 1.0), 3: Compared(0.0, 1.0, 1.02, 1.0)}
     calibrator = Calibrator(adapter, samples, Measurements())
-    monkeypatch.setattr(calibrator, "_compared", lambda _, stage: measured[stage.layer])
+    monkeypatch.setattr(calibrator.measuring, "compared", lambda _, stage: measured[stage.layer])
     for criterion, layer in (("agreement", 2), ("dyvte", 3)):
         resolved = calibrator.resolve(recipe({"kind": "visual_exit", "layer": "auto", "criterion": criterion}))
         assert resolved.canonical()["stages"][0]["layer"] == layer
@@ -91,7 +95,9 @@ def test_influence_is_the_mean_cosine_distance() -> None:
     assert not layer._forward_hooks
 
 
-def test_measurements_survive(adapter: VLMAdapter, samples: list[Sample], tmp_path: Path) -> None:
+def test_measurements_survive(
+    adapter: VLMAdapter, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "measured.json"
     first = Calibrator(adapter, samples, Measurements(path)).resolve(recipe(AUTOS["stages.0.layer"]))
     again = Measurements(path)
@@ -100,9 +106,8 @@ def test_measurements_survive(adapter: VLMAdapter, samples: list[Sample], tmp_pa
     def no_more(*_: object) -> None:
         raise AssertionError("measured twice")
 
-    calibrator = Calibrator(adapter, samples, again)
-    calibrator._original = no_more  # type: ignore[method-assign]
-    assert calibrator.resolve(recipe(AUTOS["stages.0.layer"])) == first
+    monkeypatch.setattr(CompressedModel, "score", no_more)
+    assert Calibrator(adapter, samples, again).resolve(recipe(AUTOS["stages.0.layer"])) == first
 
 
 def test_nothing_to_calibrate_on_is_refused(adapter: VLMAdapter) -> None:

@@ -14,8 +14,9 @@ from vtc.compressed.checkpoint import Origin, load_compressed, save_compressed
 from vtc.errors import BundleError, ModelError, RecipeError
 from vtc.models import load_adapter, model_digest
 from vtc.recipe import parse_recipe
+from vtc.recipe.selectors import LearnedEntry
 from vtc.selectors.learned import Learned
-from vtc.training.checkpoint import save_pruner
+from vtc.selectors.trained import save_trained
 
 
 def save(model_path: Path, out: Path, *stages: dict[str, object]) -> Path:
@@ -36,7 +37,7 @@ def test_round_trip(checkpoint: Path, tmp_path: Path) -> None:
 def test_learned_pruner_travels_with_the_compressed_model(checkpoint: Path, tmp_path: Path) -> None:
     torch.manual_seed(3)
     digest = model_digest(checkpoint)
-    save_pruner(tmp_path / "p.safetensors", Learned(32), model_digest=digest, layers=(0, 1))
+    save_trained(tmp_path / "p.safetensors", Learned(LearnedEntry(), 32, (0, 1)), digest)
     text = (
         "version: 1\nname: learned\nstages:\n- kind: prune\n  keep: 5\n"
         "  selector: {name: learned, checkpoint: p.safetensors}\n"

@@ -19,7 +19,7 @@ from vtc.errors import InputError, RecipeError
 from vtc.facts.layout import single_view
 from vtc.facts.model import ModelFacts
 from vtc.plan import SegmentPlan, TokenPlan, check, plan
-from vtc.plan.stages import smaller_grid
+from vtc.plan.stages.frequency_filter import smaller_grid
 from vtc.recipe import Recipe, builtin_recipes, load_recipe, parse_recipe
 from vtc.recipe.selectors import ENCODER_SELECTORS
 

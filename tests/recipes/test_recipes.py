@@ -10,7 +10,8 @@ import pytest
 
 from exporters.onnx import ExportRequest, export
 from tests.sharing import graphs_in_common
-from vtc.calibrate.calibrator import Calibrator, Measurements
+from vtc.calibrate.calibrator import Calibrator
+from vtc.calibrate.measurements import Measurements
 from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import Origin
 from vtc.data.datasets import Item, load_dataset
@@ -20,7 +21,7 @@ from vtc.models.base import VLMAdapter
 from vtc.recipe import builtin_recipes, load_recipe
 from vtc.reference import reference_dir
 from vtc.runtime.vlm import VLM
-from vtc.training.auto import AutoPruner
+from vtc.training.auto import AutoTrained
 
 QUESTIONS = 64
 SAME_TOKENS = 0.95
@@ -50,8 +51,8 @@ def test_bundle_answers_as_pytorch_does(
 ) -> None:
     digest = model_digest(reference.path)
     samples = samples_from(reference, "reference", 16, seed=0)
-    pruner = AutoPruner(reference, digest, tmp_path, "reference")
-    recipe = Calibrator(reference, samples, Measurements(), digest, pruner=pruner).resolve(load_recipe(name))
+    pruner = AutoTrained(reference, digest, tmp_path, "reference")
+    recipe = Calibrator(reference, samples, Measurements(), digest, parts=pruner).resolve(load_recipe(name))
     model = apply_recipe(reference, recipe, model_digest=digest)
     export(ExportRequest([model], recipe, Origin("reference", digest), samples[:2]), tmp_path / "bundle")
     bundle = VLM.load(tmp_path / "bundle")

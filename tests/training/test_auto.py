@@ -16,10 +16,11 @@ from vtc.models import load_adapter, model_digest
 from vtc.models.base import VLMAdapter
 from vtc.models.random.tiny_families import write_tiny
 from vtc.recipe import load_recipe, parse_recipe
-from vtc.reference import reference_dir, reference_pruner
+from vtc.recipe.selectors import LearnedEntry
+from vtc.reference import reference_dir, reference_part
 from vtc.selectors.learned import Learned
-from vtc.training.auto import AutoPruner
-from vtc.training.checkpoint import log_path, read_metadata, save_pruner
+from vtc.selectors.trained import log_path, read_metadata, save_trained
+from vtc.training.auto import AutoTrained
 from vtc.training.examples import load_examples
 
 
@@ -60,7 +61,7 @@ def test_compress_without_data_says_so_before_loading_anything(
 
 def test_training_without_data_is_refused(adapter: VLMAdapter, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give --data"):
-        AutoPruner(adapter, "abc", tmp_path, None)(parse_recipe(RECIPE.format(steps=2)), 0)
+        AutoTrained(adapter, "abc", tmp_path, None)(parse_recipe(RECIPE.format(steps=2)), 0)
 
 
 def test_pruner_of_an_abandoned_recipe_is_not_published(checkpoint: Path, tmp_path: Path) -> None:
@@ -76,11 +77,11 @@ def test_shipped_pruner_is_used_for_its_own_model_only(
 ) -> None:
     recipe = load_recipe("learnpruner-encoder")
     reference = load_adapter(reference_dir())
-    path = AutoPruner(reference, model_digest(reference.path), tmp_path, None)(recipe, 0)
-    assert path.read_bytes() == reference_pruner().read_bytes()
-    assert log_path(path).read_bytes() == log_path(reference_pruner()).read_bytes()
+    path = AutoTrained(reference, model_digest(reference.path), tmp_path, None)(recipe, 0)
+    assert path.read_bytes() == reference_part("pruner").read_bytes()
+    assert log_path(path).read_bytes() == log_path(reference_part("pruner")).read_bytes()
     with pytest.raises(InputError, match="give --data"):
-        AutoPruner(adapter, model_digest(checkpoint), tmp_path, None)(recipe, 0)
+        AutoTrained(adapter, model_digest(checkpoint), tmp_path, None)(recipe, 0)
 
 
 def test_later_stages_are_calibrated_behind_the_pruner(checkpoint: Path, source: Path, tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_later_stages_are_calibrated_behind_the_pruner(checkpoint: Path, source:
 
 
 def test_a_pruner_named_in_a_recipe_needs_no_training(checkpoint: Path, tmp_path: Path) -> None:
-    save_pruner(tmp_path / "p.safetensors", Learned(32), model_digest=model_digest(checkpoint), layers=(0, 1))
+    save_trained(tmp_path / "p.safetensors", Learned(LearnedEntry(), 32, (0, 1)), model_digest(checkpoint))
     (tmp_path / "r.yaml").write_text(
         "version: 1\nname: r\nstages:\n- kind: prune\n  keep: 4\n"
         "  selector: {name: learned, checkpoint: p.safetensors}\n"
@@ -102,7 +103,7 @@ def test_a_pruner_named_in_a_recipe_needs_no_training(checkpoint: Path, tmp_path
 
 
 def test_shipped_pruner_keeps_what_the_answers_need() -> None:
-    metadata = read_metadata(reference_pruner())
+    metadata = read_metadata(reference_part("pruner"))
     assert metadata["keep"] == "14"
     assert float(metadata["validation_accuracy"]) > float(metadata["unpruned_accuracy"]) - 0.05
     assert metadata["data"] == "reference"
@@ -117,4 +118,4 @@ def test_models_that_training_does_not_follow_are_refused(tmp_path: Path) -> Non
     adapter = load_adapter(write_tiny("qwen2_vl", tmp_path / "model"))
     recipe = load_recipe("learnpruner-encoder")
     with pytest.raises(InputError, match="no selector can be trained for qwen2_vl yet"):
-        AutoPruner(adapter, "0" * 64, tmp_path, "reference", retrain=True)(recipe, 0)
+        AutoTrained(adapter, "0" * 64, tmp_path, "reference", retrain=True)(recipe, 0)

@@ -12,8 +12,8 @@ from vtc.models.base import VLMAdapter
 from vtc.training.evaluation import exact
 from vtc.training.examples import Data, EncodedExamples
 from vtc.training.forward import answer_states
+from vtc.training.frozen import tensors_digest
 from vtc.training.masks import soft_top_k
-from vtc.training.trainer import tensors_digest
 from vtc.visual_tokens import gather_tokens
 
 LAYERS = (0, 1)

@@ -21,25 +21,20 @@ from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.errors import InputError
 from vtc.models import load_adapter, model_digest
 from vtc.models.base import VLMAdapter
-from vtc.recipe import RelevanceTraining, load_recipe
-from vtc.reference import reference_dir, reference_relevance
+from vtc.recipe import load_recipe
+from vtc.recipe.selectors import LearnedEntry, RelevanceEntry
+from vtc.recipe.selectors.decoder.relevance import RelevanceTraining
+from vtc.reference import reference_dir, reference_part
 from vtc.selectors.decoder.relevance import Relevance
 from vtc.selectors.learned import Learned
+from vtc.selectors.trained import fits, log_path, read_metadata, save_trained
 from vtc.training import explanations, relevance
-from vtc.training.auto import AutoPruner
-from vtc.training.checkpoint import (
-    RELEVANCE_LOG_FIELDS,
-    log_path,
-    read_metadata,
-    relevance_fits,
-    save_pruner,
-    save_relevance,
-)
+from vtc.training.auto import AutoTrained
 from vtc.training.examples import Data, Example
-from vtc.training.explanations import Explained, Subject, explain, label, rollout
+from vtc.training.explanations import Explained, RelevanceSubject, explain, label, rollout
+from vtc.training.frozen import tensors_digest
 from vtc.training.packing import QuestionTokens
-from vtc.training.relevance import fit, train_relevance
-from vtc.training.trainer import tensors_digest
+from vtc.training.relevance import LOG_FIELDS, fit, train_relevance
 
 CONFIG = RelevanceTraining(images=20, questions=2, validation=2, epochs=4, batch=8)
 RECIPE = """version: 1
@@ -61,8 +56,8 @@ def eager(adapter: VLMAdapter) -> Iterator[VLMAdapter]:
     adapter.set_decoder_attention("sdpa")
 
 
-def subject(adapter: VLMAdapter) -> Subject:
-    return Subject(adapter, "abc", 1, 0)
+def subject(adapter: VLMAdapter) -> RelevanceSubject:
+    return RelevanceSubject(adapter, "abc", 1, 0)
 
 
 def network(adapter: VLMAdapter) -> Relevance:
@@ -212,13 +207,13 @@ def test_file_says_what_it_is(adapter: VLMAdapter, data: Data, tmp_path: Path) -
     assert {"validation_kl", "validation_overlap", "training_questions", "vtc_version", "epochs"} <= read_metadata(
         path
     ).keys()
-    assert relevance_fits(path, model_digest="abc", layer=0)
-    assert not relevance_fits(path, model_digest="abc", layer=1)
-    assert not relevance_fits(path, model_digest="other", layer=0)
+    assert fits(path, Relevance(RelevanceEntry(), adapter, 1, 0), "abc")
+    assert not fits(path, Relevance(RelevanceEntry(), adapter, 2, 1), "abc")
+    assert not fits(path, Relevance(RelevanceEntry(), adapter, 1, 0), "other")
     assert sorted(found.name for found in tmp_path.iterdir()) == ["r.safetensors", "r_log.csv"]
     with log_path(path).open() as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == RELEVANCE_LOG_FIELDS
+    assert tuple(rows[0]) == LOG_FIELDS
     assert [float(row["epoch"]) for row in rows] == [1, 2, 3, 4]
 
 
@@ -287,16 +282,16 @@ def test_two_kinds_of_trained_parts_go_side_by_side(checkpoint: Path, source: Pa
     before = "- {kind: prune, keep: 9, selector: {name: learned, checkpoint: p.safetensors}}\n"
     (tmp_path / "both.yaml").write_text(RECIPE.format(before=before))
     digest = model_digest(checkpoint)
-    save_pruner(tmp_path / "p.safetensors", Learned(32), model_digest=digest, layers=(0, 1))
+    save_trained(tmp_path / "p.safetensors", Learned(LearnedEntry(), 32, (0, 1)), digest)
     out = tmp_path / "c"
     invoke("compress", checkpoint, "--recipe", tmp_path / "both.yaml", "--data", source, "-o", out)
     model, resolved, _ = load_compressed(out)
     assert [resolved.checkpoint(number).name for number in (0, 1)] == ["p.safetensors", "relevance.safetensors"]
-    assert {name.split(".")[0] for name in model.trained.state_dict()} == {"0", "entrances"}
+    assert {name.split(".")[0] for name in model.trained.state_dict()} == {"0", "handoffs"}
 
 
 def test_network_of_another_model_is_refused(adapter: VLMAdapter, tmp_path: Path) -> None:
-    save_relevance(tmp_path / "r.safetensors", network(adapter), model_digest="another")
+    save_trained(tmp_path / "r.safetensors", network(adapter), "another")
     (tmp_path / "r.yaml").write_text(
         "version: 1\nname: r\nstages:\n- kind: prune_in_decoder\n  layer: 1\n  keep: 4\n"
         "  selector: {name: relevance, checkpoint: r.safetensors}\n"
@@ -307,17 +302,17 @@ def test_network_of_another_model_is_refused(adapter: VLMAdapter, tmp_path: Path
 
 def test_shipped_network_is_used_for_its_own_model_and_layer_only(adapter: VLMAdapter, tmp_path: Path) -> None:
     reference = load_adapter(reference_dir())
-    auto = AutoPruner(reference, model_digest(reference.path), tmp_path, None)
+    auto = AutoTrained(reference, model_digest(reference.path), tmp_path, None)
     path = auto(load_recipe("relevance"), 0)
-    assert path.read_bytes() == reference_relevance().read_bytes()
-    assert log_path(path).read_bytes() == log_path(reference_relevance()).read_bytes()
+    assert path.read_bytes() == reference_part("relevance").read_bytes()
+    assert log_path(path).read_bytes() == log_path(reference_part("relevance")).read_bytes()
     with pytest.raises(InputError, match="give --data"):
         auto(load_recipe("relevance", ["stages.0.layer=2"]), 0)
     with pytest.raises(InputError, match="give --data"):
-        AutoPruner(adapter, "abc", tmp_path, None)(load_recipe("relevance"), 0)
+        AutoTrained(adapter, "abc", tmp_path, None)(load_recipe("relevance"), 0)
 
 
 def test_shipped_network_has_learnt_something() -> None:
-    metadata = read_metadata(reference_relevance())
+    metadata = read_metadata(reference_part("relevance"))
     assert metadata["data"] == "reference"
     assert float(metadata["validation_overlap"]) > 0.4  # a quarter by chance, 0.31 by place alone

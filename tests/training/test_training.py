@@ -17,12 +17,15 @@ from safetensors.torch import load_file
 from tests.training.conftest import RECIPE
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
-from vtc.recipe import PrunerTraining
+from vtc.recipe.selectors import LearnedEntry
+from vtc.recipe.selectors.learned import PrunerTraining
 from vtc.selectors.learned import Learned
+from vtc.selectors.trained import fits, load_trained, log_path, read_metadata
 from vtc.training import trainer
-from vtc.training.checkpoint import LOG_FIELDS, fits, log_path, read_metadata
 from vtc.training.examples import Data, EncodedExamples
-from vtc.training.trainer import Subject, state_path, tensors_digest, train_pruner
+from vtc.training.frozen import tensors_digest
+from vtc.training.pruner import LOG_FIELDS, PrunerSubject, train_pruner
+from vtc.training.state import state_path
 from vtc.training.whitening import Whitening
 from vtc.visual_tokens import on_grid
 
@@ -30,11 +33,11 @@ CONFIG = PrunerTraining(steps=6, imitation_steps=6, batch=4, images=20, validati
 
 
 @pytest.fixture
-def subject(adapter: VLMAdapter) -> Subject:
-    return Subject(adapter, "abc", (0, 1), keep=4, diversity=0.1)
+def subject(adapter: VLMAdapter) -> PrunerSubject:
+    return PrunerSubject(adapter, "abc", (0, 1), keep=4, diversity=0.1)
 
 
-def trained(subject: Subject, data: Data, path: Path, config: PrunerTraining = CONFIG) -> dict[str, torch.Tensor]:
+def trained(subject: PrunerSubject, data: Data, path: Path, config: PrunerTraining = CONFIG) -> dict[str, torch.Tensor]:
     path.parent.mkdir(exist_ok=True)
     train_pruner(subject, data, config, path, "data")
     return load_file(path)
@@ -45,7 +48,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("mask", ["top_k", "straight_through"])
-def test_trains_the_pruner_and_nothing_else(subject: Subject, data: Data, tmp_path: Path, mask: str) -> None:
+def test_trains_the_pruner_and_nothing_else(subject: PrunerSubject, data: Data, tmp_path: Path, mask: str) -> None:
     before = tensors_digest(subject.adapter.model)
     config = CONFIG.model_copy(update={"mask": mask})
     first = trained(subject, data, tmp_path / "a" / "p.safetensors", config)
@@ -56,7 +59,7 @@ def test_trains_the_pruner_and_nothing_else(subject: Subject, data: Data, tmp_pa
     assert all(bool(tensor.isfinite().all()) for tensor in first.values())
 
 
-def test_training_begins_as_an_imitation_of_cls_attention(subject: Subject, data: Data, tmp_path: Path) -> None:
+def test_training_begins_as_an_imitation_of_cls_attention(subject: PrunerSubject, data: Data, tmp_path: Path) -> None:
     images = EncodedExamples(subject.adapter, subject.layers, data.beginning, data.train, memory=2**30)
     encoded = images.get(range(len(images)))
     wanted = torch.stack([one.attention for one in encoded if one.attention is not None])
@@ -66,7 +69,8 @@ def test_training_begins_as_an_imitation_of_cls_attention(subject: Subject, data
         path = tmp_path / str(imitation_steps) / "p.safetensors"
         config = {"steps": 1, "learning_rate": 1e-9, "imitation_steps": imitation_steps}
         trained(subject, data, path, CONFIG.model_copy(update=config))
-        pruner = Learned.from_checkpoint(path, width=32, model_digest="abc", layers=(0, 1))
+        pruner = subject.selector()
+        load_trained(path, pruner, "abc")
         tokens = on_grid(torch.stack([one.features for one in encoded]).float(), (4, 4))
         found = pruner.score(tokens).detach().log_softmax(dim=-1)
         return float((wanted * (wanted.log() - found)).sum(dim=-1).mean())
@@ -74,17 +78,19 @@ def test_training_begins_as_an_imitation_of_cls_attention(subject: Subject, data
     assert distance(200) < 0.5 * distance(0)
 
 
-def test_file_says_what_it_is_and_loads(subject: Subject, data: Data, tmp_path: Path) -> None:
+def test_file_says_what_it_is_and_loads(subject: PrunerSubject, data: Data, tmp_path: Path) -> None:
     path = tmp_path / "p.safetensors"
     trained(subject, data, path)
     metadata = read_metadata(path)
-    assert metadata["layer"] == "1"
+    assert metadata["encoder_layers"] == "0,1"
     assert {"validation_accuracy", "vtc_version", "steps", "seed", "keep", "images", "mask"} <= metadata.keys()
-    assert fits(path, model_digest="abc", layers=(0, 1), width=32)
-    assert not fits(path, model_digest="abc", layers=(0, 1, 2), width=32)
-    assert Learned.from_checkpoint(path, width=32, model_digest="abc", layers=(0, 1)).width == 32
-    with pytest.raises(InputError, match="encoder layers 0,1, here 0,1,2 run"):
-        Learned.from_checkpoint(path, width=32, model_digest="abc", layers=(0, 1, 2))
+    deeper = Learned(LearnedEntry(), 32, (0, 1, 2))
+    assert fits(path, subject.selector(), "abc")
+    assert not fits(path, subject.selector(), "abd")
+    assert not fits(path, deeper, "abc")
+    load_trained(path, subject.selector(), "abc")
+    with pytest.raises(InputError, match="for encoder layers 0,1, here it is 0,1,2; train it again"):
+        load_trained(path, deeper, "abc")
     with log_path(path).open() as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == LOG_FIELDS
@@ -92,7 +98,7 @@ def test_file_says_what_it_is_and_loads(subject: Subject, data: Data, tmp_path: 
 
 
 def test_interrupted_training_ends_as_an_uninterrupted_one(
-    subject: Subject, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    subject: PrunerSubject, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = trained(subject, data, tmp_path / "a" / "p.safetensors")
     path = tmp_path / "b" / "p.safetensors"

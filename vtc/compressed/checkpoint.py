@@ -7,6 +7,7 @@ The base model's weights are not copied; their digest is kept, and a base that h
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -25,7 +26,8 @@ from vtc.models import load_adapter, model_digest, resolve_model
 from vtc.recipe import Recipe, load_recipe
 
 KIND = "compressed"
-SCHEMA = 2
+SCHEMA = 3
+"""Until schema 2, `image_options` was called `serving`, and `handoffs` in the state `entrances`."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def save_compressed(
         "model": {"name": origin.name, "family": model.adapter.family, "sha256": origin.digest},
         "recipe_digest": recipe.digest,
         "plan": model.plan.to_dict(),
-        "serving": asdict(model.adapter.wanted),
+        "image_options": asdict(model.adapter.wanted),
         "calibration": calibration,
     }
     return publish(work, out, manifest)
@@ -117,7 +119,8 @@ def load_compressed(path: Path, base: str | None = None) -> tuple[CompressedMode
             f"{checkpoint}: is not the model that {path} was made from (its contents differ); compress again"
         )
     model = apply_recipe(load_adapter(checkpoint, image_options_of(manifest)), recipe, from_state=True)
-    model.trained.load_state_dict(load_file(path / "state.safetensors"))
+    state = load_file(path / "state.safetensors")
+    model.trained.load_state_dict({re.sub(r"^entrances\b", "handoffs", name): value for name, value in state.items()})
     return model, recipe, origin
 
 
@@ -145,6 +148,8 @@ def image_options_of(manifest: Mapping[str, Any]) -> ImageOptions:
         If it does not say.
     """
     try:
-        return TypeAdapter(ImageOptions).validate_json(json.dumps(manifest["serving"]), strict=True)
+        return TypeAdapter(ImageOptions).validate_json(
+            json.dumps(manifest.get("image_options", manifest.get("serving"))), strict=True
+        )
     except (KeyError, ValueError):
         raise BundleError("the manifest does not say what images are served; compress again") from None
