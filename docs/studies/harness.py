@@ -21,8 +21,9 @@ from vtc.evaluate.evidence import Locator, item_evidence
 from vtc.evaluate.metrics import answer_score
 from vtc.models import load_adapter, model_digest
 from vtc.models.base import VLMAdapter
-from vtc.recipe import RandomEntry, Recipe
+from vtc.recipe import Recipe
 from vtc.recipe.needs import NOTHING, Needs, Reading
+from vtc.recipe.selectors import RandomEntry
 from vtc.reference import reference_dir
 from vtc.visual_tokens import TextEmbeddings, in_grids
 

@@ -15,10 +15,10 @@ from typing import Any
 from docs.studies.learnpruner import DOCS
 from docs.studies.pages import fill_tables
 from vtc.models import load_adapter, model_digest
-from vtc.recipe import PrunerTraining
+from vtc.recipe.selectors.learned import LearnedEntry, PrunerTraining
 from vtc.reference import reference_dir
 from vtc.selectors.learned import Learned
-from vtc.training.checkpoint import log_path
+from vtc.selectors.trained import load_trained, log_path
 from vtc.training.evaluation import accuracy
 from vtc.training.examples import EncodedExamples, load_examples
 from vtc.training.trainer import Subject, train_pruner
@@ -65,8 +65,8 @@ def main() -> None:
         path = options.work / f"{number}.safetensors"
         train_pruner(subject, data, config, path, "reference", encoded=(train, few))
         adapter.set_decoder_attention("grouped")
-        width = adapter.facts.encoder.width
-        pruner = Learned.from_checkpoint(path, width=width, model_digest=digest, layers=layers, diversity=0.0)
+        pruner = Learned.build(LearnedEntry(diversity=0.0), adapter.facts, layers)
+        load_trained(path, pruner, digest)
         row = {str(keep): accuracy(adapter, held_out, pruner, keep) for keep in BUDGETS}
         with log_path(path).open(encoding="utf-8") as log:
             seconds = [float(line["seconds"]) for line in csv.DictReader(log)][-1]

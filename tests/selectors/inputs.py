@@ -22,8 +22,8 @@ from vtc.visual_tokens import TextEmbeddings, VisualTokens, on_grid
 WIDTH, SPACE, TEXT, LAYERS = 8, 12, 5, 4
 RUNNING = range(LAYERS - 1)
 """Encoder layers that run; another one follows them."""
-OPTIONS = {"learned": {"checkpoint": "pruner.safetensors"}}
-VARIANTS = {
+OPTIONS: dict[str, dict[str, Any]] = {"learned": {"checkpoint": "pruner.safetensors"}}
+VARIANTS: dict[str, dict[str, Any]] = {
     "hiprune as published": {"name": "hiprune", "alpha": 0.6, "as_published": True},
     "fopru by rows": {"name": "fopru", "strategy": "row"},
     "visionzip as published": {"name": "visionzip", "as_published": True},

@@ -74,9 +74,11 @@ def test_what_the_entry_does_not_need_is_not_looked_at(name: str, has_cls: bool)
 def test_what_the_entry_needs_beyond_readings_is_looked_at(name: str) -> None:
     selector = make(name, GRID)
     given = tokens(1, GRID, views=views_of(name))
-    for part in [part for part in ("projected", "text") if getattr(selector.needs, part)]:
-        with pytest.raises(AssertionError, match="is given"):
-            selector.prune(replace(given, **{part: None}), 12)
+    without = {"projected": replace(given, projected=None), "text": replace(given, text=None)}
+    for part, bare in without.items():
+        if getattr(selector.needs, part):
+            with pytest.raises(AssertionError, match="is given"):
+                selector.prune(bare, 12)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -92,7 +94,7 @@ def test_parameters_of_the_entry_are_those_of_the_module(name: str) -> None:
 
 @pytest.mark.parametrize("name", DECODER_SELECTORS)
 def test_the_layer_of_the_entry_is_looked_at_and_its_input_wanted(name: str) -> None:
-    entry = DECODER_SELECTORS[name]()
+    entry = DECODER_SELECTORS[name].model_validate({"name": name})
     read = 3 if entry.reads_before else 4
     fake = FakeAdapter({read: torch.rand(1, 2, 20, 20)}, {read: torch.rand(1, 20, 2, 4)})
     selector = build_decoder_selector(entry, adapter(fake), after=4, before=3)
@@ -109,7 +111,7 @@ def test_the_layer_of_the_entry_is_looked_at_and_its_input_wanted(name: str) -> 
 
 @pytest.mark.parametrize("name", DECODER_SELECTORS)
 def test_parameters_of_the_entry_are_those_of_the_module_in_the_decoder(name: str) -> None:
-    entry = DECODER_SELECTORS[name]()
+    entry = DECODER_SELECTORS[name].model_validate({"name": name})
     selector = build_decoder_selector(entry, adapter(FakeAdapter()), after=4, before=3)
     own = sum(parameter.numel() for parameter in selector.parameters())
     assert entry.parameters() == own
