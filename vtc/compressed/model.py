@@ -133,7 +133,7 @@ class CompressedModel(nn.Module):
     def reads_before(self, number: int) -> bool:
         """Whether what stands in front of a segment reads the input of the layer in front of it."""
         handoff = self.handoffs[number]
-        return isinstance(handoff, PruneInDecoder) and handoff.selector.reads_before
+        return isinstance(handoff, PruneInDecoder) and handoff.selector.entry.reads_before
 
     @property
     def image_tokens(self) -> int:
