@@ -240,7 +240,7 @@ def prune_spec(name: str, module: Any, layer: int, dtype: torch.dtype) -> GraphS
     sequence, kept = {0: "batch_size", 1: "sequence_length"}, {0: "batch_size", 1: "kept_length"}
     cut_arrays = ("image_rows", "image_columns", "query_columns", "query_mask", "layout")
     image, query = {0: "image_count"}, {0: "image_count", 1: "query_length"}
-    before = [BEFORE] if module.selector.reads_before else []
+    before = [BEFORE] if module.selector.entry.reads_before else []
     states = torch.zeros(rows, length, facts.hidden_width(layer))
     places, place_axes = _positions(facts, whole(rows, length))
     return GraphSpec(

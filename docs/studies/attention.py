@@ -14,6 +14,7 @@ from vtc.compressed.model import CompressedModel
 from vtc.inputs.sequence import cut
 from vtc.models.base import VLMAdapter
 from vtc.recipe import Recipe
+from vtc.recipe.selectors import TextAttentionEntry
 from vtc.selectors.decoder.base import DecoderScorer, DecoderTokens
 from vtc.selectors.decoder.text_attention import TextAttention
 
@@ -22,11 +23,11 @@ PRUNED_AT = 2
 BOOTSTRAP = 1000
 
 
-class GivenScores(DecoderScorer):
+class GivenScores(DecoderScorer[TextAttentionEntry]):
     """Ranks tokens by scores (I, K) that were computed elsewhere."""
 
     def __init__(self, adapter: VLMAdapter, scores: Tensor) -> None:
-        super().__init__(adapter, PRUNED_AT, PRUNED_AT - 1)
+        super().__init__(TextAttentionEntry(), adapter, after=PRUNED_AT, before=PRUNED_AT - 1)
         self.scores = scores
 
     def score(self, tokens: DecoderTokens) -> Tensor:
@@ -63,7 +64,9 @@ def layer_sweep(questions: Questions, images: int = 240) -> dict[str, Any]:
             _, columns, asking, asking_mask, _ = map(torch.from_numpy, batch.graph_inputs)
             for layer, hidden in enumerate(states):
                 tokens = DecoderTokens(hidden, None, mask, places, columns, asking, asking_mask)
-                handoff.selector = GivenScores(adapter, TextAttention(adapter, layer, layer).score(tokens))
+                handoff.selector = GivenScores(
+                    adapter, TextAttention(TextAttentionEntry(), adapter, layer, layer).score(tokens)
+                )
                 answers = model.answer(ids, mask, rows, MAX_NEW_TOKENS)
                 right.setdefault((queries, layer), []).extend(
                     answer.text in item.answers for answer, item in zip(answers, items, strict=True)

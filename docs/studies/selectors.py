@@ -194,7 +194,7 @@ def _cut_inputs(questions: Questions, stage: PruneInDecoder, query_tokens: str) 
     laid_out = cut(ids, np.ones_like(ids), 1, stage.tokens, stage.keep, query_tokens).graph_inputs
     hidden = torch.randn(1, length, questions.adapter.facts.decoder.width)
     whole = [torch.ones(1, length, dtype=torch.long), torch.arange(length)[None]]
-    before = [hidden.clone()] if stage.selector.reads_before else []
+    before = [hidden.clone()] if stage.selector.entry.reads_before else []
     return [hidden, *whole, *map(torch.from_numpy, laid_out), *before]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from tests.tiny import image
 from vtc.compressed.readings import read
 from vtc.compressed.vision_encoder import VisionEncoder
+from vtc.facts.layout import Block, ImageLayout
 from vtc.models.base import VLMAdapter
 from vtc.recipe.needs import Needs, Reading, ReadingKind
 from vtc.visual_tokens import VisualTokens
@@ -33,6 +34,22 @@ def own_maps(adapter: VLMAdapter, pixels: Tensor) -> tuple[tuple[Tensor, ...], t
     finally:
         adapter.model.set_attn_implementation({"vision_config": "sdpa"})
     return output.attentions, output.hidden_states
+
+
+def entering(adapter: VLMAdapter, pixels: Tensor) -> list[Tensor]:
+    """What enters each of the tower's layers in its own forward pass, (B, T, D)."""
+    tower: Any = adapter.model.model.vision_tower
+    entered: list[Tensor] = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, given: entered.append(given[0])) for layer in tower.encoder.layers
+    ]
+    try:
+        with torch.inference_mode():
+            tower(pixels)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return entered
 
 
 def with_readings(
@@ -88,7 +105,44 @@ def test_keys_are_those_of_the_patches(adapter: VLMAdapter, pixels: Tensor) -> N
     torch.testing.assert_close(mean, full.reshape(2, 16, adapter.facts.encoder.heads, -1).mean(dim=2))
 
 
-def test_the_layer_behind_the_features_reads_the_features(adapter: VLMAdapter, pixels: Tensor) -> None:
+def test_states_are_what_enters_the_layer(adapter: VLMAdapter, pixels: Tensor) -> None:
+    entered = entering(adapter, pixels)
+    states = with_readings(adapter, pixels, "hidden_states")
+    summary = with_readings(adapter, pixels, "cls_state")
+    for layer in LAYERS:
+        torch.testing.assert_close(states.readings[Reading("hidden_states", layer)], entered[layer][:, 1:])
+        torch.testing.assert_close(summary.readings[Reading("cls_state", layer)], entered[layer][:, 0])
+
+
+def test_states_after_the_last_layer_that_runs_are_the_features(each_adapter: VLMAdapter) -> None:
+    needs = Needs(frozenset({Reading("hidden_states", 2)}))
+    with torch.inference_mode():
+        tokens = VisionEncoder(each_adapter, (0, 1), needs=needs).tokens(each_adapter.preprocess([image(0)]))
+    torch.testing.assert_close(tokens.readings[Reading("hidden_states", 2)], tokens.features)
+
+
+def test_states_of_a_tower_without_a_cls_token_are_those_of_all_patches(siglip: VLMAdapter) -> None:
+    pixels = siglip.preprocess([image(0), image(1)])
+    states = with_readings(siglip, pixels, "hidden_states", (1,)).readings[Reading("hidden_states", 1)]
+    torch.testing.assert_close(states, entering(siglip, pixels)[1])
+
+
+def test_states_of_several_views_are_laid_out_as_the_features_and_of_cls_tokens_the_mean(adapter: VLMAdapter) -> None:
+    crops = Block((4, 6), views=(1, 2), offset=(0, 1))
+    tiled = adapter.with_layout(ImageLayout((56, 112), (4, 4), (Block((4, 4)), crops)))
+    pixels = torch.stack([adapter.preprocess([image(3 * number + view) for view in range(3)]) for number in range(2)])
+    entered = entering(adapter, pixels.flatten(0, 1))[1].unflatten(0, (2, 3))
+    tokens = with_readings(tiled, pixels, "hidden_states", (1,))
+    states = tokens.readings[Reading("hidden_states", 1)]
+    assert states.shape == tokens.features.shape
+    picture = torch.cat([entered[:, view, 1:].unflatten(1, (4, 4)) for view in (1, 2)], dim=2)
+    torch.testing.assert_close(states[:, :16], entered[:, 0, 1:])
+    torch.testing.assert_close(states[:, 16:], picture[:, :, 1:7].flatten(1, 2))
+    summary = with_readings(tiled, pixels, "cls_state", (1,)).readings[Reading("cls_state", 1)]
+    torch.testing.assert_close(summary, entered[:, :, 0].mean(dim=1))
+
+
+def test_the_layer_after_the_features_reads_the_features(adapter: VLMAdapter, pixels: Tensor) -> None:
     tokens = with_readings(adapter, pixels, "full_keys", (1,))
     layers = VisionEncoder(adapter, (0,), needs=Needs(frozenset({Reading("full_keys", 1)})))
     with torch.inference_mode():

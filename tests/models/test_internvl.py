@@ -76,6 +76,18 @@ def test_readings_are_the_models_own(adapter: VLMAdapter, kind: ReadingKind) -> 
             torch.testing.assert_close(tokens.readings[Reading(kind, layer)], by_token(own), atol=1e-5, rtol=1e-4)
 
 
+def test_states_of_a_token_are_those_of_its_patches_end_to_end(adapter: VLMAdapter) -> None:
+    pixels = adapter.preprocess(pictures(adapter, 2))
+    _, inputs = own_maps(adapter, pixels)
+    states, summary = Reading("hidden_states", 1), Reading("cls_state", 1)
+    with torch.inference_mode():
+        tokens = VisionEncoder(adapter, LAYERS, needs=Needs(frozenset({states, summary}))).tokens(pixels)
+    squares = inputs[1][:, 1:].reshape(-1, SIDE // MERGE, MERGE, SIDE // MERGE, MERGE, inputs[1].shape[-1])
+    expected = squares.transpose(2, 3).flatten(3).reshape(tokens.features.shape)
+    torch.testing.assert_close(tokens.readings[states], expected)
+    torch.testing.assert_close(tokens.readings[summary], inputs[1][:, 0].unflatten(0, (2, 3)).mean(dim=1))
+
+
 def test_a_token_is_made_of_patches_in_the_models_order(adapter: VLMAdapter) -> None:
     grid = torch.randn(2, SIDE, SIDE, 3)
     with torch.inference_mode():

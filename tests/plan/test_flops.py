@@ -10,8 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.sizes import LLAVA_15, SMALL
 from tests.tiny import RECIPES, compressed, image, recipe
+from vtc.facts.model import ModelFacts
 from vtc.models.base import VLMAdapter
 from vtc.plan import TokenPlan, plan
+from vtc.plan.flops import encoder_flops, reading_width
 from vtc.recipe.selectors import ENCODER_SELECTORS
 
 
@@ -45,6 +47,16 @@ def test_exact_count_is_what_the_model_computes(name: str, adapter: VLMAdapter) 
 def test_exact_count_covers_what_a_selector_multiplies(name: str, adapter: VLMAdapter) -> None:
     found, expected = counted(adapter, [{"kind": "prune", "keep": 6, "selector": name}])
     assert expected.flops["exact"] == found
+
+
+@pytest.mark.parametrize("facts", [LLAVA_15, SMALL])
+def test_states_that_are_read_cost_nothing(facts: ModelFacts) -> None:
+    grid, layers = facts.layout.view_grid, range(facts.encoder.feature_layer + 1)
+    without = encoder_flops(facts.encoder, grid, layers)
+    assert encoder_flops(facts.encoder, grid, layers, ["hidden_states", "cls_state"]) == without
+    assert encoder_flops(facts.encoder, grid, layers, ["full_keys"]) > without
+    assert reading_width(facts.encoder, "hidden_states") == facts.encoder.width
+    assert reading_width(facts.encoder, "cls_state") == 0
 
 
 def test_papers_formulas_on_llava() -> None:

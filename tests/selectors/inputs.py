@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from tests.sizes import SMALL
-from vtc.facts.layout import single_view
-from vtc.facts.views import whole_views
+from vtc.facts.layout import Block, Grid, ImageLayout, single_view
+from vtc.facts.model import ModelFacts
 from vtc.recipe.needs import Reading, ReadingKind
 from vtc.recipe.selectors import ENCODER_SELECTORS
-from vtc.selectors import BuildContext, build_selector
+from vtc.recipe.selectors.base import EncoderSelectorEntry
+from vtc.selectors import build_selector
 from vtc.selectors.base import Selector
-from vtc.selectors.evs import EVS
-from vtc.selectors.globalcom2 import GlobalCom2
-from vtc.selectors.hired import HiRED
 from vtc.visual_tokens import TextEmbeddings, VisualTokens, on_grid
 
-Grid = tuple[int, int]
 WIDTH, SPACE, TEXT, LAYERS = 8, 12, 5, 4
-OPTIONS = {"learned": {"checkpoint": "pruner.safetensors"}}
-VARIANTS = {
+RUNNING = range(LAYERS - 1)
+"""Encoder layers that run; another one follows them."""
+OPTIONS: dict[str, dict[str, Any]] = {"learned": {"checkpoint": "pruner.safetensors"}}
+VARIANTS: dict[str, dict[str, Any]] = {
     "hiprune as published": {"name": "hiprune", "alpha": 0.6, "as_published": True},
     "fopru by rows": {"name": "fopru", "strategy": "row"},
     "visionzip as published": {"name": "visionzip", "as_published": True},
@@ -31,31 +31,49 @@ VARIANTS = {
     "prumerge+ as published": {"name": "prumerge", "spatial": True, "as_published": True},
     "cdpruner, negative": {"name": "cdpruner", "relevance": "negative_cosine"},
 }
-VIEWS = ("hired over views", "globalcom2 over views", "evs")
+VIEWS = {"hired over views": 3, "globalcom2 over views": 3, "evs": 2}
 NAMES = [name for name in ENCODER_SELECTORS if name not in VIEWS] + list(VARIANTS)
-"""Selectors of one image, and some of their options; those of several views are `VIEWS`."""
+"""Selectors of one image, and some of their options; those of several views, and how many, are `VIEWS`."""
 
 
-def make(name: str, grid: Grid = (8, 8)) -> Selector:
-    """A selector; those of several views take a full view and two crops, or two frames, of this grid each."""
-    if name == "hired over views":
-        return HiRED(0, 2, whole_views(grid, (1, 2)))
-    if name == "globalcom2 over views":
-        return GlobalCom2(3, whole_views(grid, (1, 2)))
-    if name == "evs":
-        return EVS(frames=2)
-    torch.manual_seed(0)
+def facts_of(layout: ImageLayout, has_cls: bool = True) -> ModelFacts:
+    """Sizes of a small model that serves a layout."""
+    encoder = replace(SMALL.encoder, width=WIDTH, layers=LAYERS, feature_layer=LAYERS - 2, has_cls=has_cls)
+    return replace(SMALL, encoder=encoder, layout=layout)
+
+
+FACTS = facts_of(single_view((224, 224), (8, 8)))
+
+
+def noted(reads: Mapping[str, Reading], **values: Tensor) -> dict[Reading, Tensor]:
+    """What the encoder gave, said by the names under which a selector reads it."""
+    return {reads[name]: value for name, value in values.items()}
+
+
+def entry_of(name: str) -> EncoderSelectorEntry:
+    """The recipe entry of one of the `NAMES` or `VIEWS`."""
+    name = name.removesuffix(" over views")
     data = VARIANTS.get(name) or {"name": name, **OPTIONS.get(name, {})}
-    encoder = replace(SMALL.encoder, width=WIDTH, layers=LAYERS, feature_layer=LAYERS - 2)
-    entry = ENCODER_SELECTORS[str(data["name"])].model_validate(data)
-    facts = replace(SMALL, encoder=encoder, layout=single_view((224, 224), grid))
-    layers = (1,) if name == "cls_attention" else entry.layers_read(facts, range(LAYERS - 1))
-    return build_selector(entry, BuildContext(facts, layers))
+    return ENCODER_SELECTORS[str(data["name"])].model_validate(data)
+
+
+def layout_of(name: str, grid: Grid = (8, 8)) -> ImageLayout:
+    """One view; or two crops and a full view, or two frames, of this grid each."""
+    blocks = (Block(grid),) * views_of(name)
+    if name == "evs":
+        return ImageLayout((224, 224), grid, blocks, frames=2)
+    return ImageLayout((224, 224), grid, blocks, tiles=(1, 2) if name in VIEWS else None)
+
+
+def make(name: str, grid: Grid = (8, 8), has_cls: bool = True) -> Selector[Any]:
+    """A selector for tokens of this grid, or of as many such grids as it takes."""
+    torch.manual_seed(0)  # a network that nobody has trained
+    return build_selector(entry_of(name), facts_of(layout_of(name, grid), has_cls), RUNNING)
 
 
 def views_of(name: str) -> int:
     """How many grids of tokens a selector takes."""
-    return {"hired over views": 3, "globalcom2 over views": 3, "evs": 2}.get(name, 1)
+    return VIEWS.get(name, 1)
 
 
 def tokens(batch: int, grid: Grid, seed: int = 0, views: int = 1) -> VisualTokens:
@@ -82,7 +100,13 @@ def tokens(batch: int, grid: Grid, seed: int = 0, views: int = 1) -> VisualToken
 
 def _reading(kind: str, batch: int, count: int, normal: object) -> Tensor:
     assert callable(normal)
-    shapes = {"patch_attention": (batch, count, count), "keys": (batch, count, 4), "full_keys": (batch, count, WIDTH)}
+    shapes = {
+        "patch_attention": (batch, count, count),
+        "keys": (batch, count, 4),
+        "full_keys": (batch, count, WIDTH),
+        "hidden_states": (batch, count, WIDTH),
+        "cls_state": (batch, WIDTH),
+    }
     values: Tensor = normal(*shapes.get(kind, (batch, count)))
     return torch.softmax(values, dim=-1) if "attention" in kind else values
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from vtc.recipe.selectors.cdpruner import CDPrunerEntry
 from vtc.selectors.cdpruner import CDPruner, mean_cosine, most_probable, scaled
 from vtc.visual_tokens import TextEmbeddings, VisualTokens
 
@@ -59,17 +60,17 @@ def about(features: torch.Tensor, states: torch.Tensor, mask: list[int]) -> Visu
 def test_padding_of_the_text_counts_nothing() -> None:
     generator = torch.Generator().manual_seed(0)
     features, states = torch.randn(1, 30, 8, generator=generator), torch.randn(1, 5, 8, generator=generator)
-    short = CDPruner().select(about(features, states[:, :3], [1, 1, 1]), 6)
-    assert torch.equal(CDPruner().select(about(features, states, [1, 1, 1, 0, 0]), 6), short)
+    short = CDPruner(CDPrunerEntry()).select(about(features, states[:, :3], [1, 1, 1]), 6)
+    assert torch.equal(CDPruner(CDPrunerEntry()).select(about(features, states, [1, 1, 1, 0, 0]), 6), short)
 
 
 def test_without_text_diversity_alone_decides() -> None:
     features = torch.eye(4)[[0, 0, 1, 1, 2, 3, 3]].unsqueeze(0)
-    assert CDPruner().select(about(features, torch.ones(1, 2, 4), [0, 0]), 4)[0].tolist() == [0, 2, 4, 5]
+    assert CDPruner(CDPrunerEntry()).select(about(features, torch.ones(1, 2, 4), [0, 0]), 4)[0].tolist() == [0, 2, 4, 5]
 
 
 def test_the_sign_says_which_tokens_are_relevant() -> None:
     features = torch.tensor([[[1.0, 0.1], [0.1, 1.0]]])
     tokens = about(features, torch.tensor([[[1.0, 0.0]]]), [1])
-    assert CDPruner().select(tokens, 1).tolist() == [[0]]
-    assert CDPruner("negative_cosine").select(tokens, 1).tolist() == [[1]]
+    assert CDPruner(CDPrunerEntry()).select(tokens, 1).tolist() == [[0]]
+    assert CDPruner(CDPrunerEntry(relevance="negative_cosine")).select(tokens, 1).tolist() == [[1]]

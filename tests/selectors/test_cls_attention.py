@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from vtc.recipe.needs import Reading
+from tests.sizes import LLAVA_15
+from vtc.recipe.selectors.cls_attention import ClsAttentionEntry
 from vtc.selectors.cls_attention import CLSAttention
 from vtc.visual_tokens import on_grid
 
@@ -22,20 +23,22 @@ def test_cls_attention_equals_fastervlm() -> None:
         features = torch.from_numpy(golden[f"n{count}_patch_feats"])
         row = torch.from_numpy(golden[f"n{count}_cls_attn"]).mean(dim=1)
         for keep in keeps:
-            chosen = CLSAttention([22]).select(
-                on_grid(features, (side, side), {Reading("cls_attention", 22): row}), keep
-            )
+            selector = CLSAttention.build(ClsAttentionEntry(), LLAVA_15, range(23))
+            (reading,) = selector.needs.readings
+            chosen = selector.select(on_grid(features, (side, side), {reading: row}), keep)
             assert chosen[0].tolist() == golden[f"n{count}_k{keep}_idx"].tolist()
 
 
 @pytest.mark.parametrize("start", [2, 4, 6])
 def test_averaged_cls_attention_equals_vtc_cls(start: int) -> None:
     golden = np.load(GOLDENS / "vtc_cls.npz")
+    selector = CLSAttention.build(ClsAttentionEntry(layers=tuple(range(start, 7))), LLAVA_15, range(23))
     rows = {
-        Reading("cls_attention", layer): torch.from_numpy(golden["attn_all"][layer])[:, :, 0, 1:].mean(dim=1)
-        for layer in range(start, 7)
+        reading: torch.from_numpy(golden["attn_all"][reading.layer])[:, :, 0, 1:].mean(dim=1)
+        for reading in selector.needs.readings
     }
+    assert len(rows) == 7 - start
     grid = on_grid(torch.from_numpy(golden["patch_feats"]), (8, 8), rows)
     for keep in (8, 16, 32):
-        chosen = CLSAttention(range(start, 7)).select(grid, keep)
+        chosen = selector.select(grid, keep)
         assert chosen[0].tolist() == golden[f"start{start}_k{keep}_idx"].tolist()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from vtc.recipe.selectors.divprune import DivPruneEntry
 from vtc.selectors.divprune import DivPrune, farthest
 from vtc.visual_tokens import VisualTokens
 
@@ -20,7 +21,7 @@ def test_equals_the_original_in_order(case: str) -> None:
     expected = GOLDEN[case + "_order"].tolist()
     assert farthest(features, len(expected))[0].tolist() == expected
     tokens = VisualTokens(features[..., :1], torch.arange(features.shape[1])[None], (), projected=features)
-    assert DivPrune().select(tokens, len(expected))[0].tolist() == sorted(expected)
+    assert DivPrune(DivPruneEntry()).select(tokens, len(expected))[0].tolist() == sorted(expected)
 
 
 def test_a_duplicate_comes_last() -> None:

@@ -13,6 +13,7 @@ from tests.tiny import GRID, IMAGE, compressed, image
 from vtc.facts.layout import Block, ImageLayout
 from vtc.models.base import VLMAdapter
 from vtc.models.random.tiny import PATCH
+from vtc.recipe.selectors.evs import EVSEntry
 from vtc.selectors.evs import EVS
 from vtc.visual_tokens import VisualTokens, on_grid
 
@@ -28,11 +29,11 @@ def video() -> VisualTokens:
 @pytest.mark.parametrize("rate", [0.5, 0.75, 0.9])
 def test_equals_the_authors_numbers(rate: float) -> None:
     expected = np.flatnonzero(GOLDEN[f"q{rate}_mask"]).tolist()
-    assert EVS(FRAMES).select(video(), len(expected))[0].tolist() == expected
+    assert EVS(EVSEntry(), FRAMES).select(video(), len(expected))[0].tolist() == expected
 
 
 def test_a_budget_below_one_frame_is_spread_over_the_first() -> None:
-    assert EVS(FRAMES).select(video(), 4)[0].tolist() == [6, 18, 30, 42]
+    assert EVS(EVSEntry(), FRAMES).select(video(), 4)[0].tolist() == [6, 18, 30, 42]
 
 
 def test_a_recipe_keeps_what_changes_of_a_clip(adapter: VLMAdapter) -> None:
@@ -52,4 +53,4 @@ def test_a_recipe_keeps_what_changes_of_a_clip(adapter: VLMAdapter) -> None:
 
 def test_tokens_that_are_not_whole_frames_are_refused() -> None:
     with pytest.raises(ValueError, match="288 visual tokens are not 7 frames"):
-        EVS(7).select(video(), 48)
+        EVS(EVSEntry(), 7).select(video(), 48)

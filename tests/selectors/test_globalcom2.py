@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from tests.selectors.inputs import FACTS, RUNNING, noted
 from vtc.compressed.assembly import assemble
 from vtc.facts.layout import Block, ImageLayout
 from vtc.facts.views import Views, views_of, whole_views
-from vtc.recipe.needs import Reading
+from vtc.recipe.selectors.globalcom2 import GlobalCom2Entry
 from vtc.selectors.base import top_k
 from vtc.selectors.globalcom2 import GlobalCom2, enlarge
 from vtc.visual_tokens import on_grid
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "globalcom2.npz")
-LAYER = 23
+READS = GlobalCom2Entry().readings(FACTS, RUNNING)
+AS_PUBLISHED = GlobalCom2Entry(as_published=True)
 GRID = (8, 8)
 PADDED = ImageLayout((160, 320), GRID, (Block(GRID), Block((12, 16), views=(2, 2), offset=(2, 0))))
 """Of the authors' wide image: a quarter of each crop, above or below, is padding."""
@@ -49,7 +51,7 @@ def authors(case: str, rate: float, crop: int) -> list[int]:
 @pytest.mark.parametrize("case", VIEWS)
 def test_shares_of_crops_equal_the_authors(case: str, rate: float) -> None:
     _, views = given(case)
-    factors = GlobalCom2(LAYER, views, as_published=True).factors(logits(case)[:1], views)
+    factors = GlobalCom2(AS_PUBLISHED, READS, views).factors(logits(case)[:1], views)
     np.testing.assert_allclose(rate * factors[0], GOLDEN[f"R{rate}_{case}_scales_f64"], rtol=1e-5)
 
 
@@ -58,7 +60,7 @@ def test_shares_of_crops_equal_the_authors(case: str, rate: float) -> None:
 def test_ranks_within_a_crop_equal_the_authors(case: str, rate: float) -> None:
     score, views = given(case)
     enlarged = enlarge(logits(case)[:1], GRID, views.picture)[0]
-    ranked = GlobalCom2(LAYER, views).scores(score, logits(case)[:1], views)
+    ranked = GlobalCom2(GlobalCom2Entry(), READS, views).scores(score, logits(case)[:1], views)
     for crop in range(views.number):
         own = views.tokens_of(1 + crop)
         shown = enlarged[[views.cells[place] for place in own]]
@@ -72,9 +74,9 @@ def test_ranks_within_a_crop_equal_the_authors(case: str, rate: float) -> None:
 def test_as_published_contains_what_the_authors_code_keeps(case: str, rate: float) -> None:
     score, views = given(case)
     count = score.shape[1]
-    tokens = on_grid(torch.zeros(1, count, 1), (count, 1), {Reading("cls_logits", LAYER): score})
+    tokens = on_grid(torch.zeros(1, count, 1), (count, 1), noted(READS, scores=score))
     keep = int(count * rate)
-    chosen = GlobalCom2(LAYER, views, as_published=True).select(tokens, keep)[0]
+    chosen = GlobalCom2(AS_PUBLISHED, READS, views).select(tokens, keep)[0]
     expected = set(GOLDEN[f"R{rate}_{case}_thumb_idx"].tolist())
     for crop in range(views.number):
         own = views.tokens_of(1 + crop)
@@ -87,7 +89,7 @@ def test_as_published_contains_what_the_authors_code_keeps(case: str, rate: floa
 def test_patches_that_do_not_divide_among_crops_belong_where_their_middle_is() -> None:
     # One patch of each column of 8, of three crops side by side.
     columns, views = torch.eye(8), whole_views((1, 8), (1, 3))
-    even = GlobalCom2(LAYER, views).factors(100 * columns, views).argmax(dim=1)
-    published = GlobalCom2(LAYER, views, as_published=True).factors(100 * columns, views).argmax(dim=1)
+    even = GlobalCom2(GlobalCom2Entry(), READS, views).factors(100 * columns, views).argmax(dim=1)
+    published = GlobalCom2(AS_PUBLISHED, READS, views).factors(100 * columns, views).argmax(dim=1)
     assert even.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
     assert published.tolist() == [0, 0, 1, 1, 2, 2, 2, 2]

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from vtc.recipe.needs import Reading
+from tests.selectors.inputs import FACTS, RUNNING, noted
+from vtc.recipe.selectors.hiprune import HiPruneEntry
 from vtc.selectors.hiprune import HiPrune, hierarchical
 from vtc.visual_tokens import on_grid
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "hiprune.npz")
 QWEN = np.load(Path(__file__).parents[1] / "goldens" / "hiprune_qwen.npz")
+READS = HiPruneEntry().readings(FACTS, RUNNING)
 GRIDS = {"8x8": (8, 8), "6x10": (6, 10), "sinks": (8, 8)}
 
 
@@ -32,9 +34,9 @@ def test_as_published_equals_the_original(case: str) -> None:
         if count == 64
         else (GOLDEN["n576_attn_object_f16"], GOLDEN["n576_attn_deep_f16"])
     )
-    readings = {Reading("received_attention", 8): received(found), Reading("received_attention", 22): received(deep)}
+    readings = noted(READS, object=received(found), deep=received(deep))
     tokens = on_grid(torch.zeros(1, count, 2), (side, side), readings)
-    selector = HiPrune(8, 22, alpha=float(alpha[1:]), as_published=True)
+    selector = HiPrune(HiPruneEntry(alpha=float(alpha[1:]), as_published=True), READS)
     assert selector.select(tokens, int(keep[1:]))[0].tolist() == GOLDEN[case].tolist()
 
 

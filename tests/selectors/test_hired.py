@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 import torch
 
+from tests.selectors.inputs import noted
 from vtc.facts.views import whole_views
 from vtc.recipe.needs import Reading
+from vtc.recipe.selectors.hired import HiREDEntry
 from vtc.selectors.hired import HiRED
 from vtc.visual_tokens import VisualTokens, on_grid
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "hired.npz")
-FIRST, LAST = 0, 22
+READS = {"first": Reading("cls_attention", 0), "last": Reading("cls_attention", 22)}
 
 
 def image(first: torch.Tensor, last: torch.Tensor) -> VisualTokens:
-    readings = {Reading("cls_attention", FIRST): first, Reading("cls_attention", LAST): last}
-    return on_grid(torch.zeros(1, first.shape[1], 1), (first.shape[1], 1), readings)
+    return on_grid(torch.zeros(1, first.shape[1], 1), (first.shape[1], 1), noted(READS, first=first, last=last))
 
 
 def golden_image() -> VisualTokens:
@@ -35,9 +36,9 @@ def test_as_published_contains_what_the_authors_code_keeps(columns: int, rows: i
     expected = np.flatnonzero(GOLDEN[f"{case}_mask"]).tolist()
     keep = int(320 * rate)
     views = whole_views((8, 8), (rows, columns))
-    selector = HiRED(FIRST, LAST, views, share, as_published=True)
+    selector = HiRED(HiREDEntry(share=share, as_published=True), READS, views)
     tokens = golden_image()
-    budgets = selector.budgets(tokens.read("cls_attention", FIRST)[:, :64], keep, views)
+    budgets = selector.budgets(selector.read(tokens, "first")[:, :64], keep, views)
     assert budgets[0, 1:].floor().int().tolist() == GOLDEN[f"{case}_sub_budgets"].tolist()
     chosen = selector.select(tokens, keep)[0].tolist()
     assert len(chosen) == keep
@@ -47,7 +48,7 @@ def test_as_published_contains_what_the_authors_code_keeps(columns: int, rows: i
 @pytest.mark.parametrize("rate", [0.1, 0.2, 0.4])
 def test_a_single_view_equals_the_authors_code(rate: float) -> None:
     last = torch.from_numpy(GOLDEN["last_layer_cls_attn"])[:1].mean(dim=1)
-    chosen = HiRED(FIRST, LAST).select(image(last, last), int(64 * rate))
+    chosen = HiRED(HiREDEntry(), READS).select(image(last, last), int(64 * rate))
     assert chosen[0].tolist() == np.flatnonzero(GOLDEN[f"single_rate{rate}_mask"]).tolist()
 
 
@@ -56,11 +57,11 @@ def test_patches_vote_for_the_crop_that_they_lie_in(as_published: bool, expected
     # The right half of the image is what is looked at.
     full = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(4, 1).reshape(1, 16)
     tokens = image(torch.cat([full, torch.zeros(1, 64)], dim=1), torch.arange(80.0)[None])
-    selector = HiRED(FIRST, LAST, whole_views((4, 4), (2, 2)), as_published=as_published)
+    selector = HiRED(HiREDEntry(as_published=as_published), READS, whole_views((4, 4), (2, 2)))
     counts = torch.bincount(selector.select(tokens, 8)[0] // 16, minlength=5)
     assert counts.tolist() == expected
 
 
 def test_tokens_that_are_not_whole_views_are_refused() -> None:
     with pytest.raises(ValueError, match="82 visual tokens are not the 80 of all views"):
-        HiRED(FIRST, LAST, whole_views((4, 4), (2, 2))).select(image(torch.ones(1, 82), torch.ones(1, 82)), 8)
+        HiRED(HiREDEntry(), READS, whole_views((4, 4), (2, 2))).select(image(torch.ones(1, 82), torch.ones(1, 82)), 8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from vtc.plan.selectors import why_not
 
+from tests.selectors.inputs import RUNNING, facts_of, noted
 from tests.tiny import GRID, recipe
 from vtc.compressed.build import apply_recipe
 from vtc.compressed.model import CompressedModel
@@ -21,6 +23,10 @@ from vtc.models.base import VLMAdapter
 from vtc.plan import plan
 from vtc.recipe.needs import Reading
 from vtc.recipe.selectors import ENCODER_SELECTORS
+from vtc.recipe.selectors.globalcom2 import GlobalCom2Entry
+from vtc.recipe.selectors.hired import HiREDEntry
+from vtc.recipe.selectors.pooling import PoolingEntry
+from vtc.recipe.selectors.vscan import VScanEntry
 from vtc.selectors.globalcom2 import GlobalCom2
 from vtc.selectors.hiprune import hierarchical
 from vtc.selectors.hired import HiRED
@@ -210,9 +216,10 @@ def test_one_view_is_no_full_view_with_crops() -> None:
         views_of(ImageLayout((112, 168), VIEW, (Block(VIEW),) * 7))
 
 
-def read(layout: ImageLayout, kind: str, layer: int, values: Tensor) -> VisualTokens:
-    reading = Reading(kind, layer)  # type: ignore[arg-type]
-    return in_grids(torch.zeros(1, layout.selectable, 1), layout.grids, layout.places, {reading: values})
+def read(layout: ImageLayout, reads: Mapping[str, Reading], values: Tensor) -> VisualTokens:
+    """Tokens of a layout, for all of whose readings the encoder gave the same."""
+    readings = noted(reads, **dict.fromkeys(reads, values))
+    return in_grids(torch.zeros(1, layout.selectable, 1), layout.grids, layout.places, readings)
 
 
 @pytest.mark.parametrize("layout", ["crops with padding", "tiles"])
@@ -223,21 +230,23 @@ def test_hired_gives_the_budget_to_the_crops_that_are_looked_at(layout: str) -> 
     last = [place for place, crop in zip(views.tokens_of(0), views.regions, strict=True) if crop == views.number - 1]
     looked_at[0, last] = 1.0
     # As many vote as the last crop's region has patches, so that nobody votes for another.
-    selector = HiRED(0, 0, views, share=1 - len(last) / 16)
-    chosen = selector.select(read(served, "cls_attention", 0, looked_at), 12)[0]
+    entry = HiREDEntry(share=1 - len(last) / 16)
+    selector = HiRED.build(entry, facts_of(served), RUNNING)
+    chosen = selector.select(read(served, selector.readings, looked_at), 12)[0]
     owners = [views.owners[place] for place in chosen.tolist()]
     assert set(owners) == {0, views.number}
     # Beyond what a crop holds, the others get what is left.
-    many = selector.select(read(served, "cls_attention", 0, looked_at), served.selectable - 1)
+    many = selector.select(read(served, selector.readings, looked_at), served.selectable - 1)
     assert many.unique().numel() == served.selectable - 1
 
 
 def test_globalcom2_ranks_a_crop_by_what_the_full_view_thinks_of_it() -> None:
-    views = views_of(LAYOUTS["crops with padding"])
+    selector = GlobalCom2.build(GlobalCom2Entry(), facts_of(LAYOUTS["crops with padding"]), RUNNING)
+    views = selector.views
     assert views is not None
     torch.manual_seed(0)
     thumbnail, own = torch.randn(1, 16), torch.full((1, 40), 0.01)
-    scores = GlobalCom2(0, views).scores(torch.cat([thumbnail, own], dim=1), thumbnail, views)
+    scores = selector.scores(torch.cat([thumbnail, own], dim=1), thumbnail, views)
     picture = torch.nn.functional.interpolate(thumbnail.reshape(1, 1, 4, 4), (5, 8), mode="bilinear").flatten()
     for crop in range(1, 5):
         places = views.tokens_of(crop)
@@ -271,9 +280,9 @@ def test_a_budget_is_shared_in_proportion() -> None:
 def test_pooling_pools_each_grid() -> None:
     torch.manual_seed(0)
     features = torch.randn(2, 56, 3)
-    indices, pooled = Pooling().merge(in_grids(features, ((4, 4), (5, 8))), 14)
+    indices, pooled = Pooling(PoolingEntry()).merge(in_grids(features, ((4, 4), (5, 8))), 14)
     parts = zip(((4, 4), (5, 8)), features.split([16, 40], dim=1), shared_out(14, [16, 40]), strict=True)
-    alone = [Pooling().merge(in_grids(part, (grid,)), share) for grid, part, share in parts]
+    alone = [Pooling(PoolingEntry()).merge(in_grids(part, (grid,)), share) for grid, part, share in parts]
     assert indices[0].tolist() == [*alone[0][0][0].tolist(), *(16 + alone[1][0][0]).tolist()]
     torch.testing.assert_close(pooled, torch.cat([alone[0][1], alone[1][1]], dim=1))
 
@@ -289,9 +298,8 @@ def test_neighbours_are_on_the_same_grid(as_published: bool) -> None:
 def test_windows_are_cut_grid_by_grid() -> None:
     served = LAYOUTS["clip"]
     scores = torch.arange(float(served.selectable))[None]
-    readings = {Reading("cls_attention", 0): scores}
-    given = in_grids(torch.zeros(1, served.selectable, 1), served.grids, served.places, readings)
+    selector = VScan.build(VScanEntry(windows=2), facts_of(served), RUNNING)
     windows = [place // 16 * 4 + place % 16 // 8 * 2 + place % 4 // 2 for place in range(served.selectable)]
-    chosen = VScan(0, 0, windows=2).select(given, 2 * 16)[0].tolist()
+    chosen = selector.select(read(served, selector.readings, scores), 2 * 16)[0].tolist()
     # The local half of the budget is one token of every window.
     assert {windows[place] for place in chosen} == set(range(16))

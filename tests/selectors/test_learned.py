@@ -10,12 +10,18 @@ from safetensors.torch import save_file
 
 from tests.selectors.inputs import WIDTH, tokens
 from vtc.errors import InputError
+from vtc.recipe.selectors.learned import LearnedEntry
 from vtc.selectors.learned import Learned, add_diverse
+from vtc.selectors.trained import fits, load_trained, read_metadata, save_trained
+
+
+def make(diversity: float = 0.1, width: int = WIDTH, layers: tuple[int, ...] = (0, 1)) -> Learned:
+    return Learned(LearnedEntry(diversity=diversity), width, layers)
 
 
 def test_learned_without_diversity_is_top_k_of_the_score() -> None:
     grid = tokens(2, (6, 6))
-    selector = Learned(WIDTH, diversity=0.0)
+    selector = make(diversity=0.0)
     expected = selector.score(grid).topk(9).indices.sort().values
     assert torch.equal(selector.select(grid, 9), expected)
 
@@ -34,38 +40,50 @@ def test_diverse_picks_are_the_least_similar_ones() -> None:
         assert chosen[row].tolist() == expected
 
 
-def checkpoint(path: Path, width: int = WIDTH, digest: str = "abc") -> Path:
-    save_file(Learned(width).state_dict(), path, metadata={"model_sha256": digest, "encoder_layers": "0,1"})
+def checkpoint(path: Path, width: int = WIDTH) -> Path:
+    save_trained(path, make(width=width), "abc")
     return path
 
 
 def load(path: Path, digest: str = "abc", layers: tuple[int, ...] = (0, 1)) -> Learned:
-    return Learned.from_checkpoint(path, width=WIDTH, model_digest=digest, layers=layers)
+    selector = make(layers=layers)
+    load_trained(path, selector, digest)
+    return selector
 
 
 def test_learned_checkpoint_round_trip(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    trained = Learned(WIDTH)
-    metadata = {"model_sha256": "abc", "encoder_layers": "0,1"}
-    save_file(trained.state_dict(), tmp_path / "p.safetensors", metadata=metadata)
+    trained = make()
+    save_trained(tmp_path / "p.safetensors", trained, "abc", {"steps": 3})
     loaded = load(tmp_path / "p.safetensors")
     assert torch.equal(trained.select(tokens(2, (6, 6)), 9), loaded.select(tokens(2, (6, 6)), 9))
+    assert read_metadata(tmp_path / "p.safetensors")["steps"] == "3"
 
 
 def test_learned_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="was trained on model abc"):
-        load(checkpoint(tmp_path / "p.safetensors"), digest="other")
+    path = checkpoint(tmp_path / "p.safetensors")
+    assert fits(path, make(), "abc")
+    assert not fits(path, make(), "other")
+    with pytest.raises(InputError, match="pruner was trained on model abc, not other; train it again"):
+        load(path, digest="other")
 
 
 def test_learned_checkpoint_of_another_layer_is_refused(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "p.safetensors")
-    with pytest.raises(InputError, match=r"encoder layers 0,1, here 0,1,2 run"):
+    with pytest.raises(InputError, match=r"trained for encoder layers 0,1, here it is 0,1,2; train it again"):
         load(path, layers=(0, 1, 2))
 
 
 def test_learned_checkpoint_of_another_width_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not a pruner for an encoder of width 8"):
+    with pytest.raises(InputError, match="trained for width 16, here it is 8; train it again"):
         load(checkpoint(tmp_path / "p.safetensors", width=16))
+
+
+def test_other_tensors_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.safetensors"
+    save_file({"x": torch.zeros(1)}, path, metadata={"model_sha256": "abc", **make().made_for})
+    with pytest.raises(InputError, match="not a pruner"):
+        load(path)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not safetensors at all"])

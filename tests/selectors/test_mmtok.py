@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from vtc.recipe.selectors.mmtok import MMTokEntry
 from vtc.selectors.mmtok import MMTok
 from vtc.visual_tokens import TextEmbeddings, VisualTokens
 
@@ -29,13 +30,13 @@ def golden_tokens(data: str, first: int = 0, padding: int = 0) -> VisualTokens:
 @pytest.mark.parametrize("case", [key for key in GOLDEN if key.endswith("_idx") and "excl" not in key])
 def test_equals_the_original(case: str, padding: int) -> None:
     data, temperature, keep, _ = case.split("_")
-    selector = MMTok(text_temperature=float(temperature.removeprefix("tv")))
+    selector = MMTok(MMTokEntry(text_temperature=float(temperature.removeprefix("tv"))))
     chosen = selector.select(golden_tokens(data, padding=padding), int(keep[1:]))
     assert chosen[0].tolist() == GOLDEN[case].tolist()
 
 
 def test_excluded_patches_of_the_original_are_as_if_they_were_not_there() -> None:
-    chosen = MMTok().select(golden_tokens("n64", first=16), 16) + 16
+    chosen = MMTok(MMTokEntry()).select(golden_tokens("n64", first=16), 16) + 16
     assert chosen[0].tolist() == GOLDEN["n64_tv0.02_k16_excl0to15_idx"].tolist()
 
 
@@ -45,4 +46,4 @@ def test_without_text_the_image_alone_is_covered() -> None:
     projected = torch.randn(1, 6, 4, generator=generator)
     text = TextEmbeddings(torch.randn(1, 2, 4, generator=generator), torch.zeros(1, 2, dtype=torch.int64))
     tokens = VisualTokens(features, torch.arange(6)[None], ((2, 3),), projected=projected, text=text)
-    assert MMTok().select(tokens, 3)[0].tolist() == [0, 3, 5]
+    assert MMTok(MMTokEntry()).select(tokens, 3)[0].tolist() == [0, 3, 5]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from vtc.recipe.selectors.pooling import PoolingEntry
 from vtc.selectors.pooling import Pooling, cells
 from vtc.visual_tokens import VisualTokens, on_grid
 
@@ -17,7 +18,7 @@ from vtc.visual_tokens import VisualTokens, on_grid
 def test_equals_adaptive_average_pooling(grid: tuple[int, int], pooled: tuple[int, int]) -> None:
     torch.manual_seed(0)
     features = torch.randn(2, grid[0] * grid[1], 4)
-    _, merged = Pooling().merge(on_grid(features, grid), pooled[0] * pooled[1])
+    _, merged = Pooling(PoolingEntry()).merge(on_grid(features, grid), pooled[0] * pooled[1])
     image = features.transpose(1, 2).reshape(2, 4, *grid)
     expected = torch.nn.functional.adaptive_avg_pool2d(image, pooled).flatten(2).transpose(1, 2)
     torch.testing.assert_close(merged, expected)
@@ -38,6 +39,6 @@ def test_cells_cover_the_grid_at_any_budget(grid: tuple[int, int]) -> None:
 
 def test_without_a_grid_pools_along_the_list() -> None:
     features = torch.arange(6.0).reshape(1, 6, 1)
-    indices, merged = Pooling().merge(VisualTokens(features, torch.arange(6)[None], ()), 3)
+    indices, merged = Pooling(PoolingEntry()).merge(VisualTokens(features, torch.arange(6)[None], ()), 3)
     assert indices.tolist() == [[0, 2, 4]]
     assert merged.flatten().tolist() == [0.5, 2.5, 4.5]

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from exporters.graphs import GraphSpec
 from exporters.lint import lint
 from exporters.writing import export_graph
-from tests.selectors.inputs import NAMES, VIEWS, Grid, make, mapped, rows, tokens, views_of
+from tests.selectors.inputs import NAMES, VIEWS, make, mapped, rows, tokens, views_of
+from vtc.facts.layout import Grid
 from vtc.recipe.needs import Reading
 from vtc.selectors.base import Selector
 from vtc.visual_tokens import TextEmbeddings, VisualTokens
@@ -126,7 +127,7 @@ IMAGES = 50
 class Graph(nn.Module):
     """A selector that takes its readings, features, projected tokens and question one after the other."""
 
-    def __init__(self, selector: Selector) -> None:
+    def __init__(self, selector: Selector[Any]) -> None:
         super().__init__()
         self.selector = selector
         self.readings: list[Reading] = sorted(selector.needs.readings)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from vtc.recipe.needs import Reading
+from tests.selectors.inputs import FACTS, RUNNING, noted
+from vtc.recipe.selectors.prumerge import PruMergeEntry
 from vtc.selectors.base import kept_mask
 from vtc.selectors.prumerge import PruMerge, blend, rest
 from vtc.visual_tokens import VisualTokens, on_grid
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "prumerge.npz")
-LAYER = 23
+READS = PruMergeEntry().readings(FACTS, RUNNING)
 
 
 def image(count: int) -> VisualTokens:
@@ -23,8 +25,7 @@ def image(count: int) -> VisualTokens:
     scores = torch.matmul(read["q"][:, :1], read["k"].transpose(1, 2)) * read["k"].shape[-1] ** -0.5
     attention = torch.softmax(scores, dim=-1)[:, 0, 1:]
     np.testing.assert_allclose(attention, GOLDEN[f"n{count}_cls_attn"], rtol=1e-5)
-    readings = {Reading("one_head_cls_attention", LAYER): attention, Reading("full_keys", LAYER): read["k"][:, 1:]}
-    return on_grid(read["patch_feats"], (side, side), readings)
+    return on_grid(read["patch_feats"], (side, side), noted(READS, attention=attention, keys=read["k"][:, 1:]))
 
 
 @pytest.mark.parametrize(
@@ -34,9 +35,9 @@ def test_equals_the_authors_numbers(case: str) -> None:
     kept = GOLDEN[f"{case}_topk_idx"][0].tolist()
     expected = torch.from_numpy(GOLDEN[f"{case}_out"])
     tokens = image(int(case[1:].split("_")[0]))
-    indices, features = PruMerge(LAYER, as_published=True).merge(tokens, len(kept) + 1)
+    indices, features = PruMerge(PruMergeEntry(as_published=True), READS).merge(tokens, len(kept) + 1)
     (extra,) = set(indices[0].tolist()) - set(kept)
-    attention = tokens.read("one_head_cls_attention", LAYER)[0]
+    attention = tokens.readings[READS["attention"]][0]
     assert attention[extra] <= attention[kept].min()
     torch.testing.assert_close(features, expected[:, np.argsort([*kept, extra])])
 
@@ -45,8 +46,8 @@ def test_equals_the_authors_numbers(case: str) -> None:
 def test_blends_what_the_authors_adaptive_plus_form_keeps_alike(count: int) -> None:
     kept = torch.from_numpy(GOLDEN[f"n{count}_plus_idx"]).unsqueeze(0)
     tokens = image(count)
-    attention = tokens.read("one_head_cls_attention", LAYER)
-    blended = blend(tokens.features, tokens.read("full_keys", LAYER), attention, kept, as_published=True)
+    attention = tokens.readings[READS["attention"]]
+    blended = blend(tokens.features, tokens.readings[READS["keys"]], attention, kept, as_published=True)
     extra = rest(tokens.features, attention * (1 - kept_mask(kept, count)), as_published=True)
     expected = torch.from_numpy(GOLDEN[f"n{count}_plus_out"])
     torch.testing.assert_close(torch.cat([blended, extra], dim=1), expected)
@@ -56,9 +57,9 @@ def test_blends_what_the_authors_adaptive_plus_form_keeps_alike(count: int) -> N
 def test_plus_equals_the_authors_numbers_at_their_budget(count: int) -> None:
     kept = GOLDEN[f"n{count}_plus_idx"].tolist()
     outliers = round(float(GOLDEN[f"n{count}_outlier_ratio"]) * count)
-    plus = PruMerge(LAYER, spatial=True, as_published=True, important=outliers / len(kept))
+    plus = PruMerge(PruMergeEntry(spatial=True, as_published=True, important=outliers / len(kept)), READS)
     tokens = image(count)
-    assert plus.choose(tokens.read("one_head_cls_attention", LAYER), len(kept))[0].tolist() == kept
+    assert plus.choose(tokens.readings[READS["attention"]], len(kept))[0].tolist() == kept
     indices, features = plus.merge(tokens, len(kept) + 1)
     (extra,) = set(indices[0].tolist()) - set(kept)
     expected = torch.from_numpy(GOLDEN[f"n{count}_plus_out"])
@@ -67,8 +68,8 @@ def test_plus_equals_the_authors_numbers_at_their_budget(count: int) -> None:
 
 def test_plus_spends_a_quarter_by_attention_and_spreads_the_rest() -> None:
     tokens = image(576)
-    attention = tokens.read("one_head_cls_attention", LAYER)
-    kept = PruMerge(LAYER, spatial=True).choose(attention, 64)[0]
+    attention = tokens.readings[READS["attention"]]
+    kept = PruMerge(PruMergeEntry(spatial=True), READS).choose(attention, 64)[0]
     assert kept[:16].tolist() == attention[0].topk(16).indices.tolist()
     assert len(set(kept.tolist())) == 64
     gaps = kept[16:].diff()
@@ -78,13 +79,13 @@ def test_plus_spends_a_quarter_by_attention_and_spreads_the_rest() -> None:
 
 def test_blends_are_weighted_means() -> None:
     tokens = image(64)
-    constant = VisualTokens(torch.full((1, 64, 32), 3.0), tokens.indices, tokens.grids, tokens.readings)
-    _, features = PruMerge(LAYER).merge(constant, 9)
+    constant = replace(tokens, features=torch.full((1, 64, 32), 3.0))
+    _, features = PruMerge(PruMergeEntry(), READS).merge(constant, 9)
     torch.testing.assert_close(features, torch.full((1, 9, 32), 3.0))
 
 
 def test_tokens_without_any_attention_still_have_a_mean() -> None:
     tokens = image(64)
-    readings = {**tokens.readings, Reading("one_head_cls_attention", LAYER): torch.zeros(1, 64)}
-    _, features = PruMerge(LAYER).merge(VisualTokens(tokens.features, tokens.indices, tokens.grids, readings), 9)
+    readings = {**tokens.readings, **noted(READS, attention=torch.zeros(1, 64))}
+    _, features = PruMerge(PruMergeEntry(), READS).merge(replace(tokens, readings=readings), 9)
     torch.testing.assert_close(features[:, 8], tokens.features[:, 8:].mean(dim=1))

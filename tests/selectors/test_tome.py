@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from vtc.recipe.needs import Reading
+from tests.selectors.inputs import FACTS, RUNNING, noted
+from vtc.recipe.selectors.tome import ToMeEntry
 from vtc.selectors.tome import ToMe, bipartite_step
 from vtc.visual_tokens import on_grid
 
@@ -40,6 +41,7 @@ def test_two_steps_carry_sizes_as_the_authors_do() -> None:
 
 def test_steps_end_at_the_budget_with_groups_of_equal_tokens_whole() -> None:
     corners = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]).repeat_interleave(12, dim=0)[None]
-    indices, features = ToMe(0).merge(on_grid(corners, (6, 6), {Reading("keys", 0): corners}), 3)
+    selector = ToMe.build(ToMeEntry(), FACTS, RUNNING)
+    indices, features = selector.merge(on_grid(corners, (6, 6), noted(selector.readings, keys=corners)), 3)
     assert [place // 12 for place in indices[0].tolist()] == [0, 1, 2]
     torch.testing.assert_close(features[0], torch.eye(3))

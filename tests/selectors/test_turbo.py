@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from vtc.recipe.needs import Reading
+from tests.selectors.inputs import FACTS, RUNNING, noted
+from vtc.recipe.selectors.turbo import TurboEntry
 from vtc.selectors.tome import match, merge_pairs
 from vtc.selectors.turbo import ATTENTION_SCALE, Turbo
 from vtc.visual_tokens import on_grid
@@ -37,7 +38,8 @@ def test_what_the_cls_token_looks_at_is_not_merged_away() -> None:
     features = torch.randn(1, 36, 8)
     attention = torch.full((1, 36), 0.01)
     attention[0, [4, 10]] = 0.3
-    readings = {Reading("keys", 0): features, Reading("cls_attention", 0): attention}
-    indices, merged = Turbo(0).merge(on_grid(features, (6, 6), readings), 18)
+    selector = Turbo.build(TurboEntry(), FACTS, RUNNING)
+    readings = noted(selector.readings, keys=features, attention=attention)
+    indices, merged = selector.merge(on_grid(features, (6, 6), readings), 18)
     assert {4, 10} <= set(indices[0].tolist())
     assert merged.shape == (1, 18, 8)

@@ -8,38 +8,40 @@ import numpy as np
 import pytest
 import torch
 
-from vtc.recipe.needs import Reading
+from tests.selectors.inputs import FACTS, RUNNING, noted
+from vtc.recipe.selectors.vispruner import VisPrunerEntry
 from vtc.selectors.vispruner import VisPruner
 from vtc.visual_tokens import VisualTokens, on_grid
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "vispruner.npz")
+READS = VisPrunerEntry().readings(FACTS, RUNNING)
 
 
 def golden_tokens(count: int) -> VisualTokens:
     side = int(count**0.5)
     attention = torch.from_numpy(GOLDEN[f"n{count}_cls_attn"]).mean(dim=1)
-    return on_grid(torch.from_numpy(GOLDEN[f"n{count}_feats"]), (side, side), {Reading("cls_attention", 22): attention})
+    return on_grid(torch.from_numpy(GOLDEN[f"n{count}_feats"]), (side, side), noted(READS, attention=attention))
 
 
 @pytest.mark.parametrize("case", [key for key in GOLDEN if key.endswith("_idx")])
 def test_equals_the_original(case: str) -> None:
     count, keep, important = (part[1:] for part in case.split("_")[:3])
-    chosen = VisPruner(22, important=float(important)).select(golden_tokens(int(count)), int(keep))
+    chosen = VisPruner(VisPrunerEntry(important=float(important)), READS).select(golden_tokens(int(count)), int(keep))
     assert chosen[0].tolist() == GOLDEN[case].tolist()
 
 
 @pytest.mark.parametrize(("keep", "important"), [(8, 0.5), (1, 0.5), (9, 0.0), (63, 0.3)])
 def test_few_pairs_and_odd_lists_are_thinned_too(keep: int, important: float) -> None:
     tokens = golden_tokens(64)
-    chosen = VisPruner(22, important).select(tokens, keep)[0].tolist()
+    chosen = VisPruner(VisPrunerEntry(important=important), READS).select(tokens, keep)[0].tolist()
     assert len(set(chosen)) == keep
-    order = tokens.read("cls_attention", 22)[0].argsort(descending=True).tolist()
+    order = tokens.readings[READS["attention"]][0].argsort(descending=True).tolist()
     assert set(order[: int(keep * important)]) <= set(chosen)
 
 
 def test_duplicates_go_first() -> None:
     features = torch.eye(6)[[0, 1, 0, 1, 2, 3]].unsqueeze(0)
     attention = torch.tensor([[0.9, 0.8, 0.1, 0.2, 0.7, 0.6]])
-    tokens = on_grid(features, (2, 3), {Reading("cls_attention", 22): attention})
-    kept = VisPruner(22, important=0.0).select(tokens, 4)[0]
+    tokens = on_grid(features, (2, 3), noted(READS, attention=attention))
+    kept = VisPruner(VisPrunerEntry(important=0.0), READS).select(tokens, 4)[0]
     assert len(torch.unique(features[0, kept], dim=0)) == 4

@@ -8,26 +8,31 @@ import numpy as np
 import pytest
 import torch
 
-from vtc.recipe.needs import Reading
+from tests.selectors.inputs import noted
+from tests.sizes import LLAVA_15
+from vtc.recipe.selectors.vscan import VScanEntry
 from vtc.selectors.vscan import VScan, averaged, by_window
 from vtc.visual_tokens import VisualTokens
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "vscan.npz")
+READS = VScanEntry().readings(LLAVA_15, range(23))
 
 
 def golden_tokens() -> VisualTokens:
     features = torch.from_numpy(GOLDEN["feats"])
-    readings = {
-        Reading("cls_attention", 5): torch.from_numpy(GOLDEN["cls_attn_layer5"]).mean(dim=1),
-        Reading("cls_attention", 22): torch.from_numpy(GOLDEN["cls_attn_layer_m2"]).mean(dim=1),
-    }
+    local, overall = (torch.from_numpy(GOLDEN[f"cls_attn_{name}"]).mean(dim=1) for name in ("layer5", "layer_m2"))
+    readings = noted(READS, local=local, overall=overall)
     return VisualTokens(features * 2, torch.arange(576)[None], ((24, 24),), readings, projected=features)
+
+
+def test_reads_the_layers_of_the_original() -> None:
+    assert [READS[name].layer for name in ("local", "overall")] == [5, 22]
 
 
 @pytest.mark.parametrize("keep", [64, 96, 192])
 def test_equals_the_original(keep: int) -> None:
     tokens = golden_tokens()
-    kept = VScan(5, 22).prune(tokens, keep)
+    kept = VScan(VScanEntry(), READS).prune(tokens, keep)
     assert kept.indices[0].tolist() == GOLDEN[f"k{keep}_idx"].tolist()
     assert kept.projected is not None
     np.testing.assert_allclose(kept.projected[0].numpy(), GOLDEN[f"k{keep}_merged_out"], atol=1e-5)
@@ -38,7 +43,7 @@ def test_the_remainder_of_the_local_half_is_not_lost() -> None:
     """Of 80 the original keeps 72, since 40 is no multiple of 16 windows."""
     expected = GOLDEN["k80_idx"].tolist()
     assert len(expected) == 72
-    chosen = VScan(5, 22).select(golden_tokens(), 80)[0].tolist()
+    chosen = VScan(VScanEntry(), READS).select(golden_tokens(), 80)[0].tolist()
     assert len(chosen) == 80
     assert set(expected) <= set(chosen)
 
@@ -59,10 +64,10 @@ def test_a_window_without_more_tokens_is_passed_over() -> None:
 def test_every_corner_of_any_grid_is_seen() -> None:
     generator = torch.Generator().manual_seed(0)
     score = torch.rand(1, 35, generator=generator)
-    readings = {Reading("cls_attention", 5): score, Reading("cls_attention", 22): score}
+    readings = noted(READS, local=score, overall=score)
     features = torch.randn(1, 35, 4, generator=generator)
     tokens = VisualTokens(features, torch.arange(35)[None], ((5, 7),), readings, projected=features)
-    chosen = VScan(5, 22, windows=2).select(tokens, 8)[0]
+    chosen = VScan(VScanEntry(windows=2), READS).select(tokens, 8)[0]
     quarters = {(int(place) // 7 * 2 // 5, int(place) % 7 * 2 // 7) for place in chosen}
     assert len(quarters) == 4
 

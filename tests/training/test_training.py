@@ -21,7 +21,7 @@ from vtc.recipe.selectors import LearnedEntry
 from vtc.recipe.selectors.learned import PrunerTraining
 from vtc.selectors.learned import Learned
 from vtc.selectors.trained import fits, load_trained, log_path, read_metadata
-from vtc.training import trainer
+from vtc.training import pruner
 from vtc.training.examples import Data, EncodedExamples
 from vtc.training.frozen import tensors_digest
 from vtc.training.pruner import LOG_FIELDS, PrunerSubject, train_pruner
@@ -102,20 +102,20 @@ def test_interrupted_training_ends_as_an_uninterrupted_one(
 ) -> None:
     whole = trained(subject, data, tmp_path / "a" / "p.safetensors")
     path = tmp_path / "b" / "p.safetensors"
-    step = trainer._Run._step
+    step = pruner._Run._step
 
-    def interrupted(run: trainer._Run, number: int) -> dict[str, float]:
+    def interrupted(run: pruner._Run, number: int) -> dict[str, float]:
         if number == 4:
             raise KeyboardInterrupt
         return step(run, number)
 
-    monkeypatch.setattr(trainer._Run, "_step", interrupted)
+    monkeypatch.setattr(pruner._Run, "_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         trained(subject, data, path)
     assert state_path(path).is_file()
     assert not path.exists()
     done: list[int] = []
-    monkeypatch.setattr(trainer._Run, "_step", lambda run, number: done.append(number) or step(run, number))
+    monkeypatch.setattr(pruner._Run, "_step", lambda run, number: done.append(number) or step(run, number))
     assert same(whole, trained(subject, data, path))
     assert done == [4, 5]
     assert same(whole, trained(subject, data, path))  # finished: nothing is done again

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.selectors.decoder.fakes import FakeAdapter, adapter, decoder_tokens, golden
+from vtc.recipe.selectors.decoder.dart import DARTEntry
 from vtc.selectors.decoder.base import DecoderTokens
 from vtc.selectors.decoder.dart import DART, take_turns
 
@@ -17,7 +18,7 @@ def make(*, as_published: bool = False) -> tuple[DART, DecoderTokens, dict[str, 
     data = golden("dart")
     fake = FakeAdapter(keys={1: data["k_states"].transpose(1, 2)})
     tokens = decoder_tokens(data["last_layer_state"], int(data["image_start"]), int(data["n_img"]))
-    return DART(adapter(fake), behind=2, before=1, as_published=as_published), tokens, data
+    return DART(DARTEntry(as_published=as_published), adapter(fake), after=2, before=1), tokens, data
 
 
 CASES = ["llava_trunc8", "llava_trunc16", "llava_trunc32", "qwen_red0.5", "qwen_red0.75", "qwen_red0.875"]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.selectors.decoder.fakes import FakeAdapter, LinearAdapter, adapter, decoder_tokens
+from vtc.recipe.selectors.decoder.feather import FeatherEntry
 from vtc.selectors.decoder.base import DecoderTokens
 from vtc.selectors.decoder.feather import FEATHER
 
@@ -19,14 +20,15 @@ def setting() -> tuple[FakeAdapter, DecoderTokens]:
 
 def test_asks_without_rotary_positions(setting: tuple[FakeAdapter, DecoderTokens]) -> None:
     fake, tokens = setting
-    FEATHER(adapter(fake), behind=8, before=7).select(tokens, 4)
+    FEATHER(FeatherEntry(), adapter(fake), after=8, before=7).select(tokens, 4)
     assert fake.query_tokens == [(7, False)]
 
 
 def test_attention_is_shared_among_the_visual_tokens_alone() -> None:
     torch.manual_seed(0)
     fake = LinearAdapter(torch.randn(8, 8), torch.randn(8, 8), heads=2)
-    score = FEATHER(adapter(fake), behind=8, before=7).score(decoder_tokens(torch.randn(2, 20, 8), 2, 16))
+    tokens = decoder_tokens(torch.randn(2, 20, 8), 2, 16)
+    score = FEATHER(FeatherEntry(), adapter(fake), after=8, before=7).score(tokens)
     assert torch.allclose(score.sum(dim=1), torch.ones(2))
 
 
@@ -38,4 +40,5 @@ def test_a_share_of_the_budget_is_spread_evenly(
     setting: tuple[FakeAdapter, DecoderTokens], uniform: float, expected: list[int]
 ) -> None:
     fake, tokens = setting
-    assert FEATHER(adapter(fake), behind=8, before=7, uniform=uniform).select(tokens, 6)[0].tolist() == expected
+    selector = FEATHER(FeatherEntry(uniform=uniform), adapter(fake), after=8, before=7)
+    assert selector.select(tokens, 6)[0].tolist() == expected

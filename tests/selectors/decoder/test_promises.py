@@ -25,7 +25,7 @@ from vtc.selectors.decoder.base import DecoderSelector
 from vtc.stages.prune_in_decoder import PruneInDecoder
 
 IMAGE = 1
-BEHIND, BEFORE = 2, 1
+AFTER, BEFORE = 2, 1
 VARIANTS: dict[str, dict[str, Any]] = {
     **{name: {"name": name} for name in DECODER_SELECTORS},
     "text_attention, raters": {"name": "text_attention", "queries": "raters", "rope": False},
@@ -35,11 +35,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def make(name: str, adapter: VLMAdapter) -> tuple[DecoderSelector, str]:
+def make(name: str, adapter: VLMAdapter) -> tuple[DecoderSelector[Any], str]:
     """A selector and who asks."""
     entry = DECODER_SELECTORS[VARIANTS[name]["name"]].model_validate(VARIANTS[name])
     torch.manual_seed(0)  # a network that nobody has trained
-    return build_decoder_selector(entry, adapter, BEHIND, BEFORE), entry.query_tokens
+    return build_decoder_selector(entry, adapter, AFTER, BEFORE), entry.query_tokens
 
 
 def batch(rows: int, visual: int, keep: int, query_tokens: str, padded: bool = True) -> tuple[Tensor, ...]:
@@ -64,7 +64,7 @@ def states(adapter: VLMAdapter, rows: int, length: int, seed: int = 0) -> list[T
 
 
 def run(name: str, adapter: VLMAdapter, rows: int, visual: int, keep: int, change: Any = None) -> tuple[Tensor, ...]:
-    """Hidden states behind the cut, positions and kept places."""
+    """Hidden states after the cut, positions and kept places."""
     selector, query_tokens = make(name, adapter)
     others = batch(rows, visual, keep, query_tokens)
     hidden, before = states(adapter, rows, others[0].shape[1])
@@ -125,7 +125,7 @@ def test_exported_graph_chooses_as_pytorch_does(name: str, adapter: VLMAdapter, 
     assert len(onnx.load(path).graph.node) < 300
     others = batch(images, visual, keep, query_tokens)
     hidden, before = states(adapter, images, others[0].shape[1], seed=4)
-    values = [hidden, *others, *([before] if selector.reads_before else [])]
+    values = [hidden, *others, *([before] if selector.entry.reads_before else [])]
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     found = session.run(None, {name: value.numpy() for name, value in zip(spec.inputs, values, strict=True)})
     expected = stage(hidden, *others, before=before)

@@ -1,4 +1,4 @@
-"""PyramidDrop equals the authors' code, and looks at the layer behind the cut."""
+"""PyramidDrop equals the authors' code, and looks at the layer after the cut."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.selectors.decoder.fakes import LinearAdapter, adapter, decoder_tokens, golden
+from vtc.recipe.selectors.decoder.pyramiddrop import PyramidDropEntry
 from vtc.selectors.decoder.pyramiddrop import PyramidDrop
 
 
@@ -15,8 +16,8 @@ def test_equals_the_original(kept: str) -> None:
     fake = LinearAdapter(data["wq"], data["wk"], int(data["heads"]))
     tokens = decoder_tokens(data["hidden"], int(data["sys_len"]), int(data["n_img"]))
     expected = data[f"r{kept}_img_idx"]
-    selector = PyramidDrop(adapter(fake), behind=8, before=7)
+    selector = PyramidDrop(PyramidDropEntry(), adapter(fake), after=8, before=7)
     assert torch.allclose(selector.score(tokens)[0], data["scores_last_token"], atol=1e-7)
     assert torch.equal(selector.select(tokens, len(expected))[0], expected)
     assert set(fake.query_tokens) == {(8, True)}
-    assert not PyramidDrop.reads_before
+    assert not PyramidDropEntry.reads_before

@@ -10,21 +10,26 @@ from safetensors.torch import save_file
 
 from tests.selectors.decoder.fakes import FakeAdapter, adapter, decoder_tokens
 from vtc.errors import InputError
+from vtc.recipe.selectors.decoder.relevance import RelevanceEntry
 from vtc.selectors.decoder.relevance import Relevance
+from vtc.selectors.trained import load_trained, save_trained
 
 
 def make(maps: torch.Tensor | None = None) -> Relevance:
     torch.manual_seed(0)
-    return Relevance(adapter(FakeAdapter({} if maps is None else {0: maps})), behind=1, before=0)
+    fake = FakeAdapter({} if maps is None else {0: maps})
+    return Relevance(RelevanceEntry(), adapter(fake), after=1, before=0)
 
 
-def save(selector: Relevance, path: Path, layer: str = "0") -> Path:
-    save_file(selector.state_dict(), path, metadata={"model_sha256": "abc", "decoder_layer": layer})
+def save(selector: Relevance, path: Path) -> Path:
+    save_trained(path, selector, "abc")
     return path
 
 
-def load(path: Path, digest: str = "abc") -> Relevance:
-    return Relevance.from_checkpoint(path, adapter(FakeAdapter()), 1, 0, model_digest=digest)
+def load(path: Path, digest: str = "abc", before: int = 0) -> Relevance:
+    selector = Relevance(RelevanceEntry(), adapter(FakeAdapter()), after=before + 1, before=before)
+    load_trained(path, selector, digest)
+    return selector
 
 
 def test_reads_the_mean_row_of_the_first_layer_whatever_its_level() -> None:
@@ -52,8 +57,8 @@ def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_checkpoint_of_another_layer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="reads decoder layer 3, here it would read layer 0"):
-        load(save(make(), tmp_path / "r.safetensors", layer="3"))
+    with pytest.raises(InputError, match="trained for decoder layer 0, here it is 3; train it again"):
+        load(save(make(), tmp_path / "r.safetensors"), before=3)
 
 
 def test_other_tensors_are_refused(tmp_path: Path) -> None:

@@ -8,13 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.selectors.decoder.fakes import FakeAdapter, adapter, decoder_tokens, golden
+from vtc.recipe.selectors.decoder.sparsevlm import SparseVLMEntry
 from vtc.selectors.decoder.sparsevlm import SparseVLM, rater_weights, recycling_budget
 from vtc.selectors.density_peaks import cluster
 
+DEFAULT = SparseVLMEntry()
 
-def make(**options: float) -> tuple[SparseVLM, dict[str, torch.Tensor]]:
+
+def make(entry: SparseVLMEntry = DEFAULT) -> tuple[SparseVLM, dict[str, torch.Tensor]]:
     data = golden("sparsevlm")
-    return SparseVLM(adapter(FakeAdapter({2: data["attn"]})), behind=3, before=2, **options), data
+    return SparseVLM(entry, adapter(FakeAdapter({2: data["attn"]})), after=3, before=2), data
 
 
 def test_raters_equal_the_original() -> None:
@@ -51,7 +54,7 @@ def test_clusters_equal_the_original() -> None:
 
 
 def test_without_recycling_states_stay_what_they_were() -> None:
-    selector, data = make(recycle=0.0)
+    selector, data = make(SparseVLMEntry(recycle=0.0))
     indices, states = selector.merge(decoder_tokens(data["hidden"], 6, 64), 30)
     assert indices[0].tolist() == data["layer6_k30_idx"].tolist()
     assert torch.equal(states[0], data["hidden"][0, 6 + data["layer6_k30_idx"]])

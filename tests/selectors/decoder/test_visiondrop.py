@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.selectors.decoder.fakes import LinearAdapter, adapter, decoder_tokens, golden
+from vtc.recipe.selectors.decoder.visiondrop import VisionDropEntry
 from vtc.selectors.contextual import contextual_merge
 from vtc.selectors.decoder.visiondrop import VisionDrop
 
@@ -15,7 +16,7 @@ def test_equals_the_original(dominant: int, contextual: int) -> None:
     data = golden("visiondrop")
     fake = LinearAdapter(data["wq"], data["wk"], int(data["heads"]))
     tokens = decoder_tokens(data["hidden"], int(data["sys_len"]), int(data["n_img"]))
-    selector = VisionDrop(adapter(fake), behind=8, before=7, as_published=True)
+    selector = VisionDrop(VisionDropEntry(as_published=True), adapter(fake), after=8, before=7)
     indices, states = selector.merge(tokens, dominant + contextual)
     expected = data[f"d{dominant}_c{contextual}_dominant_idx"]
     is_dominant = torch.isin(indices[0], expected)
