@@ -16,7 +16,7 @@ GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "mmtok.npz")
 
 
 def golden_tokens(data: str, first: int = 0, padding: int = 0) -> VisualTokens:
-    """A case's tokens from `first` on, with rows of padding behind the text."""
+    """A case's tokens from `first` on, with rows of padding after the text."""
     features = torch.from_numpy(GOLDEN[f"{data}_vision_clip"])[None, first:]
     projected = torch.from_numpy(GOLDEN[f"{data}_vision_proj"])[None, first:]
     states = torch.from_numpy(GOLDEN[f"{data}_text"])[None]

@@ -1,4 +1,4 @@
-"""What every selector in front of the decoder promises, whatever the image."""
+"""What every selector before the decoder promises, whatever the image."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def adapter(fake: FakeAdapter) -> VLMAdapter:
 
 
 def decoder_tokens(hidden: Tensor, start: int, count: int, before: Tensor | None = None) -> DecoderTokens:
-    """Rows (I, S, E) in which `count` visual tokens stand from `start` on and all text behind them asks."""
+    """Rows (I, S, E) in which `count` visual tokens stand from `start` on and all text after them asks."""
     images, length = hidden.shape[:2]
     queries = torch.arange(start + count, length).expand(images, -1)
     return DecoderTokens(
