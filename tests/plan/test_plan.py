@@ -317,11 +317,11 @@ BAD: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
     ),
     "prune after exit": (
         [{"kind": "visual_exit", "layer": 3}, RANDOM],
-        ["stages.1: prune happens before visual_exit; move it in front of stages.0"],
+        ["stages.1: prune happens before visual_exit; move it before stages.0"],
     ),
     "encoder after prune": (
         [RANDOM, {"kind": "drop_layers", "component": "encoder", "layers": [1]}],
-        ["stages.1: dropping encoder layers happens before prune; move it in front of stages.0"],
+        ["stages.1: dropping encoder layers happens before prune; move it before stages.0"],
     ),
     "two exits": (
         [{"kind": "visual_exit", "layer": 3}, {"kind": "visual_exit", "layer": 5}],
@@ -528,8 +528,8 @@ def test_a_budget_counts_the_layers_in_front_of_the_first_cut() -> None:
 BAD_CUTS: list[tuple[Recipe, str]] = [
     (recipe(cut_at(32, keep=4)), "no cut before layer 32 of 32; give one from 1 to 31"),
     (recipe(cut_at(0, keep=4)), "no cut before layer 0 of 32"),
-    (recipe(cut_at(4, keep=64), cut_at(4, keep=32)), "layer 4 is not behind layer 4 of stages.0"),
-    (recipe(cut_at(9, keep=64), cut_at(4, keep=32)), "layer 4 is not behind layer 9 of stages.0"),
+    (recipe(cut_at(4, keep=64), cut_at(4, keep=32)), "layer 4 does not come after layer 4 of stages.0"),
+    (recipe(cut_at(9, keep=64), cut_at(4, keep=32)), "layer 4 does not come after layer 9 of stages.0"),
     (recipe(cut_at(9, keep=64), cut_at(12, keep=65)), "cannot keep 65 of 64 visual tokens"),
     (recipe(cut_at(9, keep=64), {"kind": "visual_exit", "layer": 9}), "they leave before layer 9"),
     (recipe(cut_at(9, keep=64), {"kind": "drop_layers", "layers": [9]}), "layer 9 is removed by this recipe"),

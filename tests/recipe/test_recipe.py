@@ -454,5 +454,5 @@ def test_every_selector_says_what_it_is() -> None:
     for name, entry in SELECTORS.items():
         assert entry.model_fields["name"].default == name
         assert entry.summary
-        assert entry.needs
+        assert entry.reads
         assert entry.where

@@ -27,7 +27,6 @@ def command(what: str, as_json: bool) -> None:
             "where": "acts",
             "needs": "needs",
             "text_aware": "text-aware",
-            "exportable": "exportable",
         },
         "recipes": {
             "name": "recipe",
@@ -67,7 +66,7 @@ def _selectors() -> list[dict[str, Any]]:
         {
             "name": name,
             "summary": entry.summary,
-            "reads": entry.reads,
+            "needs": entry.reads,
             "where": entry.where,
             "text_aware": entry.text_aware,
             "options": [option for option in entry.model_fields if option != "name"],
