@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from vtc.plan.selectors import why_not
+
 
 from tests.selectors.inputs import RUNNING, facts_of, noted
 from tests.tiny import GRID, recipe
