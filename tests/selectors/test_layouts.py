@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-
 from tests.selectors.inputs import RUNNING, facts_of, noted
 from tests.tiny import GRID, recipe
 from vtc.compressed.build import apply_recipe
@@ -79,7 +78,7 @@ def allowed(adapter: VLMAdapter) -> list[tuple[str, str]]:
         (name, layout)
         for name, entry in ENCODER_SELECTORS.items()
         for layout in LAYOUTS
-        if why_not(entry, adapter.with_layout(LAYOUTS[layout]).facts, pruned=False) is None
+        if entry.why_not(adapter.with_layout(LAYOUTS[layout]).facts, pruned=False) is None
     ]
 
 
