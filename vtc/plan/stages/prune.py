@@ -51,7 +51,9 @@ def step(entry: PruneEntry, state: TokenState, context: Context) -> Step:
         positions=state.positions or entry.positions,
         readings=state.readings | frozenset(readings.values()),
         projections=state.tokens if selector.projects and state.projections is None else state.projections,
-    ).costing("encoder", product_flops(selector.products(choice)))
+    )
+    if not context.faults.found:  # what cannot be done has no cost
+        after = after.costing("encoder", product_flops(selector.products(choice)))
     return Step(after, selector.described(layers), layers=layers, parameters=selector.parameters(facts))
 
 
