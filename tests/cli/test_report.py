@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.bench.test_bench import Clockwork
+from tests.benchmark.test_report import Clockwork
 from tests.evaluate.fakes import contestant, dataset
-from vtc.bench.bench import bench
+from vtc.benchmark.report import bench
 from vtc.cli.report import bench_tables, validate_tables, write_json
 from vtc.errors import InputError
 from vtc.evaluate.validate import validate

@@ -15,7 +15,7 @@ from vtc.models.random.shapes import SHAPES
 from vtc.runtime import BACKENDS
 
 if TYPE_CHECKING:
-    from vtc.bench.timing import BenchPrompt
+    from vtc.benchmark.timing import BenchPrompt
     from vtc.progress import Report
     from vtc.runtime.vlm import VLM
 
@@ -110,7 +110,7 @@ def command(
         options = {"provider": provider, "precision": precision, "threads": threads, "backend": backend}
         report = _bench_bundle(bundle, *asked, options, engines, memory)
     else:
-        from vtc.bench.shape import DEFAULT_RECIPE, PRECISIONS, Job, bench_shape
+        from vtc.benchmark.shape import DEFAULT_RECIPE, PRECISIONS, Job, bench_shape
         from vtc.progress import progress
         from vtc.recipe import load_recipe
 
@@ -152,9 +152,9 @@ def _bench_bundle(
     engines: Path | None,
     memory: bool,
 ) -> dict[str, Any]:
-    from vtc.bench.bench import bench
-    from vtc.bench.memory import measure_memory
-    from vtc.bench.timing import runner
+    from vtc.benchmark.memory import measure_memory
+    from vtc.benchmark.report import bench
+    from vtc.benchmark.timing import runner
     from vtc.progress import progress
     from vtc.runtime.vlm import VLM
 
@@ -192,7 +192,7 @@ def _bench_bundle(
 
 
 def _questions(images: tuple[Path, ...], prompt: str | None) -> list[BenchPrompt]:
-    from vtc.bench.timing import BenchPrompt
+    from vtc.benchmark.timing import BenchPrompt
     from vtc.data.datasets import load_dataset
     from vtc.errors import InputError
     from vtc.runtime.image import open_image

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from vtc.errors import BundleError, InputError
 
 if TYPE_CHECKING:
-    from vtc.bench.bench import Runner
-    from vtc.bench.memory import Memory
-    from vtc.bench.prediction import Prediction
-    from vtc.bench.timing import BenchPrompt
+    from vtc.benchmark.memory import Memory
+    from vtc.benchmark.prediction import Prediction
+    from vtc.benchmark.report import Runner
+    from vtc.benchmark.timing import BenchPrompt
     from vtc.compressed.model import CompressedModel
     from vtc.models.base import VLMAdapter
     from vtc.models.random.shapes import Shape
@@ -84,7 +84,7 @@ def bench_shape(job: Job, show: Report) -> dict[str, Any]:
     Returns
     -------
     dict
-        The report of :func:`vtc.bench.bench.bench`, with ``shape``, ``prediction`` and ``selection``.
+        The report of :func:`vtc.benchmark.report.bench`, with ``shape``, ``prediction`` and ``selection``.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def bench_shape(job: Job, show: Report) -> dict[str, Any]:
 
 
 def _plans(job: Job) -> tuple[list[TokenPlan], list[Prediction]]:
-    from vtc.bench.prediction import predict
+    from vtc.benchmark.prediction import predict
     from vtc.models.random.weights import facts_of
     from vtc.plan import plan
 
@@ -146,7 +146,7 @@ def _question(job: Job, adapter: VLMAdapter) -> BenchPrompt:
     import numpy as np
     from PIL import Image
 
-    from vtc.bench.timing import BenchPrompt
+    from vtc.benchmark.timing import BenchPrompt
 
     images = job.shape.images
 
@@ -173,8 +173,8 @@ def _measure_onnx(
 ) -> dict[str, Any]:
     import torch
 
-    from vtc.bench.memory import measure_memory
-    from vtc.bench.timing import runner
+    from vtc.benchmark.memory import measure_memory
+    from vtc.benchmark.timing import runner
     from vtc.runtime.onnxruntime.providers import choose_provider
     from vtc.runtime.vlm import VLM
 
@@ -273,7 +273,7 @@ def _measure_torch(
 ) -> dict[str, Any]:
     import torch
 
-    from vtc.bench.torch_timing import device_memory, torch_runner
+    from vtc.benchmark.torch_timing import device_memory, torch_runner
 
     if job.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch finds no NVIDIA GPU here; try --device cpu")
@@ -294,7 +294,7 @@ def _measure_torch(
 def _selection_torch(job: Job, model: CompressedModel, device: Any) -> list[float]:
     import torch
 
-    from vtc.bench.torch_timing import clock
+    from vtc.benchmark.torch_timing import clock
     from vtc.compressed.selection import selection_of
 
     module = selection_of(model)
@@ -322,8 +322,8 @@ def _bench(
     selection: Sequence[float],
     show: Report,
 ) -> dict[str, Any]:
-    from vtc.bench.bench import alternate, report_of
-    from vtc.bench.prediction import beside_measured
+    from vtc.benchmark.prediction import beside_measured
+    from vtc.benchmark.report import alternate, report_of
 
     original, model = (
         replace(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vtc.bench.memory import measure_memory, peak_rss_mb
+from vtc.benchmark.memory import measure_memory, peak_rss_mb
 from vtc.errors import VtcError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -5,7 +5,7 @@ model is loaded and asked in a fresh Python process, which then reads its own hi
 is ``VmHWM``: the ``ru_maxrss`` of getrusage survives exec and would include the parent's peak. It counts the
 host's resident memory, interpreter and libraries included, and not memory on a GPU.
 
-Usage: ``python -m vtc.bench.memory`` with a request as JSON on stdin; the figures come as JSON on stdout.
+Usage: ``python -m vtc.benchmark.memory`` with a request as JSON on stdin; the figures come as JSON on stdout.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def measure_memory(
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         process = subprocess.run(
-            [sys.executable, "-m", "vtc.bench.memory"],
+            [sys.executable, "-m", "vtc.benchmark.memory"],
             input=json.dumps(request),
             capture_output=True,
             text=True,

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.tiny import RECIPES, recipe
-from vtc.bench.shape import Job, bench_shape
+from vtc.benchmark.shape import Job, bench_shape
 from vtc.cli import main
 from vtc.cli.report import bench_tables, to_json
 from vtc.models.random.shapes import TINY
