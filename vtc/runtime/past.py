@@ -21,7 +21,7 @@ STEP = 128
 
 
 class GrowingPast:
-    """What the graph gave out is what it gets next.
+    """A :class:`~vtc.runtime.interface.Past`: what the graph gave out is what it gets next.
 
     Parameters
     ----------
@@ -37,7 +37,6 @@ class GrowingPast:
 
     @property
     def length(self) -> int:
-        """Tokens in it."""
         return int(self.tensors[0].shape()[2])
 
     @property
@@ -46,15 +45,12 @@ class GrowingPast:
         return sum(int(tensor.tensor_size_in_bytes()) for tensor in self.tensors)
 
     def mask(self) -> IntArray:
-        """See :class:`~vtc.runtime.interface.Past`."""
         return np.concatenate([self._mask, np.ones_like(self._mask[:, :1])], axis=1)
 
     def positions(self, here: IntArray) -> IntArray | None:
-        """See :class:`~vtc.runtime.interface.Past`."""
         return None if self._positions is None else np.concatenate([self._positions, here], axis=1)
 
     def append(self, present: Sequence[Tensor], here: IntArray) -> None:
-        """See :class:`~vtc.runtime.interface.Past`."""
         self._mask, self._positions = self.mask(), self.positions(here)
         self.tensors = present
 
@@ -73,7 +69,7 @@ class Store(Protocol):
 
 
 class FixedPast:
-    """A cache with room.
+    """A :class:`~vtc.runtime.interface.Past` with room.
 
     Parameters
     ----------
@@ -115,11 +111,9 @@ class FixedPast:
         return sum(int(tensor.tensor_size_in_bytes()) for tensor in self.tensors) * self.length // self.places
 
     def mask(self) -> IntArray:
-        """See :class:`~vtc.runtime.interface.Past`."""
         return np.concatenate([self._mask, np.ones_like(self._mask[:, :1])], axis=1)
 
     def positions(self, here: IntArray) -> IntArray | None:
-        """See :class:`~vtc.runtime.interface.Past`."""
         return None if self._positions is None else np.concatenate([self._positions, here], axis=1)
 
     def append(self, present: Sequence[Tensor], here: IntArray) -> None:
