@@ -79,6 +79,26 @@ class Runner:
     facts: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Rounds:
+    """How often models are asked, and for how much.
+
+    Attributes
+    ----------
+    repeats, warmup : int
+        Rounds that count, and rounds before them that do not.
+    max_new_tokens : int
+        Length of every answer, less where the model's context ends sooner.
+    memory : bool
+        Whether peak memory is measured too.
+    """
+
+    repeats: int = 50
+    warmup: int = 3
+    max_new_tokens: int = 32
+    memory: bool = True
+
+
 def alternate(
     runners: Sequence[Runner],
     questions: int,
