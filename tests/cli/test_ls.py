@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from exporters import available
+from exporters.available import RUNTIMES
 from exporters.targets import TARGETS as ENGINE_TARGETS
 from exporters.targets import target
-from vtc.cli import main, targets
-from vtc.cli.targets import RUNTIMES
+from vtc.cli import main
 from vtc.models import FAMILIES
 from vtc.recipe import SELECTORS, builtin_recipes
-from vtc.runtime.onnxruntime import providers
+from vtc.runtime import nvidia
 
 
 def listed(what: str) -> list[dict[str, Any]]:
@@ -73,10 +74,10 @@ def test_targets_are_listed_without_what_makes_bundles() -> None:
 
 def no_jetson(monkeypatch: pytest.MonkeyPatch, machine: str, library: str | None, gpus: int) -> None:
     """An imagined machine that is no Jetson."""
-    monkeypatch.setattr(targets, "JETSON_RELEASE", Path("/nonexistent"))
-    monkeypatch.setattr(targets.platform, "machine", lambda: machine)
-    monkeypatch.setattr(targets, "library_version", lambda name: library)
-    monkeypatch.setattr(providers, "cuda_devices", lambda: gpus)
+    monkeypatch.setattr(available, "JETSON_RELEASE", Path("/nonexistent"))
+    monkeypatch.setattr(available.platform, "machine", lambda: machine)
+    monkeypatch.setattr(available, "library_version", lambda name: library)
+    monkeypatch.setattr(nvidia, "cuda_devices", lambda: gpus)
 
 
 @pytest.mark.parametrize(
@@ -97,17 +98,17 @@ def test_whether_engines_can_be_built_here(
     monkeypatch: pytest.MonkeyPatch, name: str, machine: str, library: str | None, gpus: int, works: bool, words: str
 ) -> None:
     no_jetson(monkeypatch, machine, library, gpus)
-    can, state = targets.can_build(target(name))
+    can, state = available.can_build(target(name))
     assert can == works
     assert words in state
 
 
 def test_on_a_jetson_engines_are_built_for_it_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     no_jetson(monkeypatch, "aarch64", "10.3.0", 1)
-    monkeypatch.setattr(targets, "JETSON_RELEASE", tmp_path)
-    assert targets.can_build(target("jetson-orin-jp6")) == (True, "builds engines with tensorrt 10.3.0")
-    assert targets.can_build(target("x86-tensorrt-10")) == (False, "this is a Jetson")
-    assert not targets.can_build(target("jetson-orin-jp7"))[0]
+    monkeypatch.setattr(available, "JETSON_RELEASE", tmp_path)
+    assert available.can_build(target("jetson-orin-jp6")) == (True, "builds engines with tensorrt 10.3.0")
+    assert available.can_build(target("x86-tensorrt-10")) == (False, "this is a Jetson")
+    assert not available.can_build(target("jetson-orin-jp7"))[0]
 
 
 @pytest.mark.parametrize("what", ["models", "selectors", "recipes", "targets"])
