@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from exporters.targets import TARGETS as ENGINE_TARGETS
 from exporters.targets import target
 from vtc.cli import main
 from vtc.models import FAMILIES
-from vtc.recipe import SELECTORS, builtin_recipes
+from vtc.recipe import SELECTORS, builtin_recipes, load_recipe
 from vtc.runtime import nvidia
 
 
@@ -117,6 +118,51 @@ def test_table_has_a_row_for_each(what: str) -> None:
     assert result.exit_code == 0
     rows = result.stdout.splitlines()[1:]
     assert [row.split()[0] for row in rows] == [entry["name"] for entry in listed(what)]
+
+
+def test_a_recipe_is_told_as_yaml_to_start_from(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["ls", "recipes", "fastervlm"])
+    assert result.stdout == builtin_recipes()["fastervlm"].read_text()
+    (tmp_path / "mine.yaml").write_text(result.stdout)
+    assert load_recipe(tmp_path / "mine.yaml") == load_recipe("fastervlm")
+
+
+@pytest.mark.parametrize(
+    ("what", "name", "words"),
+    [
+        ("models", "llava", "reference"),
+        ("selectors", "cdpruner", "arXiv 2506.10967"),
+        ("targets", "jetson-orin-jp6", "nvidia-jetpack"),
+    ],
+)
+def test_one_entry_is_told_whole(what: str, name: str, words: str) -> None:
+    result = CliRunner().invoke(main, ["ls", what, name])
+    assert result.exit_code == 0
+    assert words in result.stdout
+    (entry,) = json.loads(CliRunner().invoke(main, ["ls", what, name, "--json"]).stdout)[what]
+    assert name in (entry["name"], entry["family"] if what == "models" else "")
+
+
+def test_unknown_entry_is_one_line_with_the_nearest() -> None:
+    result = CliRunner().invoke(main, ["ls", "recipes", "fastervln"])
+    assert result.exit_code == 2
+    assert result.stderr == "error: no recipe 'fastervln', did you mean 'fastervlm'?\n"
+
+
+@pytest.mark.parametrize("what", ["models", "selectors", "recipes", "targets"])
+def test_table_is_readable_in_80_columns(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No column is squeezed: an entry takes two lines at most, and no word is cut."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    shown = io.StringIO()
+    monkeypatch.setattr(shown, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stdout", shown)
+    main(["ls", what], standalone_mode=False)
+    lines = shown.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    names = [entry["name"] for entry in listed(what)]
+    assert sum(line.split(" ")[1] in names for line in lines if line.startswith(" ") and line.strip()) == len(names)
+    assert len([line for line in lines if line.strip()]) <= 2 + 2 * len(names)
 
 
 def test_unknown_list_is_a_usage_error() -> None:

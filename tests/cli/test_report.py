@@ -66,6 +66,16 @@ def test_speed_is_shown_with_its_terms() -> None:
         assert words in text, words
 
 
+def test_speed_is_readable_in_80_columns() -> None:
+    runners = Clockwork("original", [], times=[8.0]).runner(), Clockwork("small-bundle", [], times=[2.0]).runner()
+    report = bench(*runners, questions=1, repeats=3, warmup=0, memories=[None, None])
+    out = io.StringIO()
+    Console(file=out, width=80).print(bench_tables(report)[0])
+    lines = out.getvalue().splitlines()
+    assert any("original" in line and "small-bundle" in line for line in lines)
+    assert any(line.split() == ["TTFT,", "ms", "8.00", "(8.00)", "2.00", "(2.00)"] for line in lines)
+
+
 def test_a_report_is_written_whole(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     path.write_text("old")

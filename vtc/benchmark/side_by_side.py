@@ -150,7 +150,9 @@ def _exported(name: str, bundle: VLM, progress: Report) -> Path:
     origin = Origin(name if name == "reference" else str(path.resolve()), digest)
     samples = samples_from(adapter, data_for(name), PARITY_SAMPLES, seed=0)
     model = apply_recipe(adapter, recipe)
-    progress("exporting the original", 0, 1)
-    export(ExportRequest([model], recipe, origin, samples, (bundle.precision,), progress=progress), out)
-    progress("exporting the original", 1, 1)
+
+    def tell(label: str, done: int, total: int) -> None:
+        progress(f"the original: {label}", done, total)
+
+    export(ExportRequest([model], recipe, origin, samples, (bundle.precision,), progress=tell), out)
     return out

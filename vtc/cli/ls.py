@@ -13,11 +13,14 @@ from vtc.errors import InputError
 
 COLUMNS = {
     "models": {"name": "model", "family": "family", "summary": "what it is"},
-    "selectors": {"name": "selector", "where": "acts", "reads": "reads", "summary": "keeps"},
+    "selectors": {"name": "selector", "place": "place", "text_aware": "text", "summary": "keeps"},
     "recipes": {"name": "recipe", "description": "what it does"},
     "targets": {"name": "target", "here": "here", "summary": "what it is"},
 }
 """What a table shows of each entry; the rest is told by name, or with --json."""
+
+IN_JSON = ("operators", "sources", "unverified")
+"""What is too long for a table."""
 
 NEXT = {
     "models": ("inspect", "reference", "--recipe", "fastervlm-25"),
@@ -71,7 +74,8 @@ def _tell(what: str, entry: dict[str, Any], as_json: bool) -> None:
         click.echo(Path(entry["path"]).read_text(encoding="utf-8"), nl=False)
         suggest("inspect", "reference", "--recipe", entry["name"])
     else:
-        print_table(["", str(entry["name"])], [[key, _cell(value)] for key, value in entry.items() if key != "name"])
+        rows = [[key, _cell(value)] for key, value in entry.items() if key != "name" and key not in IN_JSON]
+        print_table([what.removesuffix("s"), str(entry["name"])], rows)
 
 
 def _cell(value: Any) -> str:
@@ -87,7 +91,7 @@ def _models() -> list[dict[str, Any]]:
 
     shipped = {"name": "reference", "family": "llava", "summary": "the reference VLM that ships with vtc"}
     return [shipped] + [
-        {"name": "DIR", "family": family, "summary": "a checkpoint directory with this model_type in config.json"}
+        {"name": "DIR", "family": family, "summary": "a directory with this model_type in config.json"}
         for family in FAMILIES
     ]
 
@@ -101,7 +105,7 @@ def _selectors() -> list[dict[str, Any]]:
             "summary": entry.summary,
             "needs": entry.needs,
             "where": entry.where,
-            "reads": "image, text" if entry.text_aware else "image",
+            "place": entry.where.split()[-1],
             "text_aware": entry.text_aware,
             "exportable": entry.exportable,
             "options": [option for option in entry.model_fields if option != "name"],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich import box
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -78,12 +79,16 @@ def validate_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     return parts
 
 
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+
+
 def _accuracy_table(report: Mapping[str, Any], name: str, result: Mapping[str, Any], alone: bool) -> Table:
     columns: list[tuple[str, Mapping[str, Any]]] = [("original", report["original"])]
     if not alone:
         columns.append((name, result))
     columns += report["baselines"].items()
-    table = Table(title="accuracy, %", title_justify="left")
+    table = _table("accuracy, %")
     table.add_column("capability")
     table.add_column("n", justify="right")
     for title, _ in columns:
@@ -156,7 +161,7 @@ def _coloured(status: str) -> str:
 
 def bench_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     """Lay out what ``vtc bench`` shows: a column for each model, the speedup, and how it was measured."""
-    table = Table(title="median (90th percentile)", title_justify="left")
+    table = _table("median (90th percentile)")
     table.add_column("figure")
     for run in report["runs"]:
         table.add_column(escape(run["name"]), justify="right", overflow="fold")
@@ -176,7 +181,7 @@ def _shape_line(shape: Mapping[str, Any]) -> str:
 
 
 def _prediction_table(report: Mapping[str, Any]) -> Table:
-    table = Table(title="beside what the plan predicts", title_justify="left")
+    table = _table("beside what the plan predicts")
     for title in ("figure", "predicted", "measured", "measured / predicted"):
         table.add_column(title, justify="left" if title == "figure" else "right")
     for name, label in (("prefill", "prefill speedup"), ("ttft", "TTFT speedup")):

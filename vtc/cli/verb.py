@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +23,20 @@ class Verb(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments after the verb."""
-        args = [self._renamed(arg) for arg in args]
+        args = [_renamed(arg, FORMER_NAMES.get(ctx.info_name or "", {})) for arg in args]
         _, _, given = self.make_parser(ctx).parse_args(list(args))
         for option, times in Counter(option for option in given if _single(option)).items():
             if times > 1:
                 raise click.UsageError(f"{option.opts[-1]} is given {times} times, and can be given once", ctx)
         return super().parse_args(ctx, args)
 
-    def _renamed(self, arg: str) -> str:
-        former, equals, value = arg.partition("=")
-        name = FORMER_NAMES.get(self.name or "", {}).get(former)
-        if name is None:
-            return arg
-        click.echo(f"note: {former} is called {name} now; the former name goes with vtc 0.3", err=True)
-        return f"{name}{equals}{value}"
+
+def _renamed(arg: str, names: Mapping[str, str]) -> str:
+    former, equals, value = arg.partition("=")
+    if former not in names:
+        return arg
+    click.echo(f"note: {former} is called {names[former]} now; the former name goes with vtc 0.3", err=True)
+    return f"{names[former]}{equals}{value}"
 
 
 def _single(option: click.Parameter) -> bool:
