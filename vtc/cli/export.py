@@ -82,7 +82,7 @@ def command(directory: Path, image_options: list[ImageOptions], **asked: Any) ->
         click.echo(f"{result.path}: suits {', '.join(targets)}; see {result.path / 'README.md'}")
         suggest("build", result.path, "--target", targets[0])
     else:
-        suggest("validate", result.path)
+        suggest("validate", result.path, *(["--data", asked["data"]] if asked["data"] else []))
 
 
 def _told(name: str, figures: Parity) -> str:

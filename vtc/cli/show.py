@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -50,8 +47,8 @@ def command(
     vtc show photo.jpg out/bundle --prompt "what digit is shown?" -o kept.png
     """
     from vtc.errors import InputError
-    from vtc.evaluate.contestants import chooses_places, open_finished, open_recipe
-    from vtc.evaluate.picture import Panel, draw, seen_by_model
+    from vtc.evaluate.contestants import open_finished, open_recipe
+    from vtc.evaluate.kept_tokens import draw_kept_tokens
     from vtc.recipe import load_recipe
     from vtc.runtime.image import open_image
 
@@ -68,35 +65,9 @@ def command(
         opened = open_recipe(model, load_recipe(recipe, overrides), image_options)
     else:
         raise InputError("say what to show: a bundle or compressed model, or --recipe R (one of them)")
-    contestant, plan = opened.contestant, opened.plan or {}
-    predictor: Any = contestant.predictor
-    if contestant.locator is None:
-        problem = "chooses no places in the image, so there are none to show"
-        if chooses_places(plan):
-            problem = "chooses among several views or layouts of an image, and only one grid of tokens can be drawn"
-        raise InputError(f"{contestant.name}: {problem}")
-    asked = [[picture]], [contestant.chat(prompt)]
-    panels = [Panel(f"as the model sees it: {plan['visual_tokens_in']} tokens")]
-    captions = ["into the decoder", *(f"from decoder layer {layer} on" for layer in _cut_layers(plan))]
-    for caption, kept in zip(captions, predictor.kept(*asked), strict=True):
-        panels.append(Panel(f"{caption}: {kept.shape[1]}", kept[0]))
-    answer = predictor.generate(*asked)[0].text
-    pixels = seen_by_model(_preprocess(predictor), picture)
-    title = f"{contestant.name}, {contestant.layer_average:.3g} tokens on average   |   {prompt}   {answer}"
+    shown = draw_kept_tokens(opened, picture, prompt)
     out.parent.mkdir(parents=True, exist_ok=True)
-    draw(pixels, contestant.locator.grid, panels, title).save(out)
-    click.echo(f"{out}: {', '.join(panel.caption for panel in panels[1:])}; answer: {answer}")
+    shown.picture.save(out)
+    click.echo(f"{out}: {', '.join(shown.captions)}; answer: {shown.answer}")
     if recipe is not None:
         suggest("compress", model, "--recipe", recipe, "-o", "out/compressed")
-
-
-def _cut_layers(plan: Any) -> list[int]:
-    return [plan["decoder_layers"][s["layers"][0]] for s in plan["segments"] if s["enters"] == "prune"]
-
-
-def _preprocess(predictor: Any) -> Any:
-    """From images to pixels (n, 3, H, W), of a bundle or a model in PyTorch; not in rows of patches."""
-    from vtc.inputs.pixels import to_pixels
-
-    spec = predictor.manifest.images[0].pixels if hasattr(predictor, "manifest") else predictor.adapter.pixels
-    return partial(to_pixels, replace(spec, patches=None))

@@ -76,7 +76,7 @@ class Comparison:
 
 
 def manifest_of(path: Path) -> dict[str, Any] | None:
-    """The manifest of a compressed model or a bundle, unverified; None if the path is neither."""
+    """Read the manifest of a compressed model or a bundle, unverified; None if the path is neither."""
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -157,7 +157,7 @@ def _baselines_of(
 
 
 def served_by(manifest: Mapping[str, Any] | None) -> ImageOptions:
-    """What images a bundle was made for; of several layouts the first."""
+    """Read what images a bundle was made for; of several layouts the first."""
     if manifest is None or "serving" not in manifest["model"]:
         return ANY_IMAGE
     from vtc.compressed.checkpoint import image_options_of
@@ -175,7 +175,7 @@ def _open_original(name: str, options: RuntimeOptions, image_options: ImageOptio
 
 
 def open_checkpoint(name: str, image_options: ImageOptions = ANY_IMAGE) -> Opened:
-    """The original, run through the same code as a compressed model, with nothing taken away."""
+    """Open the original, which runs through the same code as a compressed model, with nothing taken away."""
     from vtc.models import load_adapter, model_digest, resolve_model
 
     path = resolve_model(name)
@@ -183,7 +183,7 @@ def open_checkpoint(name: str, image_options: ImageOptions = ANY_IMAGE) -> Opene
 
 
 def original_of(adapter: VLMAdapter, model_sha256: str) -> Opened:
-    """A loaded checkpoint with nothing taken away."""
+    """Make an original of a loaded checkpoint: nothing is taken away."""
     from vtc.compressed.build import apply_recipe
     from vtc.recipe import Recipe
 
@@ -198,7 +198,7 @@ def _uncompressed(compressed: Opened) -> Opened:
 
 
 def open_bundle(path: Path, options: RuntimeOptions = RuntimeOptions()) -> Opened:
-    """An exported bundle, run by the torch-free runtime."""
+    """Open an exported bundle, which the torch-free runtime runs."""
     from vtc.runtime.vlm import VLM
 
     vlm = VLM.load(path, options)
@@ -217,7 +217,7 @@ def open_bundle(path: Path, options: RuntimeOptions = RuntimeOptions()) -> Opene
 
 
 def open_compressed(path: Path, base: str | None = None) -> Opened:
-    """A compressed model, run in PyTorch; `base` says where its checkpoint is now, if it has moved."""
+    """Open a compressed model, which PyTorch runs; `base` says where its checkpoint is now, if it has moved."""
     from vtc.compressed.checkpoint import load_compressed
 
     model, _, origin = load_compressed(path, base)
@@ -225,13 +225,13 @@ def open_compressed(path: Path, base: str | None = None) -> Opened:
 
 
 def open_finished(path: Path) -> Opened:
-    """A compressed model or a bundle."""
+    """Open a compressed model or a bundle."""
     manifest = manifest_of(path)
     return open_compressed(path) if manifest and manifest["kind"] == "compressed" else open_bundle(path)
 
 
 def open_recipe(model: str, recipe: Recipe, image_options: ImageOptions = ANY_IMAGE) -> Opened:
-    """A recipe on a checkpoint, in PyTorch and in memory alone.
+    """Apply a recipe to a checkpoint, in PyTorch and in memory alone.
 
     Raises
     ------
@@ -249,7 +249,7 @@ def open_recipe(model: str, recipe: Recipe, image_options: ImageOptions = ANY_IM
 
 
 def compressed_contestant(name: str, model: CompressedModel, model_sha256: str) -> Opened:
-    """A compressed model that is in memory already."""
+    """Make a contestant of a compressed model that is in memory already."""
     adapter = model.adapter
 
     def keep_indices(images: list[Image.Image], questions: list[str]) -> NDArray[np.int64]:
@@ -280,16 +280,16 @@ def _locator(
 
 
 def chooses_places(plan: Mapping[str, Any]) -> bool:
-    """Whether a plan's tokens are places in the image, of which it keeps some; behind a filter they no longer are."""
+    """Tell whether a plan keeps some of the image's tokens in their places; after a filter they have none."""
     filtered = any(stage["kind"] == "frequency_filter" for stage in plan["stages"])
     prunes = any(stage["kind"] in ("prune", "prune_in_decoder") for stage in plan["stages"])
     return prunes and not filtered
 
 
 def baseline_keep(plan: Mapping[str, Any]) -> int | None:
-    """Visual tokens that a baseline may spend: as many as the plan has on average over the decoder's layers.
+    """Count the visual tokens that a baseline may spend: as many as the plan has on average over the decoder's layers.
 
-    For stages in front of the decoder that is the number that enters it. Where an image is several runs of
+    For stages before the decoder that is the number that enters it. Where an image is several runs of
     placeholders, each gets as many. None where nothing is saved, so that there is nothing to compare with.
 
     Parameters
@@ -305,7 +305,7 @@ def baseline_keep(plan: Mapping[str, Any]) -> int | None:
 def open_baselines(
     adapter: VLMAdapter, names: Sequence[str], keep: int | None, seed: int
 ) -> tuple[list[Contestant], dict[str, str]]:
-    """The baselines at a budget, and why others of `names` cannot be; without a budget there are none that need one."""
+    """Open the baselines at a budget, and say why others of `names` cannot be; without a budget none that needs one."""
     from vtc.compressed.baselines import baseline
 
     def predictor(name: Baseline, seed: int = 0) -> Predictor:
@@ -327,7 +327,7 @@ def open_baselines(
 
 
 class TakingTurns:
-    """Several predictors behind one another, a batch each: an average over draws at the cost of one.
+    """Several predictors, each of which answers a batch in its turn: an average over draws at the cost of one.
 
     Parameters
     ----------

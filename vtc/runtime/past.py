@@ -1,7 +1,7 @@
 """The KV cache of one segment: one that grows by a token a step, and one with room for more at fixed addresses.
 
 With room, every step has the same shapes and addresses, so that it can be recorded once and replayed (as a CUDA graph).
-The graph is given all T places of the cache and puts its token behind them; that token is then copied into the first
+The graph is given all T places of the cache and puts its token after them; that token is then copied into the first
 free place. Where in the cache a token stands does not matter: keys carry their rotary position, and masks, groups and
 positions are told by place.
 """
@@ -126,10 +126,10 @@ class FixedPast:
         """
         if self.length == self.places:
             self._move(self.tensors)
-        # The graph saw the cache as it was, so its token stands behind the places that there were then.
-        behind = int(present[0].shape()[2]) - 1
+        # The graph saw the cache as it was, so its token stands after the places that there were then.
+        added = int(present[0].shape()[2]) - 1
         for source, target in zip(present, self.tensors, strict=True):
-            self._store.copy(source, behind, 1, target, self.length)
+            self._store.copy(source, added, 1, target, self.length)
         self._mask[:, self.length] = 1
         if self._positions is not None:
             self._positions[:, self.length] = here[:, 0]

@@ -261,7 +261,7 @@ class VLM:
         return [row[: len(ids)].copy() for row, ids in zip(stacked, continuations, strict=True)]
 
     def kept(self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> list[IntArray]:
-        """Which visual tokens a batch of prompts keeps: entering the decoder, and behind each cut inside it.
+        """Tell which visual tokens a batch of prompts keeps: entering the decoder, and after each cut inside it.
 
         Parameters
         ----------
