@@ -26,6 +26,7 @@ from vtc.runtime.generation import Batch
 from vtc.runtime.interface import Array, Tensor
 from vtc.runtime.onnxruntime.backend import OnnxRuntime
 from vtc.runtime.onnxruntime.providers import import_onnxruntime
+from vtc.runtime.options import RuntimeOptions
 from vtc.runtime.vlm import VLM
 
 LAYER_TOLERANCE = 1e-2
@@ -89,7 +90,7 @@ class EncodedOnce(VLM):
 
     def __init__(self, manifest: Manifest, precision: str) -> None:
         large = any(external_data(manifest.graph(name, precision)).is_file() for name in manifest.graphs)
-        super().__init__(manifest, backend=OnnxRuntime(manifest, precision=precision, sparing=large))
+        super().__init__(manifest, OnnxRuntime(manifest, RuntimeOptions(precision=precision), sparing=large))
         self._encoded: dict[str, tuple[Tensor, Indices]] = {}
 
     def see(self, batch: Batch, pixels: Array, embeds: Tensor) -> tuple[Tensor, Indices]:

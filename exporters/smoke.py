@@ -7,12 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from exporters.onnx import ExportRequest, export
-from vtc.calibrate.calibrator import Calibrator
-from vtc.calibrate.measurements import Measurements
-from vtc.compressed.build import apply_recipe
-from vtc.compressed.checkpoint import Origin, load_compressed, save_compressed
+from vtc.calibrate.compress import Calibration, complete, load_checkpoint
+from vtc.compressed.checkpoint import load_compressed, save_compressed
 from vtc.data.samples import samples_from
-from vtc.models import load_adapter, model_digest
 from vtc.models.random.tiny import write_tiny_checkpoint
 from vtc.progress import Report, silent
 from vtc.recipe import Recipe
@@ -64,9 +61,8 @@ def prepare(
     encoder = max([5, *(number + 2 for kind, number in layers if kind == "encoder")])
     decoder = max([decoder_layers, *(number + 2 for kind, number in layers if kind == "decoder")])
     path = write_tiny_checkpoint(family, work / "model", encoder_layers=encoder, decoder_layers=decoder)
-    adapter = load_adapter(path)
-    digest = model_digest(path)
-    samples = samples_from(adapter, None, SAMPLES, seed=0)
+    checkpoint = load_checkpoint(path)
+    adapter, digest = checkpoint.adapter, checkpoint.origin.digest
     compressing = work / ".compressed"
     compressing.mkdir()
 
@@ -75,10 +71,10 @@ def prepare(
         save_trained(file, new_part(adapter, so_far, number), digest)
         return file
 
-    resolved = Calibrator(adapter, samples, Measurements(), digest, progress, untrained).resolve(recipe)
-    model = apply_recipe(adapter, resolved, from_state=True)
-    save_compressed(compressing, work / "compressed", model, resolved, Origin(str(path), digest), {})
+    done = complete(checkpoint, recipe, compressing, Calibration(samples=SAMPLES), progress, untrained)
+    save_compressed(compressing, work / "compressed", done.model, done.recipe, checkpoint.origin, done.measurements)
     model, resolved, origin = load_compressed(work / "compressed")
+    samples = samples_from(adapter, None, SAMPLES, seed=0)
     return ExportRequest([model], resolved, origin, samples, progress=progress)
 
 

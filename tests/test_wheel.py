@@ -55,6 +55,14 @@ def test_recipes_and_reference_model_come_with_the_wheel(light: Path, tmp_path: 
     assert "model.safetensors" in shell(light / "python", "-c", script, cwd=tmp_path)
 
 
+def test_types_come_with_the_wheel(light: Path, tmp_path: Path) -> None:
+    script = (
+        "from pathlib import Path; import exporters, vtc; "
+        "print(*((Path(package.__file__).parent / 'py.typed').is_file() for package in (vtc, exporters)))"
+    )
+    assert shell(light / "python", "-c", script, cwd=tmp_path).split() == ["True", "True"]
+
+
 @pytest.mark.parametrize("name", ["pruner", "relevance"])
 def test_trained_parts_for_the_reference_model_come_with_the_wheel(light: Path, tmp_path: Path, name: str) -> None:
     script = (

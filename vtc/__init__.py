@@ -1,37 +1,70 @@
-"""Visual token compression: vision-language models on fewer visual tokens, exported as bundles."""
+"""Visual token compression: vision-language models on fewer visual tokens, exported as bundles.
+
+Names are looked up when they are first used, so that ``import vtc`` loads neither PyTorch nor a runtime.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["__version__", "load"]
-
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from vtc.api import (
+        CompressResult,
+        ExportResult,
+        bench,
+        compress,
+        export,
+        inspect,
+        load,
+        validate,
+    )
+    from vtc.evaluate.validate import Thresholds
+    from vtc.facts.layout import ImageOptions
+    from vtc.recipe import Recipe, load_recipe
+    from vtc.runtime.options import RuntimeOptions
     from vtc.runtime.vlm import VLM
 
     __version__: str
 
+__all__ = [
+    "VLM",
+    "CompressResult",
+    "ExportResult",
+    "ImageOptions",
+    "Recipe",
+    "RuntimeOptions",
+    "Thresholds",
+    "__version__",
+    "bench",
+    "compress",
+    "export",
+    "inspect",
+    "load",
+    "load_recipe",
+    "validate",
+]
 
-def load(path: str | Path, **options: Any) -> VLM:
-    """Load a bundle.
-
-    Parameters
-    ----------
-    path : str or Path
-    options
-        As for :meth:`vtc.runtime.vlm.VLM.load`.
-    """
-    # Late, so that importing vtc loads no runtime.
-    from vtc.runtime.vlm import VLM
-
-    return VLM.load(path, **options)
+_HOMES = {
+    "VLM": "vtc.runtime.vlm",
+    "ImageOptions": "vtc.facts.layout",
+    "Recipe": "vtc.recipe",
+    "RuntimeOptions": "vtc.runtime.options",
+    "Thresholds": "vtc.evaluate.validate",
+    "load_recipe": "vtc.recipe",
+}
+"""Where a name lives; all others live in :mod:`vtc.api`."""
 
 
-def __getattr__(name: str) -> str:
+def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import version
 
         return version("vtc")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES.get(name, "vtc.api")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

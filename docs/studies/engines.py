@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from docs.studies.pages import fill_tables, table
-from vtc.bench.memory import forget_peak, peak_rss_mb, rss_mb
+from vtc.benchmark.memory import forget_peak, peak_rss_mb, rss_mb
 
 DOCS = Path(__file__).resolve().parents[1]
 SHAPE = "llava-onevision-0.5b"

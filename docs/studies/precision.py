@@ -73,7 +73,7 @@ def bundle_of(name: str, work: Path) -> Path:
 
 def answer(bundle: Path, precision: str, items: Sequence[Item]) -> Answered:
     """Greedy answers to all questions."""
-    model = VLM(load_manifest(bundle, verify=False), provider="cpu", precision=precision)
+    model = VLM.load(bundle, provider="cpu", precision=precision, verify=False)
     tokens: list[tuple[int, ...]] = []
     scores: list[float] = []
     for start in range(0, len(items), BATCH):

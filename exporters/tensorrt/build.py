@@ -17,7 +17,6 @@ from typing import Any
 
 from exporters.targets import PRODUCTS, Target
 from exporters.tensorrt.builder import Builder, buildable, import_library
-from exporters.tensorrt.gpu import Gpu, gpu_here
 from exporters.tensorrt.memory import GIB, check_memory, need
 from exporters.tensorrt.profiles import profiles
 from vtc.artifact import check_output, digest_of, staging_dir
@@ -26,6 +25,7 @@ from vtc.bundle.manifest import Manifest
 from vtc.cache import cache_dir
 from vtc.errors import InputError
 from vtc.progress import Report, silent
+from vtc.runtime.nvidia import Gpu, gpu_here
 
 NOTES = ".build.json"
 

@@ -6,7 +6,6 @@ it tries kernels on, and remembers their times in a timing cache.
 
 from __future__ import annotations
 
-import importlib
 import math
 import signal
 import sys
@@ -21,6 +20,7 @@ from exporters.targets import PRODUCTS, Target
 from vtc.bundle.engines import Profile
 from vtc.errors import InputError, MissingDependency, VtcError
 from vtc.progress import Report, silent
+from vtc.runtime.nvidia import import_tensorrt
 
 _NOISE = ("catchCudaError", "While parsing node", "--- Begin node", "--- End node", "In function ")
 """In lines that TensorRT logs as errors: that there is no GPU, which RTX asks for in vain, and frames round a cause."""
@@ -205,7 +205,7 @@ def import_library(target: Target) -> Any:
     """
     product = PRODUCTS[target.library]
     try:
-        module = importlib.import_module(target.library)
+        module = import_tensorrt(target.library)
     except (ImportError, OSError, RuntimeError) as error:
         raise MissingDependency(
             f"target '{target.name}' needs {product}, which cannot be imported ({error}): {target.install}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporters.tensorrt.gpu import Gpu
 from vtc.errors import InputError
+from vtc.runtime.nvidia import Gpu
 
 COPIES = 3.0
 """Bytes of RAM that a build takes at its peak for each byte of weights.

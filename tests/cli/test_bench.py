@@ -15,7 +15,7 @@ from tests.runtime.toy import make_toy
 from tests.tiny import image
 from vtc.cli import main
 
-QUICK = ("--repeats", "3", "--warmup", "1", "--new-tokens", "3", "--provider", "cpu")
+QUICK = ("--repeats", "3", "--warmup", "1", "--max-new-tokens", "3", "--provider", "cpu")
 
 
 def vtc(*args: str | Path) -> Result:
@@ -71,13 +71,13 @@ def test_engines_are_timed_against_engines(
     nvidia(monkeypatch)
     write_engine_set(whole)
     engines = write_engine_set(pruned).rename(tmp_path / "engines")
-    options = ("--backend", "tensorrt", "--engines", engines, "--against", whole, "--image", picture, *QUICK[:-2])
-    result = vtc("bench", pruned, *options, "--no-memory", "--json")
+    options = ("--backend", "tensorrt", "--engines", engines, "--against", whole, "--image", picture, "--no-memory")
+    result = vtc("bench", pruned, *options, *QUICK[:-2], "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert [run["provider"] for run in report["runs"]] == ["tensorrt", "tensorrt"]
     assert report["environment"]["provider"] == "tensorrt"
-    refused = vtc("bench", pruned, *options, "--no-memory", "--new-tokens", "99")
+    refused = vtc("bench", pruned, *options, "--max-new-tokens", "99")
     assert refused.exit_code == 2
     assert "--max-new-tokens 99" in refused.stderr
 
@@ -127,8 +127,8 @@ def test_a_checkpoint_is_exported_once_and_kept(
     command = ("bench", tmp_path / "b", "--against", checkpoint, "--image", picture, *QUICK, "--no-memory", "--json")
     first, second = vtc(*command), vtc(*command)
     assert first.exit_code == second.exit_code == 0, first.output
-    assert "exporting the original" in first.stderr
-    assert "exporting the original" not in second.stderr
+    assert "the original: exporting" in first.stderr
+    assert "the original: exporting" not in second.stderr
     original, small = json.loads(second.stdout)["runs"]
     assert (original["visual_tokens"], small["visual_tokens"]) == (16, 4)
     assert original["flops"] > small["flops"]

@@ -9,14 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from exporters.parity import Parity
 from tests.tiny import image
 from vtc.artifact import staging_dir
 from vtc.cli import main
+from vtc.cli.export import _told
 
 RECIPE = "version: 1\nname: small\nstages:\n- kind: prune\n  keep: 5\n  selector: uniform\n"
 
@@ -51,9 +54,24 @@ def test_compress_then_export(compressed: Path, tmp_path: Path) -> None:
     targets = ["--target", "jetson-orin-jp6", "--target", "rtx"]
     result = invoke("export", compressed, "-o", tmp_path / "bundle", "--samples", "2", *targets)
     assert result.exit_code == 0, result.output
+    assert "fp32 is exported right" in result.stdout
     assert "greedy answers equal 100%" in result.stdout
+    assert result.stderr.splitlines()[-1] == f"next: vtc build {tmp_path / 'bundle'} --target jetson-orin-jp6"
     assert "suits jetson-orin-jp6, rtx" in result.stdout
     assert not staging_dir(tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("same", "verdict"),
+    [(1.0, "good: no answer changed"), (0.9, "most answers stayed"), (0.2, "many answers changed, rightly or wrongly")],
+)
+def test_what_rounding_changes_is_judged_in_words(same: float, verdict: str) -> None:
+    far = Parity(10, 0.0, 1.0, 2.0, same, 0)
+    weights, activations = replace(far, greedy_match=1.0, original=far), replace(far, layers=0.001)
+    for figures in (weights, activations):
+        line = _told("int8", figures)
+        assert line.startswith("int8 is exported right")
+        assert verdict in line.partition("What rounding itself changes: ")[2]
 
 
 def test_set_overrides_the_recipe(checkpoint: Path, recipe_file: Path, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from exporters.available import entries
 from vtc.cli import doctor, main
-from vtc.cli.targets import entries
 
 
 def test_json_names_packages_capabilities_and_targets() -> None:

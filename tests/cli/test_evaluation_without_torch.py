@@ -24,8 +24,8 @@ main(sys.argv[1:], prog_name="vtc")
 @pytest.mark.parametrize(
     ("verb", "options", "code"),
     [
-        ("bench", ["--image", "{data}/a.png", "--repeats", "2", "--new-tokens", "2"], 0),
-        ("bench", ["--repeats", "2", "--new-tokens", "2", "--no-memory"], 0),
+        ("bench", ["--image", "{data}/a.png", "--repeats", "2", "--max-new-tokens", "2"], 0),
+        ("bench", ["--repeats", "2", "--max-new-tokens", "2", "--no-memory"], 0),
         ("validate", ["--data", "{data}", "--max-new-tokens", "2"], 5),
     ],
 )

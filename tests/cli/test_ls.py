@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -11,13 +12,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from exporters import available
+from exporters.available import RUNTIMES
 from exporters.targets import TARGETS as ENGINE_TARGETS
 from exporters.targets import target
-from vtc.cli import main, targets
-from vtc.cli.targets import RUNTIMES
+from vtc.cli import main
 from vtc.models import FAMILIES
-from vtc.recipe import SELECTORS, builtin_recipes
-from vtc.runtime.onnxruntime import providers
+from vtc.recipe import SELECTORS, builtin_recipes, load_recipe
+from vtc.runtime import nvidia
 
 
 def listed(what: str) -> list[dict[str, Any]]:
@@ -73,10 +75,10 @@ def test_targets_are_listed_without_what_makes_bundles() -> None:
 
 def no_jetson(monkeypatch: pytest.MonkeyPatch, machine: str, library: str | None, gpus: int) -> None:
     """An imagined machine that is no Jetson."""
-    monkeypatch.setattr(targets, "JETSON_RELEASE", Path("/nonexistent"))
-    monkeypatch.setattr(targets.platform, "machine", lambda: machine)
-    monkeypatch.setattr(targets, "library_version", lambda name: library)
-    monkeypatch.setattr(providers, "cuda_devices", lambda: gpus)
+    monkeypatch.setattr(available, "JETSON_RELEASE", Path("/nonexistent"))
+    monkeypatch.setattr(available.platform, "machine", lambda: machine)
+    monkeypatch.setattr(available, "library_version", lambda name: library)
+    monkeypatch.setattr(nvidia, "cuda_devices", lambda: gpus)
 
 
 @pytest.mark.parametrize(
@@ -97,17 +99,17 @@ def test_whether_engines_can_be_built_here(
     monkeypatch: pytest.MonkeyPatch, name: str, machine: str, library: str | None, gpus: int, works: bool, words: str
 ) -> None:
     no_jetson(monkeypatch, machine, library, gpus)
-    can, state = targets.can_build(target(name))
+    can, state = available.can_build(target(name))
     assert can == works
     assert words in state
 
 
 def test_on_a_jetson_engines_are_built_for_it_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     no_jetson(monkeypatch, "aarch64", "10.3.0", 1)
-    monkeypatch.setattr(targets, "JETSON_RELEASE", tmp_path)
-    assert targets.can_build(target("jetson-orin-jp6")) == (True, "builds engines with tensorrt 10.3.0")
-    assert targets.can_build(target("x86-tensorrt-10")) == (False, "this is a Jetson")
-    assert not targets.can_build(target("jetson-orin-jp7"))[0]
+    monkeypatch.setattr(available, "JETSON_RELEASE", tmp_path)
+    assert available.can_build(target("jetson-orin-jp6")) == (True, "builds engines with tensorrt 10.3.0")
+    assert available.can_build(target("x86-tensorrt-10")) == (False, "this is a Jetson")
+    assert not available.can_build(target("jetson-orin-jp7"))[0]
 
 
 @pytest.mark.parametrize("what", ["models", "selectors", "recipes", "targets"])
@@ -116,6 +118,51 @@ def test_table_has_a_row_for_each(what: str) -> None:
     assert result.exit_code == 0
     rows = result.stdout.splitlines()[1:]
     assert [row.split()[0] for row in rows] == [entry["name"] for entry in listed(what)]
+
+
+def test_a_recipe_is_told_as_yaml_to_start_from(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["ls", "recipes", "fastervlm"])
+    assert result.stdout == builtin_recipes()["fastervlm"].read_text()
+    (tmp_path / "mine.yaml").write_text(result.stdout)
+    assert load_recipe(tmp_path / "mine.yaml") == load_recipe("fastervlm")
+
+
+@pytest.mark.parametrize(
+    ("what", "name", "words"),
+    [
+        ("models", "llava", "reference"),
+        ("selectors", "cdpruner", "arXiv 2506.10967"),
+        ("targets", "jetson-orin-jp6", "nvidia-jetpack"),
+    ],
+)
+def test_one_entry_is_told_whole(what: str, name: str, words: str) -> None:
+    result = CliRunner().invoke(main, ["ls", what, name])
+    assert result.exit_code == 0
+    assert words in result.stdout
+    (entry,) = json.loads(CliRunner().invoke(main, ["ls", what, name, "--json"]).stdout)[what]
+    assert name in (entry["name"], entry["family"] if what == "models" else "")
+
+
+def test_unknown_entry_is_one_line_with_the_nearest() -> None:
+    result = CliRunner().invoke(main, ["ls", "recipes", "fastervln"])
+    assert result.exit_code == 2
+    assert result.stderr == "error: no recipe 'fastervln', did you mean 'fastervlm'?\n"
+
+
+@pytest.mark.parametrize("what", ["models", "selectors", "recipes", "targets"])
+def test_table_is_readable_in_80_columns(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No column is squeezed: an entry takes two lines at most, and no word is cut."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    shown = io.StringIO()
+    monkeypatch.setattr(shown, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stdout", shown)
+    main(["ls", what], standalone_mode=False)
+    lines = shown.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    names = [entry["name"] for entry in listed(what)]
+    assert sum(line.split(" ")[1] in names for line in lines if line.startswith(" ") and line.strip()) == len(names)
+    assert len([line for line in lines if line.strip()]) <= 2 + 2 * len(names)
 
 
 def test_unknown_list_is_a_usage_error() -> None:

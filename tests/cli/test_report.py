@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.bench.test_bench import Clockwork
+from tests.benchmark.test_report import Clockwork
 from tests.evaluate.fakes import contestant, dataset
-from vtc.bench.bench import bench
+from vtc.benchmark.report import bench
 from vtc.cli.report import bench_tables, validate_tables, write_json
 from vtc.errors import InputError
 from vtc.evaluate.validate import validate
@@ -64,6 +64,16 @@ def test_speed_is_shown_with_its_terms() -> None:
     text = shown(bench_tables(bench(*runners, questions=1, repeats=3, warmup=0, memories=[None, None])))
     for words in ("8.00 (8.00)", "TTFT 4.00x [4.00, 4.00]", "selection", "small"):
         assert words in text, words
+
+
+def test_speed_is_readable_in_80_columns() -> None:
+    runners = Clockwork("original", [], times=[8.0]).runner(), Clockwork("small-bundle", [], times=[2.0]).runner()
+    report = bench(*runners, questions=1, repeats=3, warmup=0, memories=[None, None])
+    out = io.StringIO()
+    Console(file=out, width=80).print(bench_tables(report)[0])
+    lines = out.getvalue().splitlines()
+    assert any("original" in line and "small-bundle" in line for line in lines)
+    assert any(line.split() == ["TTFT,", "ms", "8.00", "(8.00)", "2.00", "(2.00)"] for line in lines)
 
 
 def test_a_report_is_written_whole(tmp_path: Path) -> None:

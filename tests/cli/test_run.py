@@ -34,7 +34,7 @@ def run(bundle: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_answer_goes_to_stdout_and_json_tells_more(bundle: Path, photo: str) -> None:
     plain = run(bundle, "--image", photo, "--prompt", "what is red", "--max-new-tokens", "5")
-    assert (plain.returncode, plain.stderr) == (0, "")
+    assert (plain.returncode, plain.stderr) == (0, f"next: vtc validate {bundle}\n")
     full = run(bundle, "--image", photo, "--prompt", "what is red", "--max-new-tokens", "5", "--json")
     answer = json.loads(full.stdout)
     assert answer["answer"] == plain.stdout.strip()

@@ -56,8 +56,8 @@ def test_a_recipe_and_its_bundle_show_the_same(
     )
     ran = show(photo, tmp_path / "bundle", "--prompt", "what ?", "-o", tmp_path / "b" / "b.png")
     assert eager.exit_code == ran.exit_code == 0, eager.output + ran.output
-    assert "into the decoder: 7, from decoder layer 2 on: 3; answer: " in eager.output
-    assert eager.output.split(": ", 1)[1] == ran.output.split(": ", 1)[1]
+    assert "into the decoder: 7, from decoder layer 2 on: 3; answer: " in eager.stdout
+    assert eager.stdout.split(": ", 1)[1] == ran.stdout.split(": ", 1)[1]
     assert Image.open(tmp_path / "a.png").width == MARGIN + 3 * (PANEL + MARGIN)
     panels = (0, 40, MARGIN + 3 * (PANEL + MARGIN), 400)
     assert Image.open(tmp_path / "a.png").crop(panels) == Image.open(tmp_path / "b" / "b.png").crop(panels)
@@ -84,6 +84,14 @@ def test_images_to_serve_go_with_a_recipe(photo: Path, tmp_path: Path) -> None:
     assert "--image-size, --tiles and --frames go with --recipe" in result.stderr
 
 
+def test_pictures_are_png_files(photo: Path) -> None:
+    result = show(photo, "--recipe", "uniform", "-o", "kept.jpg")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "error: kept.jpg: pictures are PNG files; give a name that ends in .png\n",
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -92,7 +100,6 @@ def test_images_to_serve_go_with_a_recipe(photo: Path, tmp_path: Path) -> None:
         (["--recipe", "fourier-vlm"], "chooses no places in the image"),
         (["--recipe", "none"], "chooses no places in the image"),
         (["--recipe", "combined"], "stages.1.layer is left to calibration; vtc compress it, then show that"),
-        (["--recipe", "uniform", "-o", "kept.jpg"], "kept.jpg: pictures are PNG files"),
     ],
 )
 def test_what_cannot_be_shown_is_said_in_one_line(photo: Path, arguments: list[str], message: str) -> None:

@@ -31,13 +31,17 @@ def wrong(monkeypatch: pytest.MonkeyPatch) -> set[int]:
         return Comparison(contestant("original", data), contestant("small", data, wrong=mistakes), [rival])
 
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: data)
-    monkeypatch.setattr(contestants, "open_field", field)
+    monkeypatch.setattr(contestants, "open_comparison", field)
     return mistakes
 
 
 @pytest.mark.parametrize(
     ("count", "code", "line"),
-    [(0, 0, ""), (80, 3, "error: gate failed: retention"), (20, 5, "error: gate inconclusive")],
+    [
+        (0, 0, "next: vtc bench small --against reference"),
+        (80, 3, "error: gate failed: retention"),
+        (20, 5, "error: gate inconclusive"),
+    ],
 )
 def test_exit_code_tells_the_outcome(wrong: set[int], count: int, code: int, line: str) -> None:
     wrong.update(range(count))
@@ -45,6 +49,7 @@ def test_exit_code_tells_the_outcome(wrong: set[int], count: int, code: int, lin
     assert result.exit_code == code, result.output
     assert line in result.stderr
     assert "gate:" in result.stdout
+    assert "interval" not in result.stderr  # the reasons stand in the report, and there alone
 
 
 def test_json_is_all_that_stdout_holds(wrong: set[int], tmp_path: Path) -> None:
@@ -63,7 +68,17 @@ def test_json_is_all_that_stdout_holds(wrong: set[int], tmp_path: Path) -> None:
 
 def test_limits_become_checks(wrong: set[int]) -> None:
     result = vtc(
-        "validate", "s", "--against", "o", "--min-retention", "0.5", "--min-top1", "0.9", "--max-kld", "0.1", "--json"
+        "validate",
+        "s",
+        "--against",
+        "reference",
+        "--min-retention",
+        "0.5",
+        "--min-top1",
+        "0.9",
+        "--max-kld",
+        "0.1",
+        "--json",
     )
     checks = json.loads(result.stdout)["gate"]["checks"]
     assert [(check["name"], check["limit"]) for check in checks] == [
@@ -77,7 +92,7 @@ def test_limits_become_checks(wrong: set[int]) -> None:
     ("args", "words"),
     [
         (["--baselines", "oracle"], "oracle"),
-        (["--limit", "0"], "limit"),
+        (["--samples", "0"], "samples"),
         (["--min-retention", "1"], "min-retention"),
         (["--data", "/nowhere"], "no such file"),
         ([], "--against"),

@@ -17,7 +17,6 @@ from vtc.errors import InputError, VtcError
 from vtc.evaluate.contestants import (
     BASELINES,
     RANDOM_DRAWS,
-    Session,
     baseline_keep,
     check_same_origin,
     compressed_contestant,
@@ -30,8 +29,9 @@ from vtc.evaluate.validate import Effort, validate
 from vtc.facts.layout import ANY_IMAGE, Block, ImageLayout, ImageOptions
 from vtc.inputs.pixels import Picture, PixelSpec
 from vtc.models.base import VLMAdapter
+from vtc.runtime.options import RuntimeOptions
 
-CPU = Session(provider="cpu")
+CPU = RuntimeOptions(provider="cpu")
 PRUNE = {"kind": "prune", "keep": 4, "selector": "cls_attention"}
 
 
@@ -112,7 +112,7 @@ def test_engines_are_compared_with_engines(
     nvidia(monkeypatch)
     write_engine_set(original, library="tensorrt")
     engines = write_engine_set(pruned, library="tensorrt_rtx").rename(tmp_path / "engines")
-    field = open_comparison(str(pruned), str(original), (), 0, Session(backend="tensorrt", engines=engines))
+    field = open_comparison(str(pruned), str(original), (), 0, RuntimeOptions(backend="tensorrt", engines=engines))
     assert field.compressed is not None
     predictors: list[Any] = [field.original.predictor, field.compressed.predictor]
     assert [predictor.provider for predictor in predictors] == ["tensorrt", "tensorrt_rtx"]

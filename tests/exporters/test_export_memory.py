@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from docs.studies import engines
-from vtc.bench.memory import forget_peak
+from vtc.benchmark.memory import forget_peak
 from vtc.models.random import shapes
 from vtc.models.random.shapes import DecoderShape, Shape, TowerShape
 

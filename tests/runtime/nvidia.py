@@ -28,6 +28,7 @@ from vtc import __version__
 from vtc.artifact import staging_dir
 from vtc.bundle.engines import Limits, engines_dir, write_engines
 from vtc.bundle.manifest import load_manifest
+from vtc.runtime.nvidia import Gpu
 from vtc.runtime.tensorrt import engine_sets
 from vtc.runtime.tensorrt.cuda import OutOfMemory
 from vtc.runtime.tensorrt.device import Pool
@@ -345,9 +346,9 @@ def nvidia(patch: pytest.MonkeyPatch, *, rtx: bool = False, cuda: FakeCuda | Non
 
     put_back_unspoilt = Pool.put_back
     patch.setattr(Pool, "put_back", put_back)
-    patch.setattr(engine_sets, "cuda_devices", lambda: 1)
+    patch.setattr(engine_sets, "gpu_here", lambda: Gpu(found.capability, found.capacity, integrated=False))
     patch.setattr(engine_sets, "connect", lambda: found)
-    patch.setattr(engine_sets, "import_library", libraries.__getitem__)
+    patch.setattr(engine_sets, "import_tensorrt", libraries.__getitem__)
     return found
 
 

@@ -16,6 +16,8 @@ from tests.runtime.toy import EOS, Toy, logits_of, make_toy, write_toy_bundle
 from vtc.artifact import publish, staging_dir
 from vtc.bundle.manifest import draft_manifest, load_manifest
 from vtc.errors import BundleError, InputError
+from vtc.runtime.backends import open_backend
+from vtc.runtime.options import RuntimeOptions
 from vtc.runtime.sampling import Sampler
 from vtc.runtime.vlm import VLM
 
@@ -183,7 +185,8 @@ def test_draft_can_be_run_before_it_is_published(toy_bundle: Path, tmp_path: Pat
         (work / name).parent.mkdir(parents=True, exist_ok=True)
         (work / name).write_bytes((toy_bundle / name).read_bytes())
     fields = {name: data[name] for name in data if name not in ("files", "digest")}
-    draft = VLM(draft_manifest(work, fields), precision="fp32")
+    manifest = draft_manifest(work, fields)
+    draft = VLM(manifest, open_backend(manifest, RuntimeOptions(precision="fp32")))
     finished = VLM.load(toy_bundle)
     assert draft.ask(picture(0), "what is red") == finished.ask(picture(0), "what is red")
     publish(work, tmp_path / "out", fields)
@@ -199,3 +202,11 @@ def test_graph_that_is_no_graph_is_refused(tmp_path: Path) -> None:
     fields = {name: data[name] for name in data if name not in ("files", "digest")}
     with pytest.raises(BundleError, match=r"vision_encoder\.onnx: ONNX Runtime cannot load the graph"):
         VLM.load(publish(work, tmp_path / "bad", fields))
+
+
+def test_options_of_a_bundle_are_given_by_name_or_whole(toy_bundle: Path) -> None:
+    by_name = vtc.load(toy_bundle, provider="cpu", threads=1)
+    whole = vtc.load(toy_bundle, vtc.RuntimeOptions(provider="cpu", threads=1))
+    assert by_name.provider == whole.provider == "cpu"
+    with pytest.raises(TypeError, match="unexpected keyword argument 'tread'"):
+        vtc.load(toy_bundle, tread=1)

@@ -51,7 +51,7 @@ def test_compress_trains_a_pruner_and_writes_it_down(
 def test_compress_without_data_says_so_before_loading_anything(
     checkpoint: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vtc.models.load_adapter", lambda _: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("vtc.calibrate.compress.load_adapter", lambda *_: pytest.fail("the model was loaded"))
     result = invoke("compress", checkpoint, "--recipe", small, "-o", tmp_path / "c")
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1

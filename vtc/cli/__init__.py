@@ -147,7 +147,7 @@ def _fail(line: str, code: int) -> NoReturn:
 
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        from vtc.cli.versions import vtc_version
+        from vtc.runtime.versions import vtc_version
 
         click.echo(f"vtc {vtc_version()}")
         ctx.exit()
@@ -157,7 +157,9 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
     cls=Verbs,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="MODEL: 'reference' or a checkpoint directory. RECIPE: a shipped name or a .yaml file.",
+    epilog="""MODEL: 'reference' or a checkpoint directory. RECIPE: a shipped name or a .yaml file.
+
+Completion with the tab key: add eval "$(_VTC_COMPLETE=bash_source vtc)" to ~/.bashrc, or zsh_source to ~/.zshrc.""",
 )
 @click.option("--debug", is_flag=True, envvar="VTC_DEBUG", help="Show the traceback of an error.")
 @click.option(

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from vtc.cli.output import print_json, print_table, with_unit
+from vtc.cli.verb import suggest, verb
 from vtc.progress import progress
 
 if TYPE_CHECKING:
     from vtc.bundle.engines import EngineSet
 
 
-@click.command(short_help="Build TensorRT engines of a bundle, with or without a GPU.")
+@verb("Build TensorRT engines of a bundle, with or without a GPU.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--target", "target_name", required=True, metavar="T", help="Where they are to run; see vtc ls targets.")
 @click.option("--precision", help="Which graphs to build.  [default: fp16 if there is one]")
@@ -100,6 +101,7 @@ def command(
         print_json({"kind": "build", "out": str(built.root), **facts})
     else:
         _print(built)
+    suggest("run", bundle, "--backend", "tensorrt", "--image", "photo.jpg", "--prompt", "What is in the picture?")
 
 
 def _print(built: EngineSet) -> None:

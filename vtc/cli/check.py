@@ -6,15 +6,16 @@ from typing import Any
 
 import click
 
-from vtc.cli.image_options import image_option_flags, image_options
+from vtc.cli.image_options import image_option_flags
 from vtc.cli.output import print_json
+from vtc.cli.verb import suggest, verb
 from vtc.errors import InputError
-from vtc.facts.layout import ANY_IMAGE, Grid
+from vtc.facts.layout import ANY_IMAGE, ImageOptions
 from vtc.plan import check, plan
 from vtc.recipe import load_recipe
 
 
-@click.command(short_help="Validate a recipe, and with --smoke the whole pipeline on it.")
+@verb("Validate a recipe, and with --smoke the whole pipeline on it.")
 @click.argument("recipe_name", metavar="RECIPE")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value: stages.0.keep=64.")
 @click.option("--model", metavar="MODEL", help="Also check that it fits this model: counts, layers, CLS token.")
@@ -28,9 +29,7 @@ def command(
     recipe_name: str,
     overrides: tuple[str, ...],
     model: str | None,
-    image_size: Grid | None,
-    tiles: Grid | None,
-    frames: int,
+    image_options: ImageOptions,
     smoke: bool,
     family: str,
     as_json: bool,
@@ -39,8 +38,7 @@ def command(
 
     Every fault is reported at once, as file:line: key: what is wrong. Exit code 2 if there is any.
     """
-    wanted = image_options(image_size, tiles, frames)
-    if model is None and wanted != ANY_IMAGE:
+    if model is None and image_options != ANY_IMAGE:
         raise InputError("--image-size, --tiles and --frames say what images --model is to serve; give a --model")
     recipe = load_recipe(recipe_name, overrides)
     check(recipe)
@@ -58,7 +56,7 @@ def command(
     if model is not None:
         from vtc.models import read_facts, resolve_model
 
-        resolved = plan(recipe, read_facts(resolve_model(model), wanted))
+        resolved = plan(recipe, read_facts(resolve_model(model), image_options))
         report["plan"] = resolved.to_dict()
         lines.append(f"fits {model}: {resolved.keep} of {resolved.visual_tokens_in} visual tokens enter the decoder")
     if smoke:
@@ -77,3 +75,4 @@ def command(
         print_json(report)
     else:
         click.echo("\n".join([*lines, "ok"]))
+    suggest("inspect", model or "reference", "--recipe", recipe_name)

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
+from exporters.available import entries
 from vtc.cli.output import print_json, print_table
-from vtc.cli.targets import entries
-from vtc.cli.versions import package_version, vtc_version
+from vtc.cli.verb import suggest, verb
+from vtc.runtime.versions import package_version, vtc_version
 
 PACKAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("numpy", "base", ("numpy",)),
@@ -37,7 +38,7 @@ CAPABILITIES = (
 _CAN = {"runtime": "run on ", "engines": "build engines for "}
 
 
-@click.command(short_help="Tell what is installed, what works here, what to install.")
+@verb("Tell what is installed, what works here, what to install.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> None:
     """Tell what is installed, which targets work here, and what to install for the others.
@@ -79,6 +80,7 @@ def command(as_json: bool) -> None:
         _print(report)
     if missing["base"]:
         raise click.exceptions.Exit(1)
+    suggest("ls", "models")
 
 
 def _install(extra: str) -> str:

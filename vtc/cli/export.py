@@ -1,4 +1,4 @@
-"""`vtc export`: a compressed model as an ONNX bundle."""
+"""``vtc export``: a compressed model as an ONNX bundle."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporters.precision import NAMES, PRECISIONS, precision
-from vtc.cli.image_options import image_option_flags, layouts_wanted
-from vtc.errors import InputError
-from vtc.facts.layout import Grid
+from exporters.precision import NAMES, PRECISIONS
+from vtc.cli.image_options import image_option_flags
+from vtc.cli.verb import suggest, verb
+from vtc.facts.layout import ImageOptions
 from vtc.heap import return_large_blocks
 from vtc.progress import progress
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 WORST = 3
 """Values that are told of; all stand in the bundle's precision.json."""
 
+MOST = 0.9
+"""Share of answers that are most of them."""
+
 
 def _with_precisions(text: str) -> str:
     """Help with a paragraph of what precisions there are."""
@@ -28,8 +31,8 @@ def _with_precisions(text: str) -> str:
     return f"{text}\n\n\b\nPrecisions:\n{lines}"
 
 
-@click.command(
-    short_help="A compressed model as an ONNX bundle.",
+@verb(
+    "A compressed model as an ONNX bundle.",
     help=_with_precisions(
         """Export DIRECTORY, which vtc compress wrote, as an ONNX bundle.
 
@@ -51,88 +54,69 @@ interrupted export is taken up again by the same command."""
 )
 @click.option(
     "--target",
-    "target_names",
+    "targets",
     metavar="T",
     multiple=True,
     help="Make the bundle ready for T (vtc ls targets): graphs that it could not take are refused, and build.sh and "
     "README.md say how engines are built there. Several if repeated.",
 )
 @click.option("--opset", default=20, show_default=True, type=click.IntRange(18, 22), help="ONNX operator set.")
-@click.option("--model", "base", metavar="MODEL", help="Where the base model is now, if it has moved.")
+@click.option("--model", metavar="MODEL", help="Where the checkpoint is now, if it has moved.")
 @click.option(
     "--data", metavar="D", help="Images and questions to compare on: a directory with data.jsonl, or 'reference'."
 )
 @click.option("--samples", default=16, show_default=True, type=click.IntRange(1), help="Prompts to compare on.")
 @image_option_flags(several=True)
-def command(
-    directory: Path,
-    out: Path,
-    precisions: tuple[str, ...],
-    target_names: tuple[str, ...],
-    opset: int,
-    base: str | None,
-    data: str | None,
-    samples: int,
-    image_size: tuple[Grid, ...],
-    tiles: tuple[Grid, ...],
-    frames: int,
-) -> None:
-    from exporters.targets import target
-    from vtc.artifact import check_output
+def command(directory: Path, image_options: list[ImageOptions], **asked: Any) -> None:
+    import vtc
 
-    check_output(out, "bundle")
-    targets = [target(name) for name in dict.fromkeys(target_names)]
-    for one in targets:
-        one.check_export(precisions, opset)
     return_large_blocks()
     with progress() as tell:
-        from exporters.onnx import ExportRequest, export
-        from vtc.compressed.checkpoint import for_images, load_compressed
-        from vtc.data.samples import samples_from
-
-        model, recipe, origin = load_compressed(directory, base)
-        wanted = layouts_wanted(image_size, tiles, frames)
-        models = [for_images(model, recipe, image_options) for image_options in wanted] or [model]
-        source = data or ("reference" if origin.name == "reference" else None)
-        ranged = [name for name in precisions if precision(name).activations]
-        if ranged and source is None:
-            raise InputError(f"{ranged[0]} takes ranges of activations from samples, and noise has none; give --data")
-        share = -(-samples // len(models))
-        request = ExportRequest(
-            models=models,
-            recipe=recipe,
-            origin=origin,
-            samples=[sample for one in models for sample in samples_from(one.adapter, source, share, seed=0)],
-            precisions=tuple(dict.fromkeys(precisions)),
-            opset=opset,
-            targets=targets,
-            progress=tell,
-        )
-        parity = export(request, out)
-    for name, figures in parity.items():
-        click.echo(f"{out}: {_told(name, figures)}")
-    for line in _values(out):
-        click.echo(f"{out}: {line}")
-    if targets:
-        click.echo(f"{out}: suits {', '.join(one.name for one in targets)}; see {out / 'README.md'}")
+        result = vtc.export(directory, image_options=image_options, progress=tell, **asked)
+    for name, figures in result.parity.items():
+        click.echo(f"{result.path}: {_told(name, figures)}")
+    for line in _values(result.path):
+        click.echo(f"{result.path}: {line}")
+    if asked["targets"]:
+        targets = list(dict.fromkeys(asked["targets"]))
+        click.echo(f"{result.path}: suits {', '.join(targets)}; see {result.path / 'README.md'}")
+        suggest("build", result.path, "--target", targets[0])
+    else:
+        suggest("validate", result.path, *(["--data", asked["data"]] if asked["data"] else []))
 
 
 def _told(name: str, figures: Parity) -> str:
-    own = (
+    """Say in words what the comparison of a precision with the model came to."""
+    if figures.layers is not None:
+        return (
+            f"{name} is exported right: layers are within {figures.layers:.1g} of PyTorch's with the same rounding. "
+            f"What rounding itself changes: {_change(figures)}"
+        )
+    emulated = ", emulated in float32" if figures.emulated else ""
+    if figures.original is None:
+        return f"{name} is exported right, by {figures.samples} prompts{emulated}: {_figures(figures)}"
+    return (
+        f"{name} is exported right, by {figures.samples} prompts{emulated}, beside the model with its weights rounded "
+        f"alike: {_figures(figures)}. What rounding itself changes: {_change(figures.original)}"
+    )
+
+
+def _figures(figures: Parity) -> str:
+    return (
         f"same tokens kept {figures.indices_equal:.0%}, logits within {figures.logits_max_diff:.1g}, "
         f"greedy answers equal {figures.greedy_match:.0%}"
     )
-    if figures.layers is not None:
-        return f"{name} layers within {figures.layers:.1g} of PyTorch's, rounding alike; from the model itself: {own}"
-    emulated = ", emulated in float32" if figures.emulated else ""
-    line = f"{name} parity on {figures.samples} prompts{emulated}: {own}"
-    if figures.original is None:
-        return line
-    far = figures.original
-    return (
-        f"{line}, with the model's weights rounded alike; from the model itself: same tokens kept "
-        f"{far.indices_equal:.0%}, logits within {far.logits_max_diff:.1g}, greedy answers equal {far.greedy_match:.0%}"
-    )
+
+
+def _change(figures: Parity) -> str:
+    """Say how far rounding takes a bundle from the model, and how bad that is."""
+    if figures.greedy_match == 1:
+        verdict = "good: no answer changed"
+    elif figures.greedy_match >= MOST:
+        verdict = "most answers stayed; vtc validate tells whether accuracy held"
+    else:
+        verdict = "many answers changed, rightly or wrongly; vtc validate tells whether accuracy held"
+    return f"{_figures(figures)} ({verdict})"
 
 
 def _values(out: Path) -> list[str]:
@@ -151,7 +135,7 @@ def _values(out: Path) -> list[str]:
             worst = ", ".join(
                 f"{row['module']} {row['operator']} {_share(row['relative'])}" for row in note["values"][:WORST]
             )
-            lines.append(f"{name} values furthest off: {worst}")
+            lines.append(f"{name} values that rounding moves most, for whoever tunes it: {worst}")
         left = sum(counts["left"] for counts in note.get("graphs", {}).values())
         if left:
             lines.append(f"{name} leaves {left} weights as they are: their inputs do not divide into blocks")

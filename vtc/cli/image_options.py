@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any
 
 import click
 
 from vtc.facts.layout import ANY_IMAGE, Grid, ImageOptions
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+Callback = Callable[..., Any]
 
 
 class Size(click.ParamType[Grid]):
@@ -30,7 +31,7 @@ class Size(click.ParamType[Grid]):
         self.turned = turned
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Grid:
-        """Rows and columns."""
+        """Read rows and columns."""
         found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", str(value))
         if found is None:
             self.fail(f"'{value}' is not of the form {self.example}", param, ctx)
@@ -38,44 +39,48 @@ class Size(click.ParamType[Grid]):
         return (second, first) if self.turned else (first, second)
 
 
-def image_option_flags(*, several: bool = False) -> Callable[[Command], Command]:
-    """Options ``--image-size``, ``--tiles`` and ``--frames``; the first two more than once for several layouts."""
-    more = " Give it again for another layout in the same bundle." if several else ""
+def image_option_flags(*, several: bool = False) -> Callable[[Callback], Callback]:
+    """Add ``--image-size``, ``--tiles`` and ``--frames``.
 
-    def decorate(command: Command) -> Command:
-        for option in (
-            click.option(
-                "--frames", default=1, type=click.IntRange(1), help="Serve clips of so many frames.  [default: images]"
-            ),
-            click.option(
-                "--tiles",
-                multiple=several,
-                type=Size("2x3", turned=False),
-                metavar="ROWSxCOLUMNS",
-                help=f"Tiles that images are cut into, for families that do.{more}",
-            ),
-            click.option(
-                "--image-size",
-                "image_size",
-                multiple=several,
-                type=Size("1280x720", turned=True),
-                metavar="WIDTHxHEIGHT",
-                help=f"Pixels of the images to serve; others are fitted in.  [default: the family's own]{more}",
-            ),
-        ):
-            command = option(command)
-        return command
+    The command gets one argument for all of them, `image_options`: an ImageOptions, or where `several`, a list of one
+    for each layout that was named, the first two options being accepted more than once.
+    """
+    more = " Give it again for another layout in the same bundle." if several else ""
+    flags = (
+        click.option(
+            "--image-size",
+            multiple=several,
+            type=Size("1280x720", turned=True),
+            metavar="WIDTHxHEIGHT",
+            help=f"Pixels of the images to serve; others are fitted in.  [default: the family's own]{more}",
+        ),
+        click.option(
+            "--tiles",
+            multiple=several,
+            type=Size("2x3", turned=False),
+            metavar="ROWSxCOLUMNS",
+            help=f"Tiles that images are cut into, for families that do.{more}",
+        ),
+        click.option(
+            "--frames", default=1, type=click.IntRange(1), help="Serve clips of so many frames.  [default: images]"
+        ),
+    )
+    read = _layouts if several else ImageOptions
+
+    def decorate(command: Callback) -> Callback:
+        @wraps(command)
+        def collecting(*, image_size: Any, tiles: Any, frames: int, **given: Any) -> Any:
+            return command(image_options=read(image_size, tiles, frames), **given)
+
+        for flag in reversed(flags):
+            collecting = flag(collecting)
+        return collecting
 
     return decorate
 
 
-def image_options(image_size: Grid | None, tiles: Grid | None, frames: int) -> ImageOptions:
-    """What the options ask for."""
-    return ImageOptions(image_size, tiles, frames)
-
-
-def layouts_wanted(image_sizes: Sequence[Grid], tiles: Sequence[Grid], frames: int) -> list[ImageOptions]:
-    """What the options ask for, one for each layout; none where they were not given."""
+def _layouts(image_sizes: Sequence[Grid], tiles: Sequence[Grid], frames: int) -> list[ImageOptions]:
+    """List what the options ask for, one for each layout; none where they were not given."""
     named = [ImageOptions(image_size=size, frames=frames) for size in image_sizes]
     named += [ImageOptions(tiles=grid, frames=frames) for grid in tiles]
     unnamed = ImageOptions(frames=frames)

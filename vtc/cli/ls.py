@@ -2,47 +2,88 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from vtc.cli.output import print_json, print_table
+from vtc.cli.verb import suggest, verb
+from vtc.errors import InputError
+
+COLUMNS = {
+    "models": {"name": "model", "family": "family", "summary": "what it is"},
+    "selectors": {"name": "selector", "place": "place", "text_aware": "text", "summary": "keeps"},
+    "recipes": {"name": "recipe", "description": "what it does"},
+    "targets": {"name": "target", "here": "here", "summary": "what it is"},
+}
+"""What a table shows of each entry; the rest is told by name, or with --json."""
+
+IN_JSON = ("operators", "sources", "unverified")
+"""What is too long for a table."""
+
+NEXT = {
+    "models": ("inspect", "reference", "--recipe", "fastervlm-25"),
+    "selectors": ("ls", "selectors", "cls_attention"),
+    "recipes": ("ls", "recipes", "fastervlm-25"),
+    "targets": ("ls", "targets", "rtx"),
+}
 
 
-@click.command(short_help="List models, selectors, recipes or targets.")
-@click.argument("what", type=click.Choice(["models", "selectors", "recipes", "targets"]))
+@verb("List models, selectors, recipes or targets.")
+@click.argument("what", type=click.Choice(list(COLUMNS)))
+@click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(what: str, as_json: bool) -> None:
-    """List models, selectors, recipes or targets."""
+def command(what: str, name: str | None, as_json: bool) -> None:
+    r"""List models, selectors, recipes or targets, or tell all about the one called NAME.
+
+    A recipe is told as its YAML, to start one of your own from.
+
+    \b
+    vtc ls selectors
+    vtc ls recipes learnpruner > mine.yaml
+    """
     entries = {"models": _models, "selectors": _selectors, "recipes": _recipes, "targets": _targets}[what]()
+    if name is not None:
+        _tell(what, _find(what, name, entries), as_json)
+        return
     if as_json:
         print_json({"kind": "ls", what: entries})
-        return
-    columns = {
-        "models": {"name": "model", "family": "family", "summary": "what it is"},
-        "selectors": {
-            "name": "selector",
-            "paper": "method",
-            "summary": "keeps",
-            "where": "acts",
-            "needs": "needs",
-            "text_aware": "text-aware",
-        },
-        "recipes": {
-            "name": "recipe",
-            "description": "what it does",
-            "paper": "paper",
-            "calibrates": "calibrates",
-        },
-        "targets": {"name": "target", "summary": "what it is", "state": "here"},
-    }[what]
-    print_table(list(columns.values()), [[_cell(entry[key]) for key in columns] for entry in entries])
+    else:
+        columns = COLUMNS[what]
+        print_table(list(columns.values()), [[_cell(entry[key]) for key in columns] for entry in entries])
+    suggest(*NEXT[what])
+
+
+def _find(what: str, name: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    from vtc.recipe.faults import did_you_mean
+
+    key = "family" if what == "models" else "name"
+    names = [str(entry[key]) for entry in entries]
+    if name not in names:
+        guess = did_you_mean(name, names) or f"see vtc ls {what}"
+        raise InputError(f"no {what.removesuffix('s')} '{name}', {guess}")
+    return entries[names.index(name)]
+
+
+def _tell(what: str, entry: dict[str, Any], as_json: bool) -> None:
+    """Print one entry whole."""
+    if as_json:
+        print_json({"kind": "ls", what: [entry]})
+    elif what == "recipes":
+        click.echo(Path(entry["path"]).read_text(encoding="utf-8"), nl=False)
+        suggest("inspect", "reference", "--recipe", entry["name"])
+    else:
+        rows = [[key, _cell(value)] for key, value in entry.items() if key != "name" and key not in IN_JSON]
+        print_table([what.removesuffix("s"), str(entry["name"])], rows)
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_cell(item)}" for key, item in value.items())
+    return ", ".join(map(_cell, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _models() -> list[dict[str, Any]]:
@@ -50,11 +91,7 @@ def _models() -> list[dict[str, Any]]:
 
     shipped = {"name": "reference", "family": "llava", "summary": "the reference VLM that ships with vtc"}
     return [shipped] + [
-        {
-            "name": "DIR",
-            "family": family,
-            "summary": f"a checkpoint directory with model_type {family} in config.json",
-        }
+        {"name": "DIR", "family": family, "summary": "a directory with this model_type in config.json"}
         for family in FAMILIES
     ]
 
@@ -68,6 +105,7 @@ def _selectors() -> list[dict[str, Any]]:
             "summary": entry.summary,
             "needs": entry.reads,
             "where": entry.where,
+            "place": entry.where.split()[-1],
             "text_aware": entry.text_aware,
             "options": [option for option in entry.model_fields if option != "name"],
             "paper": entry.paper,
@@ -97,7 +135,7 @@ def _recipes() -> list[dict[str, Any]]:
 
 
 def _targets() -> list[dict[str, Any]]:
-    from vtc.cli.targets import entries
+    from exporters.available import entries
 
     return [
         {
@@ -105,6 +143,7 @@ def _targets() -> list[dict[str, Any]]:
             "kind": one.kind,
             "summary": one.summary,
             "available": one.works,
+            "here": "works" if one.works else "no",
             "state": one.state,
             "install": "" if one.works else one.install,
             **one.facts,

@@ -51,7 +51,7 @@ def _print_rich(headings: Sequence[str], right: Sequence[bool], rows: Sequence[S
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading, is_right in zip(headings, right, strict=True):
         table.add_column(heading, justify="right" if is_right else "left")
     for row in rows:

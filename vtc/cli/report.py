@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
+from rich import box
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -77,12 +79,16 @@ def validate_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     return parts
 
 
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+
+
 def _accuracy_table(report: Mapping[str, Any], name: str, result: Mapping[str, Any], alone: bool) -> Table:
     columns: list[tuple[str, Mapping[str, Any]]] = [("original", report["original"])]
     if not alone:
         columns.append((name, result))
     columns += report["baselines"].items()
-    table = Table(title="accuracy, %", title_justify="left")
+    table = _table("accuracy, %")
     table.add_column("capability")
     table.add_column("n", justify="right")
     for title, _ in columns:
@@ -154,34 +160,13 @@ def _coloured(status: str) -> str:
 
 
 def bench_tables(report: Mapping[str, Any]) -> list[RenderableType]:
-    """What ``vtc bench`` shows: one row a model, the speedup, and how it was measured."""
-    table = Table(title="median (90th percentile)", title_justify="left")
-    for title in (
-        "model",
-        "visual tokens",
-        "prefill sees",
-        "vision, ms",
-        "prefill, ms",
-        "TTFT, ms",
-        "TPOT, ms",
-        "end to end, ms",
-        "peak memory, MB",
-        "GFLOPs",
-    ):
-        table.add_column(title, justify="left" if title == "model" else "right", overflow="fold")
+    """Lay out what ``vtc bench`` shows: a column for each model, the speedup, and how it was measured."""
+    table = _table("median (90th percentile)")
+    table.add_column("figure")
     for run in report["runs"]:
-        table.add_row(
-            escape(run["name"]),
-            str(run["visual_tokens"]),
-            " → ".join(f"{length:g}" for length in run["segment_lengths"]),
-            _timing(run["vision_ms"]),
-            _timing(run["prefill_ms"]),
-            _timing(run["ttft_ms"]),
-            _timing(run["tpot_ms"]),
-            _timing(run["e2e_ms"]),
-            "-" if run["peak_memory_mb"] is None else f"{run['peak_memory_mb']:.0f}",
-            f"{run['flops'] / 1e9:.3g}",
-        )
+        table.add_column(escape(run["name"]), justify="right", overflow="fold")
+    for figure, cell in _FIGURES.items():
+        table.add_row(figure, *(cell(run) for run in report["runs"]))
     parts: list[RenderableType] = [table]
     if len(report["runs"]) > 1:
         parts.append(_speedup_line(report["speedup"]))
@@ -196,7 +181,7 @@ def _shape_line(shape: Mapping[str, Any]) -> str:
 
 
 def _prediction_table(report: Mapping[str, Any]) -> Table:
-    table = Table(title="beside what the plan predicts", title_justify="left")
+    table = _table("beside what the plan predicts")
     for title in ("figure", "predicted", "measured", "measured / predicted"):
         table.add_column(title, justify="left" if title == "figure" else "right")
     for name, label in (("prefill", "prefill speedup"), ("ttft", "TTFT speedup")):
@@ -226,6 +211,20 @@ def _timing(entry: Mapping[str, float | None]) -> str:
     return f"{entry['p50']:.2f} ({entry['p90']:.2f})"
 
 
+_FIGURES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "visual tokens": lambda run: str(run["visual_tokens"]),
+    "prefill sees, tokens": lambda run: " → ".join(f"{length:g}" for length in run["segment_lengths"]),
+    "vision, ms": lambda run: _timing(run["vision_ms"]),
+    "prefill, ms": lambda run: _timing(run["prefill_ms"]),
+    "TTFT, ms": lambda run: _timing(run["ttft_ms"]),
+    "TPOT, ms": lambda run: _timing(run["tpot_ms"]),
+    "end to end, ms": lambda run: _timing(run["e2e_ms"]),
+    "peak memory, MB": lambda run: "-" if run["peak_memory_mb"] is None else f"{run['peak_memory_mb']:.0f}",
+    "GFLOPs": lambda run: f"{run['flops'] / 1e9:.3g}",
+}
+"""Rows of the table of ``vtc bench``."""
+
+
 def _speedup_line(speedup: Mapping[str, Any]) -> str:
     spans = speedup["ci95"]
     parts = []
@@ -236,10 +235,36 @@ def _speedup_line(speedup: Mapping[str, Any]) -> str:
     return "speedup: " + ", ".join(parts)
 
 
+def print_report(
+    report: Mapping[str, Any],
+    tables: Callable[[Mapping[str, Any]], Sequence[RenderableType]],
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Print a report, and write it to a file if there is to be one.
+
+    Parameters
+    ----------
+    report : mapping
+    tables : callable
+        Lays it out for people: :func:`validate_tables` or :func:`bench_tables`.
+    as_json : bool
+        Whether it is printed as JSON.
+    out : Path or None
+        The file.
+    """
+    if out is not None:
+        write_json(report, out)
+    if as_json:
+        click.echo(to_json(report))
+    else:
+        print_tables(tables(report))
+
+
 def print_tables(parts: Sequence[RenderableType]) -> None:
-    """Print what `validate_tables` or `bench_tables` gave; in a pipe, lines are never wrapped."""
+    """Print tables and lines; in a pipe, neither is wrapped or cut."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
     for part in parts:
-        console.print(part, highlight=False, soft_wrap=isinstance(part, str))
+        console.print(part, highlight=False, soft_wrap=isinstance(part, str) and not console.is_terminal)

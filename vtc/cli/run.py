@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
-from vtc.cli.running import backend_options
-from vtc.runtime import BACKENDS
+from vtc.cli.runtime_options import runtime_flags
+from vtc.cli.verb import suggest, verb
+from vtc.runtime.options import RuntimeOptions
 
 
-@click.command(short_help="Ask a bundle about images; needs neither torch nor transformers.")
+@verb("Ask a bundle about images; needs neither torch nor transformers.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--image",
@@ -26,7 +27,7 @@ from vtc.runtime import BACKENDS
     is_flag=True,
     help="The prompt is whole: chat template applied, one image placeholder for each image.",
 )
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Longest answer.")
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
 @click.option(
     "--top-p",
@@ -36,10 +37,7 @@ from vtc.runtime import BACKENDS
     help="Share of probability that is drawn from.",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Makes a draw repeatable.")
-@backend_options()
-@click.option("--provider", help="ONNX Runtime provider, such as cpu or cuda.  [default: the fastest here]")
-@click.option("--precision", help="Which of the bundle's precisions to run, such as fp16 or int8.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one operator.")
+@runtime_flags()
 @click.option("--json", "as_json", is_flag=True, help="Print answer, token ids and timings as JSON.")
 def command(
     bundle: Path,
@@ -50,11 +48,7 @@ def command(
     temperature: float,
     top_p: float,
     seed: int | None,
-    backend: str | None,
-    engines: Path | None,
-    provider: str | None,
-    precision: str | None,
-    threads: int | None,
+    runtime: RuntimeOptions,
     as_json: bool,
 ) -> None:
     r"""Answer a question about images, word by word as it comes.
@@ -63,20 +57,13 @@ def command(
     vtc run out/bundle --image photo.jpg --prompt "What is in the picture?"
     vtc run out/bundle --image a.png --image b.png --prompt "What differs?" --json
     """
+    import vtc
     from vtc.cli.output import print_json
     from vtc.runtime.image import open_image
     from vtc.runtime.sampling import Sampler
-    from vtc.runtime.vlm import VLM
 
     pictures = [open_image(path) for path in images]
-    model = VLM.load(
-        bundle,
-        provider=provider,
-        precision=precision,
-        threads=threads,
-        backend=backend or BACKENDS[0],
-        engines=engines,
-    )
+    model = vtc.load(bundle, runtime)
     text = prompt if raw_prompt else model.chat(prompt, len(pictures))
     running = model.start([pictures], [text], max_new_tokens, Sampler(temperature, top_p, seed))
     if as_json:
@@ -86,13 +73,14 @@ def command(
                 "answer": answer.text,
                 "token_ids": answer.token_ids,
                 "visual_tokens": model.image_tokens,
-                "backend": backend or BACKENDS[0],
+                "backend": runtime.backend,
                 "provider": model.provider,
                 "precision": model.precision,
                 "timings": asdict(answer.timings),
             }
         )
-        return
-    for piece in running.stream():
-        click.echo(piece, nl=False)
-    click.echo()
+    else:
+        for piece in running.stream():
+            click.echo(piece, nl=False)
+        click.echo()
+    suggest("validate", bundle)

@@ -102,6 +102,26 @@ class Dataset:
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
+def data_for(model: str, data: str | Path | None = None) -> str | None:
+    """Choose the data for a model: what the user gave, or the reference scenes for the reference model alone.
+
+    Parameters
+    ----------
+    model : str
+        Its name: ``reference`` or a directory.
+    data : str, Path or None
+        What the user gave.
+
+    Returns
+    -------
+    str or None
+        None where a user has to say, as other models know nothing of drawn digits.
+    """
+    if data is not None:
+        return str(data)
+    return REFERENCE if model == REFERENCE else None
+
+
 def load_dataset(name: str | Path, limit: int | None, seed: int, split: Split = "test") -> Dataset:
     """Load what ``--data`` names.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,11 +19,12 @@ from vtc.evaluate.evidence import Locator
 from vtc.evaluate.predictor import Generated, Logits, Predictor
 from vtc.evaluate.validate import Contestant
 from vtc.facts.layout import ANY_IMAGE, ImageOptions
-from vtc.runtime import BACKENDS
+from vtc.runtime.options import RuntimeOptions
 
 if TYPE_CHECKING:
     from vtc.compressed.model import CompressedModel
     from vtc.models.base import VLMAdapter
+    from vtc.recipe import Recipe
 
 Baseline = Literal["random", "uniform", "downsample", "blind"]
 BASELINES: tuple[Baseline, ...] = ("random", "uniform", "downsample", "blind")
@@ -54,25 +56,6 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Session:
-    """How a bundle is run; None leaves it to the runtime.
-
-    Attributes
-    ----------
-    provider, precision, threads, backend
-        As for :class:`~vtc.runtime.vlm.VLM`.
-    engines : Path or None
-        Of the bundle that is judged; an original that is a bundle has its own.
-    """
-
-    provider: str | None = None
-    precision: str | None = None
-    threads: int | None = None
-    backend: str = BACKENDS[0]
-    engines: Path | None = None
-
-
-@dataclass(frozen=True)
 class Comparison:
     """All that take part in one comparison.
 
@@ -93,7 +76,7 @@ class Comparison:
 
 
 def manifest_of(path: Path) -> dict[str, Any] | None:
-    """The manifest of a compressed model or a bundle, unverified; None if the path is neither."""
+    """Read the manifest of a compressed model or a bundle, unverified; None if the path is neither."""
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -101,8 +84,29 @@ def manifest_of(path: Path) -> dict[str, Any] | None:
     return manifest if isinstance(manifest, dict) and manifest.get("kind") in ("bundle", "compressed") else None
 
 
+def checkpoint_name(target: str | None, against: str | None) -> str:
+    """Name the checkpoint that models are compared with: the one that is given, or that a bundle was made from.
+
+    Parameters
+    ----------
+    target, against : str or None
+        As for :func:`open_comparison`.
+
+    Raises
+    ------
+    InputError
+        If neither says.
+    """
+    manifest = manifest_of(Path(against or target or ""))
+    if manifest is not None:
+        return str(manifest.get("model", {}).get("name"))
+    if against is None:
+        raise InputError("say what to compare with: --against MODEL ('reference', or a checkpoint's directory)")
+    return against
+
+
 def open_comparison(
-    target: str | None, against: str | None, baselines: Sequence[str], seed: int, session: Session
+    target: str | None, against: str | None, baselines: Sequence[str], seed: int, options: RuntimeOptions
 ) -> Comparison:
     """Open the models that ``vtc validate`` compares.
 
@@ -117,7 +121,8 @@ def open_comparison(
         Of :data:`BASELINES`. There are none against a bundle: they are made from the checkpoint.
     seed : int
         Of the random baseline.
-    session : Session
+    options : RuntimeOptions
+        Of the bundle that is judged; an original that is a bundle has engines of its own.
 
     Raises
     ------
@@ -125,21 +130,18 @@ def open_comparison(
         If something is missing, of the wrong kind, or made from another checkpoint.
     """
     manifest = manifest_of(Path(target)) if target else None
-    if against is None:
-        if manifest is None:
-            raise InputError("say what to compare with: --against MODEL ('reference', or a checkpoint's directory)")
-        against = str(manifest.get("model", {}).get("name"))
+    against = against or checkpoint_name(target, None)
     if target is None:
-        original = _open_original(against, session)
+        original = _open_original(against, options)
         return Comparison(original.contestant, None, *_baselines_of(original, None, baselines, seed))
     original_manifest = manifest_of(Path(against))
     if manifest is not None and manifest["kind"] == "compressed":
         # One copy of the weights serves both.
         compressed = open_compressed(Path(target), None if original_manifest else against)
-        original = _open_original(against, session) if original_manifest else _uncompressed(compressed)
+        original = _open_original(against, options) if original_manifest else _uncompressed(compressed)
     else:
-        compressed = open_bundle(Path(target), session)
-        original = _open_original(against, session, served_by(manifest))
+        compressed = open_bundle(Path(target), options)
+        original = _open_original(against, options, served_by(manifest))
     check_same_origin(original, compressed)
     return Comparison(
         original.contestant,
@@ -155,7 +157,7 @@ def _baselines_of(
 
 
 def served_by(manifest: Mapping[str, Any] | None) -> ImageOptions:
-    """What images a bundle was made for; of several layouts the first."""
+    """Read what images a bundle was made for; of several layouts the first."""
     if manifest is None or "serving" not in manifest["model"]:
         return ANY_IMAGE
     from vtc.compressed.checkpoint import image_options_of
@@ -163,17 +165,17 @@ def served_by(manifest: Mapping[str, Any] | None) -> ImageOptions:
     return image_options_of(manifest["model"])
 
 
-def _open_original(name: str, session: Session, image_options: ImageOptions = ANY_IMAGE) -> Opened:
+def _open_original(name: str, options: RuntimeOptions, image_options: ImageOptions = ANY_IMAGE) -> Opened:
     manifest = manifest_of(Path(name))
     if manifest is None:
         return open_checkpoint(name, image_options)
     if manifest["kind"] == "compressed" or manifest["plan"]["stages"]:
         raise InputError(f"{name}: is compressed, so it is no original; give the checkpoint it was made from")
-    return open_bundle(Path(name), replace(session, engines=None))
+    return open_bundle(Path(name), replace(options, engines=None))
 
 
 def open_checkpoint(name: str, image_options: ImageOptions = ANY_IMAGE) -> Opened:
-    """The original, run through the same code as a compressed model, with nothing taken away."""
+    """Open the original, which runs through the same code as a compressed model, with nothing taken away."""
     from vtc.models import load_adapter, model_digest, resolve_model
 
     path = resolve_model(name)
@@ -181,7 +183,7 @@ def open_checkpoint(name: str, image_options: ImageOptions = ANY_IMAGE) -> Opene
 
 
 def original_of(adapter: VLMAdapter, model_sha256: str) -> Opened:
-    """A loaded checkpoint with nothing taken away."""
+    """Make an original of a loaded checkpoint: nothing is taken away."""
     from vtc.compressed.build import apply_recipe
     from vtc.recipe import Recipe
 
@@ -195,18 +197,11 @@ def _uncompressed(compressed: Opened) -> Opened:
     return original_of(compressed.adapter, compressed.model_sha256)
 
 
-def open_bundle(path: Path, session: Session = Session()) -> Opened:
-    """An exported bundle, run by the torch-free runtime."""
+def open_bundle(path: Path, options: RuntimeOptions = RuntimeOptions()) -> Opened:
+    """Open an exported bundle, which the torch-free runtime runs."""
     from vtc.runtime.vlm import VLM
 
-    vlm = VLM.load(
-        path,
-        provider=session.provider,
-        precision=session.precision,
-        threads=session.threads,
-        backend=session.backend,
-        engines=session.engines,
-    )
+    vlm = VLM.load(path, options)
     served = vlm.manifest.images[0]
     one_grid = len(vlm.manifest.images) == len(served.grids) == served.spans == 1
     grid = served.grids[0] if one_grid else None
@@ -222,15 +217,39 @@ def open_bundle(path: Path, session: Session = Session()) -> Opened:
 
 
 def open_compressed(path: Path, base: str | None = None) -> Opened:
-    """A compressed model, run in PyTorch; `base` says where its checkpoint is now, if it has moved."""
+    """Open a compressed model, which PyTorch runs; `base` says where its checkpoint is now, if it has moved."""
     from vtc.compressed.checkpoint import load_compressed
 
     model, _, origin = load_compressed(path, base)
     return compressed_contestant(path.resolve().name, model, origin.digest)
 
 
+def open_finished(path: Path) -> Opened:
+    """Open a compressed model or a bundle."""
+    manifest = manifest_of(path)
+    return open_compressed(path) if manifest and manifest["kind"] == "compressed" else open_bundle(path)
+
+
+def open_recipe(model: str, recipe: Recipe, image_options: ImageOptions = ANY_IMAGE) -> Opened:
+    """Apply a recipe to a checkpoint, in PyTorch and in memory alone.
+
+    Raises
+    ------
+    InputError
+        If the recipe leaves something to calibration, or to a training that nothing shipped takes the place of.
+    """
+    from vtc.calibrate.compress import complete, load_checkpoint, measured
+
+    if left_open := measured(recipe):
+        raise InputError(f"{recipe.name}: {left_open[0]} is left to calibration; vtc compress it, then show that")
+    checkpoint = load_checkpoint(model, image_options)
+    with tempfile.TemporaryDirectory() as directory:
+        done = complete(checkpoint, recipe, Path(directory))
+    return compressed_contestant(recipe.name, done.model, checkpoint.origin.digest)
+
+
 def compressed_contestant(name: str, model: CompressedModel, model_sha256: str) -> Opened:
-    """A compressed model that is in memory already."""
+    """Make a contestant of a compressed model that is in memory already."""
     adapter = model.adapter
 
     def keep_indices(images: list[Image.Image], questions: list[str]) -> NDArray[np.int64]:
@@ -261,16 +280,16 @@ def _locator(
 
 
 def chooses_places(plan: Mapping[str, Any]) -> bool:
-    """Whether a plan's tokens are places in the image, of which it keeps some; behind a filter they no longer are."""
+    """Tell whether a plan keeps some of the image's tokens in their places; after a filter they have none."""
     filtered = any(stage["kind"] == "frequency_filter" for stage in plan["stages"])
     prunes = any(stage["kind"] in ("prune", "prune_in_decoder") for stage in plan["stages"])
     return prunes and not filtered
 
 
 def baseline_keep(plan: Mapping[str, Any]) -> int | None:
-    """Visual tokens that a baseline may spend: as many as the plan has on average over the decoder's layers.
+    """Count the visual tokens that a baseline may spend: as many as the plan has on average over the decoder's layers.
 
-    For stages in front of the decoder that is the number that enters it. Where an image is several runs of
+    For stages before the decoder that is the number that enters it. Where an image is several runs of
     placeholders, each gets as many. None where nothing is saved, so that there is nothing to compare with.
 
     Parameters
@@ -286,7 +305,7 @@ def baseline_keep(plan: Mapping[str, Any]) -> int | None:
 def open_baselines(
     adapter: VLMAdapter, names: Sequence[str], keep: int | None, seed: int
 ) -> tuple[list[Contestant], dict[str, str]]:
-    """The baselines at a budget, and why others of `names` cannot be; without a budget there are none that need one."""
+    """Open the baselines at a budget, and say why others of `names` cannot be; without a budget none that needs one."""
     from vtc.compressed.baselines import baseline
 
     def predictor(name: Baseline, seed: int = 0) -> Predictor:
@@ -308,7 +327,7 @@ def open_baselines(
 
 
 class TakingTurns:
-    """Several predictors behind one another, a batch each: an average over draws at the cost of one.
+    """Several predictors, each of which answers a batch in its turn: an average over draws at the cost of one.
 
     Parameters
     ----------

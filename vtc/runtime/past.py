@@ -1,7 +1,7 @@
 """The KV cache of one segment: one that grows by a token a step, and one with room for more at fixed addresses.
 
 With room, every step has the same shapes and addresses, so that it can be recorded once and replayed (as a CUDA graph).
-The graph is given all T places of the cache and puts its token behind them; that token is then copied into the first
+The graph is given all T places of the cache and puts its token after them; that token is then copied into the first
 free place. Where in the cache a token stands does not matter: keys carry their rotary position, and masks, groups and
 positions are told by place.
 """
@@ -21,7 +21,7 @@ STEP = 128
 
 
 class GrowingPast:
-    """What the graph gave out is what it gets next.
+    """A :class:`~vtc.runtime.interface.Past`: what the graph gave out is what it gets next.
 
     Parameters
     ----------
@@ -37,7 +37,6 @@ class GrowingPast:
 
     @property
     def length(self) -> int:
-        """Tokens in it."""
         return int(self.tensors[0].shape()[2])
 
     @property
@@ -46,15 +45,12 @@ class GrowingPast:
         return sum(int(tensor.tensor_size_in_bytes()) for tensor in self.tensors)
 
     def mask(self) -> IntArray:
-        """See :class:`~vtc.runtime.interface.Past`."""
         return np.concatenate([self._mask, np.ones_like(self._mask[:, :1])], axis=1)
 
     def positions(self, here: IntArray) -> IntArray | None:
-        """See :class:`~vtc.runtime.interface.Past`."""
         return None if self._positions is None else np.concatenate([self._positions, here], axis=1)
 
     def append(self, present: Sequence[Tensor], here: IntArray) -> None:
-        """See :class:`~vtc.runtime.interface.Past`."""
         self._mask, self._positions = self.mask(), self.positions(here)
         self.tensors = present
 
@@ -73,7 +69,7 @@ class Store(Protocol):
 
 
 class FixedPast:
-    """A cache with room.
+    """A :class:`~vtc.runtime.interface.Past` with room.
 
     Parameters
     ----------
@@ -115,11 +111,9 @@ class FixedPast:
         return sum(int(tensor.tensor_size_in_bytes()) for tensor in self.tensors) * self.length // self.places
 
     def mask(self) -> IntArray:
-        """See :class:`~vtc.runtime.interface.Past`."""
         return np.concatenate([self._mask, np.ones_like(self._mask[:, :1])], axis=1)
 
     def positions(self, here: IntArray) -> IntArray | None:
-        """See :class:`~vtc.runtime.interface.Past`."""
         return None if self._positions is None else np.concatenate([self._positions, here], axis=1)
 
     def append(self, present: Sequence[Tensor], here: IntArray) -> None:
@@ -132,10 +126,10 @@ class FixedPast:
         """
         if self.length == self.places:
             self._move(self.tensors)
-        # The graph saw the cache as it was, so its token stands behind the places that there were then.
-        behind = int(present[0].shape()[2]) - 1
+        # The graph saw the cache as it was, so its token stands after the places that there were then.
+        added = int(present[0].shape()[2]) - 1
         for source, target in zip(present, self.tensors, strict=True):
-            self._store.copy(source, behind, 1, target, self.length)
+            self._store.copy(source, added, 1, target, self.length)
         self._mask[:, self.length] = 1
         if self._positions is not None:
             self._positions[:, self.length] = here[:, 0]

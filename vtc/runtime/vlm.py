@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,12 +23,12 @@ from vtc.bundle.manifest import Manifest, ServedImage, load_manifest
 from vtc.errors import InputError
 from vtc.inputs.pixels import to_pixels
 from vtc.inputs.sequence import clips, query_tokens
-from vtc.runtime import BACKENDS
 from vtc.runtime.backends import open_backend
 from vtc.runtime.decoder import Cache, Decoder, Logits
 from vtc.runtime.generation import Batch, Generation, Prefilled, RunningGeneration, milliseconds_since
 from vtc.runtime.image import open_image
 from vtc.runtime.interface import Array, Backend, IntArray, LoadedGraph, Tensor
+from vtc.runtime.options import RuntimeOptions
 from vtc.runtime.sampling import Sampler
 from vtc.runtime.text import Text
 
@@ -34,91 +36,53 @@ ImageLike = str | Path | Image.Image
 
 
 class VLM:
-    """A bundle. Not for several threads at once.
+    """A bundle that answers. Not for several threads at once.
 
     Graphs are loaded when they are first wanted, those that every answer needs at the latest by :meth:`open`.
 
     Parameters
     ----------
     manifest : Manifest
-    provider : str or None
-        ``cpu``, ``cuda``, or ONNX Runtime's name of any other provider; None takes CUDA where it works.
-    precision : str or None
-        One that the bundle holds; None takes float16 on a GPU and float32 on the CPU where there is a choice.
-    threads : int or None
-        Threads of one operator; None leaves it to ONNX Runtime.
-    backend : str or Backend
-        ``onnxruntime``, or ``tensorrt`` for engines that ``vtc build`` made of the bundle; or what is to run the graphs
-        itself, to which the options do not apply.
-    engines : path or None
-        Directory of the engines; None takes those in the bundle that fit this machine (see
-        :func:`~vtc.runtime.tensorrt.engine_sets.choose_engines`).
-    verify : bool
-        Compare the hashes of engines with their manifest; False compares sizes.
+    backend : Backend
+        What runs the graphs; :func:`vtc.runtime.backends.open_backend` makes one.
 
     Raises
     ------
     BundleError
-        If a file of the bundle or its engines cannot be used.
-    InputError
-        If what is to run it is not to be had.
+        If a file of the bundle cannot be used.
     """
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        provider: str | None = None,
-        precision: str | None = None,
-        threads: int | None = None,
-        *,
-        backend: str | Backend = BACKENDS[0],
-        engines: str | Path | None = None,
-        verify: bool = True,
-    ) -> None:
-        self.manifest = manifest
-        if isinstance(backend, str):
-            backend = open_backend(
-                manifest,
-                backend,
-                provider=provider,
-                precision=precision,
-                threads=threads,
-                engines=engines,
-                verify=verify,
-            )
-        self.backend = backend
-        self.precision, self.provider = self.backend.precision, self.backend.provider
+    def __init__(self, manifest: Manifest, backend: Backend) -> None:
+        self.manifest, self.backend = manifest, backend
+        self.precision, self.provider = backend.precision, backend.provider
         self.text = Text(manifest)
         self._visions: dict[str, LoadedGraph] = {}
 
     @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        provider: str | None = None,
-        precision: str | None = None,
-        verify: bool = True,
-        threads: int | None = None,
-        backend: str = BACKENDS[0],
-        engines: str | Path | None = None,
-    ) -> VLM:
+    def load(cls, path: str | Path, options: RuntimeOptions = RuntimeOptions(), **changes: Any) -> VLM:
         """Load a bundle and the graphs that every answer needs.
 
         Parameters
         ----------
         path : str or Path
-        verify : bool
-            Compare every file's hash with the manifest; False compares sizes.
-        provider, precision, threads, backend, engines
-            As for :class:`VLM`.
+        options : RuntimeOptions
+        changes
+            Fields of `options` by name, such as ``provider="cuda"``.
+
+        Returns
+        -------
+        VLM
 
         Raises
         ------
         BundleError
-            If the bundle is incomplete, changed, or made by a newer vtc.
+            If the bundle or its engines are incomplete, changed, or made by a newer vtc.
+        InputError
+            If what is to run it is not to be had here.
         """
-        manifest = load_manifest(path, verify=verify)
-        vlm = cls(manifest, provider, precision, threads, backend=backend, engines=engines, verify=verify)
+        options = replace(options, **changes)
+        manifest = load_manifest(path, verify=options.verify)
+        vlm = cls(manifest, open_backend(manifest, options))
         vlm.open()
         return vlm
 
@@ -184,9 +148,7 @@ class VLM:
         image: ImageLike | Sequence[ImageLike] | None,
         question: str,
         max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
+        **sampling: Any,
     ) -> str:
         """Answer a question about an image (or several, or none).
 
@@ -195,31 +157,34 @@ class VLM:
         image : path, PIL image, a sequence of those, or None
         question : str
         max_new_tokens : int
-        temperature, top_p, seed
-            See :class:`~vtc.runtime.sampling.Sampler`.
+        sampling
+            Fields of :class:`~vtc.runtime.sampling.Sampler` by name, such as ``temperature=0.7``; greedy without.
 
         Returns
         -------
         str
         """
-        images = _open_all(image)
-        sampler = Sampler(temperature, top_p, seed)
-        return self.generate([images], [self.chat(question, len(images))], max_new_tokens, sampler)[0].text
+        return self._answer(image, question, max_new_tokens, sampling).finish()[0].text
 
     def stream(
         self,
         image: ImageLike | Sequence[ImageLike] | None,
         question: str,
         max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
+        **sampling: Any,
     ) -> Iterator[str]:
-        """Like :meth:`ask`, yielding the answer piece by piece."""
+        """Answer as :meth:`ask` does, yielding the answer piece by piece."""
+        yield from self._answer(image, question, max_new_tokens, sampling).stream()
+
+    def _answer(
+        self,
+        image: ImageLike | Sequence[ImageLike] | None,
+        question: str,
+        max_new_tokens: int,
+        sampling: Mapping[str, Any],
+    ) -> RunningGeneration:
         images = _open_all(image)
-        sampler = Sampler(temperature, top_p, seed)
-        generation = self.start([images], [self.chat(question, len(images))], max_new_tokens, sampler)
-        yield from generation.stream()
+        return self.start([images], [self.chat(question, len(images))], max_new_tokens, Sampler(**sampling))
 
     # Batches ------------------------------------------------------------------------------------------------
 
@@ -296,7 +261,7 @@ class VLM:
         return [row[: len(ids)].copy() for row, ids in zip(stacked, continuations, strict=True)]
 
     def kept(self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> list[IntArray]:
-        """Which visual tokens a batch of prompts keeps: entering the decoder, and behind each cut inside it.
+        """Tell which visual tokens a batch of prompts keeps: entering the decoder, and after each cut inside it.
 
         Parameters
         ----------
@@ -342,7 +307,7 @@ class VLM:
         """Pixels of images, or of clips one frame after the other, as the vision graph takes them."""
         return to_pixels(self.serve([images]).pixels, images)
 
-    # Steps --------------------------------------------------------------------------------------------------
+    # Steps, as vtc.runtime.generation describes them ------------------------------------------------------------
 
     def inputs(
         self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str], new_tokens: int = 1
@@ -366,7 +331,6 @@ class VLM:
         return milliseconds_since(begin), Batch(served, pixels, *self.text.batch(rows))
 
     def prefill(self, batch: Batch) -> Prefilled:
-        """Run a batch of prompts."""
         vision_ms = 0.0
         keep_indices = np.zeros((0, batch.served.keep), dtype=np.int64)
         embeds: Tensor | Array = (tokens := self._embed(batch))
@@ -405,11 +369,9 @@ class VLM:
         return named["image_features"], named["keep_indices"].numpy()
 
     def step(self, tokens: IntArray, cache: Cache) -> Logits:
-        """Run one more token of each row, (B,); the cache moves on. Returns logits (B, V)."""
         return self.decoder.step(tokens, cache)
 
     def release(self) -> None:
-        """Let go of the last generation's tensors."""
         self.embedding.release()
         for vision in self._visions.values():
             vision.release()

@@ -11,11 +11,12 @@ from pathlib import Path
 import click
 
 from vtc.calibrate.calibrator import needs_data
+from vtc.calibrate.compress import Calibration, load_checkpoint, trained_parts
+from vtc.data.datasets import data_for
 from vtc.errors import InputError, VtcError
-from vtc.models import load_adapter, model_digest, resolve_model
 from vtc.progress import progress
 from vtc.recipe import load_recipe
-from vtc.training.auto import AutoTrained, left_open
+from vtc.training.auto import left_open
 
 
 @click.command()
@@ -29,13 +30,13 @@ def main(model: str, recipe_name: str, overrides: tuple[str, ...], data: str | N
     recipe = load_recipe(recipe_name, overrides)
     if not left_open(recipe):
         raise InputError(f"recipe {recipe.name} leaves no pruner to training; write checkpoint: auto")
-    source = data or ("reference" if model == "reference" else None)
+    source = data_for(model, data)
     if source is None:
         raise needs_data(recipe)
-    path = resolve_model(model)
+    checkpoint = load_checkpoint(model)
     out.mkdir(parents=True, exist_ok=True)
     with progress() as tell:
-        train = AutoTrained(load_adapter(path), model_digest(path), out, source, retrain=True, report=tell)
+        train = trained_parts(checkpoint, out, Calibration(source, retrain=True), tell)
         for number in left_open(recipe):
             click.echo(train(recipe, number))
 

@@ -25,7 +25,6 @@ import exporters.tensorrt.memory as memory
 from exporters.targets import target
 from exporters.tensorrt.build import BuildRequest, build
 from exporters.tensorrt.builder import Builder, import_library
-from exporters.tensorrt.gpu import Gpu
 from exporters.tensorrt.memory import GIB, available_ram, check_memory, need
 from tests.marks import needs_rtx
 from tests.runtime.conftest import TOYS
@@ -35,6 +34,7 @@ from vtc.bundle.engines import Limits, Profile, engines_dir, load_engines
 from vtc.bundle.manifest import Manifest, load_manifest
 from vtc.cli import main
 from vtc.errors import BundleError, InputError, MissingDependency, VtcError
+from vtc.runtime.nvidia import Gpu
 
 pytestmark = needs_rtx
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.tiny import compressed, image
-from vtc.bench.prediction import predict, weight_count
+from vtc.benchmark.prediction import predict, weight_count
 from vtc.facts.model import ModelFacts
 from vtc.models import read_facts
 from vtc.models.base import VLMAdapter

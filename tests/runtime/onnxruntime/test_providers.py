@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from vtc.errors import InputError
+from vtc.runtime.nvidia import cuda_devices
 from vtc.runtime.onnxruntime import providers
-from vtc.runtime.onnxruntime.providers import Provider, choose_provider, cuda_devices, quiet_stderr, starts
+from vtc.runtime.onnxruntime.providers import Provider, choose_provider, starts
+from vtc.runtime.quiet import quiet_stderr
 
 without_gpu = pytest.mark.skipif(cuda_devices() > 0, reason="there is a GPU")
 

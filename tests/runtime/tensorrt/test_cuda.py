@@ -24,7 +24,6 @@ class Status(Enum):
 
 # Number of arguments and of results, as in cuda-python 12.6 to 13.5.
 DECLARED = {
-    "cudaDeviceGetAttribute": (2, 1),
     "cudaStreamCreateWithFlags": (1, 1),
     "cudaMalloc": (1, 1),
     "cudaFree": (1, 0),
@@ -51,7 +50,6 @@ class Api(SimpleNamespace):
     def __init__(self) -> None:
         super().__init__(
             cudaError_t=Status,
-            cudaDeviceAttr=SimpleNamespace(cudaDevAttrComputeCapabilityMajor=75, cudaDevAttrComputeCapabilityMinor=76),
             cudaMemcpyKind=SimpleNamespace(
                 cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2, cudaMemcpyDeviceToDevice=3
             ),
@@ -90,7 +88,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Api:
 
 def test_every_call_is_declared_so(api: Api) -> None:
     cuda = Cuda()
-    assert (cuda.capability, cuda.stream) == ("8.8", 8)
+    assert cuda.stream == 8
     values = np.zeros(4, dtype=np.float32)
     cuda.upload(cuda.allocate(16), values)
     cuda.download(values, 8)
@@ -124,8 +122,8 @@ def test_what_cuda_refuses_is_one_line(api: Api) -> None:
     api.failing["cudaMalloc"] = Status.cudaErrorMemoryAllocation
     with pytest.raises(OutOfMemory, match="CUDA: cudaMalloc failed: no luck with 2"):
         cuda.allocate(16)
-    api.failing["cudaDeviceGetAttribute"] = Status.cudaErrorNoDevice
-    with pytest.raises(VtcError, match=r"CUDA: cudaDeviceGetAttribute failed: no luck with 100; cuda-python must be"):
+    api.failing["cudaStreamCreateWithFlags"] = Status.cudaErrorNoDevice
+    with pytest.raises(VtcError, match=r"cudaStreamCreateWithFlags failed: no luck with 100; cuda-python must be"):
         Cuda()
 
 

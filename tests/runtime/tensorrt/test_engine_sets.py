@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,10 +14,11 @@ from tests.runtime.toy import make_toy, write_toy_bundle
 from vtc.bundle.engines import engines_dir
 from vtc.bundle.manifest import load_manifest
 from vtc.errors import BundleError, InputError, MissingDependency
-from vtc.runtime.onnxruntime.providers import choose_provider, cuda_devices
+from vtc.runtime.nvidia import cuda_devices, import_tensorrt
+from vtc.runtime.onnxruntime.providers import choose_provider, import_onnxruntime
 from vtc.runtime.tensorrt import engine_sets
 from vtc.runtime.tensorrt.engine import Machine
-from vtc.runtime.tensorrt.engine_sets import choose_engines, import_library
+from vtc.runtime.tensorrt.engine_sets import choose_engines
 from vtc.runtime.vlm import VLM
 
 
@@ -62,7 +62,7 @@ def test_engine_that_is_none_is_refused(bundle: Path, monkeypatch: pytest.Monkey
 def test_the_real_library_says_why_an_engine_is_none(tmp_path: Path) -> None:
     path = tmp_path / "bad.engine"
     path.write_bytes(b"abc" * 100)
-    machine = Machine(import_library("tensorrt_rtx"), FakeCuda())  # type: ignore[arg-type]
+    machine = Machine(import_tensorrt("tensorrt_rtx"), FakeCuda())  # type: ignore[arg-type]
     assert machine.captures_itself
     with pytest.raises(BundleError, match=r"bad\.engine: TensorRT cannot load the engine \(.*Error Code 1"):
         machine.deserialise(path)
@@ -70,7 +70,7 @@ def test_the_real_library_says_why_an_engine_is_none(tmp_path: Path) -> None:
 
 def test_absent_library_is_named_with_its_extra(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvidia(monkeypatch)
-    monkeypatch.setattr(engine_sets, "import_library", import_library)
+    monkeypatch.setattr(engine_sets, "import_tensorrt", import_tensorrt)
     for library, extra in (("tensorrt", r"vtc\[tensorrt\]"), ("tensorrt_rtx", r"vtc\[rtx\]")):
         monkeypatch.setitem(sys.modules, library, None)
         root = write_engine_set(bundle, library=library, target=library)
@@ -93,7 +93,7 @@ def test_other_version_or_gpu_is_refused_with_both_named(bundle: Path, monkeypat
 
 def test_machine_without_a_gpu_is_told_of_the_fallback(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvidia(monkeypatch)
-    monkeypatch.setattr(engine_sets, "cuda_devices", lambda: 0)
+    monkeypatch.setattr(engine_sets, "gpu_here", lambda: None)
     write_engine_set(bundle)
     with pytest.raises(InputError, match="need an NVIDIA GPU and its driver, and there is none; --backend onnxruntime"):
         VLM.load(bundle, backend="tensorrt")
@@ -121,7 +121,7 @@ def test_of_several_sets_those_that_fit_are_ranked(bundle: Path, monkeypatch: py
 
 @pytest.mark.skipif(cuda_devices() > 0, reason="there is a GPU")
 def test_onnx_runtime_offers_tensorrt_as_a_provider_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime: Any = engine_sets.importlib.import_module("onnxruntime")
+    runtime = import_onnxruntime()
     offered = ["TensorrtExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(runtime, "get_available_providers", lambda: offered)
     with pytest.raises(InputError, match=r"provider 'tensorrt' needs an NVIDIA GPU"):

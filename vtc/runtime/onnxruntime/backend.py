@@ -24,13 +24,14 @@ from vtc.runtime.onnxruntime.providers import (
     choose_provider,
     import_onnxruntime,
     preload_cuda,
-    quiet_stderr,
 )
+from vtc.runtime.options import RuntimeOptions
 from vtc.runtime.past import GrowingPast
+from vtc.runtime.quiet import quiet_stderr
 
 
 class Graph:
-    """A graph, loaded.
+    """A graph in a session: a :class:`~vtc.runtime.interface.LoadedGraph`, which says what its methods do.
 
     Parameters
     ----------
@@ -44,10 +45,6 @@ class Graph:
 
     Attributes
     ----------
-    inputs : dict of name to dtype
-    outputs : list of str
-    run_ms : float
-        What the last run took; 0 before the first.
     most_past : None
         Caches may be of any length.
 
@@ -106,25 +103,7 @@ class Graph:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
             return start()
 
-    @property
-    def providers(self) -> list[str]:
-        """Execution providers that the session really has, in order."""
-        return list(self._session.get_providers())
-
     def run(self, feeds: Mapping[str, Array | Tensor], host: Collection[str] = ()) -> list[Tensor]:
-        """Run the graph.
-
-        Parameters
-        ----------
-        feeds : mapping of input name to array or tensor
-        host : collection of str
-            Outputs wanted on the host; the others stay on the device.
-
-        Returns
-        -------
-        list of Tensor
-            In the order of `outputs`; ``.numpy()`` gives those on the host.
-        """
         binding = self._binding
         for name, value in feeds.items():
             if isinstance(value, np.ndarray):
@@ -142,28 +121,21 @@ class Graph:
         return outputs
 
     def release(self) -> None:
-        """Let go of the last run's tensors."""
         self._binding.clear_binding_inputs()
         self._binding.clear_binding_outputs()
 
     def empty(self, *shape: int, dtype: type[np.generic]) -> Tensor:
-        """A tensor without elements, which is how a cache begins."""
         value: Tensor = self._runtime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=dtype), self._device)
         return value
 
 
 class OnnxRuntime:
-    """A bundle's graphs in ONNX Runtime.
+    """A bundle's graphs in ONNX Runtime: a :class:`~vtc.runtime.interface.Backend`, which says what its methods do.
 
     Parameters
     ----------
     manifest : Manifest
-    provider : str or None
-        See :func:`~vtc.runtime.onnxruntime.providers.choose_provider`.
-    precision : str or None
-        One that the bundle holds; None takes float16 on a GPU and float32 on the CPU where there is a choice.
-    threads : int or None
-        Threads of one operator; None leaves it to ONNX Runtime.
+    options : RuntimeOptions
     sparing : bool
         As for :class:`Graph`.
 
@@ -174,28 +146,22 @@ class OnnxRuntime:
     """
 
     def __init__(
-        self,
-        manifest: Manifest,
-        provider: str | None = None,
-        precision: str | None = None,
-        threads: int | None = None,
-        sparing: bool = False,
+        self, manifest: Manifest, options: RuntimeOptions = RuntimeOptions(), *, sparing: bool = False
     ) -> None:
-        self._manifest, self._threads, self._sparing = manifest, threads, sparing
-        self._provider = choose_provider(provider)
+        self._manifest, self._threads, self._sparing = manifest, options.threads, sparing
+        self._provider = choose_provider(options.provider)
         self.provider = self._provider.short_name
-        self.precision = precision or _default_precision(manifest, self._provider)
+        self.precision = options.precision or _default_precision(manifest, self._provider)
         manifest.check_precision(self.precision)
 
     def open(self, graph: str) -> Graph:
-        """A session for a graph of the bundle."""
         return Graph(self._manifest.graph(graph, self.precision), self._provider, self._threads, self._sparing)
 
     def admit(self, needed: Limits) -> None:
         """ONNX graphs take any number of prompts, images and tokens."""
 
     def place(self, embeds: Tensor, features: Tensor, where: NDArray[np.bool_]) -> Array:
-        """See :class:`~vtc.runtime.interface.Backend`; done on the host."""
+        """On the host."""
         values, visual = embeds.numpy(), features.numpy()
         values[where] = visual.reshape(-1, visual.shape[-1])
         return values
@@ -210,7 +176,6 @@ class OnnxRuntime:
         arrays: Mapping[str, Array],
         program: Callable[[Mapping[str, Array | Tensor]], Result],
     ) -> Result:
-        """Run the program."""
         return program(arrays)
 
 

@@ -7,17 +7,15 @@ So the driver is asked first, and then a one-node graph is tried.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import io
-import os
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from vtc.errors import InputError, MissingDependency
+from vtc.runtime.nvidia import cuda_devices
+from vtc.runtime.quiet import quiet_stderr
 
 SHORT_NAMES = {
     "cpu": "CPUExecutionProvider",
@@ -132,47 +130,9 @@ def starts(name: str) -> bool:
 
 
 @cache
-def cuda_devices() -> int:
-    """Number of NVIDIA GPUs that the driver offers; 0 without a driver."""
-    driver, count = cuda_driver(), ctypes.c_int(0)
-    if driver is None or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
-
-
-def cuda_driver() -> Any:
-    """NVIDIA's driver, ready to be asked for its GPUs; None where there is none that works."""
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        driver = ctypes.CDLL(library)
-        return driver if driver.cuInit(0) == 0 else None
-    except (OSError, AttributeError):
-        return None
-
-
-@cache
 def preload_cuda() -> None:
     """Load CUDA and cuDNN from NVIDIA's Python packages where those are installed; say nothing if not."""
     onnxruntime = import_onnxruntime()
     if hasattr(onnxruntime, "preload_dlls"):
         with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()), quiet_stderr():
             onnxruntime.preload_dlls(directory="")
-
-
-@contextlib.contextmanager
-def quiet_stderr() -> Iterator[None]:
-    """Drop what native libraries write to stderr."""
-    sys.stderr.flush()
-    try:
-        saved = os.dup(2)
-    except OSError:  # no stderr to write to
-        yield
-        return
-    try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(saved, 2)
-        os.close(saved)

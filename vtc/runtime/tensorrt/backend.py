@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -18,6 +17,7 @@ from vtc.bundle.engines import EngineSet, Limits
 from vtc.bundle.manifest import Manifest
 from vtc.errors import BundleError, InputError
 from vtc.runtime.interface import Array, IntArray, LoadedGraph, Past, Result, Tensor
+from vtc.runtime.options import RuntimeOptions
 from vtc.runtime.past import FixedPast
 from vtc.runtime.tensorrt.device import BYTES, DeviceStore, DeviceTensor
 from vtc.runtime.tensorrt.engine import EngineGraph, Machine
@@ -37,7 +37,7 @@ LIMITS = {
 
 
 class TensorRT:
-    """A bundle's engines.
+    """A bundle's engines: a :class:`~vtc.runtime.interface.Backend`, which says what its methods do.
 
     Parameters
     ----------
@@ -53,20 +53,16 @@ class TensorRT:
         machine.pool.relieve += [self._recordings.clear, self._store.clear]
 
     @classmethod
-    def load(
-        cls, manifest: Manifest, directory: str | Path | None, precision: str | None, *, verify: bool = True
-    ) -> TensorRT:
-        """The engines of a bundle that run here; see :func:`~vtc.runtime.tensorrt.engine_sets.choose_engines`."""
-        chosen = choose_engines(manifest, directory, precision, verify=verify)
+    def load(cls, manifest: Manifest, options: RuntimeOptions) -> TensorRT:
+        """Load the engines of a bundle that run here; see :func:`~vtc.runtime.tensorrt.engine_sets.choose_engines`."""
+        chosen = choose_engines(manifest, options.engines, options.precision, verify=options.verify)
         return cls(chosen.engines, Machine(chosen.library, chosen.cuda))
 
     def open(self, graph: str) -> EngineGraph:
-        """Load a graph's engine."""
         path = self.engines.file(graph)
         return EngineGraph(self.machine, path, self.engines.engines[graph])
 
     def admit(self, needed: Limits) -> None:
-        """See :class:`~vtc.runtime.interface.Backend`."""
         for name, (what, option) in LIMITS.items():
             most, asked = getattr(self.engines.limits, name), getattr(needed, name)
             if asked > most:
@@ -76,7 +72,7 @@ class TensorRT:
                 )
 
     def place(self, embeds: Tensor, features: Tensor, where: NDArray[np.bool_]) -> Tensor:
-        """See :class:`~vtc.runtime.interface.Backend`; rows are copied on the GPU, into `embeds` itself."""
+        """On the GPU, into `embeds` itself."""
         into, rows = cast(DeviceTensor, embeds), cast(DeviceTensor, features)
         if (into.data_type(), into.shape()[-1]) != (rows.data_type(), rows.shape()[-1]):
             raise BundleError(f"{self.engines.root}: embeddings and features do not match; run vtc build again")
@@ -99,7 +95,6 @@ class TensorRT:
         arrays: Mapping[str, Array],
         program: Callable[[Mapping[str, Array | Tensor]], Result],
     ) -> Result:
-        """See :class:`~vtc.runtime.interface.Backend`."""
         tensors = cast(Sequence[DeviceTensor], fixed)
         key = (
             tuple((tensor.address, tensor.shape()) for tensor in tensors),

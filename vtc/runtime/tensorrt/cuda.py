@@ -48,8 +48,6 @@ class Cuda:
     ----------
     stream : int
         Its handle.
-    capability : str
-        The GPU's generation, such as ``8.6``.
 
     Raises
     ------
@@ -67,17 +65,13 @@ class Cuda:
                 f"cuda-python cannot be imported ({error}): pip install cuda-python, or 'cuda-python<13' for a driver "
                 "of CUDA 12"
             ) from error
-        attributes = self._api.cudaDeviceAttr
         try:
-            major = self.call("cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMajor, 0)
+            self.stream = int(self.call("cudaStreamCreateWithFlags", self._api.cudaStreamNonBlocking))
         except VtcError as error:
             raise InputError(
                 f"{error}; cuda-python must be of a CUDA version that the driver knows: for one of CUDA 12, "
                 "pip install 'cuda-python<13'"
             ) from error
-        minor = self.call("cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMinor, 0)
-        self.capability = f"{major}.{minor}"
-        self.stream = int(self.call("cudaStreamCreateWithFlags", self._api.cudaStreamNonBlocking))
         self._kinds = self._api.cudaMemcpyKind
 
     def call(self, name: str, *arguments: Any) -> Any:

@@ -249,7 +249,6 @@ class EngineGraph:
         """Nothing is kept of a run."""
 
     def empty(self, *shape: int, dtype: type[np.generic]) -> Tensor:
-        """A tensor without elements, which is how a cache begins."""
         return DeviceTensor(self._machine.pool, shape, NAMES[dtype])
 
     def _here(self, name: str, value: Array | Tensor) -> DeviceTensor:

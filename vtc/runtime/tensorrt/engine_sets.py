@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,7 +11,7 @@ from vtc.artifact import MANIFEST
 from vtc.bundle.engines import FOLDER, EngineSet, load_engines
 from vtc.bundle.manifest import Manifest
 from vtc.errors import BundleError, InputError, MissingDependency, VtcError
-from vtc.runtime.onnxruntime.providers import cuda_devices, quiet_stderr
+from vtc.runtime.nvidia import gpu_here, import_tensorrt
 from vtc.runtime.tensorrt.cuda import Cuda
 
 INSTALL = {
@@ -96,7 +95,7 @@ def _preference(engines: EngineSet) -> tuple[bool, bool, str]:
 def _library(engines: EngineSet) -> Any:
     name = engines.library
     try:
-        library = import_library(name)
+        library = import_tensorrt(name)
     except (ImportError, OSError, RuntimeError) as error:
         raise MissingDependency(
             f"{engines.root}: {name} cannot be imported ({error}): {INSTALL[name]}; {FALLBACK}"
@@ -109,22 +108,16 @@ def _library(engines: EngineSet) -> Any:
     return library
 
 
-def import_library(name: str) -> Any:
-    """The module of a TensorRT."""
-    with quiet_stderr():
-        return importlib.import_module(name)
-
-
 def _gpu(engines: EngineSet) -> Cuda:
-    if not cuda_devices():
+    gpu = gpu_here()
+    if gpu is None:
         raise InputError(f"{engines.root}: engines need an NVIDIA GPU and its driver, and there is none; {FALLBACK}")
-    cuda = connect()
-    if cuda.capability not in engines.capabilities:
+    if gpu.capability not in engines.capabilities:
         raise BundleError(
             f"{engines.root}: was built for GPUs of compute capability {', '.join(engines.capabilities)}, and this one "
-            f"has {cuda.capability}; run vtc build on this machine, or with --capability {cuda.capability}"
+            f"has {gpu.capability}; run vtc build on this machine, or with --capability {gpu.capability}"
         )
-    return cuda
+    return connect()
 
 
 @cache

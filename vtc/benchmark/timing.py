@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vtc.bench.bench import Runner, TimedAnswer
+from vtc.benchmark.report import Runner, TimedAnswer
 from vtc.runtime.sampling import Sampler
 from vtc.runtime.vlm import VLM
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tests.sizes import SMALL
 from tests.tiny import recipe
-from vtc.bench.prediction import weight_count
+from vtc.benchmark.prediction import weight_count
 from vtc.facts.layout import Block, ImageLayout
 from vtc.facts.model import ModelFacts
 from vtc.models.base import VLMAdapter

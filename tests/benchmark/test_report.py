@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from vtc.bench.bench import Runner, TimedAnswer, alternate, bench, speedup
-from vtc.bench.memory import Memory
+from vtc.benchmark.memory import Memory
+from vtc.benchmark.report import Runner, TimedAnswer, alternate, bench, speedup
 
 
 def sample(ttft_ms: float, tpot_ms: float | None = 2.0) -> TimedAnswer:
@@ -22,12 +22,12 @@ class Clockwork:
     name: str
     log: list[tuple[str, int]]
     times: list[float] = field(default_factory=lambda: [1.0])
-    query_tokens: int = 0
+    asked: int = 0
 
     def ask(self, question: int) -> TimedAnswer:
         self.log.append((self.name, question))
-        self.query_tokens += 1
-        return sample(self.times[(self.query_tokens - 1) % len(self.times)])
+        self.asked += 1
+        return sample(self.times[(self.asked - 1) % len(self.times)])
 
     def runner(self) -> Runner:
         return Runner(self.name, self.ask, {"visual_tokens": 3, "flops": 7})

@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from vtc.bench.bench import Runner, TimedAnswer
-from vtc.bench.memory import Memory
-from vtc.bench.timing import BenchPrompt
+from vtc.benchmark.memory import Memory
+from vtc.benchmark.report import Runner, TimedAnswer
+from vtc.benchmark.timing import BenchPrompt
 from vtc.compressed.model import CompressedModel
 
 
 def torch_runner(name: str, model: CompressedModel, question: BenchPrompt, new_tokens: int) -> Runner:
-    """A model in memory, ready to be timed on one question; see :func:`vtc.bench.timing.runner`."""
+    """A model in memory, ready to be timed on one question; see :func:`vtc.benchmark.timing.runner`."""
     images, prompts = [list(question.images)], [model.adapter.chat(question.text, len(question.images))]
     device = next(model.embed_tokens.parameters()).device
 

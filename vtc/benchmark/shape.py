@@ -1,4 +1,4 @@
-"""``vtc bench --shape``: a published model's shape with random weights, the original against a recipe."""
+"""A published model's shape with random weights, timed as it is and with a recipe."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vtc.benchmark.environment import environment
+from vtc.benchmark.report import Rounds
 from vtc.errors import BundleError, InputError
+from vtc.progress import Report, silent
 
 if TYPE_CHECKING:
-    from vtc.bench.bench import Runner
-    from vtc.bench.memory import Memory
-    from vtc.bench.prediction import Prediction
-    from vtc.bench.timing import BenchPrompt
+    from vtc.benchmark.memory import Memory
+    from vtc.benchmark.prediction import Prediction
+    from vtc.benchmark.report import Runner
+    from vtc.benchmark.timing import BenchPrompt
     from vtc.compressed.model import CompressedModel
     from vtc.models.base import VLMAdapter
     from vtc.models.random.shapes import Shape
     from vtc.plan import TokenPlan
-    from vtc.progress import Report
     from vtc.recipe import Recipe
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -31,6 +33,8 @@ PRECISIONS = {"onnxruntime": ("fp32", "fp16"), "torch": ("bf16", "fp16", "fp32")
 WORD = "what"
 """What prompts are made of."""
 SELECTION_RUNS = 20
+ROUNDS = Rounds(repeats=10, warmup=1)
+"""Shapes are slower than the reference model, and vary less from round to round."""
 TERMS = {
     "selection": "encoder stages run on their own, CLS attention rows included, and graphs between decoder segments; "
     "both are part of TTFT as well",
@@ -42,49 +46,56 @@ TERMS = {
 
 @dataclass(frozen=True)
 class Job:
-    """What ``vtc bench --shape`` was asked for.
+    """What to time.
 
     Attributes
     ----------
     shape : Shape
     recipe : Recipe
-    text_tokens, new_tokens : int
-        Tokens of the prompt that are not visual, and of the answer.
-    repeats, warmup : int
+    rounds : Rounds
+    text_tokens : int
+        Tokens of the prompt that are not visual.
     backend : str
         ``onnxruntime`` or ``torch``.
-    device, precision : str
+    device : str
+        ``cpu`` or ``cuda``.
+    precision : str
+        One of :data:`PRECISIONS`; empty for the backend's first.
     threads : int or None
-    memory : bool
+        CPU threads of one operator; None leaves it to the runtime.
     work : Path or None
         Where bundles are kept; None makes and forgets them.
     """
 
     shape: Shape
     recipe: Recipe
-    text_tokens: int
-    new_tokens: int
-    repeats: int
-    warmup: int
-    backend: str
-    device: str
-    precision: str
-    threads: int | None
-    memory: bool
-    work: Path | None
+    rounds: Rounds = ROUNDS
+    text_tokens: int = 32
+    backend: str = "onnxruntime"
+    device: str = "cpu"
+    precision: str = ""
+    threads: int | None = None
+    work: Path | None = None
 
 
 DEFAULT_RECIPE = "learnpruner"
 """The shipped recipe to compare with; it suits towers with and without a CLS token."""
 
 
-def bench_shape(job: Job, show: Report) -> dict[str, Any]:
+def bench_shape(job: Job, show: Report = silent) -> dict[str, Any]:
     """Build, export where the backend asks for it, and measure.
+
+    Parameters
+    ----------
+    job : Job
+    show : callable
+        Told what is done, how much of it is done and how much there is.
 
     Returns
     -------
     dict
-        The report of :func:`vtc.bench.bench.bench`, with ``shape``, ``prediction`` and ``selection``.
+        The report of :func:`vtc.benchmark.report.bench`, with ``shape``, ``prediction``, ``selection`` and
+        ``environment``.
 
     Raises
     ------
@@ -100,17 +111,25 @@ def bench_shape(job: Job, show: Report) -> dict[str, Any]:
             f"recipe '{job.recipe.name}' leaves {left_open[0]} to calibration, which random weights say nothing "
             f"about; give a value: --set {left_open[0]}=..."
         )
+    job = replace(job, precision=job.precision or PRECISIONS[job.backend][0])
     if job.precision not in PRECISIONS[job.backend]:
         raise InputError(f"--backend {job.backend} runs {', '.join(PRECISIONS[job.backend])}, not {job.precision}")
     plans, predictions = _plans(job)
     with tempfile.TemporaryDirectory(prefix="vtc-shape-") as directory:
         measure = _measure_onnx if job.backend == "onnxruntime" else _measure_torch
         report = measure(job, plans, predictions, Path(directory), show)
-    return report
+    return report | {"environment": environment(job.device, job.threads) | _torch(job.device)}
+
+
+def _torch(device: str) -> dict[str, Any]:
+    import torch
+
+    gpu = torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_available() else None
+    return {"torch": torch.__version__, "gpu": gpu}
 
 
 def _plans(job: Job) -> tuple[list[TokenPlan], list[Prediction]]:
-    from vtc.bench.prediction import predict
+    from vtc.benchmark.prediction import predict
     from vtc.models.random.weights import facts_of
     from vtc.plan import plan
 
@@ -146,7 +165,7 @@ def _question(job: Job, adapter: VLMAdapter) -> BenchPrompt:
     import numpy as np
     from PIL import Image
 
-    from vtc.bench.timing import BenchPrompt
+    from vtc.benchmark.timing import BenchPrompt
 
     images = job.shape.images
 
@@ -173,9 +192,10 @@ def _measure_onnx(
 ) -> dict[str, Any]:
     import torch
 
-    from vtc.bench.memory import measure_memory
-    from vtc.bench.timing import runner
+    from vtc.benchmark.memory import measure_memory
+    from vtc.benchmark.timing import runner
     from vtc.runtime.onnxruntime.providers import choose_provider
+    from vtc.runtime.options import RuntimeOptions
     from vtc.runtime.vlm import VLM
 
     choose_provider(job.device)  # refused before anything is built
@@ -191,16 +211,16 @@ def _measure_onnx(
     del adapter, models
     gc.collect()  # the checkpoint's memory is wanted for two sessions
 
-    options: dict[str, Any] = {"provider": job.device, "precision": job.precision, "threads": job.threads}
-    options["verify"] = False  # written by this very process, or by one before it
+    # Not verified: written by this very process, or by one before it.
+    options = RuntimeOptions(provider=job.device, precision=job.precision, threads=job.threads, verify=False)
     memories: list[Memory | None] = [None, None]
-    if job.memory:
+    if job.rounds.memory:
         for number, path in enumerate(paths):
             show("peak memory", number, len(paths))
-            memories[number] = measure_memory(path, question.images, question.text, job.new_tokens, options)
+            memories[number] = measure_memory(path, question.images, question.text, job.rounds.max_new_tokens, options)
         show("peak memory", len(paths), len(paths))
     runners = [
-        runner(name, VLM.load(path, **options), [question], job.new_tokens)
+        runner(name, VLM.load(path, options), [question], job.rounds.max_new_tokens)
         for name, path in zip(("original", job.recipe.name), paths, strict=True)
     ]
     report = _bench(job, runners, plans, predictions, memories, selection, show)
@@ -259,10 +279,10 @@ def _selection_onnx(job: Job, model: CompressedModel, directory: Path) -> list[f
     feeds = {name: tensor.numpy() for name, tensor in zip(spec.inputs, spec.args, strict=True)}
     feeds = {name: feeds[name] for name in graph.inputs}  # a selector may not look at the features
     taken = []
-    for _ in range(job.warmup + SELECTION_RUNS):
+    for _ in range(job.rounds.warmup + SELECTION_RUNS):
         graph.run(feeds, host=graph.outputs)
         taken.append(graph.run_ms)
-    return taken[job.warmup :]
+    return taken[job.rounds.warmup :]
 
 
 # PyTorch ------------------------------------------------------------------------------------------------------------
@@ -273,7 +293,7 @@ def _measure_torch(
 ) -> dict[str, Any]:
     import torch
 
-    from vtc.bench.torch_timing import device_memory, torch_runner
+    from vtc.benchmark.torch_timing import device_memory, torch_runner
 
     if job.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch finds no NVIDIA GPU here; try --device cpu")
@@ -281,11 +301,11 @@ def _measure_torch(
     adapter, models = _models(job, directory, dtype, job.device)
     question = _question(job, adapter)
     runners = [
-        torch_runner(name, model, question, job.new_tokens)
+        torch_runner(name, model, question, job.rounds.max_new_tokens)
         for name, model in zip(("original", job.recipe.name), models, strict=True)
     ]
     device = torch.device(job.device)
-    memories = [device_memory(runner, device) if job.memory else None for runner in runners]
+    memories = [device_memory(runner, device) if job.rounds.memory else None for runner in runners]
     report = _bench(job, runners, plans, predictions, memories, _selection_torch(job, models[1], device), show)
     report["protocol"]["backend"] = "PyTorch, eager: the time that launching kernels takes is in all figures"
     return report
@@ -294,7 +314,7 @@ def _measure_torch(
 def _selection_torch(job: Job, model: CompressedModel, device: Any) -> list[float]:
     import torch
 
-    from vtc.bench.torch_timing import clock
+    from vtc.benchmark.torch_timing import clock
     from vtc.compressed.selection import selection_of
 
     module = selection_of(model)
@@ -303,11 +323,11 @@ def _selection_torch(job: Job, model: CompressedModel, device: Any) -> list[floa
     example = module.example(job.shape.images)
     taken = []
     with torch.inference_mode():
-        for _ in range(job.warmup + SELECTION_RUNS):
+        for _ in range(job.rounds.warmup + SELECTION_RUNS):
             begin = clock(device)
             module(*example)
             taken.append(clock(device) - begin)
-    return taken[job.warmup :]
+    return taken[job.rounds.warmup :]
 
 
 # Report -------------------------------------------------------------------------------------------------------------
@@ -322,8 +342,8 @@ def _bench(
     selection: Sequence[float],
     show: Report,
 ) -> dict[str, Any]:
-    from vtc.bench.bench import alternate, report_of
-    from vtc.bench.prediction import beside_measured
+    from vtc.benchmark.prediction import beside_measured
+    from vtc.benchmark.report import alternate, report_of
 
     original, model = (
         replace(
@@ -338,8 +358,8 @@ def _bench(
         )
         for runner, token_plan, predicted in zip(runners, plans, predictions, strict=True)
     )
-    samples = alternate([original, model], 1, job.repeats, job.warmup, show)
-    report = report_of([original, model], samples, memories, questions=1, warmup=job.warmup)
+    samples = alternate([original, model], 1, job.rounds.repeats, job.rounds.warmup, show)
+    report = report_of([original, model], samples, memories, questions=1, warmup=job.rounds.warmup)
     encoder_ms = statistics.median(selection) if selection else 0.0
     between_ms = statistics.median(sample.selector_ms for sample in samples[1])
     report["shape"] = {

@@ -5,7 +5,7 @@ model is loaded and asked in a fresh Python process, which then reads its own hi
 is ``VmHWM``: the ``ru_maxrss`` of getrusage survives exec and would include the parent's peak. It counts the
 host's resident memory, interpreter and libraries included, and not memory on a GPU.
 
-Usage: ``python -m vtc.bench.memory`` with a request as JSON on stdin; the figures come as JSON on stdout.
+Usage: ``python -m vtc.benchmark.memory`` with a request as JSON on stdin; the figures come as JSON on stdout.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from vtc.errors import VtcError
+from vtc.runtime.options import RuntimeOptions
 
 _MB = 2**20
 
@@ -78,7 +78,7 @@ def _status(name: str) -> float | None:
 
 
 def measure_memory(
-    bundle: Path, images: Sequence[Image.Image], question: str, new_tokens: int, options: dict[str, Any]
+    bundle: Path, images: Sequence[Image.Image], question: str, new_tokens: int, options: RuntimeOptions
 ) -> Memory:
     """Load a bundle in a fresh process, ask it once, and read the peak.
 
@@ -89,8 +89,7 @@ def measure_memory(
     question : str
     new_tokens : int
         Length of the answer.
-    options : dict
-        Keyword arguments of ``VLM.load``.
+    options : RuntimeOptions
 
     Raises
     ------
@@ -107,14 +106,14 @@ def measure_memory(
             "images": paths,
             "question": question,
             "new_tokens": new_tokens,
-            "options": options,
+            "options": asdict(options),
         }
         # The package may be on this process's path only, as in a checkout that is not installed.
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         process = subprocess.run(
-            [sys.executable, "-m", "vtc.bench.memory"],
-            input=json.dumps(request),
+            [sys.executable, "-m", "vtc.benchmark.memory"],
+            input=json.dumps(request, default=str),
             capture_output=True,
             text=True,
             env=os.environ | {"PYTHONPATH": path},
@@ -134,7 +133,7 @@ def main() -> None:
     request = json.load(sys.stdin)
     images = [open_image(path) for path in request["images"]]
     before = peak_rss_mb()
-    vlm = VLM.load(request["bundle"], **request["options"])
+    vlm = VLM.load(request["bundle"], RuntimeOptions(**request["options"]))
     prompt = vlm.chat(request["question"], len(images))
     vlm.generate([images], [prompt], request["new_tokens"])
     json.dump({"before_load_mb": before, "peak_mb": peak_rss_mb()}, sys.stdout)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from exporters.tensorrt.gpu import Gpu, gpu_here
+from vtc.runtime.nvidia import Gpu, gpu_here
 
 ATTRIBUTES = {75: 8, 76: 7, 18: 1}
 

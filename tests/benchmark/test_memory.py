@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vtc.bench.memory import measure_memory, peak_rss_mb
+from vtc.benchmark.memory import measure_memory, peak_rss_mb
 from vtc.errors import VtcError
+from vtc.runtime.options import RuntimeOptions
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -29,7 +30,7 @@ def test_peak_stays_after_memory_is_given_back() -> None:
 @linux
 def test_a_large_parent_does_not_count(pruned_bundle: Path) -> None:
     ballast = np.ones(500 * 2**20, np.uint8)
-    memory = measure_memory(pruned_bundle, [Image.new("RGB", (16, 16))], "what ?", 2, {"provider": "cpu"})
+    memory = measure_memory(pruned_bundle, [Image.new("RGB", (16, 16))], "what ?", 2, RuntimeOptions(provider="cpu"))
     assert ballast[-1] == 1
     assert memory.before_load_mb is not None
     assert memory.peak_mb is not None
@@ -38,5 +39,5 @@ def test_a_large_parent_does_not_count(pruned_bundle: Path) -> None:
 
 def test_a_bundle_that_does_not_load_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(VtcError, match="memory") as caught:
-        measure_memory(tmp_path, [], "what ?", 2, {})
+        measure_memory(tmp_path, [], "what ?", 2, RuntimeOptions())
     assert "\n" not in str(caught.value)

@@ -11,14 +11,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.tiny import RECIPES, recipe
-from vtc.bench.shape import Job, bench_shape
+from vtc.benchmark.report import Rounds
+from vtc.benchmark.shape import Job, bench_shape
 from vtc.cli import main
 from vtc.cli.report import bench_tables, to_json
 from vtc.models.random.shapes import TINY
-from vtc.progress import silent
 from vtc.recipe import Recipe
 
-QUICK = ("--repeats", "2", "--warmup", "0", "--new-tokens", "3", "--text-tokens", "20", "--no-memory")
+QUICK = ("--repeats", "2", "--warmup", "0", "--max-new-tokens", "3", "--text-tokens", "20", "--no-memory")
 
 
 def vtc(*args: str | Path) -> Result:
@@ -27,7 +27,8 @@ def vtc(*args: str | Path) -> Result:
 
 def job(recipe: Recipe, **changes: Any) -> Job:
     """A quick job on the tiny shape, in PyTorch."""
-    quick = Job(TINY, recipe, 20, 3, 1, 0, "torch", "cpu", "fp32", threads=None, memory=False, work=None)
+    rounds = Rounds(repeats=1, warmup=0, max_new_tokens=3, memory=False)
+    quick = Job(TINY, recipe, rounds, text_tokens=20, backend="torch", precision="fp32")
     return replace(quick, **changes)
 
 
@@ -75,7 +76,7 @@ def test_pytorch_with_the_two_stage_recipe() -> None:
 @pytest.mark.parametrize("images", [1, 3])
 @pytest.mark.parametrize("name", ["fourier", "everything"])
 def test_any_recipe_and_any_number_of_images(name: str, images: int) -> None:
-    report = bench_shape(job(recipe(*RECIPES[name]), shape=replace(TINY, images=images)), silent)
+    report = bench_shape(job(recipe(*RECIPES[name]), shape=replace(TINY, images=images)))
     original, model = report["runs"]
     assert original["visual_tokens"] == 64 * images
     for run, predicted in zip(report["runs"], report["prediction"]["runs"], strict=True):
@@ -88,11 +89,11 @@ def test_any_recipe_and_any_number_of_images(name: str, images: int) -> None:
 
 def test_a_learned_selector_needs_no_training_here(tmp_path: Path) -> None:
     learned = recipe({"kind": "prune", "keep": 4, "selector": {"name": "learned", "checkpoint": "pruner.safetensors"}})
-    assert bench_shape(job(learned), silent)["runs"][1]["segment_lengths"] == [24.0]
+    assert bench_shape(job(learned))["runs"][1]["segment_lengths"] == [24.0]
 
 
 def test_no_selection_costs_nothing() -> None:
-    report = bench_shape(job(recipe(*RECIPES["exit"])), silent)
+    report = bench_shape(job(recipe(*RECIPES["exit"])))
     assert report["selection"]["share_of_original_ttft"] == 0
     assert report["runs"][1]["segment_lengths"] == [84.0, 20.0]
 

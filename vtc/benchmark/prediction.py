@@ -88,7 +88,7 @@ def beside_measured(report: Mapping[str, Any], predictions: Sequence[Prediction]
     Parameters
     ----------
     report : mapping
-        Of :func:`vtc.bench.bench.bench` with the original and one model.
+        Of :func:`vtc.benchmark.report.bench` with the original and one model.
     predictions : sequence of Prediction
         Of both.
 

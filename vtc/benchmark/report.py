@@ -4,7 +4,7 @@ Protocol: all models are loaded, then asked the same questions in turn, one at a
 flips from round to round, so that neither a warming cache nor a throttling clock favours one of them. The
 first rounds warm up and are left out. Answers have a fixed length: the end token is ignored. Figures are
 medians and 90th percentiles over rounds; speedups are ratios of medians, with a bootstrap interval over
-rounds. Peak memory is measured apart, in a fresh process for each model (see :mod:`vtc.bench.memory`).
+rounds. Peak memory is measured apart, in a fresh process for each model (see :mod:`vtc.benchmark.memory`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vtc.bench.memory import Memory
+from vtc.benchmark.memory import Memory
 from vtc.evaluate import stats
 from vtc.progress import Report, silent
 
@@ -77,6 +77,26 @@ class Runner:
     name: str
     ask: Callable[[int], TimedAnswer]
     facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How often models are asked, and for how much.
+
+    Attributes
+    ----------
+    repeats, warmup : int
+        Rounds that count, and rounds before them that do not.
+    max_new_tokens : int
+        Length of every answer, less where the model's context ends sooner.
+    memory : bool
+        Whether peak memory is measured too.
+    """
+
+    repeats: int = 50
+    warmup: int = 3
+    max_new_tokens: int = 32
+    memory: bool = True
 
 
 def alternate(

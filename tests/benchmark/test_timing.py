@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.evaluate.bundles import bundle_with_plan
 from tests.runtime.toy import Segment, make_toy
-from vtc.bench.timing import BenchPrompt, EndlessSampler, runner
+from vtc.benchmark.timing import BenchPrompt, EndlessSampler, runner
 from vtc.runtime.vlm import VLM
 
 QUESTION = BenchPrompt((Image.new("RGB", (16, 16), "red"),), "what is the colour ?")

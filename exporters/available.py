@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import platform
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any
 
 from exporters.targets import TARGETS as ENGINE_TARGETS
 from exporters.targets import Target
-from vtc.cli.versions import package_version
 from vtc.errors import VtcError
+from vtc.runtime.versions import package_version
 
 JETSON_RELEASE = Path("/etc/nv_tegra_release")
 """Is on every Jetson, and nowhere else."""
@@ -50,16 +49,10 @@ RUNTIMES = (
     ),
 )
 
-_PROBE = bytes.fromhex(
-    "080812003a350a0e0a01780a017812017922034164641201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a02"
-    "080142040a00100d"
-)
-"""An ONNX model that adds a number to itself, so that a provider can be started without a bundle."""
-
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of `vtc ls targets`.
+    """A target, and whether this machine can serve it.
 
     Attributes
     ----------
@@ -86,7 +79,7 @@ class Entry:
 
 
 def entries() -> Iterator[Entry]:
-    """All targets, runtimes first."""
+    """Yield all targets, runtimes first."""
     for runtime in RUNTIMES:
         missing = what_is_missing(runtime)
         yield Entry(
@@ -105,23 +98,18 @@ def entries() -> Iterator[Entry]:
 
 def what_is_missing(runtime: Runtime) -> str:
     """Say why a runtime does not work here; empty when a session on it starts."""
-    from vtc.runtime.onnxruntime.backend import Graph
     from vtc.runtime.onnxruntime.providers import choose_provider
 
     try:
-        provider = choose_provider(runtime.provider)
-        with tempfile.TemporaryDirectory() as directory:
-            probe = Path(directory) / "probe.onnx"
-            probe.write_bytes(_PROBE)
-            Graph(probe, provider)
+        choose_provider(runtime.provider)
     except VtcError as error:
         return str(error).partition(";")[0]  # what follows is advice to `vtc run`
     return ""
 
 
 def can_build(target: Target) -> tuple[bool, str]:
-    """Whether engines for a target can be built on this machine, and in words; nothing is imported for it."""
-    from vtc.runtime.onnxruntime.providers import cuda_devices
+    """Tell whether engines for a target can be built on this machine, and in words why; nothing is imported for it."""
+    from vtc.runtime.nvidia import cuda_devices
 
     if target.jetson and not JETSON_RELEASE.exists():
         return False, "this is no Jetson; engines are built on the board"
@@ -147,7 +135,7 @@ def can_build(target: Target) -> tuple[bool, str]:
 
 
 def library_version(library: str) -> str | None:
-    """Version of a TensorRT that is installed; empty where it does not say, None where there is none."""
+    """Return the version of a TensorRT that is installed; empty where it does not say, None where there is none."""
     version = package_version(library)
     if version is None and importlib.util.find_spec(library) is not None:
         return ""
@@ -155,7 +143,7 @@ def library_version(library: str) -> str | None:
 
 
 def engine_facts(target: Target) -> dict[str, Any]:
-    """All that the table says of a target, as plain JSON data."""
+    """Return all that the table says of a target, as plain JSON data."""
     facts = asdict(target)
     operators = facts.pop("operators")
     facts["release"] = target.oldest

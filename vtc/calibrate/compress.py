@@ -1,0 +1,212 @@
+"""From a checkpoint and a recipe to a compressed model, with what the recipe leaves open measured or trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vtc.artifact import check_output, staging_dir
+from vtc.calibrate.calibrator import Calibrator, PartSource, needs_data
+from vtc.calibrate.measurements import Measurements
+from vtc.compressed.build import apply_recipe
+from vtc.compressed.checkpoint import Origin, save_compressed
+from vtc.compressed.model import CompressedModel
+from vtc.data.datasets import data_for
+from vtc.data.samples import samples_from
+from vtc.facts.layout import ANY_IMAGE, ImageOptions
+from vtc.models import load_adapter, model_digest, read_facts, resolve_model
+from vtc.models.base import VLMAdapter
+from vtc.plan import plan
+from vtc.progress import Report, silent
+from vtc.recipe import Recipe
+from vtc.training.auto import AutoTrained
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint, loaded.
+
+    Attributes
+    ----------
+    origin : Origin
+    adapter : VLMAdapter
+    """
+
+    origin: Origin
+    adapter: VLMAdapter
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What to measure and train on.
+
+    Attributes
+    ----------
+    data : str or None
+        ``reference``, or a directory with data.jsonl. None measures on noise and trains nothing.
+    samples : int
+        Number of samples to measure on.
+    seed : int
+        Draws the samples.
+    retrain : bool
+        Whether a part is trained even where one ships with the model.
+    """
+
+    data: str | None = None
+    samples: int = 64
+    seed: int = 0
+    retrain: bool = False
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A compressed model.
+
+    Attributes
+    ----------
+    model : CompressedModel
+    recipe : Recipe
+        Without ``auto`` values.
+    measurements : dict
+        What was measured to choose them.
+    """
+
+    model: CompressedModel
+    recipe: Recipe
+    measurements: dict[str, Any]
+
+
+def load_checkpoint(model: str | Path, image_options: ImageOptions = ANY_IMAGE) -> Checkpoint:
+    """Load a checkpoint for the images that it is to serve.
+
+    Parameters
+    ----------
+    model : str or Path
+        ``reference`` or a directory.
+    image_options : ImageOptions
+
+    Returns
+    -------
+    Checkpoint
+
+    Raises
+    ------
+    ModelError
+        If there is no such checkpoint, or its family is not supported.
+    """
+    path = resolve_model(model)
+    name = "reference" if str(model) == "reference" else str(path.resolve())
+    return Checkpoint(Origin(name, model_digest(path)), load_adapter(path, image_options))
+
+
+def trained_parts(
+    checkpoint: Checkpoint, directory: Path, calibration: Calibration, progress: Report = silent
+) -> AutoTrained:
+    """Make the source of trained parts: those that ship with the model where they fit, newly trained ones elsewhere.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    directory : Path
+        Where they are put; training that was interrupted there goes on.
+    calibration : Calibration
+    progress : callable
+    """
+    digest, data, retrain = checkpoint.origin.digest, calibration.data, calibration.retrain
+    return AutoTrained(checkpoint.adapter, digest, directory, data, retrain, progress)
+
+
+def complete(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    work: Path,
+    calibration: Calibration = Calibration(),
+    progress: Report = silent,
+    parts: PartSource | None = None,
+) -> Completed:
+    """Choose and train what a recipe leaves open, and apply it.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    recipe : Recipe
+    work : Path
+        An existing directory for trained parts and measurements; what an earlier run left there is taken up again.
+    calibration : Calibration
+    progress : callable
+    parts : callable or None
+        Another source of trained parts than :func:`trained_parts`.
+
+    Returns
+    -------
+    Completed
+
+    Raises
+    ------
+    InputError
+        If a part has to be trained and there are no data.
+    RecipeError
+        If the recipe does not fit the model.
+    """
+    adapter, digest = checkpoint.adapter, checkpoint.origin.digest
+    if parts is None:
+        parts = trained_parts(checkpoint, work, calibration, progress)
+        parts.discard_others(recipe)
+    samples = samples_from(adapter, calibration.data, calibration.samples, calibration.seed) if measured(recipe) else []
+    measurements = Measurements(work / f".measurements-{digest[:12]}-{calibration.samples}-{calibration.seed}.json")
+    resolved = Calibrator(adapter, samples, measurements, digest, progress, parts).resolve(recipe)
+    return Completed(apply_recipe(adapter, resolved, model_digest=digest), resolved, measurements.values)
+
+
+def measured(recipe: Recipe) -> list[str]:
+    """List the values of a recipe that are chosen by measuring, as key paths; the other open ones are trained parts."""
+    return [key for key in recipe.autos if not key.endswith(".checkpoint")]
+
+
+def compress(
+    model: str | Path,
+    recipe: Recipe,
+    out: Path,
+    calibration: Calibration = Calibration(),
+    image_options: ImageOptions = ANY_IMAGE,
+    progress: Report = silent,
+) -> Completed:
+    """Write a compressed model, whole or not at all; an interrupted run is taken up again by the same call.
+
+    Parameters
+    ----------
+    model : str or Path
+        ``reference`` or a directory.
+    recipe : Recipe
+    out : Path
+        Directory to write.
+    calibration : Calibration
+        Without data, the reference model is calibrated on its own scenes.
+    image_options : ImageOptions
+    progress : callable
+
+    Returns
+    -------
+    Completed
+
+    Raises
+    ------
+    InputError
+        If the recipe leaves something open and there are no data.
+    RecipeError
+        If the recipe does not fit the model; every fault is told before anything is loaded.
+    BundleError
+        If `out` holds something else than a compressed model.
+    """
+    plan(recipe, read_facts(resolve_model(model), image_options))
+    check_output(out, "compressed")
+    data = data_for(str(model), calibration.data)
+    if recipe.autos and data is None:
+        raise needs_data(recipe)
+    checkpoint = load_checkpoint(model, image_options)
+    work = staging_dir(out)
+    work.mkdir(parents=True, exist_ok=True)
+    completed = complete(checkpoint, recipe, work, replace(calibration, data=data), progress)
+    save_compressed(work, out, completed.model, completed.recipe, checkpoint.origin, completed.measurements)
+    return completed

@@ -1,0 +1,66 @@
+"""Options that say what runs a bundle, of every verb that runs one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vtc.runtime.options import BACKENDS, RuntimeOptions
+
+Callback = Callable[..., Any]
+
+
+def runtime_flags(*others: str, note: str = "") -> Callable[[Callback], Callback]:
+    """Add ``--backend``, ``--engines``, ``--provider``, ``--precision`` and ``--threads``.
+
+    The command gets one argument for all of them, `runtime`, which is a RuntimeOptions.
+
+    Parameters
+    ----------
+    others : str
+        Backends that the command knows beside those of bundles.
+    note : str
+        What the help says of them.
+    """
+    flags = (
+        click.option(
+            "--backend",
+            type=click.Choice([*BACKENDS, *others]),
+            default=BACKENDS[0],
+            show_default=True,
+            help=f"What runs it: graphs in ONNX Runtime, or the engines of vtc build{note}.",
+        ),
+        click.option(
+            "--engines",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Engines for --backend tensorrt.  [default: those in the bundle that fit this machine]",
+        ),
+        click.option(
+            "--provider", help="ONNX Runtime provider, such as cpu or cuda.  [default: the fastest that works here]"
+        ),
+        click.option("--precision", help="Which of a bundle's precisions to run, such as fp16 or int8."),
+        click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one operator."),
+    )
+
+    def decorate(command: Callback) -> Callback:
+        @wraps(command)
+        def collecting(
+            *,
+            backend: str,
+            engines: Path | None,
+            provider: str | None,
+            precision: str | None,
+            threads: int | None,
+            **given: Any,
+        ) -> Any:
+            return command(runtime=RuntimeOptions(backend, provider, precision, threads, engines), **given)
+
+        for flag in reversed(flags):
+            collecting = flag(collecting)
+        return collecting
+
+    return decorate

@@ -1,0 +1,130 @@
+"""What a recipe comes to on a model, before any work, or what a finished one came to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vtc.artifact import MANIFEST, read_manifest, verify_files
+from vtc.errors import BundleError
+from vtc.facts.layout import ANY_IMAGE, ImageOptions
+from vtc.plan import TokenPlan, plan
+from vtc.recipe import Recipe, load_recipe
+
+TEXT_TOKENS = 32
+"""Tokens of a prompt beside the image's, where nobody says."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A plan beside the one of the model as it is.
+
+    Attributes
+    ----------
+    model, family : str
+        The checkpoint's name, and its model_type.
+    recipe, digest : str
+        The recipe's name, and its sha256.
+    plan, baseline : TokenPlan
+        With the recipe, and without any.
+    """
+
+    model: str
+    family: str
+    recipe: str
+    digest: str
+    plan: TokenPlan
+    baseline: TokenPlan
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return {
+            "kind": "inspect",
+            "model": self.model,
+            "family": self.family,
+            "recipe": self.recipe,
+            "recipe_digest": self.digest,
+            "plan": self.plan.to_dict(),
+            "baseline": self.baseline.to_dict(),
+        }
+
+
+def is_finished(target: str | Path) -> bool:
+    """Tell whether a target is a bundle or a compressed model, whose recipe is settled."""
+    return str(target) != "reference" and (Path(target) / MANIFEST).is_file()
+
+
+def planned(
+    model: str | Path, recipe: Recipe, text_tokens: int = TEXT_TOKENS, image_options: ImageOptions = ANY_IMAGE
+) -> Inspection:
+    """Plan a recipe on a checkpoint, whose weights are not read.
+
+    Parameters
+    ----------
+    model : str or Path
+        ``reference`` or a directory.
+    recipe : Recipe
+    text_tokens : int
+    image_options : ImageOptions
+
+    Returns
+    -------
+    Inspection
+
+    Raises
+    ------
+    ModelError
+        If there is no such checkpoint, or its family is not supported.
+    RecipeError
+        If the recipe does not fit the model.
+    """
+    from vtc.models import read_facts, resolve_model
+
+    facts = read_facts(resolve_model(model), image_options)
+    return Inspection(
+        model=str(model),
+        family=facts.family,
+        recipe=recipe.name,
+        digest=recipe.digest,
+        plan=plan(recipe, facts, text_tokens=text_tokens),
+        baseline=plan(Recipe(version=1, name="none", stages=()), facts, text_tokens=text_tokens),
+    )
+
+
+def finished(directory: Path) -> Inspection:
+    """Read the plans of a bundle or a compressed model, once its files are verified.
+
+    Raises
+    ------
+    BundleError
+        If it is incomplete or changed.
+    """
+    try:
+        kind = json.loads((directory / MANIFEST).read_bytes())["kind"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        kind = "bundle"  # whose loader knows how to complain
+    return _compressed(directory) if kind == "compressed" else _bundle(directory)
+
+
+def _bundle(directory: Path) -> Inspection:
+    from vtc.bundle.manifest import load_manifest
+
+    manifest = load_manifest(directory)
+    try:
+        plans = TokenPlan.from_dict(manifest.plan), TokenPlan.from_dict(manifest.baseline_plan)
+        name = str(manifest.recipe["name"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BundleError(f"{directory}: holds no plan that this vtc understands ({error}); export it again") from None
+    model, family = str(manifest.model.get("name", "")), str(manifest.model.get("family", ""))
+    return Inspection(model, family, name, manifest.recipe_digest, *plans)
+
+
+def _compressed(directory: Path) -> Inspection:
+    from vtc.compressed.checkpoint import KIND, SCHEMA, image_options_of
+
+    manifest = read_manifest(directory, KIND, SCHEMA)
+    verify_files(directory, manifest["files"])
+    recipe = load_recipe(directory / "recipe.yaml")
+    return planned(manifest["model"]["name"], recipe, image_options=image_options_of(manifest))

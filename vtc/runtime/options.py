@@ -1,0 +1,39 @@
+"""What a user may say about how a bundle is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+BACKENDS = ("onnxruntime", "tensorrt")
+"""What can run a bundle; the first is the default."""
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """How a bundle is run; None leaves a choice to the runtime.
+
+    Attributes
+    ----------
+    backend : str
+        ``onnxruntime``, or ``tensorrt`` for the engines that ``vtc build`` made of the bundle.
+    provider : str or None
+        ``cpu``, ``cuda``, or ONNX Runtime's name of any other execution provider. None takes CUDA where it works.
+        For ``onnxruntime`` alone.
+    precision : str or None
+        One that the bundle holds. None takes float16 on a GPU and float32 on the CPU where there is a choice.
+    threads : int or None
+        CPU threads of one operator. For ``onnxruntime`` alone.
+    engines : str, Path or None
+        Directory of the engines. None takes those in the bundle that fit this machine (see
+        :func:`vtc.runtime.tensorrt.engine_sets.choose_engines`). For ``tensorrt`` alone.
+    verify : bool
+        Compare every file's hash with the manifest; False compares sizes.
+    """
+
+    backend: str = BACKENDS[0]
+    provider: str | None = None
+    precision: str | None = None
+    threads: int | None = None
+    engines: str | Path | None = None
+    verify: bool = True
