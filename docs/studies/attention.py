@@ -11,7 +11,7 @@ from torch import Tensor
 from docs.studies.harness import BATCH, MAX_NEW_TOKENS, Questions
 from vtc.compressed.decoder import attention_bias
 from vtc.compressed.model import CompressedModel
-from vtc.inputs.sequence import cut
+from vtc.inputs.schedule import cut
 from vtc.models.base import VLMAdapter
 from vtc.recipe import Recipe
 from vtc.selectors.decoder.base import DecoderScorer, DecoderTokens

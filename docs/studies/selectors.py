@@ -29,7 +29,7 @@ from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import Origin
 from vtc.compressed.selection import Selection
 from vtc.data.samples import samples_from
-from vtc.inputs.sequence import cut
+from vtc.inputs.schedule import cut
 from vtc.recipe import Origin as RecipeOrigin
 from vtc.recipe import Recipe
 from vtc.reference import reference_pruner

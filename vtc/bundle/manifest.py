@@ -18,7 +18,7 @@ from vtc import artifact
 from vtc.artifact import MANIFEST, check_output, staging_dir
 from vtc.errors import BundleError, InputError
 from vtc.inputs.pixels import PixelSpec
-from vtc.inputs.sequence import PositionRule
+from vtc.inputs.positions import PositionRule
 
 __all__ = [
     "SCHEMA",
@@ -112,7 +112,7 @@ class GenerationFacts:
     layers, kv_heads, head_dim : int
         Decoder layers kept, and the shape of their cache.
     bidirectional : str
-        Which tokens attend to each other in both directions, see :func:`vtc.inputs.sequence.attention_blocks`.
+        Which tokens attend to each other in both directions, see :func:`vtc.inputs.schedule.attention_blocks`.
     """
 
     eos_token_ids: tuple[int, ...]
@@ -135,9 +135,9 @@ class SelectorFacts:
     kind : str
         ``gather`` takes (hidden states, indices), ``merge`` (hidden states of all tokens, of some tokens,
         indices into both laid end to end), ``prune`` (hidden states, mask, positions, the arrays of
-        :class:`vtc.inputs.sequence.Cut`).
+        :class:`vtc.inputs.schedule.Cut`).
     queries : str or None
-        For ``prune``, which text tokens rank the visual ones; see :func:`vtc.inputs.sequence.cut`.
+        For ``prune``, which text tokens rank the visual ones; see :func:`vtc.inputs.schedule.cut`.
     """
 
     graph: str

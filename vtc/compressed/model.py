@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from vtc.compressed.decoder import DecoderSegment, GatherTokens, KeyValue, MergeTokens
 from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.errors import InputError
-from vtc.inputs.sequence import PositionRule, attention_blocks, clips, cut, positions, query_tokens, text_tokens
+from vtc.inputs.positions import PositionRule, positions
+from vtc.inputs.prompts import clips
+from vtc.inputs.schedule import attention_blocks, cut, query_tokens, text_tokens
 from vtc.models.base import VLMAdapter
 from vtc.plan import SegmentPlan, TokenPlan
 from vtc.selectors.decoder.base import DecoderSelector
@@ -56,7 +58,7 @@ class DecoderState:
 
 
 class CutSelector(NamedTuple):
-    """What chooses at a cut, and which text tokens it is handed (see :func:`vtc.inputs.sequence.query_tokens`)."""
+    """What chooses at a cut, and which text tokens it is handed (see :func:`vtc.inputs.schedule.query_tokens`)."""
 
     selector: DecoderSelector
     query_tokens: str

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from vtc.bundle.manifest import Manifest, SelectorFacts, ServedImage
 from vtc.errors import InputError
-from vtc.inputs.sequence import attention_blocks, cut, positions, text_tokens
+from vtc.inputs.positions import positions
+from vtc.inputs.schedule import attention_blocks, cut, text_tokens
 from vtc.runtime.interface import DTYPES, Array, Backend, IntArray, LoadedGraph, Past, Tensor
 
 BEFORE = "before_hidden_states"

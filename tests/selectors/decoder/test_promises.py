@@ -17,7 +17,7 @@ from torch import Tensor
 from exporters.graphs import prune_spec
 from exporters.lint import lint
 from exporters.writing import export_graph
-from vtc.inputs.sequence import cut
+from vtc.inputs.schedule import cut
 from vtc.models.base import VLMAdapter
 from vtc.recipe.selectors import DECODER_SELECTORS
 from vtc.selectors.decoder import build_decoder_selector
