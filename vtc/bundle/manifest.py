@@ -133,11 +133,10 @@ class SelectorFacts:
     Attributes
     ----------
     kind : str
-        ``gather`` takes (hidden states, indices), ``merge`` (hidden states of all tokens, of some tokens,
-        indices into both laid end to end), ``prune`` (hidden states, mask, positions, the arrays of
-        :class:`vtc.inputs.schedule.Cut`).
+        ``gather`` takes hidden states, ``merge`` those of all tokens and of some, ``prune`` hidden states, mask and
+        positions; after them each takes its arrays of :class:`vtc.inputs.schedule.SegmentSchedule`.
     queries : str or None
-        For ``prune``, which text tokens rank the visual ones; see :func:`vtc.inputs.schedule.cut`.
+        For ``prune``, which text tokens rank the visual ones; see :func:`vtc.inputs.schedule.query_tokens`.
     """
 
     graph: str

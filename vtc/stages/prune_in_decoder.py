@@ -41,7 +41,7 @@ class PruneInDecoder(nn.Module):
         layout: Tensor,
         before: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Cut a batch of B rows with I images; `image_rows` to `layout` are those of :class:`vtc.inputs.schedule.Cut`.
+        """Cut a batch of B rows with I images; for `image_rows` to `layout` see :func:`vtc.inputs.schedule.schedule`.
 
         Parameters
         ----------

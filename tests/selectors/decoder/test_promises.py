@@ -17,7 +17,7 @@ from torch import Tensor
 from exporters.graphs import prune_spec
 from exporters.lint import lint
 from exporters.writing import export_graph
-from vtc.inputs.schedule import cut
+from vtc.inputs.schedule import SegmentRule, schedule
 from vtc.models.base import VLMAdapter
 from vtc.recipe.selectors import DECODER_SELECTORS
 from vtc.selectors.decoder import build_decoder_selector
@@ -53,8 +53,8 @@ def batch(rows: int, visual: int, keep: int, query_tokens: str, padded: bool = T
         ids[row, start : start + visual] = IMAGE
         mask[row, start - 2 :] = 1
     positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
-    laid_out = cut(ids, mask, IMAGE, visual, keep, query_tokens).graph_inputs
-    return tuple(torch.from_numpy(part) for part in (mask, positions, *laid_out))
+    (pruned,) = schedule(ids, mask, IMAGE, visual, [SegmentRule("prune", keep, query_tokens)])
+    return tuple(torch.from_numpy(part) for part in (mask, positions, *pruned.handoff_inputs))
 
 
 def states(adapter: VLMAdapter, rows: int, length: int, seed: int = 0) -> list[Tensor]:
@@ -107,7 +107,8 @@ def test_a_batch_is_cut_as_its_rows_alone(name: str, adapter: VLMAdapter) -> Non
         mask, positions, *_ = (part[row : row + 1, padding:] for part in others[:2])
         ids = np.full(mask.shape, 7, dtype=np.int64)
         ids[:, 2 : 2 + 21] = IMAGE
-        parts = map(torch.from_numpy, cut(ids, mask.numpy(), IMAGE, 21, 6, query_tokens).graph_inputs)
+        (pruned,) = schedule(ids, mask.numpy(), IMAGE, 21, [SegmentRule("prune", 6, query_tokens)])
+        parts = map(torch.from_numpy, pruned.handoff_inputs)
         alone = stage(hidden[row : row + 1, padding:], mask, positions, *parts, before=before[row : row + 1, padding:])
         assert torch.equal(alone[2][0], together[2][row])
         torch.testing.assert_close(alone[0][0], together[0][row, padding:], atol=1e-5, rtol=1e-5)
