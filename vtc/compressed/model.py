@@ -21,7 +21,7 @@ from vtc.inputs.schedule import SegmentRule, query_tokens, schedule
 from vtc.models.base import VLMAdapter
 from vtc.plan import SegmentPlan, TokenPlan
 from vtc.selectors.decoder.base import DecoderSelector
-from vtc.stages.prune_in_decoder import PruneInDecoder
+from vtc.stages.prune_in_decoder import Cut, PruneInDecoder
 from vtc.visual_tokens import TextEmbeddings, gather_positions, gather_tokens
 
 
@@ -194,7 +194,7 @@ class CompressedModel(nn.Module):
             elif entry.enters == "merge":
                 hidden, position_ids = handoff(whole[0], hidden, *inputs), whole[1]
             elif entry.enters == "prune":
-                hidden, position_ids, kept = handoff(hidden, attention_mask, position_ids, *inputs, before=tapped)
+                hidden, position_ids, kept = handoff(hidden, attention_mask, position_ids, Cut(*inputs), tapped)
                 state.kept.append(state.kept[-1].gather(1, kept))
             attention_mask = here(entry.attention_mask)
             hidden, past, tapped = segment(
