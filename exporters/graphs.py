@@ -14,6 +14,8 @@ from vtc.compressed.model import CompressedModel
 from vtc.compressed.selection import Selection
 from vtc.facts.model import DecoderFacts
 from vtc.runtime.decoder import BEFORE
+from vtc.stages.base import Cut
+from vtc.stages.prune_in_decoder import PruneInDecoder
 from vtc.visual_tokens import TextEmbeddings
 
 SourceModule = tuple[CompressedModel, nn.Module]
@@ -105,7 +107,7 @@ class SegmentGraph(nn.Module):
 class CutGraph(nn.Module):
     """A cut inside the decoder; hidden states are float32 outside whatever the precision inside."""
 
-    def __init__(self, cut: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, cut: PruneInDecoder, dtype: torch.dtype) -> None:
         super().__init__()
         self.cut = cut
         self.dtype = dtype
@@ -115,24 +117,11 @@ class CutGraph(nn.Module):
         hidden: Tensor,
         attention_mask: Tensor,
         position_ids: Tensor,
-        image_rows: Tensor,
-        image_columns: Tensor,
-        query_columns: Tensor,
-        query_mask: Tensor,
-        layout: Tensor,
+        cut: Cut,
         before: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        kept, kept_positions, keep_indices = self.cut(
-            hidden.to(self.dtype),
-            attention_mask,
-            position_ids,
-            image_rows,
-            image_columns,
-            query_columns,
-            query_mask,
-            layout,
-            None if before is None else before.to(self.dtype),
-        )
+        before = None if before is None else before.to(self.dtype)
+        kept, kept_positions, keep_indices = self.cut(hidden.to(self.dtype), attention_mask, position_ids, cut, before)
         return kept.float(), kept_positions, keep_indices
 
 
@@ -238,7 +227,6 @@ def prune_spec(name: str, module: Any, layer: int, dtype: torch.dtype) -> GraphS
 
     columns = torch.arange(module.tokens).expand(images, -1).contiguous()
     sequence, kept = {0: "batch_size", 1: "sequence_length"}, {0: "batch_size", 1: "kept_length"}
-    cut_arrays = ("image_rows", "image_columns", "query_columns", "query_mask", "layout")
     image, query = {0: "image_count"}, {0: "image_count", 1: "query_length"}
     before = [BEFORE] if module.selector.entry.reads_before else []
     states = torch.zeros(rows, length, facts.hidden_width(layer))
@@ -250,16 +238,18 @@ def prune_spec(name: str, module: Any, layer: int, dtype: torch.dtype) -> GraphS
             states,
             whole(rows, length),
             places,
-            torch.zeros(images, dtype=torch.long),
-            columns,
-            whole(images, asking) * (length - 1),
-            whole(images, asking),
-            torch.zeros(rows, behind, dtype=torch.long),
+            Cut(
+                torch.zeros(images, dtype=torch.long),
+                columns,
+                whole(images, asking) * (length - 1),
+                whole(images, asking),
+                torch.zeros(rows, behind, dtype=torch.long),
+            ),
             *[states[..., : facts.width].clone() for _ in before],
         ),
-        ["full_hidden_states", "attention_mask", "position_ids", *cut_arrays, *before],
+        ["full_hidden_states", "attention_mask", "position_ids", *Cut._fields, *before],
         ["hidden_states", "kept_position_ids", "keep_indices"],
-        (sequence, sequence, place_axes, image, image, query, query, kept, *[sequence for _ in before]),
+        (sequence, sequence, place_axes, Cut._make([image, image, query, query, kept]), *[sequence for _ in before]),
     )
 
 

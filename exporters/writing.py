@@ -21,6 +21,7 @@ from torch.export import Dim
 
 from exporters.graphs import GraphSpec
 from vtc.bundle.manifest import WEIGHTS
+from vtc.stages.base import Cut
 
 DEFAULT_OPSET = 20
 SHARED_ELEMENTS = 2**20
@@ -104,7 +105,8 @@ def _dynamic(axes: Any) -> Any:
         return None
     if isinstance(axes, dict):
         return dict.fromkeys(axes, Dim.DYNAMIC)
-    return type(axes)(_dynamic(item) for item in axes)
+    items = map(_dynamic, axes)
+    return Cut._make(items) if isinstance(axes, Cut) else type(axes)(items)
 
 
 def _flatten(axes: Any) -> list[dict[int, str]]:

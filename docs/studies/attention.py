@@ -11,7 +11,7 @@ from torch import Tensor
 from docs.studies.harness import BATCH, MAX_NEW_TOKENS, Questions
 from vtc.compressed.decoder import attention_bias
 from vtc.compressed.model import CompressedModel
-from vtc.inputs.sequence import cut
+from vtc.inputs.schedule import query_tokens
 from vtc.models.base import VLMAdapter
 from vtc.recipe import Recipe
 from vtc.recipe.selectors import TextAttentionEntry
@@ -60,8 +60,8 @@ def layer_sweep(questions: Questions, images: int = 240) -> dict[str, Any]:
         ids, mask = adapter.tokenize(prompts, [1] * len(prompts), whole.visual_tokens)
         states, places = hidden_states(whole, ids, mask, rows)
         for queries in ("text_after_image", "last_token"):
-            batch = cut(ids.numpy(), mask.numpy(), adapter.image_token_id, handoff.tokens, keep, queries)
-            _, columns, asking, asking_mask, _ = map(torch.from_numpy, batch.graph_inputs)
+            asked = query_tokens(ids.numpy(), mask.numpy(), adapter.image_token_id, handoff.tokens, queries)
+            _, columns, asking, asking_mask = map(torch.from_numpy, asked)
             for layer, hidden in enumerate(states):
                 tokens = DecoderTokens(hidden, None, mask, places, columns, asking, asking_mask)
                 handoff.selector = GivenScores(

@@ -29,7 +29,7 @@ from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import Origin
 from vtc.compressed.selection import Selection
 from vtc.data.samples import samples_from
-from vtc.inputs.sequence import cut
+from vtc.inputs.schedule import SegmentRule, schedule
 from vtc.recipe import Recipe, RecipeSource
 from vtc.reference import reference_part
 from vtc.runtime.onnxruntime.backend import Graph
@@ -191,11 +191,11 @@ def _cut_inputs(questions: Questions, stage: PruneInDecoder, query_tokens: str) 
     length = 2 + stage.tokens + TEXT_TOKENS
     ids = np.zeros((1, length), dtype=np.int64)
     ids[:, 2 : 2 + stage.tokens] = 1
-    laid_out = cut(ids, np.ones_like(ids), 1, stage.tokens, stage.keep, query_tokens).graph_inputs
+    (pruned,) = schedule(ids, np.ones_like(ids), 1, stage.tokens, [SegmentRule("prune", stage.keep, query_tokens)])
     hidden = torch.randn(1, length, questions.adapter.facts.decoder.width)
     whole = [torch.ones(1, length, dtype=torch.long), torch.arange(length)[None]]
     before = [hidden.clone()] if stage.selector.entry.reads_before else []
-    return [hidden, *whole, *map(torch.from_numpy, laid_out), *before]
+    return [hidden, *whole, *map(torch.from_numpy, pruned.handoff_inputs), *before]
 
 
 def _bundle_ms(questions: Questions, stage: dict[str, Any], work: Path) -> float:

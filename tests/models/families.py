@@ -23,7 +23,8 @@ from vtc.compressed.build import apply_recipe
 from vtc.compressed.decoder import SegmentCache, attention_bias
 from vtc.compressed.model import CompressedModel
 from vtc.facts.layout import ANY_IMAGE, ImageOptions
-from vtc.inputs.sequence import attention_blocks, positions
+from vtc.inputs.positions import positions
+from vtc.inputs.schedule import attention_blocks
 from vtc.models import load_adapter
 from vtc.models.base import VLMAdapter
 from vtc.models.random.tiny_families import TINY_FAMILIES, write_tiny

@@ -23,7 +23,7 @@ from vtc.compressed.readings import read
 from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.errors import InputError, ModelError
 from vtc.facts.layout import ImageOptions
-from vtc.inputs.sequence import positions
+from vtc.inputs.positions import positions
 from vtc.models import read_facts
 from vtc.models.base import VLMAdapter
 from vtc.models.qwen2_5_vl import Qwen2_5VLAdapter

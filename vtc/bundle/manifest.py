@@ -18,7 +18,7 @@ from vtc import artifact
 from vtc.artifact import MANIFEST, check_output, staging_dir
 from vtc.errors import BundleError, InputError
 from vtc.inputs.pixels import PixelSpec
-from vtc.inputs.sequence import PositionRule
+from vtc.inputs.positions import PositionRule
 
 __all__ = [
     "SCHEMA",
@@ -112,7 +112,7 @@ class GenerationFacts:
     layers, kv_heads, head_dim : int
         Decoder layers kept, and the shape of their cache.
     bidirectional : str
-        Which tokens attend to each other in both directions, see :func:`vtc.inputs.sequence.attention_blocks`.
+        Which tokens attend to each other in both directions, see :func:`vtc.inputs.schedule.attention_blocks`.
     """
 
     eos_token_ids: tuple[int, ...]
@@ -133,11 +133,10 @@ class SelectorFacts:
     Attributes
     ----------
     kind : str
-        ``gather`` takes (hidden states, indices), ``merge`` (hidden states of all tokens, of some tokens,
-        indices into both laid end to end), ``prune`` (hidden states, mask, positions, the arrays of
-        :class:`vtc.inputs.sequence.Cut`).
+        ``gather`` takes hidden states, ``merge`` those of all tokens and of some, ``prune`` hidden states, mask and
+        positions; after them each takes its arrays of :class:`vtc.inputs.schedule.SegmentSchedule`.
     queries : str or None
-        For ``prune``, which text tokens rank the visual ones; see :func:`vtc.inputs.sequence.cut`.
+        For ``prune``, which text tokens rank the visual ones; see :func:`vtc.inputs.schedule.query_tokens`.
     """
 
     graph: str

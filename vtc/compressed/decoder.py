@@ -77,7 +77,7 @@ class DecoderSegment(nn.Module):
         past : one (key, value) per layer, each of shape (B, Hkv, P, Dh)
         block_ids : Tensor of shape (B, P + S), int64, or None
             For decoders that attend in both directions: the group of each token (see
-            :func:`vtc.inputs.sequence.attention_blocks`), -1 for cached ones.
+            :func:`vtc.inputs.schedule.attention_blocks`), -1 for cached ones.
         key_position_ids : Tensor of shape (B, P + S), int64, or None
             For decoders with sliding windows: positions of cached and new tokens.
 

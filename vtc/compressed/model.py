@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from vtc.compressed.decoder import DecoderSegment, GatherTokens, KeyValue, MergeTokens
 from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.errors import InputError
-from vtc.inputs.sequence import PositionRule, attention_blocks, clips, cut, positions, query_tokens, text_tokens
+from vtc.inputs.positions import PositionRule, positions
+from vtc.inputs.prompts import clips
+from vtc.inputs.schedule import SegmentRule, query_tokens, schedule
 from vtc.models.base import VLMAdapter
 from vtc.plan import SegmentPlan, TokenPlan
-from vtc.stages.base import CutStage
+from vtc.stages.base import Cut, CutStage
 from vtc.visual_tokens import TextEmbeddings, gather_positions, gather_tokens
 
 
@@ -43,7 +45,7 @@ class DecoderState:
     following : Tensor of shape (B,), int64
         Position of the next token.
     kept : list of Tensor of shape (spans, K), int64
-        Places of the visual tokens that entered the decoder among all, and of those behind each cut inside it.
+        Places of the visual tokens that entered the decoder among all, and of those after each cut inside it.
     positions : list over segments of Tensor of shape (B, P), int64
         Where the decoder has sliding windows: positions of the tokens in that segment's cache.
     """
@@ -89,6 +91,10 @@ class CompressedModel(nn.Module):
         )
         self.embed_tokens = adapter.embed_tokens
         self.query_tokens = {number: cut.query_tokens for number, cut in cuts.items()}
+        self.rules = [
+            SegmentRule(segment.enters, plan.per_span(segment.visual_tokens), self.query_tokens.get(number, ""))
+            for number, segment in enumerate(plan.segments)
+        ]
         self.handoffs = nn.ModuleList(
             cuts[number] if segment.enters == "prune" else self._handoff(segment)
             for number, segment in enumerate(plan.segments)
@@ -155,63 +161,46 @@ class CompressedModel(nn.Module):
         state : DecoderState
         """
         ids, mask = _numbers(input_ids), _numbers(attention_mask)
-        image = self.adapter.image_token_id
-        if len(self.segments) > 1 and bool((ids[:, -1] == image).any()):
-            raise InputError(
-                "a prompt must end in text when visual tokens leave the decoder; put the image before the question"
-            )
+        image, decoder = self.adapter.image_token_id, self.adapter.facts.decoder
+        scheduled = schedule(ids, mask, image, self.visual_tokens, self.rules, self.plan.spans, decoder.bidirectional)
         embeds = self.embed_tokens(input_ids)
         keep_indices = input_ids.new_zeros(0, self.visual_tokens)
         if pixel_values is not None:
             features, keep_indices = self.encode(embeds, ids, mask, pixel_values)
             embeds = embeds.masked_scatter((input_ids == image).unsqueeze(-1), features.to(embeds.dtype))
         places = positions(ids, mask, image, _numbers(keep_indices), self.rule)
-        decoder, visual, spans = self.adapter.facts.decoder, self.visual_tokens, self.plan.spans
 
         def here(numbers: NDArray[np.int64]) -> Tensor:
             return torch.from_numpy(numbers).to(embeds.device)
 
-        everything = _Tokens(embeds, attention_mask, here(places.ids))
-        text = text_tokens(ids, mask, image)
+        hidden, position_ids, tapped = embeds, here(places.ids), None
+        whole = hidden, position_ids
         state = DecoderState([], [], here(places.following), [keep_indices])
-        tokens, tapped = everything, None
-        for number, (segment, spec) in enumerate(zip(self.segments, self.plan.segments, strict=True)):
-            handoff = self.handoffs[number]
-            if spec.enters == "gather":
-                everything = tokens
-                indices = here(text.indices)
-                text_positions = gather_positions(tokens.positions, indices)
-                tokens = _Tokens(handoff(tokens.hidden, indices), here(text.mask), text_positions)
-            elif spec.enters == "merge":
-                hidden = handoff(everything.hidden, tokens.hidden, here(text.back))
-                tokens = _Tokens(hidden, everything.mask, everything.positions)
-            elif isinstance(handoff, CutStage) and len(keep_indices):
-                batch = cut(ids, mask, image, handoff.tokens, handoff.keep, self.query_tokens[number], spans)
-                ids, mask, visual = batch.input_ids, batch.attention_mask, handoff.keep
-                text = text_tokens(ids, mask, image)
-                hidden, kept_positions, kept = handoff(
-                    tokens.hidden, tokens.mask, tokens.positions, *map(here, batch.graph_inputs), before=tapped
-                )
-                tokens = _Tokens(hidden, here(mask), kept_positions)
+        parts = zip(self.plan.segments, self.segments, self.handoffs, scheduled, strict=True)
+        for planned, segment, handoff, entry in parts:
+            inputs = [here(numbers) for numbers in entry.handoff_inputs]
+            if entry.enters == "gather":
+                whole = hidden, position_ids
+                hidden, position_ids = handoff(hidden, *inputs), gather_positions(position_ids, *inputs)
+            elif entry.enters == "merge":
+                hidden, position_ids = handoff(whole[0], hidden, *inputs), whole[1]
+            elif entry.enters == "prune":
+                hidden, position_ids, kept = handoff(hidden, attention_mask, position_ids, Cut(*inputs), tapped)
                 state.kept.append(state.kept[-1].gather(1, kept))
-            blocks = None
-            if decoder.bidirectional != "none":
-                seen = ids if spec.sees == "all" else np.take_along_axis(ids, text.indices, axis=1)
-                blocks = here(attention_blocks(seen, _numbers(tokens.mask), image, visual, decoder.bidirectional))
+            attention_mask = here(entry.attention_mask)
             hidden, past, tapped = segment(
-                tokens.hidden,
-                tokens.mask,
-                tokens.positions,
-                self._no_past(len(spec.layers), tokens.hidden),
-                blocks,
-                tokens.positions if decoder.window else None,
+                hidden,
+                attention_mask,
+                position_ids,
+                self._no_past(len(planned.layers), hidden),
+                None if entry.block_ids is None else here(entry.block_ids),
+                position_ids if decoder.window else None,
             )
-            tokens = _Tokens(hidden, tokens.mask, tokens.positions)
             state.past.append(past)
-            state.masks.append(tokens.mask)
+            state.masks.append(attention_mask)
             if decoder.window:
-                state.positions.append(tokens.positions)
-        return tokens.hidden, state
+                state.positions.append(position_ids)
+        return hidden, state
 
     def decode(self, token_ids: Tensor, state: DecoderState) -> Tensor:
         """One more token (B, 1) for each row; the state moves on. Returns logits (B, 1, vocabulary)."""
@@ -355,15 +344,6 @@ class CompressedModel(nn.Module):
             steps.append(self.decode(column[:, None], state)[:, -1])
         stacked = torch.stack(steps, dim=1).float().cpu().numpy()
         return [row[: len(ids)] for row, ids in zip(stacked, continuations, strict=True)]
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    """Hidden states (B, S, E), attention mask (B, S) and positions (B, S) of one set of tokens."""
-
-    hidden: Tensor
-    mask: Tensor
-    positions: Tensor
 
 
 def _numbers(tensor: Tensor) -> NDArray[np.int64]:

@@ -109,6 +109,22 @@ def expand(
     return f"{before}{last}{frame[0]}{behind}{frame[1]}".replace(placeholder, run.join(parts))
 
 
+def clips(images: Sequence[int], frames: int) -> list[int]:
+    """Inputs that so many images of each prompt make up: one each, or one for every clip of `frames`.
+
+    Raises
+    ------
+    InputError
+        If a prompt's images do not make up whole clips.
+    """
+    for count in images:
+        if count % frames:
+            raise InputError(
+                f"{count} image(s) do not make up clips of {frames} frames; give every frame of a clip, in order"
+            )
+    return [count // frames for count in images]
+
+
 def writes_start(prompt: str, frame: tuple[str, str], start: str | None) -> bool:
     """Whether a prompt, or what is put into it, holds the start token, so that a tokenizer must not add a second one.
 

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vtc.bundle.manifest import Manifest, SelectorFacts, ServedImage
-from vtc.errors import InputError
-from vtc.inputs.sequence import attention_blocks, cut, positions, text_tokens
+from vtc.bundle.manifest import Manifest, SegmentFacts, ServedImage
+from vtc.inputs.positions import positions
+from vtc.inputs.schedule import SegmentRule, schedule
 from vtc.runtime.interface import DTYPES, Array, Backend, IntArray, LoadedGraph, Past, Tensor
 
 BEFORE = "before_hidden_states"
 """Output of a segment whose last layer a selector looks at: what enters that layer."""
-PRUNED = ("hidden_states", "kept_position_ids", "keep_indices")
+HANDED_OVER = "hidden_states"
+"""Output of a graph between segments."""
+PRUNED = (HANDED_OVER, "kept_position_ids", "keep_indices")
 """Outputs of a selector that prunes."""
 Logits = NDArray[np.float32]
 
@@ -66,7 +68,6 @@ class Segment:
         self._result = self.graph.outputs.index(self.result)
         self._present = [self.graph.outputs.index(name) for name in present]
         self._before = self.graph.outputs.index(BEFORE) if BEFORE in self.graph.outputs else None
-        self.takes_blocks = "block_ids" in self.graph.inputs
         self.takes_key_positions = "key_position_ids" in self.graph.inputs
 
     def run(
@@ -134,13 +135,6 @@ class Decoder:
         """Graphs between segments that have been opened."""
         return list(self._selectors.values())
 
-    def _selector(self, facts: SelectorFacts, served: ServedImage) -> LoadedGraph:
-        """The graph between two segments; those that prune are made for one layout, and opened when it comes."""
-        name = facts.graph + (served.suffix if facts.kind == "prune" else "")
-        if name not in self._selectors:
-            self._selectors[name] = self._backend.open(name)
-        return self._selectors[name]
-
     def prefill(
         self,
         embeds: Tensor | Array,
@@ -168,56 +162,58 @@ class Decoder:
         Raises
         ------
         InputError
-            If a prompt ends in an image and the visual tokens leave the decoder: nothing would be left to go
-            on from.
+            If a prompt ends in an image and visual tokens leave the decoder: nothing would be left to go on from.
         """
-        image = served.token_id
-        places = positions(input_ids, attention_mask, image, keep_indices, served.positions)
-        if len(self.segments) > 1 and bool((input_ids[:, -1] == image).any()):
-            raise InputError("a prompt must end in text for this bundle; put the image before the question")
-        ids, text = input_ids, text_tokens(input_ids, attention_mask, image)
-        text_positions = _take(places.ids, text.indices)
+        rules = [_rule(*segment) for segment in zip(self.plan, served.segment_tokens, strict=True)]
+        prompts = input_ids, attention_mask, served.token_id
+        scheduled = schedule(*prompts, served.keep, rules, served.spans, self.facts.bidirectional)
+        places = positions(*prompts, keep_indices, served.positions)
         cache = Cache([], places.following, [])
-        everything = tokens = _Tokens(embeds, attention_mask, places.ids)
+        hidden: Tensor | Array = embeds
+        position_ids: Tensor | IntArray = places.ids
+        mask, whole = attention_mask, (hidden, position_ids)
+        tapped: Tensor | None = None
         last = len(self.segments) - 1
-        before: list[Tensor] = []
-        hidden: Tensor
-        for number, segment in enumerate(self.segments):
-            facts = self.plan[number].selector
-            if facts is None:
-                pass
-            elif facts.kind == "gather":
-                everything = tokens
-                hidden = _select(self._selector(facts, served), tokens.hidden, text.indices)[0]
-                tokens = _Tokens(hidden, text.mask, text_positions)
-            elif facts.kind == "merge":
-                hidden = _select(self._selector(facts, served), everything.hidden, tokens.hidden, text.back)[0]
-                tokens = _Tokens(hidden, everything.mask, everything.positions)
-            elif len(keep_indices):
-                tokens_in, keep = served.segment_tokens[number - 1], served.segment_tokens[number]
-                batch = cut(ids, tokens.mask, image, tokens_in, keep, str(facts.queries), served.spans)
-                selector = self._selector(facts, served)
-                given = tokens.hidden, tokens.mask, tokens.positions, *batch.graph_inputs, *before
-                named = dict(zip(selector.outputs, _select(selector, *given), strict=True))
-                hidden, kept_positions, kept = (named[name] for name in PRUNED)
-                ids, text = batch.input_ids, text_tokens(batch.input_ids, batch.attention_mask, image)
-                tokens = _Tokens(hidden, batch.attention_mask, kept_positions)
+        for number, (segment, entry) in enumerate(zip(self.segments, scheduled, strict=True)):
+            inputs = entry.handoff_inputs
+            if entry.enters == "gather":
+                whole = hidden, position_ids
+                hidden = self._hand_over(number, served, hidden, *inputs)[HANDED_OVER]
+                position_ids = _take(_numbers(position_ids), *inputs)
+            elif entry.enters == "merge":
+                full, position_ids = whole
+                hidden = self._hand_over(number, served, full, hidden, *inputs)[HANDED_OVER]
+            elif entry.enters == "prune":
+                before = [] if tapped is None else [tapped]
+                named = self._hand_over(number, served, hidden, mask, position_ids, *inputs, *before)
+                hidden, position_ids, kept = (named[name] for name in PRUNED)
                 cache.kept.append(kept)
-            entering = _as(tokens.hidden, segment.graph.inputs[segment.hidden])
+            mask = entry.attention_mask
+            entering = _as(hidden, segment.graph.inputs[segment.hidden])
             past = self._no_past(segment, len(input_ids))
-            blocks = None
-            if segment.takes_blocks:
-                seen = ids if self.plan[number].sees == "all" else _take(ids, text.indices)
-                visual = served.segment_tokens[number]
-                blocks = attention_blocks(seen, tokens.mask, image, visual, self.facts.bidirectional)
-            keys = _numbers(tokens.positions) if segment.takes_key_positions else None
-            hidden, present, tapped = segment.run(
-                entering, tokens.mask, tokens.positions, past, number == last, blocks, keys
+            keys = _numbers(position_ids) if segment.takes_key_positions else None
+            result, present, tapped = segment.run(
+                entering, mask, position_ids, past, number == last, entry.block_ids, keys
             )
-            before = [] if tapped is None else [tapped]
-            tokens = _Tokens(hidden, tokens.mask, tokens.positions)
-            cache.past.append(self._backend.past(segment.graph, present, tokens.mask, keys))
-        return _logits(hidden), cache
+            hidden = result
+            cache.past.append(self._backend.past(segment.graph, present, mask, keys))
+        return _logits(result), cache
+
+    def _hand_over(self, number: int, served: ServedImage, *values: Tensor | Array) -> dict[str, Tensor]:
+        """Run the graph before segment `number` on values in the order of its inputs; its outputs by name.
+
+        Graphs that prune are made for one layout, and opened when it comes.
+        """
+        facts = self.plan[number].selector
+        if facts is None:
+            raise AssertionError("tokens are handed over by a graph")
+        name = facts.graph + (served.suffix if facts.kind == "prune" else "")
+        if name not in self._selectors:
+            self._selectors[name] = self._backend.open(name)
+        graph = self._selectors[name]
+        named = zip(graph.inputs.items(), values, strict=True)
+        feeds = {tensor: _as(value, dtype) for (tensor, dtype), value in named}
+        return dict(zip(graph.outputs, graph.run(feeds), strict=True))
 
     def step(self, tokens: IntArray, cache: Cache) -> Logits:
         """Run one more token of each row; the cache moves on.
@@ -233,10 +229,10 @@ class Decoder:
         here = cache.following[:, None]
         places = np.broadcast_to(here, (self.axes, *here.shape)).copy() if self.axes > 1 else here
         arrays = {"input_ids": tokens[:, None], "position_ids": places}
-        for number, (segment, past) in enumerate(zip(self.segments, cache.past, strict=True)):
+        for number, past in enumerate(cache.past):
             mask, keys = past.mask(), past.positions(here)
             arrays[f"{number}.mask"] = mask
-            if segment.takes_blocks:
+            if self.facts.bidirectional != "none":
                 arrays[f"{number}.blocks"] = np.full_like(mask, -1)
             if keys is not None:
                 arrays[f"{number}.keys"] = keys
@@ -272,19 +268,12 @@ class Decoder:
         ]
 
 
-@dataclass(frozen=True)
-class _Tokens:
-    """Hidden states (B, S, E'), attention mask (B, S) and positions ([3,] B, S) of the tokens that a segment gets."""
-
-    hidden: Tensor | Array
-    mask: IntArray
-    positions: Tensor | IntArray
-
-
-def _select(selector: LoadedGraph, *values: Tensor | Array) -> list[Tensor]:
-    """Run a graph between segments on values in the order of its inputs."""
-    inputs = selector.inputs.items()
-    return selector.run({name: _as(value, dtype) for value, (name, dtype) in zip(values, inputs, strict=True)})
+def _rule(segment: SegmentFacts, visual_tokens: int) -> SegmentRule:
+    """How tokens come to a segment that has so many visual tokens of a span."""
+    selector = segment.selector
+    if selector is None:
+        return SegmentRule("same")
+    return SegmentRule(selector.kind, visual_tokens, selector.queries or "")
 
 
 def _take(values: IntArray, indices: IntArray) -> IntArray:

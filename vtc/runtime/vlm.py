@@ -22,7 +22,8 @@ from vtc.bundle.engines import Limits
 from vtc.bundle.manifest import Manifest, ServedImage, load_manifest
 from vtc.errors import InputError
 from vtc.inputs.pixels import to_pixels
-from vtc.inputs.sequence import clips, query_tokens
+from vtc.inputs.prompts import clips
+from vtc.inputs.schedule import query_tokens
 from vtc.runtime.backends import open_backend
 from vtc.runtime.decoder import Cache, Decoder, Logits
 from vtc.runtime.generation import Batch, Generation, Prefilled, RunningGeneration, milliseconds_since

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from vtc.models.base import VLMAdapter
 from vtc.plan.token_plan import StagePlan, TokenPlan
@@ -52,6 +52,24 @@ class BuildContext:
         return self.plan.per_span(self.step.tokens_out)
 
 
+class Cut(NamedTuple):
+    """Where the tokens of a batch stand around a cut (see :class:`vtc.inputs.schedule.SegmentSchedule`).
+
+    Attributes
+    ----------
+    image_rows : Tensor of shape (I,), int64
+    image_columns : Tensor of shape (I, K), int64
+    query_columns, query_mask : Tensors of shape (I, Q), int64
+    layout : Tensor of shape (B, S'), int64
+    """
+
+    image_rows: Tensor
+    image_columns: Tensor
+    query_columns: Tensor
+    query_mask: Tensor
+    layout: Tensor
+
+
 class CutStage(nn.Module, ABC):
     """A stage between two decoder layers that keeps some of the visual tokens.
 
@@ -60,7 +78,7 @@ class CutStage(nn.Module, ABC):
     tokens, keep : int
         Visual tokens of a run of placeholders before and after the cut.
     query_tokens : str
-        Which text tokens it is given as queries; see :func:`vtc.inputs.sequence.query_tokens`.
+        Which text tokens it is given as queries; see :func:`vtc.inputs.schedule.query_tokens`.
     reads_before : bool
         Whether it looks at the layer before the cut, whose input the segment there then gives out.
     """
@@ -71,6 +89,35 @@ class CutStage(nn.Module, ABC):
         self.keep = keep
         self.query_tokens = query_tokens
         self.reads_before = reads_before
+
+    @abstractmethod
+    def forward(
+        self,
+        hidden: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        cut: Cut,
+        before: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Cut a batch of B rows with I images.
+
+        Parameters
+        ----------
+        hidden : Tensor of shape (B, S, E')
+            Hidden states, and what is carried behind them.
+        attention_mask : Tensor of shape (B, S), int64
+        position_ids : Tensor of shape (B, S) or (3, B, S), int64
+        cut : Cut
+        before : Tensor of shape (B, S, E) or None
+            Hidden states entering the layer before the cut, where the selector reads them.
+
+        Returns
+        -------
+        hidden : Tensor of shape (B, S', E')
+        position_ids : Tensor of shape (B, S') or (3, B, S'), int64
+        keep_indices : Tensor of shape (I, keep), int64
+            Which of the K tokens stay, ascending.
+        """
 
 
 class TokenStage(nn.Module, ABC):

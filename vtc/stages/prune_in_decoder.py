@@ -14,7 +14,7 @@ from torch import Tensor
 from vtc.recipe.stages import PruneInDecoderEntry
 from vtc.selectors.decoder import build_decoder_selector
 from vtc.selectors.decoder.base import DecoderSelector, DecoderTokens
-from vtc.stages.base import BuildContext, CutStage
+from vtc.stages.base import BuildContext, Cut, CutStage
 from vtc.visual_tokens import gather_positions, gather_tokens
 
 
@@ -37,54 +37,29 @@ class PruneInDecoder(CutStage):
         hidden: Tensor,
         attention_mask: Tensor,
         position_ids: Tensor,
-        image_rows: Tensor,
-        image_columns: Tensor,
-        query_columns: Tensor,
-        query_mask: Tensor,
-        layout: Tensor,
+        cut: Cut,
         before: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Cut a batch of B rows with I images; `image_rows` to `layout` are those of :class:`vtc.inputs.sequence.Cut`.
-
-        Parameters
-        ----------
-        hidden : Tensor of shape (B, S, E')
-            Hidden states, and what is carried behind them.
-        attention_mask : Tensor of shape (B, S), int64
-        position_ids : Tensor of shape (B, S) or (3, B, S), int64
-        image_rows : Tensor of shape (I,), int64
-        image_columns : Tensor of shape (I, K), int64
-        query_columns, query_mask : Tensors of shape (I, Q), int64
-        layout : Tensor of shape (B, S'), int64
-        before : Tensor of shape (B, S, E) or None
-            Hidden states entering the layer in front of the cut, where the selector reads them.
-
-        Returns
-        -------
-        hidden : Tensor of shape (B, S', E')
-        position_ids : Tensor of shape (B, S') or (3, B, S'), int64
-        keep_indices : Tensor of shape (I, keep), int64
-            Which of the K tokens stay, ascending.
-        """
+        """Keep the tokens that the selector chooses; see :class:`~vtc.stages.base.CutStage`."""
         width = self.selector.adapter.facts.decoder.width
         tokens = DecoderTokens(
-            hidden=hidden[..., :width].index_select(0, image_rows),
-            before=None if before is None else before.index_select(0, image_rows),
-            attention_mask=attention_mask.index_select(0, image_rows),
-            position_ids=position_ids.index_select(-2, image_rows),
-            visual=image_columns,
-            queries=query_columns,
-            query_mask=query_mask,
+            hidden=hidden[..., :width].index_select(0, cut.image_rows),
+            before=None if before is None else before.index_select(0, cut.image_rows),
+            attention_mask=attention_mask.index_select(0, cut.image_rows),
+            position_ids=position_ids.index_select(-2, cut.image_rows),
+            visual=cut.image_columns,
+            queries=cut.query_columns,
+            query_mask=cut.query_mask,
         )
         keep_indices, merged = self.selector.prune(tokens, self.keep)
-        kept = torch.gather(image_columns, 1, keep_indices).flatten()
+        kept = torch.gather(cut.image_columns, 1, keep_indices).flatten()
         length = hidden.shape[1]
-        source = torch.cat([torch.arange(length, device=hidden.device), kept])[layout]
+        source = torch.cat([torch.arange(length, device=hidden.device), kept])[cut.layout]
         result = gather_tokens(hidden, source)
         if merged is not None:
             flat = merged.to(hidden.dtype).flatten(0, 1)
-            replaced = torch.cat([flat[(layout - length).clamp(min=0)], result[..., width:]], dim=-1)
-            result = torch.where((layout >= length).unsqueeze(-1), replaced, result)
+            replaced = torch.cat([flat[(cut.layout - length).clamp(min=0)], result[..., width:]], dim=-1)
+            result = torch.where((cut.layout >= length).unsqueeze(-1), replaced, result)
         return result, gather_positions(position_ids, source), keep_indices
 
 

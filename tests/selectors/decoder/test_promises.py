@@ -17,11 +17,13 @@ from torch import Tensor
 from exporters.graphs import prune_spec
 from exporters.lint import lint
 from exporters.writing import export_graph
-from vtc.inputs.sequence import cut
+from vtc.inputs.positions import IntArray
+from vtc.inputs.schedule import SegmentRule, schedule
 from vtc.models.base import VLMAdapter
 from vtc.recipe.selectors import DECODER_SELECTORS
 from vtc.selectors.decoder import build_decoder_selector
 from vtc.selectors.decoder.base import DecoderSelector
+from vtc.stages.base import Cut
 from vtc.stages.prune_in_decoder import PruneInDecoder
 
 IMAGE = 1
@@ -42,7 +44,7 @@ def make(name: str, adapter: VLMAdapter) -> tuple[DecoderSelector[Any], str]:
     return build_decoder_selector(entry, adapter, AFTER, BEFORE), entry.query_tokens
 
 
-def batch(rows: int, visual: int, keep: int, query_tokens: str, padded: bool = True) -> tuple[Tensor, ...]:
+def batch(rows: int, visual: int, keep: int, query_tokens: str, padded: bool = True) -> tuple[Tensor, Tensor, Cut]:
     """Prompts of two words, an image, and a question of which each row has one word more, left-padded."""
     words = [3 + row % 4 if padded else 5 for row in range(rows)]
     longest = 2 + visual + max(words)
@@ -53,8 +55,13 @@ def batch(rows: int, visual: int, keep: int, query_tokens: str, padded: bool = T
         ids[row, start : start + visual] = IMAGE
         mask[row, start - 2 :] = 1
     positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
-    laid_out = cut(ids, mask, IMAGE, visual, keep, query_tokens).graph_inputs
-    return tuple(torch.from_numpy(part) for part in (mask, positions, *laid_out))
+    return torch.from_numpy(mask), torch.from_numpy(positions), cut(ids, mask, visual, keep, query_tokens)
+
+
+def cut(ids: IntArray, mask: IntArray, visual: int, keep: int, query_tokens: str) -> Cut:
+    """Where the tokens of prompts stand around a cut."""
+    (pruned,) = schedule(ids, mask, IMAGE, visual, [SegmentRule("prune", keep, query_tokens)])
+    return Cut(*map(torch.from_numpy, pruned.handoff_inputs))
 
 
 def states(adapter: VLMAdapter, rows: int, length: int, seed: int = 0) -> list[Tensor]:
@@ -104,11 +111,16 @@ def test_a_batch_is_cut_as_its_rows_alone(name: str, adapter: VLMAdapter) -> Non
     together = stage(hidden, *others, before=before)
     for row in range(3):
         padding = int((others[0][row] == 0).sum())
-        mask, positions, *_ = (part[row : row + 1, padding:] for part in others[:2])
+        mask, positions = (part[row : row + 1, padding:] for part in others[:2])
         ids = np.full(mask.shape, 7, dtype=np.int64)
         ids[:, 2 : 2 + 21] = IMAGE
-        parts = map(torch.from_numpy, cut(ids, mask.numpy(), IMAGE, 21, 6, query_tokens).graph_inputs)
-        alone = stage(hidden[row : row + 1, padding:], mask, positions, *parts, before=before[row : row + 1, padding:])
+        alone = stage(
+            hidden[row : row + 1, padding:],
+            mask,
+            positions,
+            cut(ids, mask.numpy(), 21, 6, query_tokens),
+            before[row : row + 1, padding:],
+        )
         assert torch.equal(alone[2][0], together[2][row])
         torch.testing.assert_close(alone[0][0], together[0][row, padding:], atol=1e-5, rtol=1e-5)
 
@@ -125,7 +137,7 @@ def test_exported_graph_chooses_as_pytorch_does(name: str, adapter: VLMAdapter, 
     assert len(onnx.load(path).graph.node) < 300
     others = batch(images, visual, keep, query_tokens)
     hidden, before = states(adapter, images, others[0].shape[1], seed=4)
-    values = [hidden, *others, *([before] if selector.entry.reads_before else [])]
+    values = [hidden, *others[:2], *others[2], *([before] if selector.entry.reads_before else [])]
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     found = session.run(None, {name: value.numpy() for name, value in zip(spec.inputs, values, strict=True)})
     expected = stage(hidden, *others, before=before)
