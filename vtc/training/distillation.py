@@ -70,7 +70,7 @@ def train_by_distillation(job: TrainingJob) -> None:
         log = _train(job, config, model, original, part, train_on, validate_on, run)
     write_log(log_path(job.path), log, LOG_FIELDS)
     last = {name: log[-1][name] for name in ("validation_kl", "validation_agreement")} if log else {}
-    facts = {"run": run, "data": job.source, "questions": len(train_on), **last, **config.model_dump(mode="json")}
+    facts = {**config.model_dump(mode="json"), **last, "run": run, "data": job.source, "questions": len(train_on)}
     save_trained(job.path, part, job.model_digest, facts)
     state_path(job.path).unlink(missing_ok=True)
 
