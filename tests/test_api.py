@@ -36,7 +36,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_every_function_has_an_example_that_runs(workshop: Path) -> None:
     finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner()
     for name in IN_ORDER:
-        (example,) = finder.find(getattr(vtc, name), name, module=api, globs={})
+        function = getattr(vtc, name)
+        (example,) = finder.find(function, name, module=sys.modules[function.__module__], globs={})
         assert example.examples, name
         assert runner.run(example).failed == 0, name
 

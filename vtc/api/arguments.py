@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from vtc.recipe import Recipe
-
-if TYPE_CHECKING:
-    pass
+from vtc.recipe import Recipe, load_recipe, parse_recipe
 
 
 def as_recipe(recipe: str | Path | Recipe, overrides: Sequence[str]) -> Recipe:
+    """Load a recipe that is given by name or path, and override its values.
+
+    Raises
+    ------
+    RecipeError
+        With every fault, one a line.
+    """
     if not isinstance(recipe, Recipe):
         return load_recipe(recipe, overrides)
     if not overrides:
         return recipe
-    origin = recipe.source
-    return parse_recipe(recipe.to_yaml(), file=recipe.name, directory=origin.directory, overrides=overrides)
+    directory = recipe.source.directory
+    return parse_recipe(recipe.to_yaml(), file=recipe.name, directory=directory, overrides=overrides)
 
 
 def as_list(names: str | Sequence[str]) -> list[str]:

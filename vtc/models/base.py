@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as hf_logging
 from typing_extensions import Self
 
-from vtc.errors import InputError, ModelError
+from vtc.errors import InputError, ModelError, one_line
 from vtc.facts.layout import ANY_IMAGE, ImageLayout, ImageOptions
 from vtc.facts.model import ModelFacts
 from vtc.inputs.pixels import PixelSpec, to_pixels
@@ -397,8 +397,3 @@ class VLMAdapter(ABC):
         input_ids = torch.tensor([[self.pad_token_id] * (longest - len(row)) + row for row in rows])
         attention_mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
         return input_ids, attention_mask
-
-
-def one_line(error: Exception) -> str:
-    """What an error of another library says, in one line."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
