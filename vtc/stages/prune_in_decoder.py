@@ -1,7 +1,7 @@
 """Prune in the decoder: before a decoder layer, the visual tokens that the prompt does not look at leave.
 
-The hidden states of the tokens that stay go on at the positions they had. Layers in front of the cut have cached all
-tokens, those behind it cache the kept ones only, so compute and cache both shrink.
+The hidden states of the tokens that stay go on at the positions they had. Layers before the cut have cached all
+tokens, those after it cache the kept ones only, so compute and cache both shrink.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Cut(NamedTuple):
 
 
 class PruneInDecoder(nn.Module):
-    """Between two segments: keep exactly `keep` visual tokens of each image; exported as a token selector graph.
+    """Between two segments: keep exactly `keep` visual tokens of each span; exported as a token selector graph.
 
     Parameters
     ----------
     selector : DecoderSelector
     tokens, keep : int
-        Visual tokens of an image before and behind the cut.
+        Visual tokens of a span before and after the cut.
     """
 
     def __init__(self, selector: DecoderSelector, tokens: int, keep: int) -> None:
@@ -57,12 +57,12 @@ class PruneInDecoder(nn.Module):
         cut: Cut,
         before: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Cut a batch of B rows with I images.
+        """Cut a batch of B rows with I spans.
 
         Parameters
         ----------
         hidden : Tensor of shape (B, S, E')
-            Hidden states, and what is carried behind them.
+            Hidden states, and after them what is carried.
         attention_mask : Tensor of shape (B, S), int64
         position_ids : Tensor of shape (B, S) or (3, B, S), int64
         cut : Cut
