@@ -29,9 +29,10 @@ test: lint types $(STAMP) ## Lint, types, tests (on all cores, one thread each)
 test-full: lint types $(STAMP) ## As test, with what is left out there for time: every recipe and every layout on every family (over an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -m 'not gpu'
 
-lint: $(STAMP) ## Check style and format
+lint: $(STAMP) ## Check style, format and which way imports go
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 types: $(STAMP) ## Check types
 	$(BIN)/mypy

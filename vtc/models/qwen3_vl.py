@@ -21,7 +21,7 @@ from vtc.errors import InputError, ModelError
 from vtc.facts.layout import Grid, ImageOptions
 from vtc.facts.model import DecoderFacts, ModelFacts
 from vtc.inputs.pixels import PixelSpec
-from vtc.models.base import image_settings
+from vtc.models.images.pixel_settings import image_settings
 from vtc.models.parts.checks import check_parts
 from vtc.models.parts.language_model import LanguageModel, decoder_facts
 from vtc.models.parts.qwen_vision import PatchMerger, QwenVision, check_decoder, qwen_encoder, qwen_layout, qwen_pixels

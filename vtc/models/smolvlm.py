@@ -18,8 +18,8 @@ from typing_extensions import Self
 from vtc.errors import InputError, ModelError
 from vtc.facts.layout import Grid, ImageOptions
 from vtc.inputs.pixels import PixelSpec
-from vtc.models.base import image_settings
 from vtc.models.idefics3 import AROUND, WHOLE_IMAGE, Idefics3Adapter
+from vtc.models.images.pixel_settings import image_settings
 from vtc.models.images.pixel_specs import WHOLE, pixel_spec
 
 # The processor's own texts cannot be imported everywhere: in the first releases their modules need torchvision.

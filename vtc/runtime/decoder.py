@@ -80,7 +80,7 @@ class Segment:
         blocks: Tensor | IntArray | None = None,
         key_positions: Tensor | IntArray | None = None,
     ) -> tuple[Tensor, list[Tensor], Tensor | None]:
-        """Run S new tokens behind P cached ones.
+        """Run S new tokens after P cached ones.
 
         Parameters
         ----------
@@ -99,7 +99,7 @@ class Segment:
             Hidden states (B, S, E), or in the last segment logits (B, 1, V).
         present : list of Tensor
         before : Tensor or None
-            Hidden states (B, S, E) entering the last layer, for a selector behind this segment.
+            Hidden states (B, S, E) entering the last layer, for a selector after this segment.
         """
         feeds: dict[str, Tensor | Array] = {self.hidden: hidden, "attention_mask": mask, "position_ids": position_ids}
         feeds |= {} if blocks is None else {"block_ids": blocks}
@@ -164,9 +164,9 @@ class Decoder:
         InputError
             If a prompt ends in an image and visual tokens leave the decoder: nothing would be left to go on from.
         """
-        rules = [_rule(*segment) for segment in zip(self.plan, served.segment_tokens, strict=True)]
+        rules = [_rule(*segment) for segment in zip(self.plan, served.segment_tokens_per_span, strict=True)]
         prompts = input_ids, attention_mask, served.token_id
-        scheduled = schedule(*prompts, served.keep, rules, served.spans, self.facts.bidirectional)
+        scheduled = schedule(*prompts, served.keep_per_span, rules, served.spans, self.facts.bidirectional)
         places = positions(*prompts, keep_indices, served.positions)
         cache = Cache([], places.following, [])
         hidden: Tensor | Array = embeds
@@ -286,8 +286,8 @@ def _numbers(value: Tensor | IntArray) -> IntArray:
 
 
 def _as(value: Tensor | Array, dtype: type[np.generic]) -> Tensor | Array:
-    # Graphs of other makers may take embeddings in float32 and hidden states in float16; only in front
-    # of the first segment do the two meet.
+    # Graphs of other makers may take embeddings in float32 and hidden states in float16; only before
+    # the first segment do the two meet.
     if isinstance(value, np.ndarray) or DTYPES.get(value.data_type()) is dtype:
         return value
     return value.numpy().astype(dtype)

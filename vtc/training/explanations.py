@@ -28,9 +28,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vtc.calibrate.measuring import ANSWER_TOKENS
 from vtc.compressed.build import apply_recipe
 from vtc.compressed.vision_encoder import VisionEncoder
+from vtc.data.samples import ANSWER_TOKENS
 from vtc.facts.model import ModelFacts
 from vtc.models.base import VLMAdapter
 from vtc.progress import Report
