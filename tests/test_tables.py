@@ -44,11 +44,9 @@ class Table:
         """What is missing and what is too much."""
         key = word if all(isinstance(key, str) for key in self.lines) else lambda one: one
         wanted = {key(one): one.__name__ for one in self.wanted}
-        missing = [
-            f"{self.file}: {self.name} has no line for {name}" for one, name in wanted.items() if one not in self.lines
-        ]
-        surplus = [f"{self.file}: {self.name} has a line for {one}" for one in self.lines if one not in wanted]
-        return missing + surplus
+        missing = [f"has no line for {name}" for one, name in wanted.items() if one not in self.lines]
+        surplus = [f"has a line too many, {one}" for one in self.lines if one not in wanted]
+        return [f"{self.file}: {self.name} {fault}" for fault in missing + surplus]
 
 
 def word(entry: Class) -> str:
@@ -133,7 +131,7 @@ OWN = ("vtc/recipe/stages/", "vtc/plan/stages/", "vtc/stages/")
 """Where a kind may speak of itself, and so it may in vtc/calibrate/KIND.py."""
 EXCEPTIONS: set[tuple[str, str]] = set()
 """File and comparison that are let pass nevertheless."""
-HANDOFFS = ("enters", "selector.kind", "facts.kind", "found")
+HANDOFFS = ("enters", "['enters']", "selector.kind", "facts.kind", "found")
 """Ends of expressions that are compared with the word of a handoff between decoder segments, ``prune``."""
 CLASSES = {one.__name__ for one in KINDS}
 WORDS = {word(one) for one in KINDS}
@@ -142,25 +140,30 @@ WORDS = {word(one) for one in KINDS}
 def asked(source: str) -> Iterator[str]:
     """Every question in a module of which kind a stage is: by its class, or by its word."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
-            if CLASSES & set(names_in(node.args[1])):
-                yield ast.unparse(node)
-        elif isinstance(node, ast.MatchClass):
-            if CLASSES & set(names_in(node.cls)):
-                yield f"case {ast.unparse(node)}"
-        elif isinstance(node, ast.MatchValue):
-            if WORDS & set(words_in(node.value)):
-                yield f"case {ast.unparse(node)}"
-        elif isinstance(node, ast.Compare):
+        classes, words = _asked_for(node)
+        if CLASSES & classes or WORDS & words:
+            yield ast.unparse(node)
+
+
+def _asked_for(node: ast.AST) -> tuple[set[str], set[str]]:
+    """Names and strings that something is compared with."""
+    match node:
+        case ast.Call(func=ast.Name("isinstance" | "issubclass"), args=[_, classes]):
+            return set(names_in(classes)), set()
+        case ast.MatchClass():
+            return set(names_in(node.cls)), set()
+        case ast.MatchValue():
+            return set(), set(words_in(node.value))
+        case ast.Subscript(value=ast.Dict(keys=keys)):
+            return set(), {word for key in keys if key for word in words_in(key)}
+        case ast.Compare():
             sides = [node.left, *node.comparators]
-            words = {found for side in sides for found in words_in(side)} & WORDS
-            compared = [ast.unparse(side) for side in sides if not set(words_in(side)) & WORDS]
-            of_handoff = words == {"prune"} and all(one.endswith(HANDOFFS) for one in compared)
-            if CLASSES & {found for side in sides for found in names_in(side)} or (words and not of_handoff):
-                yield ast.unparse(node)
-        elif isinstance(node, ast.Subscript) and isinstance(node.value, ast.Dict):
-            if WORDS & {found for key in node.value.keys if key for found in words_in(key)}:
-                yield ast.unparse(node)
+            words = {word for side in sides for word in words_in(side)}
+            compared = [ast.unparse(side) for side in sides if not set(words_in(side))]
+            of_handoff = words & WORDS == {"prune"} and all(one.endswith(HANDOFFS) for one in compared)
+            return {name for side in sides for name in names_in(side)}, set() if of_handoff else words
+        case _:
+            return set(), set()
 
 
 def names_in(node: ast.AST) -> Iterator[str]:
