@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from exporters.onnx import ExportRequest, export
-from tests.sharing import graphs_in_common
 from vtc.calibrate.calibrator import Calibrator, Measurements
 from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import Origin
@@ -35,13 +33,6 @@ def reference() -> VLMAdapter:
 @pytest.fixture(scope="module")
 def items() -> tuple[Item, ...]:
     return load_dataset("reference", QUESTIONS, seed=1).items
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What recipes have in common is exported once."""
-    with graphs_in_common(tmp_path_factory.mktemp("graphs")):
-        yield
 
 
 @pytest.mark.parametrize("name", sorted(builtin_recipes()))
