@@ -15,6 +15,11 @@ from vtc.models.base import VLMAdapter
 from vtc.models.random.shapes import TINY_SIGLIP
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first, so that no worker is left with one while the others have run out of tests."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No graph is exported by two tests, of this worker or another."""

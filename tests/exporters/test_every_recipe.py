@@ -59,7 +59,7 @@ def pairs() -> Iterator[object]:
     """Every recipe with every family, those of a family in one worker."""
     for family in FAMILIES:
         for recipe in sorted(builtin_recipes()):
-            marks = [pytest.mark.xdist_group(f"recipes-{family}")]
+            marks = [pytest.mark.slow, pytest.mark.xdist_group(f"recipes-{family}")]
             marks += [] if (recipe, family) in ALWAYS else [pytest.mark.full]
             yield pytest.param(recipe, family, id=f"{family}-{recipe}", marks=marks)
 
