@@ -32,6 +32,7 @@ def job(recipe: Recipe, **changes: Any) -> Job:
     return replace(quick, **changes)
 
 
+@pytest.mark.slow
 def test_onnx_runtime_beside_the_prediction(tmp_path: Path) -> None:
     command = ("bench", "--shape", "tiny-siglip", "--recipe", "uniform", *QUICK, "--work", tmp_path / "work", "--json")
     result = vtc(*command)

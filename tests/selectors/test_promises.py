@@ -162,6 +162,7 @@ class Graph(nn.Module):
         return (kept.features if kept.projected is None else kept.projected), kept.indices
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in ALL if name != "cdpruner, negative"])
 def test_exported_graph_chooses_as_pytorch_does(name: str, tmp_path: Any) -> None:
     views = views_of(name)

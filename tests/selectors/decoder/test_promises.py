@@ -125,6 +125,7 @@ def test_a_batch_is_cut_as_its_rows_alone(name: str, adapter: VLMAdapter) -> Non
         torch.testing.assert_close(alone[0][0], together[0][row, padding:], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_exported_graph_chooses_as_pytorch_does(name: str, adapter: VLMAdapter, tmp_path: Path) -> None:
     selector, query_tokens = make(name, adapter)
