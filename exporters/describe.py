@@ -65,9 +65,9 @@ def _served(model: CompressedModel, number: int) -> dict[str, Any]:
         "token": adapter.image_token,
         "token_id": adapter.image_token_id,
         "grids": layout.grids,
-        "tokens": layout.tokens,
-        "keep": model.visual_tokens,
-        "segment_tokens": [token_plan.per_span(segment.visual_tokens) for segment in token_plan.segments],
+        "tokens_per_span": layout.tokens,
+        "keep_per_span": model.keep_per_span,
+        "segment_tokens_per_span": [token_plan.per_span(segment.visual_tokens) for segment in token_plan.segments],
         "positions": asdict(model.rule),
         "prompt_frame": list(adapter.prompt_frame),
     }

@@ -163,9 +163,10 @@ def graph_inputs(path: Path) -> dict[str, list[int | str]]:
 
 def _page(manifest: Manifest, targets: Sequence[Target], limits: Limits, scripts: dict[str, str]) -> str:
     served = manifest.images[0]
+    keep, tokens = served.spans * served.keep_per_span, served.spans * served.tokens_per_span
     what = (
-        f"{manifest.model['name']} with the recipe `{manifest.recipe['name']}`: {served.spans * served.keep} of "
-        f"{served.spans * served.tokens} visual tokens of an image enter the decoder."
+        f"{manifest.model['name']} with the recipe `{manifest.recipe['name']}`: {keep} of {tokens} visual tokens of "
+        "an image enter the decoder."
     )
     steps = []
     for one in targets:

@@ -46,8 +46,9 @@ class Parity:
     ----------
     samples : int
         Prompts compared.
-    indices_equal : float
-        Share of images for which exactly the same tokens were kept, in front of the decoder and inside it.
+    indices_equal : float or None
+        Share of images for which exactly the same tokens were kept, before the decoder and inside it; None where the
+        model chooses none.
     features_max_diff : float
         Largest difference of a projected feature, over images with equal indices; in units of the image's largest
         feature where that is above 1, as rounding is.
@@ -71,7 +72,7 @@ class Parity:
     """
 
     samples: int
-    indices_equal: float
+    indices_equal: float | None
     features_max_diff: float
     logits_max_diff: float
     greedy_match: float
@@ -158,13 +159,13 @@ def compare(
     bundle.close_vision()
     equal_indices, features_diff, logits_diff, matches, near_ties = [], 0.0, 0.0, 0, 0
     for done, (model, sample, (moved, difference)) in enumerate(zip(served, samples, seen, strict=True), start=1):
-        allowed = max(1, int(limits.moved * model.visual_tokens)) if strict else model.visual_tokens
+        allowed = max(1, int(limits.moved * model.keep_per_span)) if strict else model.keep_per_span
         if not any(moved):
             moved = _moved_in_decoder(model, bundle, sample) or moved
         if max(moved, default=0) > allowed and max(moved) > _moved_by_noise(model, sample):
             raise ParityError(
                 f"{precision} graphs keep {max(moved)} other tokens of an image than the model, of "
-                f"{model.visual_tokens}; nothing was published"
+                f"{model.keep_per_span}; nothing was published"
             )
         same = [count == 0 for count in moved]
         equal_indices += same
@@ -183,7 +184,7 @@ def compare(
         progress(f"comparing {precision} graphs with the model", done, len(samples))
     return Parity(
         samples=len(samples),
-        indices_equal=float(np.mean(equal_indices)) if equal_indices else 1.0,
+        indices_equal=float(np.mean(equal_indices)) if equal_indices and models[0].plan.chooses_tokens else None,
         features_max_diff=features_diff,
         logits_max_diff=logits_diff,
         greedy_match=matches / len(samples) if samples else 1.0,

@@ -28,10 +28,10 @@ def write_processor(model: CompressedModel, work: Path) -> None:
     generation = _read_json(adapter.path / "generation_config.json")
     write_json(work / "generation_config.json", {**generation, "eos_token_id": adapter.eos_token_ids})
     processor = _read_json(adapter.path / "processor_config.json")
-    write_json(work / "processor_config.json", processor | adapter.placeholder_settings(model.visual_tokens))
+    write_json(work / "processor_config.json", processor | adapter.placeholder_settings(model.keep_per_span))
     images = image_settings(adapter.path)
     if "image_seq_length" in images:
-        images["image_seq_length"] = model.visual_tokens
+        images["image_seq_length"] = model.keep_per_span
     write_json(work / "preprocessor_config.json", images)
     write_json(work / "config.json", told_of(token_plan, _read_json(adapter.path / "config.json")))
 

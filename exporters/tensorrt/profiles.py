@@ -102,7 +102,8 @@ def _selector(manifest: Manifest, graph: str, limits: Limits) -> dict[str, Range
 def _sequence(manifest: Manifest, segment: int, limits: Limits) -> Range:
     """Tokens of a prompt in a segment, or in front of all: from a word without an image to all that is allowed."""
     visual = [
-        served.spans * (served.segment_tokens[segment] if segment >= 0 else served.keep) for served in manifest.images
+        served.spans * (served.segment_tokens_per_span[segment] if segment >= 0 else served.keep_per_span)
+        for served in manifest.images
     ]
     context = manifest.generation.context
     most = min(limits.images * max(visual) + limits.text, context)
@@ -146,6 +147,6 @@ def _check(manifest: Manifest, limits: Limits) -> None:
         if value < 1:
             raise InputError(f"engines cannot be built for {value} {name.replace('_', ' ')}; give 1 or more")
     context = manifest.generation.context
-    longest = max(served.spans * served.keep for served in manifest.images)
+    longest = max(served.spans * served.keep_per_span for served in manifest.images)
     if longest >= context:
         raise InputError(f"an image of {longest} tokens leaves no room for text in the model's context of {context}")

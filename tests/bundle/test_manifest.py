@@ -35,7 +35,7 @@ def rewritten(bundle: Path, change: Callable[[dict[str, Any]], object]) -> Path:
 def test_manifest_says_what_was_written(bundle: Path) -> None:
     manifest = load_manifest(bundle)
     assert manifest.root == bundle
-    assert manifest.images[0].keep == 3
+    assert manifest.images[0].keep_per_span == 3
     assert manifest.generation.eos_token_ids == (2,)
     assert [segment.sees for segment in manifest.segments] == ["all", "text"]
     assert manifest.segments[1].selector is not None
@@ -61,7 +61,7 @@ def test_sizes_are_compared_even_where_hashes_are_not(bundle: Path) -> None:
     ("change", "message"),
     [
         (lambda m: m.pop("segments"), "segments: Field required"),
-        (lambda m: m["images"][0].update(keep="3"), r"images\.0\.keep: .*integer"),
+        (lambda m: m["images"][0].update(keep_per_span="3"), r"images\.0\.keep_per_span: .*integer"),
         (lambda m: m["images"][0]["positions"].update(kind="any"), r"images\.0\.positions\.kind"),
         (lambda m: m.update(precisions=[]), "names no precision"),
         (lambda m: m.update(precisions=["fp32", "fp16"]), "names no fp16 graph 'vision_encoder'"),
@@ -105,3 +105,26 @@ def test_write_bundle_fills_in_kind_and_schema(bundle: Path, tmp_path: Path) -> 
     bundle.rename(work)
     fields = {name: data[name] for name in data if name not in ("files", "digest", "kind", "schema")}
     assert load_manifest(write_bundle(work, tmp_path / "copy", fields)).schema == SCHEMA
+
+
+@pytest.mark.parametrize("shrunk", [False, True])
+def test_bundle_of_schema_3_is_read_in_the_words_of_today(bundle: Path, shrunk: bool) -> None:
+    """Of schema 3, a smaller grid in place of a grid says that tokens have lost their places."""
+    images = load_manifest(bundle).images
+
+    def older(manifest: dict[str, Any]) -> None:
+        stage = {"kind": "k", "grids_in": [[4, 4]], "grids_out": [[2, 2] if shrunk else [4, 4]]}
+        (served,) = manifest["images"]
+        for name in ("tokens", "keep", "segment_tokens"):
+            served[name] = served.pop(f"{name}_per_span")
+        del manifest["has_places"]
+        manifest.update(schema=3, plan={"stages": [stage]})
+
+    manifest = load_manifest(rewritten(bundle, older))
+    assert manifest.has_places != shrunk
+    assert manifest.images == images
+
+
+def test_bundle_of_an_older_schema_is_refused_with_what_to_do(bundle: Path) -> None:
+    with pytest.raises(BundleError, match=r"older vtc \(schema 2\); export the bundle again"):
+        load_manifest(rewritten(bundle, lambda manifest: manifest.update(schema=2)))

@@ -229,7 +229,7 @@ def test_exported_attention_equals_the_fused_one(each_adapter: VLMAdapter, promp
 @pytest.mark.parametrize("name", BASELINES)
 def test_baselines_answer_within_their_budget(adapter: VLMAdapter, name: Any) -> None:
     model = baseline(adapter, name, keep=6)
-    assert model.visual_tokens <= 6
+    assert model.keep_per_span <= 6
     assert len(model.generate([[image(0)]], [adapter.chat("what is it ?")], 3)[0].token_ids) <= 3
 
 

@@ -10,18 +10,32 @@ from typing import Any
 from tests.runtime.toy import Toy, write_toy_bundle
 from vtc.artifact import MANIFEST, staging_dir
 from vtc.bundle.manifest import write_bundle
+from vtc.plan import SegmentPlan, StagePlan, TokenPlan
 
 
-def plan(keep: int, tokens: int = 16, stages: int = 1) -> dict[str, Any]:
-    """The parts of a token plan that evaluation reads."""
-    return {
-        "stages": [{"kind": "prune"}] * stages,
-        "keep": keep,
-        "visual_tokens_in": tokens,
-        "layer_average": float(keep),
-        "text_tokens": 32,
-        "flops": {"exact": 1000 * keep, "fastv": 0, "pyramiddrop": 0},
-    }
+def plan(keep: int, tokens: int = 16, stages: int = 1) -> TokenPlan:
+    """A plan of a decoder of one layer whose encoder gives `tokens` visual tokens, `keep` of which enter it."""
+    stage = StagePlan("prune", "toy", (), (), tokens, keep)
+    return TokenPlan(
+        stages=(stage,) * stages,
+        visual_tokens_in=tokens,
+        keep=keep,
+        has_places=True,
+        spans=1,
+        positions="renumber",
+        position_span=keep,
+        position_grids=(),
+        encoder_layers=(0,),
+        decoder_layers=(0,),
+        decoder_visual_tokens=(keep,),
+        segments=(SegmentPlan((0,), "all", keep),),
+        layer_average=float(keep),
+        text_tokens=32,
+        flops={"exact": 1000 * keep, "fastv": 0, "pyramiddrop": 0},
+        flops_parts={},
+        kv_bytes=0,
+        provisional=(),
+    )
 
 
 def bundle_with_plan(toy: Toy, out: Path, **parts: Any) -> Path:
@@ -33,7 +47,7 @@ def bundle_with_plan(toy: Toy, out: Path, **parts: Any) -> Path:
     (work / MANIFEST).unlink()
     stages = 0 if toy.keep == toy.tokens else 1
     own = {
-        "plan": plan(toy.keep, toy.tokens, stages),
+        "plan": plan(toy.keep, toy.tokens, stages).to_dict(),
         "recipe": {"version": 1, "stages": [{"kind": "prune"}] * stages},
     }
     return write_bundle(work, out, manifest | own | parts)

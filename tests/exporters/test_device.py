@@ -85,7 +85,7 @@ def test_the_page_tells_tokens_sizes_and_clocks(manifest: Manifest) -> None:
     page = (manifest.root / PAGE).read_text()
 
     served = manifest.images[0]
-    assert f"{served.keep} of {served.tokens} visual tokens" in page
+    assert f"{served.keep_per_span} of {served.tokens_per_span} visual tokens" in page
     assert re.search(r"\| memory, full KV cache \| [\d.,]+ MB", page)
     assert "nvpmodel" in page
     assert "nvidia-smi" not in page

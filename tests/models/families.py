@@ -224,12 +224,12 @@ def masked_logits(model: CompressedModel, asked: Prompts) -> Tensor:
     visual = full_ids == adapter.image_token_id
     hidden = embeds.masked_scatter(visual.unsqueeze(-1), features.to(embeds.dtype))
     # Which of all visual tokens are among the kept, at each change of what is kept.
-    kept = [_kept(indices, whole.visual_tokens) for indices in state.kept]
+    kept = [_kept(indices, whole.keep_per_span) for indices in state.kept]
     places = _positions(model, ids, mask, state.kept[0], full_ids, full_mask, kept[0])
     decoder, cut = adapter.facts.decoder, 0
     blocks = None
     if decoder.bidirectional != "none":
-        arrays = (full_ids.numpy(), full_mask.numpy(), adapter.image_token_id, whole.visual_tokens)
+        arrays = (full_ids.numpy(), full_mask.numpy(), adapter.image_token_id, whole.keep_per_span)
         blocks = torch.from_numpy(attention_blocks(*arrays, decoder.bidirectional))
     deepstack, hidden = hidden[..., decoder.width :], hidden[..., : decoder.width]
     cache = SegmentCache(plan.decoder_layers, [_nothing(adapter, len(full_ids)) for _ in plan.decoder_layers])

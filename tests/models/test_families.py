@@ -79,7 +79,7 @@ def test_gathered_tokens_compute_what_masked_ones_do(
 def lengths_are_planned(model: Any, ids: torch.Tensor, state: Any) -> None:
     """Each segment's cache is as long as the plan says."""
     visual = ids == model.adapter.image_token_id
-    images = visual.sum(dim=1) // (model.visual_tokens * model.plan.spans)
+    images = visual.sum(dim=1) // (model.keep_per_span * model.plan.spans)
     text = ((ids != model.adapter.pad_token_id) & ~visual).sum(dim=1)
     for past, mask, segment in zip(state.past, state.masks, model.plan.segments, strict=True):
         assert mask.sum(dim=1).tolist() == (text + images * segment.visual_tokens).tolist()
@@ -103,7 +103,7 @@ def test_frequency_filter_acts_on_every_grid(checkpoints: Checkpoints, case: Cas
         small = filtered.features[:, start_out : start_out + prod(after)].mean(dim=1)
         torch.testing.assert_close(small, part, atol=1e-5, rtol=1e-4)  # the mean of each grid is preserved
         start_in, start_out = start_in + prod(before), start_out + prod(after)
-    assert filtered.features.shape[1] == start_out == model.visual_tokens
+    assert filtered.features.shape[1] == start_out == model.keep_per_span
     lengths_are_planned(model, ids, state)
 
 

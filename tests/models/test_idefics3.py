@@ -124,7 +124,7 @@ def test_tiles_share_what_is_kept_equally(checkpoints: Checkpoints, family: str)
     adapter = checkpoints.adapter(Case(family))
     spans = adapter.facts.layout.spans
     stage = {"kind": "prune", "selector": "uniform"}
-    assert compressed(adapter, stage | {"keep": 3 * spans}).visual_tokens == 3
+    assert compressed(adapter, stage | {"keep": 3 * spans}).keep_per_span == 3
     with pytest.raises(RecipeError, match=f"cannot be shared equally by the {spans} tiles of an image"):
         compressed(adapter, stage | {"keep": 3 * spans - 1})
     assert adapter.placeholder_settings(3) == {"image_seq_len": 3}

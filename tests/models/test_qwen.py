@@ -155,7 +155,7 @@ def test_positions_are_the_models_own(checkpoints: Checkpoints, case: Case, kind
 
 def places(model: Any, ids: Tensor, mask: Tensor, spans: int) -> Tensor:
     """Positions (3, B, S) of prompts with all their visual tokens."""
-    every = torch.arange(model.visual_tokens).expand(spans, -1).numpy()
+    every = torch.arange(model.keep_per_span).expand(spans, -1).numpy()
     return torch.from_numpy(positions(ids.numpy(), mask.numpy(), model.adapter.image_token_id, every, model.rule).ids)
 
 

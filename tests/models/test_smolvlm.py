@@ -112,7 +112,7 @@ def test_frames_may_be_of_another_size_than_images(tmp_path: Path) -> None:
 def test_frames_share_what_is_kept_equally(checkpoints: Checkpoints) -> None:
     adapter = checkpoints.adapter(CLIP)
     stage = {"kind": "prune", "selector": "uniform"}
-    assert compressed(adapter, stage | {"keep": 6}).visual_tokens == 2
+    assert compressed(adapter, stage | {"keep": 6}).keep_per_span == 2
     with pytest.raises(RecipeError, match="cannot be shared equally"):
         compressed(adapter, stage | {"keep": 5})
 

@@ -80,7 +80,7 @@ def processor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 def served(toy_bundle: Path, image_token_id: int = 3) -> ServedImage:
     """An image that takes one run of KEEP tokens."""
-    return replace(load_manifest(toy_bundle).images[0], token_id=image_token_id, keep=KEEP)
+    return replace(load_manifest(toy_bundle).images[0], token_id=image_token_id, keep_per_span=KEEP)
 
 
 def text_of(path: Path, toy_bundle: Path, pad: int = 0) -> Text:

@@ -372,6 +372,7 @@ def write_toy_bundle(toy: Toy, out: Path, frames: int = 1) -> Path:
         "recipe_digest": "0" * 64,
         "plan": {},
         "baseline_plan": {},
+        "has_places": True,
         "opset": 20,
         "precisions": [precision],
         "images": [
@@ -385,9 +386,9 @@ def write_toy_bundle(toy: Toy, out: Path, frames: int = 1) -> Path:
                 "token": "<image>",
                 "token_id": IMAGE,
                 "grids": [[toy.grid, toy.grid]],
-                "tokens": toy.tokens,
-                "keep": toy.keep,
-                "segment_tokens": [toy.keep if segment.sees == "all" else 0 for segment in toy.segments],
+                "tokens_per_span": toy.tokens,
+                "keep_per_span": toy.keep,
+                "segment_tokens_per_span": [toy.keep if segment.sees == "all" else 0 for segment in toy.segments],
                 "positions": {
                     "kind": toy.positions,
                     "span": toy.tokens if toy.positions == "original" else toy.keep,

@@ -45,7 +45,7 @@ def test_compress_trains_a_pruner_and_writes_it_down(
     resolved = load_recipe(out / "recipe.yaml")
     assert not resolved.autos
     assert resolved.checkpoint(0) == (out / "pruner.safetensors").resolve()
-    assert load_compressed(out)[0].visual_tokens == 4
+    assert load_compressed(out)[0].keep_per_span == 4
 
 
 def test_compress_without_data_says_so_before_loading_anything(

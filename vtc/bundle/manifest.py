@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vtc import artifact
 from vtc.artifact import MANIFEST, check_output, staging_dir
+from vtc.bundle.upgrade import OLDEST, upgraded
 from vtc.errors import BundleError, InputError
 from vtc.inputs.pixels import PixelSpec
 from vtc.inputs.positions import PositionRule
@@ -35,7 +36,7 @@ __all__ = [
     "write_bundle",
 ]
 
-SCHEMA = 3
+SCHEMA = 4
 KIND = "bundle"
 WEIGHTS = "_data"
 """Behind the name of a graph's file, that of the one with its weights where they are too large for it."""
@@ -64,9 +65,9 @@ class ServedImage:
         Of one visual token.
     grids : tuple of (int, int)
         Rows and columns of the original model's visual tokens in one run.
-    tokens, keep : int
-        Visual tokens in one run, of the original model and of this one.
-    segment_tokens : tuple of int
+    tokens_per_span, keep_per_span : int
+        Visual tokens in one run of placeholders, of the original model and of this one.
+    segment_tokens_per_span : tuple of int
         Visual tokens of one run in each decoder segment.
     positions : PositionRule
     prompt_frame : (str, str)
@@ -82,9 +83,9 @@ class ServedImage:
     token: str
     token_id: int
     grids: tuple[tuple[int, int], ...]
-    tokens: int
-    keep: int
-    segment_tokens: tuple[int, ...]
+    tokens_per_span: int
+    keep_per_span: int
+    segment_tokens_per_span: tuple[int, ...]
     positions: PositionRule
     prompt_frame: tuple[str, str] = ("", "")
 
@@ -182,6 +183,8 @@ class Manifest:
         The bundle's directory.
     recipe, plan, baseline_plan : dict
         In the forms of `vtc.recipe` and `vtc.plan`; the runtime does not look inside.
+    has_places : bool
+        Whether `keep_indices` are places in the image: the tokens are some of the original model's.
     images : tuple of ServedImage
         Layouts that are served, the first of them by default.
     graphs : dict of graph name to dict of precision to path
@@ -199,6 +202,7 @@ class Manifest:
     recipe_digest: str
     plan: dict[str, Any]
     baseline_plan: dict[str, Any]
+    has_places: bool
     opset: int
     precisions: tuple[str, ...]
     images: tuple[ServedImage, ...]
@@ -286,6 +290,8 @@ def load_manifest(path: str | Path, verify: bool = True) -> Manifest:
     """
     root = Path(path)
     data = artifact.read_manifest(root, KIND, SCHEMA)
+    if data["schema"] < OLDEST:
+        raise BundleError(f"{root}: was written by an older vtc (schema {data['schema']}); export the bundle again")
     manifest = _parse(data, root)
     artifact.verify_files(root, data["files"], hashes=verify)
     return manifest
@@ -330,7 +336,7 @@ def write_bundle(work: Path, out: Path, manifest: Mapping[str, Any]) -> Path:
 
 def _parse(data: Mapping[str, Any], root: Path) -> Manifest:
     try:
-        manifest = TypeAdapter(Manifest).validate_json(json.dumps(data), strict=True)
+        manifest = TypeAdapter(Manifest).validate_json(json.dumps(upgraded(data)), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -363,9 +369,12 @@ def _check(manifest: Manifest) -> None:
     layers = [layer for segment in manifest.segments for layer in segment.layers]
     require(layers == list(range(manifest.generation.layers)), "has segments that do not make up the decoder")
     for served in manifest.images:
-        require(len(served.segment_tokens) == len(manifest.segments), "does not count every segment's visual tokens")
-        sees, tokens = "all", served.keep
-        for segment, visual in zip(manifest.segments, served.segment_tokens, strict=True):
+        require(
+            len(served.segment_tokens_per_span) == len(manifest.segments),
+            "does not count every segment's visual tokens",
+        )
+        sees, tokens = "all", served.keep_per_span
+        for segment, visual in zip(manifest.segments, served.segment_tokens_per_span, strict=True):
             found = segment.selector.kind if segment.selector else None
             kind = None if segment.sees == sees else "gather" if segment.sees == "text" else "merge"
             if found == "prune" and segment.sees == sees == "all":

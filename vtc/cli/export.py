@@ -102,10 +102,8 @@ def _told(name: str, figures: Parity) -> str:
 
 
 def _figures(figures: Parity) -> str:
-    return (
-        f"same tokens kept {figures.indices_equal:.0%}, logits within {figures.logits_max_diff:.1g}, "
-        f"greedy answers equal {figures.greedy_match:.0%}"
-    )
+    kept = "" if figures.indices_equal is None else f"same tokens kept {figures.indices_equal:.0%}, "
+    return f"{kept}logits within {figures.logits_max_diff:.1g}, greedy answers equal {figures.greedy_match:.0%}"
 
 
 def _change(figures: Parity) -> str:

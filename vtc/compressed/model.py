@@ -67,7 +67,7 @@ class CompressedModel(nn.Module):
     vision : module
         Pixels of images, and the questions where its `needs` say so, to features (spans, K, E) and keep indices
         (spans, K).
-    tokens_per_span : int or None
+    keep_per_span : int or None
         K; None takes it from the plan.
     cuts : mapping of segment number to CutStage
         For segments that are entered by ``prune``.
@@ -78,14 +78,14 @@ class CompressedModel(nn.Module):
         adapter: VLMAdapter,
         plan: TokenPlan,
         vision: nn.Module,
-        tokens_per_span: int | None = None,
+        keep_per_span: int | None = None,
         cuts: Mapping[int, CutStage] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self.adapter = adapter
         self.plan = plan
         self.vision: Any = vision
-        self.visual_tokens = plan.keep_per_span if tokens_per_span is None else tokens_per_span
+        self.keep_per_span = plan.keep_per_span if keep_per_span is None else keep_per_span
         self.rule = PositionRule(
             plan.positions, plan.position_span, plan.position_grids, adapter.facts.layout.time_step
         )
@@ -135,7 +135,7 @@ class CompressedModel(nn.Module):
     @property
     def image_tokens(self) -> int:
         """Visual tokens of one image that enter the decoder."""
-        return self.plan.spans * self.visual_tokens
+        return self.plan.spans * self.keep_per_span
 
     @property
     def reads_text(self) -> bool:
@@ -162,9 +162,9 @@ class CompressedModel(nn.Module):
         """
         ids, mask = _numbers(input_ids), _numbers(attention_mask)
         image, decoder = self.adapter.image_token_id, self.adapter.facts.decoder
-        scheduled = schedule(ids, mask, image, self.visual_tokens, self.rules, self.plan.spans, decoder.bidirectional)
+        scheduled = schedule(ids, mask, image, self.keep_per_span, self.rules, self.plan.spans, decoder.bidirectional)
         embeds = self.embed_tokens(input_ids)
-        keep_indices = input_ids.new_zeros(0, self.visual_tokens)
+        keep_indices = input_ids.new_zeros(0, self.keep_per_span)
         if pixel_values is not None:
             features, keep_indices = self.encode(embeds, ids, mask, pixel_values)
             embeds = embeds.masked_scatter((input_ids == image).unsqueeze(-1), features.to(embeds.dtype))
@@ -226,7 +226,7 @@ class CompressedModel(nn.Module):
             features, keep_indices = self.vision(pixel_values)
             return features, keep_indices
         image, spans = self.adapter.image_token_id, self.plan.spans
-        where = query_tokens(ids, mask, image, self.visual_tokens, "text_after_image", spans)
+        where = query_tokens(ids, mask, image, self.keep_per_span, "text_after_image", spans)
         parts = (where.image_rows, where.query_columns, where.query_mask)
         rows, columns, real = (torch.from_numpy(part).to(embeds.device) for part in parts)
         own = embeds[..., : self.adapter.facts.decoder.width]
@@ -249,7 +249,7 @@ class CompressedModel(nn.Module):
         counts = clips([len(group) for group in images], self.adapter.facts.layout.frames)
         weights = next(self.embed_tokens.parameters())
         pixel_values = self.adapter.preprocess(flat).to(weights) if flat else None
-        input_ids, attention_mask = self.adapter.tokenize(prompts, counts, self.visual_tokens)
+        input_ids, attention_mask = self.adapter.tokenize(prompts, counts, self.keep_per_span)
         return input_ids.to(weights.device), attention_mask.to(weights.device), pixel_values
 
     def generate(

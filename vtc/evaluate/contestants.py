@@ -19,6 +19,7 @@ from vtc.evaluate.evidence import Locator
 from vtc.evaluate.predictor import Generated, Logits, Predictor
 from vtc.evaluate.validate import Contestant
 from vtc.facts.layout import ANY_IMAGE, ImageOptions
+from vtc.plan.token_plan import TokenPlan
 from vtc.runtime.options import RuntimeOptions
 
 if TYPE_CHECKING:
@@ -43,15 +44,15 @@ class Opened:
     contestant : Contestant
     model_sha256 : str
         Digest of the checkpoint it is, or was made from.
-    plan : dict or None
-        Its token plan as JSON; None for a checkpoint.
+    plan : TokenPlan or None
+        None for a checkpoint.
     adapter : VLMAdapter or None
         The checkpoint in PyTorch, where it is loaded: what baselines are built on.
     """
 
     contestant: Contestant
     model_sha256: str
-    plan: Mapping[str, Any] | None = None
+    plan: TokenPlan | None = None
     adapter: VLMAdapter | None = None
 
 
@@ -146,7 +147,7 @@ def open_comparison(
     return Comparison(
         original.contestant,
         compressed.contestant,
-        *_baselines_of(original, baseline_keep(compressed.plan or {}), baselines, seed),
+        *_baselines_of(original, baseline_keep(compressed.plan), baselines, seed),
     )
 
 
@@ -158,7 +159,7 @@ def _baselines_of(
 
 def served_by(manifest: Mapping[str, Any] | None) -> ImageOptions:
     """Read what images a bundle was made for; of several layouts the first."""
-    if manifest is None or "serving" not in manifest["model"]:
+    if manifest is None or not {"image_options", "serving"} & set(manifest["model"]):
         return ANY_IMAGE
     from vtc.compressed.checkpoint import image_options_of
 
@@ -210,9 +211,9 @@ def open_bundle(path: Path, options: RuntimeOptions = RuntimeOptions()) -> Opene
     def keep_indices(images: list[Image.Image], questions: list[str]) -> NDArray[np.int64]:
         return vlm.kept([[image] for image in images], [vlm.chat(question) for question in questions])[-1]
 
-    locator = _locator(keep_indices, vlm.manifest.plan, grid, served.size)
-    plan = vlm.manifest.plan
-    contestant = Contestant(path.resolve().name, vlm, vlm.chat, locator, plan["layer_average"])
+    plan = TokenPlan.from_dict(vlm.manifest.plan)
+    locator = _locator(keep_indices, plan, grid, served.size)
+    contestant = Contestant(path.resolve().name, vlm, vlm.chat, locator, plan.layer_average)
     return Opened(contestant, str(vlm.manifest.model["sha256"]), plan)
 
 
@@ -256,7 +257,7 @@ def compressed_contestant(name: str, model: CompressedModel, model_sha256: str) 
         return model.kept([[image] for image in images], [adapter.chat(question) for question in questions])[-1]
 
     _refuse_clips(name, adapter.facts.layout.frames)
-    plan = model.plan.to_dict()
+    plan = model.plan
     grid = adapter.facts.grid if adapter.facts.layout.spans == 1 else None
     locator = _locator(keep_indices, plan, grid, adapter.facts.image_size)
     contestant = Contestant(name, model, adapter.chat, locator, model.plan.layer_average)
@@ -272,34 +273,23 @@ def _refuse_clips(name: str, frames: int) -> None:
 
 def _locator(
     keep_indices: Callable[[list[Image.Image], list[str]], NDArray[np.int64]],
-    plan: Mapping[str, Any],
+    plan: TokenPlan,
     grid: tuple[int, int] | None,
     size: tuple[int, int],
 ) -> Locator | None:
-    return Locator(keep_indices, grid, size) if grid and chooses_places(plan) else None
+    return Locator(keep_indices, grid, size) if grid and plan.chooses_places else None
 
 
-def chooses_places(plan: Mapping[str, Any]) -> bool:
-    """Tell whether a plan keeps some of the image's tokens in their places; after a filter they have none."""
-    filtered = any(stage["kind"] == "frequency_filter" for stage in plan["stages"])
-    prunes = any(stage["kind"] in ("prune", "prune_in_decoder") for stage in plan["stages"])
-    return prunes and not filtered
-
-
-def baseline_keep(plan: Mapping[str, Any]) -> int | None:
+def baseline_keep(plan: TokenPlan | None) -> int | None:
     """Count the visual tokens that a baseline may spend: as many as the plan has on average over the decoder's layers.
 
     For stages before the decoder that is the number that enters it. Where an image is several runs of
     placeholders, each gets as many. None where nothing is saved, so that there is nothing to compare with.
-
-    Parameters
-    ----------
-    plan : mapping
-        A token plan as JSON.
     """
-    spans = plan.get("spans", 1)
-    keep = spans * max(1, round(plan["layer_average"] / spans))
-    return keep if keep < plan["visual_tokens_in"] else None
+    if plan is None:
+        return None
+    keep = plan.spans * max(1, round(plan.layer_average / plan.spans))
+    return keep if keep < plan.visual_tokens_in else None
 
 
 def open_baselines(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vtc.errors import InputError
-from vtc.evaluate.contestants import Opened, chooses_places
+from vtc.evaluate.contestants import Opened
 from vtc.evaluate.picture import Panel, draw, seen_by_model
 from vtc.inputs.pixels import to_pixels
 
@@ -54,28 +54,23 @@ def draw_kept_tokens(opened: Opened, image: Image.Image, question: str) -> KeptT
     InputError
         If its tokens are not places on one grid.
     """
-    contestant, plan = opened.contestant, opened.plan or {}
+    contestant, plan = opened.contestant, opened.plan
     predictor: Any = contestant.predictor
-    if contestant.locator is None:
+    if contestant.locator is None or plan is None:
         problem = "chooses no places in the image, so there are none to show"
-        if chooses_places(plan):
+        if plan is not None and plan.chooses_places:
             problem = "chooses among several views or layouts of an image, and only one grid of tokens can be drawn"
         raise InputError(f"{contestant.name}: {problem}")
     asked = [[image]], [contestant.chat(question)]
-    steps = ["into the decoder", *(f"from decoder layer {layer} on" for layer in _cut_layers(plan))]
+    steps = ["into the decoder", *(f"from decoder layer {layer} on" for layer in plan.cut_layers)]
     kept = predictor.kept(*asked)
     captions = [f"{step}: {places.shape[1]}" for step, places in zip(steps, kept, strict=True)]
-    panels = [Panel(f"as the model sees it: {plan['visual_tokens_in']} tokens")]
+    panels = [Panel(f"as the model sees it: {plan.visual_tokens_in} tokens")]
     panels += [Panel(caption, places[0]) for caption, places in zip(captions, kept, strict=True)]
     answer = predictor.generate(*asked)[0].text
     title = f"{contestant.name}, {contestant.layer_average:.3g} tokens on average   |   {question}   {answer}"
     pixels = seen_by_model(_preprocess(predictor), image)
     return KeptTokens(draw(pixels, contestant.locator.grid, panels, title), captions, answer)
-
-
-def _cut_layers(plan: Mapping[str, Any]) -> list[int]:
-    """List the decoder layers before which tokens are pruned, as the model numbers them."""
-    return [plan["decoder_layers"][s["layers"][0]] for s in plan["segments"] if s["enters"] == "prune"]
 
 
 def _preprocess(predictor: Any) -> Callable[[list[Image.Image]], NDArray[np.float32]]:

@@ -147,6 +147,11 @@ class TokenPlan:
         return self.has_places and (self.keep < self.visual_tokens_in or bool(self.cut_layers))
 
     @property
+    def chooses_tokens(self) -> bool:
+        """Whether a selector chooses among tokens, before the decoder or inside it."""
+        return self.chooses_places or bool(self.cut_layers)
+
+    @property
     def cut_layers(self) -> tuple[int, ...]:
         """Decoder layers, as the model numbers them, before which a selector prunes."""
         return tuple(self.decoder_layers[segment.layers[0]] for segment in self.segments if segment.enters == "prune")

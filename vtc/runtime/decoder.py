@@ -164,9 +164,9 @@ class Decoder:
         InputError
             If a prompt ends in an image and visual tokens leave the decoder: nothing would be left to go on from.
         """
-        rules = [_rule(*segment) for segment in zip(self.plan, served.segment_tokens, strict=True)]
+        rules = [_rule(*segment) for segment in zip(self.plan, served.segment_tokens_per_span, strict=True)]
         prompts = input_ids, attention_mask, served.token_id
-        scheduled = schedule(*prompts, served.keep, rules, served.spans, self.facts.bidirectional)
+        scheduled = schedule(*prompts, served.keep_per_span, rules, served.spans, self.facts.bidirectional)
         places = positions(*prompts, keep_indices, served.positions)
         cache = Cache([], places.following, [])
         hidden: Tensor | Array = embeds

@@ -82,7 +82,9 @@ class Text:
             expanded = expand(prompt, served.placeholder, count, served.prompt_parts, served.token, frame)
             own_start = writes_start(prompt, frame, self.special_tokens.get("bos_token"))
             ids = self.tokenizer.encode(expanded, add_special_tokens=not own_start).ids
-            rows.append([token for token in ids for _ in range(served.keep if token == served.token_id else 1)])
+            rows.append(
+                [token for token in ids for _ in range(served.keep_per_span if token == served.token_id else 1)]
+            )
         return rows
 
     def batch(self, rows: Sequence[Sequence[int]]) -> tuple[IntArray, IntArray]:

@@ -116,7 +116,7 @@ class VLM:
     def image_tokens(self) -> int:
         """Visual tokens of one image, of the layout that is served by default, that enter the decoder."""
         served = self.manifest.images[0]
-        return served.spans * served.keep
+        return served.spans * served.keep_per_span
 
     def vision(self, served: ServedImage) -> LoadedGraph:
         """The vision graph of a layout, opened when its first image comes."""
@@ -319,7 +319,7 @@ class VLM:
         counts = clips([len(group) for group in images], served.frames)
         rows = self.text.encode(prompts, counts, served)
         facts, rule = self.manifest.generation, served.positions
-        pruned = rule.span - served.keep if rule.kind == "original" else 0
+        pruned = rule.span - served.keep_per_span if rule.kind == "original" else 0
         for row, count in zip(rows, counts, strict=True):
             # Pruned tokens leave gaps in the positions, and the decoder knows no position beyond its context.
             length = len(row) + max(pruned, 0) * served.spans * count
@@ -333,7 +333,7 @@ class VLM:
 
     def prefill(self, batch: Batch) -> Prefilled:
         vision_ms = 0.0
-        keep_indices = np.zeros((0, batch.served.keep), dtype=np.int64)
+        keep_indices = np.zeros((0, batch.served.keep_per_span), dtype=np.int64)
         embeds: Tensor | Array = (tokens := self._embed(batch))
         if batch.pixels is not None:
             features, keep_indices = self.see(batch, batch.pixels, tokens)
@@ -360,7 +360,7 @@ class VLM:
         feeds: dict[str, Array] = {"pixel_values": pixels}
         if "text_embeds" in vision.inputs:
             where = query_tokens(
-                batch.input_ids, batch.mask, served.token_id, served.keep, "text_after_image", served.spans
+                batch.input_ids, batch.mask, served.token_id, served.keep_per_span, "text_after_image", served.spans
             )
             own = embeds.numpy()[..., : self.manifest.generation.width]
             feeds["text_embeds"] = own[where.image_rows[:, None], where.query_columns]

@@ -209,7 +209,7 @@ def test_the_familys_own_processor_writes_what_is_kept(
     adapter = checkpoints.adapter(case)
     model = compressed(adapter, {"kind": "prune", "keep": keep, "selector": "uniform"})
     images, prompts = prompts_of(adapter, kind)
-    settings = adapter.placeholder_settings(model.visual_tokens)
+    settings = adapter.placeholder_settings(model.keep_per_span)
     assert settings
     for name, value in settings.items():
         monkeypatch.setattr(own_processor(adapter.path), name, value)
