@@ -89,7 +89,7 @@ def test_bundle_of_a_tower_without_a_cls_token(siglip: VLMAdapter, prompts: Prom
     assert text.count(siglip.image_token_id) == wanted.model.plan.keep
 
 
-@pytest.mark.parametrize("name", ["cut", "cuts", "learnpruner", "skip_behind_cut"])
+@pytest.mark.parametrize("name", ["cut", "cuts", "learnpruner", "skip_after_cut"])
 def test_bundle_keeps_the_tokens_that_the_model_keeps(exported: Exported, prompts: Prompts, name: str) -> None:
     wanted, path = exported(name)
     ours, theirs = wanted.model.kept(*prompts), VLM.load(path).kept(*prompts)
@@ -98,7 +98,7 @@ def test_bundle_keeps_the_tokens_that_the_model_keeps(exported: Exported, prompt
 
 @pytest.mark.parametrize(
     "name",
-    ["cls", "exit", "learnpruner", "cuts", "skip_behind_cut", "text_aware", "merged_in_the_decoder"],
+    ["cls", "exit", "learnpruner", "cuts", "skip_after_cut", "text_aware", "merged_in_the_decoder"],
 )
 def test_engines_answer_as_onnx_runtime_does(
     exported: Exported, prompts: Prompts, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -132,8 +132,8 @@ def test_a_prompt_sees_beyond_windows_in_the_decoders_selectors(paths: dict[str,
         _, state = model.prefill(ids, mask, pixels)
     adapter.set_decoder_attention("sdpa")
     visual = ids[0] == adapter.image_token_id
-    behind = int(visual.nonzero()[-1]) + 1
-    score = maps[0][0].mean(dim=0)[behind:, visual].mean(dim=0)
+    after = int(visual.nonzero()[-1]) + 1
+    score = maps[0][0].mean(dim=0)[after:, visual].mean(dim=0)
     assert state.kept[1][0].tolist() == score.topk(4).indices.sort().values.tolist()
 
 

@@ -35,8 +35,8 @@ def answer_states(adapter: VLMAdapter, packed: Packed, features: Tensor, policy:
     """
     embeds = adapter.embed_tokens(packed.input_ids)
     visual = adapter.projector(features).to(embeds.dtype)
-    behind = packed.start + packed.visual
-    hidden = torch.cat([embeds[:, : packed.start], visual, embeds[:, behind:]], dim=1)
+    after = packed.start + packed.visual
+    hidden = torch.cat([embeds[:, : packed.start], visual, embeds[:, after:]], dim=1)
     mask = attention_mask(packed, policy, hidden.dtype)
     rotation = adapter.rotation(hidden, packed.position_ids)
     for layer in adapter.decoder_layers:
@@ -65,8 +65,8 @@ def attention_mask(packed: Packed, policy: Tensor | None, dtype: torch.dtype) ->
     seen = seen & (order[None, :, None] >= order[None, None, :])
     mask = torch.where(seen, 0.0, torch.finfo(dtype).min).to(dtype)
     if policy is not None:
-        behind = block.shape[1] - packed.start - packed.visual
-        column = torch.nn.functional.pad((policy + UNSEEN).log().to(dtype), (packed.start, behind))
+        after = block.shape[1] - packed.start - packed.visual
+        column = torch.nn.functional.pad((policy + UNSEEN).log().to(dtype), (packed.start, after))
         others = order[:, None] != order[None, :]
         mask = mask + column[:, None, :] * others
     return mask[:, None]
