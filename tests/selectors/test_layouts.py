@@ -154,7 +154,7 @@ def test_selectors_that_an_error_names_do_work(each_adapter: VLMAdapter, layout:
         options = {"checkpoint": "pruner.safetensors"} if name == "learned" else {}
         stage = {"kind": "prune", "keep": 0.25, "selector": {"name": name, **options}}
         try:
-            plan(recipe(*stages, stage), each_adapter.image_options(served).facts)
+            plan(recipe(*stages, stage), each_adapter.with_image_options(served).facts)
         except RecipeError:
             named |= {tuple(names) for names in advice(each_adapter, served, *stages, stage)}
         else:
