@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vtc.selectors.cls_attention import CLSAttention
-from vtc.visual_tokens import Reading, on_grid
+from vtc.visual_tokens import Reading, in_grids
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 
@@ -22,7 +22,7 @@ def test_cls_attention_equals_fastervlm() -> None:
         row = torch.from_numpy(golden[f"n{count}_cls_attn"]).mean(dim=1)
         for keep in keeps:
             chosen = CLSAttention([22]).select(
-                on_grid(features, (side, side), {Reading("cls_attention", 22): row}), keep
+                in_grids(features, ((side, side),), readings={Reading("cls_attention", 22): row}), keep
             )
             assert chosen[0].tolist() == golden[f"n{count}_k{keep}_idx"].tolist()
 
@@ -34,7 +34,7 @@ def test_averaged_cls_attention_equals_vtc_cls(start: int) -> None:
         Reading("cls_attention", layer): torch.from_numpy(golden["attn_all"][layer])[:, :, 0, 1:].mean(dim=1)
         for layer in range(start, 7)
     }
-    grid = on_grid(torch.from_numpy(golden["patch_feats"]), (8, 8), rows)
+    grid = in_grids(torch.from_numpy(golden["patch_feats"]), ((8, 8),), readings=rows)
     for keep in (8, 16, 32):
         chosen = CLSAttention(range(start, 7)).select(grid, keep)
         assert chosen[0].tolist() == golden[f"start{start}_k{keep}_idx"].tolist()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vtc.selectors.fopru import FoPru
-from vtc.visual_tokens import Reading, on_grid
+from vtc.visual_tokens import Reading, in_grids
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "fopru_unofficial.npz")
 
@@ -17,14 +17,14 @@ GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "fopru_unofficial.npz")
 @pytest.mark.parametrize("keep", [8, 16, 32])
 def test_rank_equals_the_unofficial_implementation(keep: int) -> None:
     attention = torch.from_numpy(GOLDEN["attn_patch_patch"]).mean(dim=1)
-    tokens = on_grid(torch.from_numpy(GOLDEN["feats"]), (8, 8), {Reading("patch_attention", 3): attention})
+    tokens = in_grids(torch.from_numpy(GOLDEN["feats"]), ((8, 8),), readings={Reading("patch_attention", 3): attention})
     assert FoPru(3).select(tokens, keep)[0].tolist() == GOLDEN[f"rank_k{keep}_idx"].tolist()
 
 
 def test_rows_are_kept_whole_and_the_last_one_by_score() -> None:
     received = torch.tensor([0.1, 0.2, 0.1, 0.9, 0.5, 0.6, 0.3, 0.8, 0.7])
     attention = {Reading("patch_attention", 3): received.expand(1, 9, 9)}
-    tokens = on_grid(torch.zeros(1, 9, 2), (3, 3), attention)
+    tokens = in_grids(torch.zeros(1, 9, 2), ((3, 3),), readings=attention)
     assert FoPru(3, "row").select(tokens, 3)[0].tolist() == [3, 4, 5]
     assert FoPru(3, "row").select(tokens, 4)[0].tolist() == [3, 4, 5, 7]
     assert FoPru(3, "rank").select(tokens, 4)[0].tolist() == [3, 5, 7, 8]
@@ -33,5 +33,5 @@ def test_rows_are_kept_whole_and_the_last_one_by_score() -> None:
 def test_each_image_is_read_along_the_side_that_varies_more() -> None:
     varied, flat = torch.tensor([0.1, 0.9, 0.2, 0.8]), torch.full((4, 4), 0.25)
     attention = torch.stack([flat * varied, (flat * varied).T])
-    tokens = on_grid(torch.zeros(2, 4, 2), (2, 2), {Reading("patch_attention", 3): attention})
+    tokens = in_grids(torch.zeros(2, 4, 2), ((2, 2),), readings={Reading("patch_attention", 3): attention})
     assert FoPru(3).select(tokens, 2).tolist() == [[1, 3], [1, 3]]

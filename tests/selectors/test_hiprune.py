@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vtc.selectors.hiprune import HiPrune, hierarchical
-from vtc.visual_tokens import Reading, on_grid
+from vtc.visual_tokens import Reading, in_grids
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "hiprune.npz")
 QWEN = np.load(Path(__file__).parents[1] / "goldens" / "hiprune_qwen.npz")
@@ -32,7 +32,7 @@ def test_as_published_equals_the_original(case: str) -> None:
         else (GOLDEN["n576_attn_object_f16"], GOLDEN["n576_attn_deep_f16"])
     )
     readings = {Reading("received_attention", 8): received(found), Reading("received_attention", 22): received(deep)}
-    tokens = on_grid(torch.zeros(1, count, 2), (side, side), readings)
+    tokens = in_grids(torch.zeros(1, count, 2), ((side, side),), readings=readings)
     selector = HiPrune(8, 22, alpha=float(alpha[1:]), as_published=True)
     assert selector.select(tokens, int(keep[1:]))[0].tolist() == GOLDEN[case].tolist()
 

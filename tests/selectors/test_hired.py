@@ -10,7 +10,7 @@ import torch
 
 from vtc.facts.views import whole_views
 from vtc.selectors.hired import HiRED
-from vtc.visual_tokens import Reading, VisualTokens, on_grid
+from vtc.visual_tokens import Reading, VisualTokens, in_grids
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "hired.npz")
 FIRST, LAST = 0, 22
@@ -18,7 +18,7 @@ FIRST, LAST = 0, 22
 
 def image(first: torch.Tensor, last: torch.Tensor) -> VisualTokens:
     readings = {Reading("cls_attention", FIRST): first, Reading("cls_attention", LAST): last}
-    return on_grid(torch.zeros(1, first.shape[1], 1), (first.shape[1], 1), readings)
+    return in_grids(torch.zeros(1, first.shape[1], 1), ((first.shape[1], 1),), readings=readings)
 
 
 def golden_image() -> VisualTokens:

@@ -10,7 +10,7 @@ import torch
 
 from vtc.selectors.base import kept_mask
 from vtc.selectors.prumerge import PruMerge, blend, rest
-from vtc.visual_tokens import Reading, VisualTokens, on_grid
+from vtc.visual_tokens import Reading, VisualTokens, in_grids
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "prumerge.npz")
 LAYER = 23
@@ -23,7 +23,7 @@ def image(count: int) -> VisualTokens:
     attention = torch.softmax(scores, dim=-1)[:, 0, 1:]
     np.testing.assert_allclose(attention, GOLDEN[f"n{count}_cls_attn"], rtol=1e-5)
     readings = {Reading("one_head_cls_attention", LAYER): attention, Reading("full_keys", LAYER): read["k"][:, 1:]}
-    return on_grid(read["patch_feats"], (side, side), readings)
+    return in_grids(read["patch_feats"], ((side, side),), readings=readings)
 
 
 @pytest.mark.parametrize(

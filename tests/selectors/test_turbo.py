@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from vtc.selectors.tome import match, merge_pairs
+from tests.selectors.merging import merge_step
 from vtc.selectors.turbo import ATTENTION_SCALE, Turbo
-from vtc.visual_tokens import Reading, on_grid
+from vtc.visual_tokens import Reading, in_grids
 
 GOLDEN = {
     key: torch.from_numpy(value) for key, value in np.load(Path(__file__).parents[1] / "goldens/turbo.npz").items()
@@ -21,13 +21,12 @@ GOLDEN = {
 @pytest.mark.parametrize("r", [8, 16, 32])
 def test_one_step_equals_the_authors_numbers(r: int, alpha: float) -> None:
     importance = alpha * ATTENTION_SCALE * GOLDEN["attn_cls"]
-    pairs = match(GOLDEN["metric"], r, protect_first=True, importance=importance)
     ones = torch.ones(1, 65, 1)
-    features, sizes = merge_pairs(GOLDEN["x"], ones, pairs)
+    features, sizes = merge_step(GOLDEN["x"], GOLDEN["metric"], ones, r, True, importance)
     case = f"r{r}_alpha{alpha}"
     torch.testing.assert_close(features, GOLDEN[f"{case}_out"])
     assert torch.equal(sizes, GOLDEN[f"{case}_size"])
-    shares, _ = merge_pairs(torch.eye(65)[None], ones, pairs)
+    shares, _ = merge_step(torch.eye(65)[None], GOLDEN["metric"], ones, r, True, importance)
     torch.testing.assert_close(shares * sizes, GOLDEN[f"{case}_source"].float())
 
 
@@ -37,6 +36,6 @@ def test_what_the_cls_token_looks_at_is_not_merged_away() -> None:
     attention = torch.full((1, 36), 0.01)
     attention[0, [4, 10]] = 0.3
     readings = {Reading("keys", 0): features, Reading("cls_attention", 0): attention}
-    indices, merged = Turbo(0).merge(on_grid(features, (6, 6), readings), 18)
+    indices, merged = Turbo(0).merge(in_grids(features, ((6, 6),), readings=readings), 18)
     assert {4, 10} <= set(indices[0].tolist())
     assert merged.shape == (1, 18, 8)

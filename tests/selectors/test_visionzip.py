@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vtc.selectors.visionzip import VisionZip
-from vtc.visual_tokens import Reading, ReadingKind, VisualTokens, on_grid
+from vtc.visual_tokens import Reading, ReadingKind, VisualTokens, in_grids
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 LAYER = 22
@@ -18,7 +18,7 @@ LAYER = 22
 
 def tokens(features: Tensor, grid: tuple[int, int], attention: Tensor, keys: Tensor, kind: ReadingKind) -> VisualTokens:
     readings = {Reading(kind, LAYER): attention, Reading("keys", LAYER): keys}
-    return on_grid(features, grid, readings)
+    return in_grids(features, (grid,), readings=readings)
 
 
 @pytest.mark.parametrize(("count", "dominant", "contextual"), [(64, 7, 2), (64, 13, 3), (64, 26, 6), (576, 53, 10)])

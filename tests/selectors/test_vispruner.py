@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vtc.selectors.vispruner import VisPruner
-from vtc.visual_tokens import Reading, VisualTokens, on_grid
+from vtc.visual_tokens import Reading, VisualTokens, in_grids
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "vispruner.npz")
 
@@ -17,7 +17,9 @@ GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "vispruner.npz")
 def golden_tokens(count: int) -> VisualTokens:
     side = int(count**0.5)
     attention = torch.from_numpy(GOLDEN[f"n{count}_cls_attn"]).mean(dim=1)
-    return on_grid(torch.from_numpy(GOLDEN[f"n{count}_feats"]), (side, side), {Reading("cls_attention", 22): attention})
+    return in_grids(
+        torch.from_numpy(GOLDEN[f"n{count}_feats"]), ((side, side),), readings={Reading("cls_attention", 22): attention}
+    )
 
 
 @pytest.mark.parametrize("case", [key for key in GOLDEN if key.endswith("_idx")])
@@ -39,6 +41,6 @@ def test_few_pairs_and_odd_lists_are_thinned_too(keep: int, important: float) ->
 def test_duplicates_go_first() -> None:
     features = torch.eye(6)[[0, 1, 0, 1, 2, 3]].unsqueeze(0)
     attention = torch.tensor([[0.9, 0.8, 0.1, 0.2, 0.7, 0.6]])
-    tokens = on_grid(features, (2, 3), {Reading("cls_attention", 22): attention})
+    tokens = in_grids(features, ((2, 3),), readings={Reading("cls_attention", 22): attention})
     kept = VisPruner(22, important=0.0).select(tokens, 4)[0]
     assert len(torch.unique(features[0, kept], dim=0)) == 4

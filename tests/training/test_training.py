@@ -24,7 +24,7 @@ from vtc.training.checkpoint import LOG_FIELDS, fits, log_path, read_metadata
 from vtc.training.examples import Data, EncodedExamples
 from vtc.training.trainer import Subject, state_path, tensors_digest, train_pruner
 from vtc.training.whitening import Whitening
-from vtc.visual_tokens import on_grid
+from vtc.visual_tokens import in_grids
 
 CONFIG = PrunerTraining(steps=6, imitation_steps=6, batch=4, images=20, validation=2, dropped=4)
 
@@ -67,7 +67,7 @@ def test_training_begins_as_an_imitation_of_cls_attention(subject: Subject, data
         config = {"steps": 1, "learning_rate": 1e-9, "imitation_steps": imitation_steps}
         trained(subject, data, path, CONFIG.model_copy(update=config))
         pruner = Learned.from_checkpoint(path, width=32, model_digest="abc", layers=(0, 1))
-        tokens = on_grid(torch.stack([one.features for one in encoded]).float(), (4, 4))
+        tokens = in_grids(torch.stack([one.features for one in encoded]).float(), ((4, 4),))
         found = pruner.score(tokens).detach().log_softmax(dim=-1)
         return float((wanted * (wanted.log() - found)).sum(dim=-1).mean())
 
