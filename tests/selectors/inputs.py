@@ -17,10 +17,10 @@ from vtc.selectors.base import Selector
 from vtc.selectors.evs import EVS
 from vtc.selectors.globalcom2 import GlobalCom2
 from vtc.selectors.hired import HiRED
-from vtc.visual_tokens import Reading, ReadingKind, TextEmbeddings, VisualTokens, on_grid
+from vtc.visual_tokens import Reading, ReadingKind, TextEmbeddings, VisualTokens, in_grids
 
 Grid = tuple[int, int]
-WIDTH, SPACE, TEXT, LAYERS = 8, 12, 5, 4
+WIDTH, TEXT, LAYERS = 8, 5, 4
 OPTIONS = {"learned": {"checkpoint": "pruner.safetensors"}}
 VARIANTS = {
     "hiprune as published": {"name": "hiprune", "alpha": 0.6, "as_published": True},
@@ -35,7 +35,7 @@ NAMES = [name for name in ENCODER_SELECTORS if name not in VIEWS] + list(VARIANT
 """Selectors of one image, and some of their options; those of several views are `VIEWS`."""
 
 
-def make(name: str, grid: Grid = (8, 8)) -> Selector:
+def make(name: str, grid: Grid = (8, 8), width: int = WIDTH) -> Selector:
     """A selector; those of several views take a full view and two crops, or two frames, of this grid each."""
     if name == "hired over views":
         return HiRED(0, 2, whole_views(grid, (1, 2)))
@@ -45,7 +45,7 @@ def make(name: str, grid: Grid = (8, 8)) -> Selector:
         return EVS(frames=2)
     torch.manual_seed(0)
     data = VARIANTS.get(name) or {"name": name, **OPTIONS.get(name, {})}
-    encoder = replace(SMALL.encoder, width=WIDTH, layers=LAYERS, feature_layer=LAYERS - 2)
+    encoder = replace(SMALL.encoder, width=width, layers=LAYERS, feature_layer=LAYERS - 2)
     entry = ENCODER_SELECTORS[str(data["name"])].model_validate(data)
     facts = replace(SMALL, encoder=encoder, layout=single_view((224, 224), grid))
     layers = (1,) if name == "cls_attention" else entry.layers_read(facts, range(LAYERS - 1))
@@ -57,9 +57,10 @@ def views_of(name: str) -> int:
     return {"hired over views": 3, "globalcom2 over views": 3, "evs": 2}.get(name, 1)
 
 
-def tokens(batch: int, grid: Grid, seed: int = 0, views: int = 1) -> VisualTokens:
+def tokens(batch: int, grid: Grid, seed: int = 0, views: int = 1, width: int = WIDTH) -> VisualTokens:
     """Random tokens of all views, with every reading in every layer, projected, with questions of different length."""
     generator = torch.Generator().manual_seed(seed)
+    space = width + 4
     count = grid[0] * grid[1] * views
 
     def normal(*shape: int) -> Tensor:
@@ -68,20 +69,21 @@ def tokens(batch: int, grid: Grid, seed: int = 0, views: int = 1) -> VisualToken
     readings: dict[Reading, Tensor] = {}
     for kind in get_args(ReadingKind):
         for layer in range(LAYERS):
-            readings[Reading(kind, layer)] = _reading(kind, batch, count, normal)
+            readings[Reading(kind, layer)] = _reading(kind, (batch, count, width), normal)
     mask = torch.ones(batch, TEXT, dtype=torch.long)
     mask[0, :2] = 0
-    everything = on_grid(normal(batch, count, WIDTH), (grid[0] * views, grid[1]), readings)
+    everything = in_grids(normal(batch, count, width), ((grid[0] * views, grid[1]),), readings=readings)
     return replace(
         everything,
-        projected=normal(batch, count, SPACE),
-        text=TextEmbeddings(normal(batch, TEXT, SPACE), mask),
+        projected=normal(batch, count, space),
+        text=TextEmbeddings(normal(batch, TEXT, space), mask),
     )
 
 
-def _reading(kind: str, batch: int, count: int, normal: object) -> Tensor:
+def _reading(kind: str, shape: tuple[int, int, int], normal: object) -> Tensor:
     assert callable(normal)
-    shapes = {"patch_attention": (batch, count, count), "keys": (batch, count, 4), "full_keys": (batch, count, WIDTH)}
+    batch, count, width = shape
+    shapes = {"patch_attention": (batch, count, count), "keys": (batch, count, 4), "full_keys": (batch, count, width)}
     values: Tensor = normal(*shapes.get(kind, (batch, count)))
     return torch.softmax(values, dim=-1) if "attention" in kind else values
 

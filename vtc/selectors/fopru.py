@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vtc.selectors.base import Needs, Scorer, ascending, top_k
 from vtc.selectors.ranking import ranks
+from vtc.selectors.ties import first_equal, read_at
 from vtc.visual_tokens import Reading, VisualTokens
 
 
@@ -40,7 +41,8 @@ class FoPru(Scorer):
 
     def score(self, tokens: VisualTokens) -> Tensor:
         attention = tokens.read("patch_attention", self.layer).float()
-        received, given = attention.mean(dim=1), attention.mean(dim=2)
+        received = read_at(attention.mean(dim=1), first_equal(attention.transpose(1, 2)))
+        given = read_at(attention.mean(dim=2), first_equal(attention))
         varies_more = received.var(dim=-1, keepdim=True) >= given.var(dim=-1, keepdim=True)
         return torch.where(varies_more, received, given)
 

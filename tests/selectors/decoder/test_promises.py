@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from vtc.models.base import VLMAdapter
 from vtc.recipe.selectors import DECODER_SELECTORS
 from vtc.selectors.decoder import build_decoder_selector
 from vtc.selectors.decoder.base import DecoderSelector
+from vtc.selectors.decoder.dart import DART
+from vtc.selectors.decoder.feather import FEATHER
+from vtc.selectors.decoder.text_attention import TextAttention
 from vtc.stages.prune_in_decoder import PruneInDecoder
 
 IMAGE = 1
@@ -93,6 +97,35 @@ def test_states_without_any_difference_still_keep_the_budget(name: str, adapter:
         _, _, kept = run(name, adapter, 2, 21, keep, torch.zeros_like)
         assert kept.shape == (2, keep)
         assert (kept.diff(dim=1) > 0).all()
+
+
+UNPLACED: dict[str, Callable[[VLMAdapter], DecoderSelector]] = {
+    "text_attention": lambda adapter: TextAttention(adapter, BEHIND, BEFORE, raters=True, rope=False),
+    "feather": lambda adapter: FEATHER(adapter, BEHIND, BEFORE, uniform=0.0),
+    "dart": lambda adapter: DART(adapter, BEHIND, BEFORE, pivots_image=0),
+}
+"""Selectors that look at what a token is, and not at where it stands."""
+
+
+@pytest.mark.parametrize("name", UNPLACED)
+@pytest.mark.parametrize("visual", [21, 75])
+def test_of_equal_tokens_the_lower_place_is_kept(name: str, visual: int, adapter: VLMAdapter, tmp_path: Path) -> None:
+    selector, query_tokens = UNPLACED[name](adapter), make(name, adapter)[1]
+    distinct, keep = visual // 3 + 1, visual // 2
+    stage = PruneInDecoder(selector, visual, keep)
+    others = batch(2, visual, keep, query_tokens, padded=False)
+    again = torch.arange(others[0].shape[1])
+    again[2 : 2 + visual] = 2 + torch.arange(visual) % distinct
+    hidden, before = (one[:, again] for one in states(adapter, 2, len(again)))
+    spec = prune_spec("token_selector", stage, adapter.facts.decoder.width, torch.float32)
+    path = tmp_path / "selector.onnx"
+    export_graph(spec, path)
+    values = [hidden, *others, *([before] if selector.reads_before else [])]
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = session.run(None, {name: value.numpy() for name, value in zip(spec.inputs, values, strict=True)})
+    for kept in (stage(hidden, *others, before=before)[2].tolist(), found[2].tolist()):
+        for row in kept:
+            assert all(place - distinct in row for place in row if place >= distinct)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
