@@ -79,6 +79,12 @@ class Packed:
     targets: Tensor
     question: Tensor
 
+    @property
+    def seen(self) -> Tensor:
+        """Which tokens each token sees, the beginning, the image and its own question up to itself: (B, L, L), bool."""
+        own = self.block[:, None, :] == self.block[:, :, None]
+        return ((self.block[:, None, :] == 0) | own).tril()
+
 
 def pack(
     beginning: Sequence[int], images: Sequence[Sequence[QuestionTokens]], places: Tensor, span: int, padding: int
