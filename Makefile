@@ -5,14 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= out/demo
+# On all cores, one thread each. Exports make up most of the time, and SymPy, which works out their dynamic axes, forgets
+# most of what it knows with the cache that it has by default.
+PYTEST := OMP_NUM_THREADS=1 SYMPY_CACHE_SIZE=50000 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full lint format types study bench test-js clean
+.PHONY: help install demo test test-full lint format types docs wheel study bench test-js clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-install: $(STAMP) ## Install vtc and what it needs into .venv
+install: $(STAMP) ## Install vtc and what it needs into .venv (about 2 GB)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -20,14 +23,14 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP) ## Compress the reference VLM, export it, ask it, judge it
+demo: $(STAMP) ## Install, then compress the reference model, export it, ask it, judge it, time it (a few minutes)
 	$(BIN)/python -m vtc.cli.demo -o $(OUT)
 
 test: lint types $(STAMP) ## Lint, types, tests (on all cores, one thread each)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
+	$(PYTEST)
 
 test-full: lint types $(STAMP) ## As test, with what is left out there for time: every recipe and every layout on every family (over an hour)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -m 'not gpu'
+	$(PYTEST) -m 'not gpu'
 
 lint: $(STAMP) ## Check style, format and which way imports go
 	$(BIN)/ruff check .
@@ -40,6 +43,12 @@ types: $(STAMP) ## Check types
 format: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP) ## Write the tables of README.md and docs/ that come from the code
+	$(BIN)/python -m docs.generate
+
+wheel: $(STAMP) ## Build dist/vtc-VERSION-py3-none-any.whl, which pip installs on any machine
+	$(BIN)/python -m build --wheel --no-isolation
 
 study: $(STAMP) ## Measure everything that docs/learnpruner.md, docs/selectors.md and docs/precision.md show (over an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt matplotlib

@@ -14,18 +14,18 @@ import onnx
 
 from exporters.targets import Target
 from exporters.tensorrt.profiles import profiles
-from vtc.bundle.engines import Limits, Profile
+from vtc.bundle.engines import Library, Limits, Profile
 from vtc.bundle.manifest import Manifest
 
 SCRIPT, PAGE = "build.sh", "README.md"
-TRTEXEC = "trtexec"
-"""Folder of the engines that NVIDIA's tool builds, beside the sets that vtc does."""
+TOOLS: dict[Library, str] = {"tensorrt": "trtexec", "tensorrt_rtx": "tensorrt_rtx"}
+"""What NVIDIA calls the tool of each library; engines that it builds go to a folder of that name."""
 
 _SCRIPT = """\
 #!/bin/sh
 # Builds the TensorRT engines of this bundle, on the {target.name} that they will run on: {target.summary}.
 #   sh {script}           what vtc runs: one engine a graph, with a profile for prompts and one for further tokens
-#   sh {script} trtexec   the same graphs by NVIDIA's own tool, one engine a profile: to time them without vtc
+#   sh {script} {tool}   the same graphs by NVIDIA's own tool, one engine a profile: to time them without vtc
 set -eu
 cd "$(dirname "$0")"
 
@@ -34,9 +34,9 @@ if [ "${{1:-vtc}}" = vtc ]; then
     exit
 fi
 
-trtexec=$(command -v trtexec || echo /usr/src/tensorrt/bin/trtexec)
+tool=$(command -v {tool} || echo {elsewhere})
 mkdir -p {folder}
-{trtexec}
+{commands}
 """
 
 _PAGE = """\
@@ -45,11 +45,20 @@ _PAGE = """\
 {what}
 Made by vtc {manifest.vtc_version}; `manifest.json` says how, and knows the hash of every file.
 
+## Copy
+
+```sh
+make wheel                                                            # in a checkout of vtc {manifest.vtc_version}
+scp -r BUNDLE dist/vtc-{manifest.vtc_version}-py3-none-any.whl USER@DEVICE:     # BUNDLE: this directory
+```
+
 ## Build
+
+On the device, in this directory:
 
 {steps}
 
-Engines run only on the kind of GPU, and with the TensorRT, that they were built with. Prompts at a time:
+{portability} Prompts at a time:
 {limits.batch}; images of one: {limits.images}; tokens of text: {limits.text}; new tokens: {limits.new_tokens}.
 `vtc build --help` has options for more.
 
@@ -68,8 +77,10 @@ long a build takes. A build needs more memory than running does: stop what else 
 ```sh
 vtc run . --backend tensorrt --image photo.jpg --prompt "What is in the picture?"
 vtc bench . --backend tensorrt
-vtc run . --provider cuda --image photo.jpg --prompt "What is in the picture?"   # no engines: ONNX Runtime
+vtc run . --image photo.jpg --prompt "What is in the picture?"     # no engines: ONNX Runtime
 ```
+
+{onnxruntime}
 
 {clocks}"""
 
@@ -77,15 +88,30 @@ _JETSON_STEPS = """\
 ```sh
 sudo apt install nvidia-jetpack python3-venv
 python3 -m venv --system-site-packages ~/vtc && . ~/vtc/bin/activate     # sees JetPack's tensorrt
-pip install VTC 'cuda-python<{next_cuda}'       # VTC: the wheel, or a checkout, of vtc {version}
+pip install ~/vtc-{version}-py3-none-any.whl 'cuda-python<{next_cuda}'
 sh {script}
 ```"""
 
 _STEPS = """\
 ```sh
-{target.install}
+pip install ~/vtc-{version}-py3-none-any.whl
+{install}
 sh {script}
 ```"""
+
+_TENSORRT_PORTABILITY = "Engines run only on the kind of GPU, and with the TensorRT, that they were built with."
+_RTX_PORTABILITY = (
+    "Engines of TensorRT for RTX run on every GPU of the generations that they were built for, with the version that "
+    "built them; kernels are compiled where they first run. NVIDIA's own tool, `tensorrt_rtx`, comes with the SDK, "
+    "and pip does not install it."
+)
+
+_JETSON_ONNXRUNTIME = """\
+On a Jetson, ONNX Runtime runs on the processor: the package that pip installs there has no CUDA. `--provider cuda`
+needs a build of onnxruntime-gpu for this JetPack, in place of onnxruntime."""
+_ONNXRUNTIME = """\
+On x86, ONNX Runtime takes the GPU where CUDA and cuDNN are installed for it, and the processor elsewhere;
+`--provider cuda` insists on the GPU."""
 
 _JETSON_CLOCKS = """\
 ## Power and clocks
@@ -129,20 +155,31 @@ def _script(manifest: Manifest, one: Target, limits: Limits, script: str) -> str
     precisions = [precision for precision in manifest.precisions if one.allows(precision)]
     vtc = [f"    vtc build . --target {one.name} --precision {precision}" for precision in precisions]
     commands = []
-    folders = [f"{TRTEXEC}/{precision}" for precision in precisions]
+    tool = TOOLS[one.library]
+    folders = [f"{tool}/{precision}" for precision in precisions]
     for precision, folder in zip(precisions, folders, strict=True):
         for graph, paths in manifest.graphs.items():
             for profile in _profiles(manifest, graph, precision, limits):
                 engine = f"{folder}/{graph}.{profile.name}.engine"
-                commands.append(_trtexec(paths[precision], engine, profile))
+                commands.append(_command(paths[precision], engine, profile, one))
     return _SCRIPT.format(
-        target=one, script=script, vtc="\n".join(vtc), folder=" ".join(folders), trtexec="\n".join(commands)
+        target=one,
+        script=script,
+        vtc="\n".join(vtc),
+        tool=tool,
+        elsewhere="/usr/src/tensorrt/bin/trtexec" if one.library == "tensorrt" else tool,
+        folder=" ".join(folders),
+        commands="\n".join(commands),
     )
 
 
-def _trtexec(graph: str, engine: str, profile: Profile) -> str:
-    """One engine with one profile: the form that every trtexec from 10.0 on takes."""
-    lines = [f'"$trtexec" --onnx={graph} --saveEngine={engine} --stronglyTyped --skipInference']
+def _command(graph: str, engine: str, profile: Profile, one: Target) -> str:
+    """One engine with one profile: the form that every trtexec from 10.0 on takes.
+
+    TensorRT for RTX is always strongly typed, and its tool builds without a GPU.
+    """
+    flags = " --stronglyTyped --skipInference" if one.library == "tensorrt" else ""
+    lines = [f'"$tool" --onnx={graph} --saveEngine={engine}{flags}']
     for which, option in enumerate(("--minShapes", "--optShapes", "--maxShapes")):
         shapes = ",".join(f"{name}:{'x'.join(map(str, three[which]))}" for name, three in profile.shapes.items())
         lines.append(f"    {option}={shlex.quote(shapes)}")
@@ -164,9 +201,10 @@ def graph_inputs(path: Path) -> dict[str, list[int | str]]:
 def _page(manifest: Manifest, targets: Sequence[Target], limits: Limits, scripts: dict[str, str]) -> str:
     served = manifest.images[0]
     keep, tokens = served.spans * served.keep_per_span, served.spans * served.tokens_per_span
+    name = Path(manifest.model["name"]).name  # where the checkpoint lay is nobody's business on the device
     what = (
-        f"{manifest.model['name']} with the recipe `{manifest.recipe['name']}`: {keep} of {tokens} visual tokens of "
-        "an image enter the decoder."
+        f"{name} with the recipe `{manifest.recipe['name']}`: {keep} of {tokens} visual tokens of an image enter the "
+        "decoder."
     )
     steps = []
     for one in targets:
@@ -174,10 +212,18 @@ def _page(manifest: Manifest, targets: Sequence[Target], limits: Limits, scripts
         heading = f"On {one.name} ({one.summary}):\n\n" if len(targets) > 1 else ""
         # Bindings of one major version work with all drivers of that version.
         next_cuda = int(one.cuda.partition(".")[0]) + 1 if one.jetson else 0
-        text = form.format(target=one, script=scripts[one.name], next_cuda=next_cuda, version=manifest.vtc_version)
+        version = manifest.vtc_version
+        text = form.format(script=scripts[one.name], next_cuda=next_cuda, version=version, install=_install(one))
         steps.append(heading + text)
     boards = {one.jetson for one in targets}
     clocks = [text for board, text in ((True, _JETSON_CLOCKS), (False, _CLOCKS)) if board in boards]
+    providers = [text for board, text in ((True, _JETSON_ONNXRUNTIME), (False, _ONNXRUNTIME)) if board in boards]
+    libraries = {one.library for one in targets}
+    portability = [
+        text
+        for library, text in (("tensorrt", _TENSORRT_PORTABILITY), ("tensorrt_rtx", _RTX_PORTABILITY))
+        if library in libraries
+    ]
     heads = manifest.precisions
     weights = {precision: manifest.graph_bytes(precision) for precision in heads}
     cache = {precision: _cache_bytes(manifest, precision, limits) for precision in heads}
@@ -198,7 +244,17 @@ def _page(manifest: Manifest, targets: Sequence[Target], limits: Limits, scripts
         rules="---:|" * len(heads),
         rows="\n".join(f"| {row} | {' | '.join(_megabytes(by[head]) for head in heads)} |" for row, by in rows),
         clocks="\n".join(clocks),
+        onnxruntime="\n\n".join(providers),
+        portability=" ".join(portability),
     )
+
+
+def _install(one: Target) -> str:
+    """Return the command that installs what builds and runs engines, beside vtc; JetPack brings it on a Jetson."""
+    if one.library == "tensorrt_rtx":
+        return "pip install 'tensorrt-rtx>=1.1' cuda-python"
+    wanted = f"tensorrt>={one.oldest},<{one.release[0] + 1}"
+    return f"pip install '{wanted}' cuda-python       # tensorrt comes from NVIDIA's package index"
 
 
 def _cache_bytes(manifest: Manifest, precision: str, limits: Limits) -> int:

@@ -14,17 +14,22 @@ _SLOT = re.compile(r"(<!-- table: ([a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def fill_tables(page: Path, results: Results, tables: Tables | None = None) -> None:
     """Write the tables of a page that these results are for; others stay. `tables` are those of LearnPruner's page."""
+    page.write_text(filled(page.read_text(encoding="utf-8"), results, tables or TABLES), encoding="utf-8")
 
-    def filled(slot: re.Match[str]) -> str:
-        key, make = (tables or TABLES)[slot[2]]
+
+def filled(text: str, results: Results, tables: Tables) -> str:
+    """Return the text of a page with those of its tables that these results are for."""
+
+    def slot_filled(slot: re.Match[str]) -> str:
+        key, make = tables[slot[2]]
         return f"{slot[1]}\n{make(results)}\n\n{slot[3]}" if key in results else slot[0]
 
-    page.write_text(_SLOT.sub(filled, page.read_text(encoding="utf-8")), encoding="utf-8")
+    return _SLOT.sub(slot_filled, text)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column is left, the others right."""
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table; the first `left` columns are left, the others right."""
+    lines = [head, ["---"] * left + ["---:"] * (len(head) - left), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -46,11 +51,11 @@ def _summary(results: Results) -> str:
     for name, row in rows.items():
         low, high = row["ci95"]
         retained = f"**{percent(row['retention'])}**" if name == "learned + text" else percent(row["retention"])
-        behind = points(ahead[name]) if name in ahead else ""
-        body.append([name, f"{row['layer_average']:.1f}", retained, f"[{percent(low)}, {percent(high)}]", behind])
+        difference = points(ahead[name]) if name in ahead else ""
+        body.append([name, f"{row['layer_average']:.1f}", retained, f"[{percent(low)}, {percent(high)}]", difference])
     blind = results["blind"]
     body.append(["blind (no image)", "0", percent(blind["retention"]), "", ""])
-    head = ["method", "tokens, layer average", "retention", "95 % interval", "learned + text is ahead by, points"]
+    head = ["method", "tokens, layer average", "retention", "95 % interval", "learned + text is above it by, points"]
     return table(head, body)
 
 
@@ -75,7 +80,7 @@ def _evidence(results: Results) -> str:
     body = []
     for name, steps in results["headline"]["evidence"].items():
         for step, row in enumerate(steps):
-            where = "into the decoder" if step == 0 else "behind the cut"
+            where = "into the decoder" if step == 0 else "after the cut"
             body.append([name, where, str(row["tokens"]), percent(row["recall"]), percent(row["seen"])])
     return table(["method", "where", "tokens", "evidence kept", "every object kept in part"], body)
 
@@ -103,7 +108,7 @@ def _queries(results: Results) -> str:
 
 def _ratio(results: Results) -> str:
     rows = results["cuts"]["ratio"]
-    return table(["tokens in front of the cut to behind it", *(f"{name} : 1" for name in rows)],
+    return table(["tokens before the cut to after it", *(f"{name} : 1" for name in rows)],
                  [["retention", *map(percent, rows.values())]])  # fmt: skip
 
 
@@ -121,7 +126,7 @@ def _shift(results: Results) -> str:
     rows = results["shift"]
     layers = [str(layer) for layer in range(len(rows["text"]))]
     body = [[layer, cell(rows["vision"][int(layer)]), cell(rows["text"][int(layer)])] for layer in layers]
-    return table(["layer", "from visual tokens", "from the text behind the image"], body)
+    return table(["layer", "from visual tokens", "from the text after the image"], body)
 
 
 def _exported(results: Results) -> str:

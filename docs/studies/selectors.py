@@ -20,8 +20,9 @@ import torch
 
 from docs.studies.harness import Answers, Questions
 from docs.studies.learnpruner import limit_at
-from docs.studies.pages import fill_tables, percent, table
+from docs.studies.pages import fill_tables
 from docs.studies.plots import plot_selectors
+from docs.studies.selector_tables import CUT_BEFORE, IN_FRONT, INSIDE, KEEPS, SHARES, TABLES
 from exporters.graphs import GraphSpec, prune_spec, selection_spec
 from exporters.onnx import ExportRequest, export
 from exporters.writing import export_graph
@@ -38,60 +39,13 @@ from vtc.runtime.vlm import VLM
 from vtc.stages.prune_in_decoder import PruneInDecoder
 
 DOCS = Path(__file__).resolve().parents[1]
-SHARES = (0.5, 0.25, 0.11, 0.055)
-CUT_BEFORE = 2
-"""Decoder layer before which the selectors inside the decoder prune, as most of their authors do."""
-KEEPS = (64, 192)
-"""Budgets at which graphs are counted and timed."""
 TEXT_TOKENS = 24
 RUNS, WARM_UP = 60, 10
 BUNDLE_RUNS = 40
 
-IN_FRONT: dict[str, Any] = {
-    "uniform": "uniform",
-    "random": "random",
-    "FasterVLM": "cls_attention",
-    "VTC-CLS": {"name": "cls_attention", "last": 4},
-    "HiPrune": "hiprune",
-    "FoPru": "fopru",
-    "FoPru, rows": {"name": "fopru", "strategy": "row"},
-    "VisPruner": "vispruner",
-    "GlobalCom2": "globalcom2",
-    "DivPrune": "divprune",
-    "ToDRE, stage 1": "todre",
-    "MMTok": "mmtok",
-    "CDPruner": "cdpruner",
-    "CDPruner, negative cosine": {"name": "cdpruner", "relevance": "negative_cosine"},
-    "pooling": "pooling",
-    "VScan, stage 1": "vscan",
-    "VisionZip": "visionzip",
-    "VisionZip, as published": {"name": "visionzip", "as_published": True},
-    "PruMerge": "prumerge",
-    "PruMerge, as published": {"name": "prumerge", "as_published": True},
-    "PruMerge+": {"name": "prumerge", "spatial": True},
-    "ToMe": "tome",
-    "Turbo": "turbo",
-    "clustering": "clustering",
-    "LearnPruner, stage 1": {"name": "learned", "diversity": 0.0, "checkpoint": reference_part("pruner").name},
-}
-"""Label of a selector in front of the decoder to how a recipe names it."""
-
-INSIDE: dict[str, Any] = {
-    "text attention": "text_attention",
-    "FastV": "fastv",
-    "PyramidDrop": "pyramiddrop",
-    "FEATHER": "feather",
-    "SparseVLM": "sparsevlm",
-    "SparseVLM, nothing recycled": {"name": "sparsevlm", "recycle": 0.0},
-    "VisionDrop": "visiondrop",
-    "DART": "dart",
-    "Relevance, before layer 1": {"name": "relevance", "checkpoint": "relevance.safetensors"},
-}
-"""The same inside the decoder."""
-
 
 def in_front(selector: Any, keep: float) -> dict[str, Any]:
-    """Stage of a selector in front of the decoder."""
+    """Stage of a selector before the decoder."""
     return {"kind": "prune", "keep": keep, "selector": selector, "positions": "original"}
 
 
@@ -215,48 +169,6 @@ def _bundle_ms(questions: Questions, stage: dict[str, Any], work: Path) -> float
         taken.append(1000 * (time.perf_counter() - begin) - selection)
         bundle.release()
     return float(np.median(taken[WARM_UP:]))
-
-
-# Tables -------------------------------------------------------------------------------------------------------------
-
-
-def _cell(row: Mapping[str, Any]) -> str:
-    """Retention; bold where it is above that of random tokens beyond doubt, in brackets where it is below."""
-    text = percent(row["retention"])
-    if "ahead_of_random" not in row:
-        return text
-    low, high = row["ahead_of_random"]["ci95"]
-    return f"**{text}**" if low > 0 else f"({text})" if high < 0 else text
-
-
-def _in_front(results: Mapping[str, Any]) -> str:
-    rows = results["in_front"]
-    body = [[name, *(_cell(row[str(share)]) for share in SHARES)] for name, row in rows.items()]
-    return table(["tokens kept", *(percent(share) for share in SHARES)], body)
-
-
-def _inside(results: Mapping[str, Any]) -> str:
-    rows = results["inside"]
-    averages = next(iter(rows.values()))
-    body = [[name, *(percent(row[str(share)]["retention"]) for share in SHARES)] for name, row in rows.items()]
-    body.append(["layer average", *(f"{averages[str(share)]['layer_average']:.0f} tokens" for share in SHARES)])
-    return table([f"tokens kept from layer {CUT_BEFORE} on", *(percent(share) for share in SHARES)], body)
-
-
-def _cost_table(results: Mapping[str, Any]) -> str:
-    body = []
-    for name, row in results["cost"].items():
-        cells = [row[str(keep)] for keep in KEEPS]
-        body.append([name, *(part for c in cells for part in (str(c["nodes"]), f"{c['us']:.0f}", percent(c["share"])))])
-    head = [part for keep in KEEPS for part in (f"nodes, K = {keep}", "µs", "of TTFT")]
-    return table(["selector", *head], body)
-
-
-TABLES = {
-    "in_front": ("in_front", _in_front),
-    "inside": ("inside", _inside),
-    "cost": ("cost", _cost_table),
-}
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ def manifest(request: pytest.FixtureRequest, tmp_path: Path) -> Manifest:
 def run(script: Path, tools: Path, *arguments: str) -> list[list[str]]:
     """Command lines of the tools that a script calls, with stand-ins for them that only say what they were given."""
     tools.mkdir(exist_ok=True)
-    for tool in ("vtc", "trtexec"):
+    for tool in ("vtc", "trtexec", "tensorrt_rtx"):
         (tools / tool).write_text(f'#!/bin/sh\nprintf "%s\\n" "{tool}" "$@" end >> "{tools}/calls"\n')
         (tools / tool).chmod(0o755)
     subprocess.run(["sh", script, *arguments], check=True, env={"PATH": f"{tools}:/usr/bin:/bin"})
@@ -90,3 +90,30 @@ def test_the_page_tells_tokens_sizes_and_clocks(manifest: Manifest) -> None:
     assert "nvpmodel" in page
     assert "nvidia-smi" not in page
     assert not re.search(r"[{}]", page)
+
+
+def test_a_jetson_is_not_sent_to_a_provider_that_it_lacks(manifest: Manifest) -> None:
+    write_device_files(manifest.root, manifest, [ORIN])
+    page = (manifest.root / PAGE).read_text()
+
+    assert "vtc run . --provider cuda" not in page
+    assert "make wheel" in page
+    assert "scp" in page
+    assert "Engines run only on the kind of GPU" in page
+
+
+def test_rtx_is_built_by_the_tool_of_its_own_library(manifest: Manifest, tmp_path: Path) -> None:
+    write_device_files(manifest.root, manifest, [RTX])
+    calls = run(manifest.root / SCRIPT, tmp_path / "tools", "tensorrt_rtx")
+    page = (manifest.root / PAGE).read_text()
+
+    assert {call[0] for call in calls} == {"tensorrt_rtx"}
+    assert "trtexec" not in (manifest.root / SCRIPT).read_text()
+    assert "Engines run only on the kind of GPU" not in page
+
+
+def test_the_page_names_no_directory_of_the_machine_that_exported(manifest: Manifest) -> None:
+    made = replace(manifest, model={**manifest.model, "name": "/models/private/llava"})
+    write_device_files(made.root, made, [ORIN])
+
+    assert "/models" not in (made.root / PAGE).read_text()

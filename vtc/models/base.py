@@ -209,7 +209,7 @@ class VLMAdapter(ABC):
 
     @property
     def separator(self) -> Tensor:
-        """What stands between rows or behind an image where its layout says so, (E); in the decoder's space."""
+        """What stands between rows or after an image where its layout says so, (E); in the decoder's space."""
         raise NotImplementedError(f"{self.family} has no separators")
 
     @property
@@ -218,15 +218,15 @@ class VLMAdapter(ABC):
         return ()
 
     def project_deepstack(self, deepstack: Tensor) -> Tensor:
-        """Carried features (B, K, c * F) in the decoder's space, (B, K, c * E), to be added behind its first layers."""
-        raise NotImplementedError(f"{self.family} carries nothing")
+        """DeepStack features (B, K, c * F) in the decoder's space, (B, K, c * E), which its first layers add."""
+        raise NotImplementedError(f"{self.family} has no DeepStack features")
 
     # Decoder --------------------------------------------------------------------------------------------------------
 
     @property
     @abstractmethod
     def embed_tokens(self) -> nn.Module:
-        """Token embedding, (B, S) to (B, S, E); with room for what is carried along, where something is."""
+        """Token embedding, (B, S) to (B, S, E); with room for DeepStack features where there are any."""
 
     @property
     @abstractmethod
@@ -316,12 +316,12 @@ class VLMAdapter(ABC):
 
     @property
     def prompt_parts(self) -> Sequence[str]:
-        """What a placeholder is replaced by: text in front of, between and behind the image's runs of visual tokens."""
+        """What a placeholder is replaced by: text before, between and after the image's runs of visual tokens."""
         return [""] * (self.facts.layout.spans + 1)
 
     @property
     def prompt_frame(self) -> tuple[str, str]:
-        """What goes into every prompt behind its last placeholder (in front, where it has none), and at its end."""
+        """What goes into every prompt after its last placeholder (at its start, where it has none), and at its end."""
         return "", ""
 
     @property

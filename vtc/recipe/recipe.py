@@ -63,11 +63,18 @@ class Recipe(Written):
     """
 
     version: Annotated[Literal[1], BeforeValidator(_version)]
+    """Version of the recipe format."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    """Name of the recipe, in listings and in everything that is made from it: letters, digits, ``.``, ``_`` and
+    ``-``."""
     description: str = ""
+    """What the recipe does, in one line."""
     paper: str | None = None
+    """The method that the recipe follows, and where it is published."""
     budget: Budget | None = None
+    """One budget for all pruning stages, in place of a ``keep`` in each."""
     stages: Annotated[tuple[Stage, ...], Field(strict=False)]
+    """What is done to the model, in the order in which data meets it; an empty list leaves the model as it is."""
     _source: RecipeSource = PrivateAttr(default_factory=RecipeSource)
 
     @property

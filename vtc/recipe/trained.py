@@ -14,16 +14,15 @@ from vtc.recipe.values import Written
 
 
 class Trained(Written):
-    """A selector or a stage that is trained.
-
-    ``checkpoint`` is a safetensors file beside the recipe. ``auto`` takes the file that ships with the model, if there
-    is one that fits, and otherwise trains one as ``training`` says.
-    """
+    """A selector or a stage that is trained."""
 
     stem: ClassVar[str]
     """What a file of this kind is called, without its suffix."""
     checkpoint: str = "auto"
+    """A ``.safetensors`` file below the recipe's own directory. ``auto`` takes the file that ships with the model, if
+    there is one that fits, and trains one as ``training`` says, if there is none."""
     training: Written | None = None
+    """How it is trained; goes with ``checkpoint: auto``."""
 
     @model_validator(mode="before")
     @classmethod

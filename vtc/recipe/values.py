@@ -81,4 +81,4 @@ Positions = Literal["renumber", "original"]
 class Written(BaseModel):
     """A part of a recipe: nothing is coerced, nothing unknown is accepted, nothing changes afterwards."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)

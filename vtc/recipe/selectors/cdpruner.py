@@ -11,10 +11,6 @@ from vtc.recipe.selectors.base import Choice, EncoderSelectorEntry, Product
 class CDPrunerEntry(EncoderSelectorEntry):
     """Tokens that are relevant to the question and unlike one another: greedy MAP of a determinantal point process.
 
-    ``relevance`` says whether a token is relevant where its ``cosine`` to the question is high, or, as the authors find
-    for CLIP's embeddings, where it is low (``negative_cosine``).
-    ``as_published`` scales relevance over the whole batch and not image by image.
-
     Based on CDPruner (arXiv 2506.10967); checkpoints carry no CLIP text encoder, so relevance is that of the decoder's
     own space.
     """
@@ -26,7 +22,11 @@ class CDPrunerEntry(EncoderSelectorEntry):
     text_aware = True
     name: Literal["cdpruner"] = "cdpruner"
     relevance: Literal["cosine", "negative_cosine"] = "cosine"
+    """Whether a token is relevant where its ``cosine`` to the question is high, or where it is low
+    (``negative_cosine``), as the authors find for CLIP's embeddings."""
     as_published: bool = False
+    """Whether it computes as the authors' code does: relevance is scaled over the whole batch and not image by
+    image."""
 
     def products(self, choice: Choice) -> Iterable[Product]:
         return (

@@ -17,10 +17,6 @@ from vtc.recipe.values import AttentionLayers
 class ClsAttentionEntry(EncoderSelectorEntry):
     """The tokens that the encoder's CLS token attends to most.
 
-    ``layers`` says in which encoder layer the attention is read: ``feature`` is the layer whose output feeds
-    the projector, a list is averaged, negative numbers count from the encoder's end, ``auto`` is calibrated.
-    With ``feature``, ``last`` averages that many layers up to and including it.
-
     Based on FasterVLM (arXiv 2412.01818) and, for several layers, VTC-CLS (arXiv 2412.05819).
     """
 
@@ -31,7 +27,10 @@ class ClsAttentionEntry(EncoderSelectorEntry):
     needs_cls = True
     name: Literal["cls_attention"] = "cls_attention"
     layers: AttentionLayers = "feature"
+    """Encoder layers in which the attention is read: ``feature`` is the layer whose output feeds the projector; a
+    number, or a list to average over; negative ones count from the end; ``auto`` is calibrated."""
     last: Annotated[int, Field(ge=1)] = 1
+    """With ``layers: feature``, so many layers up to and including that one are averaged."""
 
     @model_validator(mode="after")
     def _last_goes_with_feature(self) -> ClsAttentionEntry:

@@ -13,8 +13,6 @@ from vtc.recipe.selectors.base import Choice, EncoderSelectorEntry, Product
 class ClusteringEntry(EncoderSelectorEntry):
     """Clusters of similar tokens, each as its mean at its centre (DPC-KNN).
 
-    ``neighbours`` is how many nearest tokens a density is made of, the token itself among them.
-
     Based on DPC-KNN (Du et al. 2016), as TCFormer (arXiv 2204.08680) and Chat-UniVi (arXiv 2311.08046) use it.
     """
 
@@ -23,6 +21,7 @@ class ClusteringEntry(EncoderSelectorEntry):
     reads = "features"
     name: Literal["clustering"] = "clustering"
     neighbours: Annotated[int, Field(ge=1)] = 5
+    """Nearest tokens that a density is made of, the token itself among them."""
 
     def products(self, choice: Choice) -> Iterable[Product]:
         tokens, width = choice.tokens, choice.facts.token_width

@@ -15,8 +15,7 @@ class EVSEntry(EncoderSelectorEntry):
     """What changes from frame to frame of a video, at one budget for all frames; the first frame comes first.
 
     For a model that is made ready for clips (``--frames``) and gives a clip one run of tokens. A frame is a grid of
-    tokens, of which some models make one of two pictures. ``frames`` holds the recipe to clips of that many; without
-    it, any clip is served.
+    tokens, of which some models make one of two pictures.
 
     Based on EVS (arXiv 2510.14624).
     """
@@ -29,6 +28,7 @@ class EVSEntry(EncoderSelectorEntry):
     across_frames = True
     name: Literal["evs"] = "evs"
     frames: Annotated[int, Field(ge=2)] | None = None
+    """Number of frames that a clip must have; left out, any clip is served."""
 
     def check(self, facts: ModelFacts, running: Sequence[int], fault: Fault) -> None:
         if self.frames not in (None, len(facts.layout.grids)):

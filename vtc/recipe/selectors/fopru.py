@@ -13,9 +13,6 @@ from vtc.recipe.selectors.base import EncoderSelectorEntry
 class FoPruEntry(EncoderSelectorEntry):
     """Attention among patches: received or given, whichever varies more.
 
-    ``strategy`` says what competes: tokens (``rank``), or whole rows of the image (``row``). Tokens that have lost
-    their grid always compete one by one.
-
     Based on FoPru (arXiv 2411.14164); which of the two to take is from a re-implementation, not from the authors.
     """
 
@@ -26,6 +23,8 @@ class FoPruEntry(EncoderSelectorEntry):
     reads_encoder_grid = True
     name: Literal["fopru"] = "fopru"
     strategy: Literal["rank", "row"] = "rank"
+    """What competes: tokens (``rank``), or whole rows of the image (``row``). Tokens that have lost their grid always
+    compete one by one."""
 
     def readings(self, facts: ModelFacts, running: Sequence[int]) -> Mapping[str, Reading]:
         return {"attention": Reading("patch_attention", running[-1])}

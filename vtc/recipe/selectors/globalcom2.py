@@ -16,10 +16,7 @@ from vtc.recipe.values import Multiple
 class GlobalCom2Entry(EncoderSelectorEntry):
     """The whole view says what share of the budget each tile gets, and has a say in which of its tokens stay.
 
-    ``temperature`` of the softmax over tiles evens the shares out. Of an image that is one view the highest scores are
-    kept. ``as_published`` sums the whole view over equal regions, whatever the padding, and gives what does not divide
-    among tiles to the last row and column of them, as the authors' code does; otherwise a patch counts for the tile
-    that shows its middle.
+    Of an image that is one view the highest scores are kept.
 
     Based on GlobalCom2 (arXiv 2501.05179).
     """
@@ -33,7 +30,11 @@ class GlobalCom2Entry(EncoderSelectorEntry):
     across_views = True
     name: Literal["globalcom2"] = "globalcom2"
     temperature: Multiple = 10.0
+    """Temperature of the softmax over tiles; a higher one evens their shares out."""
     as_published: bool = False
+    """Whether it computes as the authors' code does: the whole view is summed over equal regions, whatever the padding,
+    and what does not divide among tiles goes to the last row and column of them; otherwise a patch counts for the tile
+    that shows its middle."""
 
     def readings(self, facts: ModelFacts, running: Sequence[int]) -> Mapping[str, Reading]:
         return {"scores": Reading("cls_logits", after_features(facts.encoder, running))}

@@ -17,9 +17,6 @@ from vtc.recipe.values import LayerOrDepth
 class HiPruneEntry(EncoderSelectorEntry):
     """Anchors that attention meets in a middle layer, their neighbours, and registers that it meets in the last one.
 
-    ``alpha`` is the share of the budget that anchors and neighbours take. ``as_published`` lets neighbours wrap over
-    row ends, as the authors' code does.
-
     Based on HiPrune (arXiv 2508.00553).
     """
 
@@ -29,8 +26,11 @@ class HiPruneEntry(EncoderSelectorEntry):
     reads_encoder_grid = True
     name: Literal["hiprune"] = "hiprune"
     alpha: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.1
+    """Share of the budget that anchors and their neighbours take."""
     object_layer: LayerOrDepth = 0.375
+    """The middle encoder layer: its number, negative from the end, or a share of the depth."""
     as_published: bool = False
+    """Whether it computes as the authors' code does: neighbours wrap over row ends."""
 
     @property
     def layers_named(self) -> tuple[int, ...]:

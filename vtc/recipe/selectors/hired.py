@@ -16,9 +16,7 @@ from vtc.recipe.selectors.views import views_products
 class HiREDEntry(EncoderSelectorEntry):
     """Tiles share the budget by the attention that their part of the whole view gets; then the most attended tokens.
 
-    ``share`` of the budget goes to the whole view, and what is left of 1 says how many of its patches vote. Of an image
-    that is one view the most attended tokens are kept. ``as_published`` counts votes as the authors' code does, which
-    takes runs of equally many patches in raster order for the tiles, and not the regions that they show.
+    Of an image that is one view the most attended tokens are kept.
 
     Based on HiRED (arXiv 2408.10945).
     """
@@ -32,7 +30,10 @@ class HiREDEntry(EncoderSelectorEntry):
     across_views = True
     name: Literal["hired"] = "hired"
     share: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.5
+    """Share of the budget that goes to the whole view; what is left of 1 is the share of its patches that vote."""
     as_published: bool = False
+    """Whether it computes as the authors' code does: runs of equally many patches in raster order stand for the tiles,
+    and not the regions that they show."""
 
     def readings(self, facts: ModelFacts, running: Sequence[int]) -> Mapping[str, Reading]:
         last = {"last": Reading("cls_attention", running[-1])}

@@ -12,9 +12,6 @@ from vtc.recipe.values import Multiple, Weight
 class MMTokEntry(EncoderSelectorEntry):
     """Tokens that together cover the question's words and the image's own tokens best (greedy maximum coverage).
 
-    ``alpha`` weighs the image against the question; the temperatures say how local a token's coverage is.
-    The paper's ``text_temperature`` is 0.02 for LLaVA and 0.01 for Qwen2.5-VL.
-
     Based on MMTok (arXiv 2508.18264); no words are left out of the question.
     """
 
@@ -25,8 +22,11 @@ class MMTokEntry(EncoderSelectorEntry):
     text_aware = True
     name: Literal["mmtok"] = "mmtok"
     text_temperature: Multiple = 0.02
+    """How local a token's coverage of the question is; the paper has 0.02 for LLaVA and 0.01 for Qwen2.5-VL."""
     vision_temperature: Multiple = 0.2
+    """How local a token's coverage of the image is."""
     alpha: Weight = 0.5
+    """Weight of the image against the question."""
 
     def products(self, choice: Choice) -> Iterable[Product]:
         return (

@@ -16,13 +16,6 @@ from vtc.recipe.selectors.base import Choice, EncoderSelectorEntry, Product
 class PruMergeEntry(EncoderSelectorEntry):
     """Most attended tokens, each with its nearest tokens merged in, and one token for all that are dropped.
 
-    ``spatial`` is PruMerge+: all but the share ``important`` of the budget goes to places spread over the image.
-
-    ``as_published`` blends as the authors' code does: weights are the attention itself, not scaled to sum to 1 (a kept
-    token hardly changes, and the additional one is far shorter than a token of the encoder), and neighbours may be kept
-    tokens. It also spreads as that code does: every s-th token from the first on, the last left out, s = int(int(N / n)
-    / 3) where n of N tokens go by attention.
-
     Based on LLaVA-PruMerge (arXiv 2403.15388), at a fixed budget.
     """
 
@@ -33,8 +26,14 @@ class PruMergeEntry(EncoderSelectorEntry):
     needs_cls = True
     name: Literal["prumerge"] = "prumerge"
     spatial: bool = False
+    """Whether it is PruMerge+: all but the share ``important`` of the budget goes to places spread over the image."""
     important: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.25
+    """Share of the budget that goes by attention, with ``spatial``."""
     as_published: bool = False
+    """Whether it computes as the authors' code does: weights are the attention itself, not scaled to sum to 1 (a kept
+    token hardly changes, and the additional one is far shorter than a token of the encoder), and neighbours may be kept
+    tokens. It also spreads as that code does: every s-th token from the first on, the last left out, s = int(int(N / n)
+    / 3) where n of N tokens go by attention."""
 
     def readings(self, facts: ModelFacts, running: Sequence[int]) -> Mapping[str, Reading]:
         layer = after_features(facts.encoder, running)

@@ -16,6 +16,7 @@ class RandomEntry(EncoderSelectorEntry):
     summary = "one random subset, the same for every image; a baseline"
     name: Literal["random"] = "random"
     seed: int = Field(default=0, ge=0, lt=2**32)
+    """Draws the subset."""
 
     def described(self, layers: Sequence[int]) -> str:
         return f"random, seed {self.seed}"

@@ -13,7 +13,7 @@ from vtc.recipe.values import Weight
 
 
 class TurboEntry(EncoderSelectorEntry):
-    """As ToMe, but tokens that the CLS token attends to are spared; ``alpha`` says how much.
+    """As ToMe, but tokens that the CLS token attends to are spared.
 
     Based on Turbo (arXiv 2407.11717).
     """
@@ -25,6 +25,7 @@ class TurboEntry(EncoderSelectorEntry):
     needs_cls = True
     name: Literal["turbo"] = "turbo"
     alpha: Weight = 1.0
+    """How much the CLS token's attention spares a token."""
 
     def readings(self, facts: ModelFacts, running: Sequence[int]) -> Mapping[str, Reading]:
         return {"keys": Reading("keys", running[-1]), "attention": Reading("cls_attention", running[-1])}

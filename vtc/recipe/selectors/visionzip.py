@@ -14,11 +14,9 @@ from vtc.recipe.selectors.merging import contextual_products
 
 
 class VisionZipEntry(EncoderSelectorEntry):
-    """Most attended tokens, and for the share ``contextual`` of the budget tokens that stand for the others.
+    """Most attended tokens, and for a share of the budget contextual tokens that stand for the others.
 
-    The share is rounded to whole tokens, and at least one token is not contextual. A contextual token is the mean of
-    what it stands for; ``as_published`` adds the mean of the others to the token itself, about twice the norm of any
-    token of the encoder, as the authors' code does. Without a CLS token attention received takes its place.
+    Without a CLS token attention received takes its place.
 
     Based on VisionZip (arXiv 2412.04467).
     """
@@ -29,7 +27,11 @@ class VisionZipEntry(EncoderSelectorEntry):
     reads_encoder_grid = True
     name: Literal["visionzip"] = "visionzip"
     contextual: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.15625
+    """Share of the budget that goes to contextual tokens, rounded to whole tokens; at least one token is not
+    contextual."""
     as_published: bool = False
+    """Whether it computes as the authors' code does: it adds the mean of the others to the token itself, which gives
+    about twice the norm of any token of the encoder; otherwise a contextual token is the mean of what it stands for."""
 
     def readings(self, facts: ModelFacts, running: Sequence[int]) -> Mapping[str, Reading]:
         kind: ReadingKind = "cls_attention" if facts.encoder.has_cls else "received_attention"

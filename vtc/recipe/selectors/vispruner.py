@@ -13,7 +13,7 @@ from vtc.recipe.selectors.base import Choice, EncoderSelectorEntry, Product
 
 
 class VisPrunerEntry(EncoderSelectorEntry):
-    """Most attended tokens for the share ``important`` of the budget, then those that resemble the others least.
+    """Most attended tokens for a share of the budget, then those that resemble the others least.
 
     Based on VisPruner (ICCV 2025, arXiv 2412.01818v2).
     """
@@ -25,6 +25,7 @@ class VisPrunerEntry(EncoderSelectorEntry):
     needs_cls = True
     name: Literal["vispruner"] = "vispruner"
     important: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
+    """Share of the budget that goes by attention."""
 
     def readings(self, facts: ModelFacts, running: Sequence[int]) -> Mapping[str, Reading]:
         return {"attention": Reading("cls_attention", running[-1])}

@@ -17,7 +17,6 @@ from vtc.recipe.values import LayerOrDepth
 class VScanEntry(EncoderSelectorEntry):
     """Most attended tokens of every window in a shallow layer, and of the whole image in the last; others merge in.
 
-    ``windows`` is the number of windows along each side of each grid, ``local_layer`` the shallow layer or its depth.
     Tokens that have lost their grid are one window.
 
     Based on VScan (arXiv 2505.22654), its stage before the decoder.
@@ -31,7 +30,9 @@ class VScanEntry(EncoderSelectorEntry):
     needs_cls = True
     name: Literal["vscan"] = "vscan"
     local_layer: LayerOrDepth = 0.25
+    """The shallow encoder layer: its number, negative from the end, or a share of the depth."""
     windows: Annotated[int, Field(ge=1, le=16)] = 4
+    """Windows along each side of each grid."""
 
     @property
     def layers_named(self) -> tuple[int, ...]:

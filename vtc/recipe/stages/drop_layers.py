@@ -14,9 +14,8 @@ from vtc.recipe.values import LayersOrAuto
 class DropLayersEntry(StageEntry):
     """Remove whole layers of the decoder or the encoder, or only their work on visual tokens.
 
-    With ``visual_only`` (decoder only) visual tokens skip the layers altogether: they are neither computed
-    nor attended there, and come back in the next layer. ``auto`` leaves the choice of ``count`` layers to
-    calibration.
+    With ``visual_only`` visual tokens skip the layers altogether: they are neither computed nor attended there, and
+    come back in the next layer.
 
     Based on ShortGPT (arXiv 2403.03853) for whole layers, YOPO (arXiv 2410.06169) for visual tokens only.
     """
@@ -26,9 +25,13 @@ class DropLayersEntry(StageEntry):
     guides: ClassVar[Mapping[str, str]] = {"layers": "count"}
     kind: Literal["drop_layers"] = "drop_layers"
     component: Literal["decoder", "encoder"] = "decoder"
+    """Whose layers are removed."""
     layers: LayersOrAuto
+    """Numbers of the layers, from 0, negative ones from the end; ``auto`` leaves the choice to calibration."""
     count: Annotated[int, Field(ge=1)] | None = None
+    """Number of layers that calibration is to choose; goes with ``layers: auto`` and is required there."""
     visual_only: bool = False
+    """Whether text still passes the layers, and only visual tokens skip them; for the decoder alone."""
 
     @model_validator(mode="after")
     def _consistent(self) -> DropLayersEntry:

@@ -16,9 +16,7 @@ DEFAULT_ENERGY = 0.95
 class FrequencyFilterEntry(StageEntry):
     """Keep the low frequencies of the token grid: DCT, crop, smaller inverse DCT, before the projector.
 
-    ``keep`` tokens form a smaller grid of the same aspect; ``auto`` is the smallest grid that holds
-    ``energy`` of the spectrum. ``preserve_mean`` undoes the gain that the cropped orthonormal transform puts
-    on a constant field, which a model that was not fine-tuned for it needs.
+    Every token after it is a mixture of many, so none has a place in the image.
 
     Based on Fourier-VLM (arXiv 2508.06038).
     """
@@ -29,8 +27,13 @@ class FrequencyFilterEntry(StageEntry):
     guides: ClassVar[Mapping[str, str]] = {"keep": "energy"}
     kind: Literal["frequency_filter"] = "frequency_filter"
     keep: KeepOrAuto
+    """Tokens of an image that are left, as a smaller grid of the same aspect; ``auto`` is the smallest grid that holds
+    ``energy`` of the spectrum on calibration data."""
     energy: Fraction | None = None
+    """Share of the spectrum's energy that ``keep: auto`` has to hold; 0.95 there if nothing is said."""
     preserve_mean: bool = True
+    """Whether the gain is undone that the cropped orthonormal transform puts on a constant field; a model that was not
+    fine-tuned for the filter needs that."""
 
     @model_validator(mode="before")
     @classmethod

@@ -10,12 +10,7 @@ from vtc.recipe.values import Keep, Positions
 
 
 class PruneEntry(StageEntry):
-    """Keep the tokens that a selector chooses, between the vision encoder and the decoder.
-
-    ``keep`` may be left to the recipe's budget. ``positions`` is what the decoder is told of them: ``renumber`` counts
-    the kept tokens through, ``original`` gives each the position it had among all. Where a position is time, row and
-    column (Qwen's families), both mean ``original``.
-    """
+    """Keep the tokens that a selector chooses, between the vision encoder and the decoder."""
 
     summary = "keep the tokens that a selector chooses"
     acts = Place.TOKENS
@@ -24,8 +19,14 @@ class PruneEntry(StageEntry):
     selectors = ENCODER_SELECTORS
     kind: Literal["prune"] = "prune"
     keep: Keep | None = None
+    """Tokens of an image that are kept: a number, or a share of those that come in. Left out where the recipe has a
+    budget."""
     selector: EncoderSelector
+    """What chooses them: the name of a selector, or its name and options."""
     positions: Positions = "renumber"
+    """Positions that the decoder is told for the kept tokens: ``renumber`` counts them through, ``original`` gives each
+    the position it had among all. Where a position is time, row and column (Qwen's families), both mean
+    ``original``."""
 
     @property
     def encoder_layers_named(self) -> tuple[int, ...]:

@@ -14,10 +14,6 @@ from vtc.recipe.values import LayerDepthOrAuto
 class VisualExitEntry(StageEntry):
     """All visual tokens leave before decoder layer ``layer`` (0-based); the text keeps its positions.
 
-    A number between 0 and 1 is a share of the decoder's depth; ``auto`` is the earliest layer at which calibration data
-    finds that nothing is lost. By ``agreement``, the most likely tokens still agree with the original's; by ``dyvte``,
-    the answers' loss must not grow by 3 % either.
-
     Based on Visual Tokens Withdrawal (arXiv 2405.05803), ToDRE (arXiv 2505.18757, stage 2) for a given depth and DyVTE
     (arXiv 2411.19628), whose labels the second criterion is: its gates decide for each prompt, here all prompts share a
     layer, so that the graph has one shape.
@@ -28,7 +24,11 @@ class VisualExitEntry(StageEntry):
     guides: ClassVar[Mapping[str, str]] = {"layer": "criterion"}
     kind: Literal["visual_exit"] = "visual_exit"
     layer: LayerDepthOrAuto
+    """The first decoder layer that sees text alone: its number from 0, negative from the end, or a share of the
+    decoder's depth. ``auto`` is the earliest one at which ``criterion`` holds on calibration data."""
     criterion: Literal["agreement", "dyvte"] = "agreement"
+    """What calibration asks of a layer: by ``agreement``, the most likely tokens still agree with the original's; by
+    ``dyvte``, the answers' loss must not grow by 3 % either. Goes with ``layer: auto``."""
 
     @model_validator(mode="after")
     def _criterion_goes_with_auto(self) -> VisualExitEntry:

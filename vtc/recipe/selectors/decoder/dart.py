@@ -12,10 +12,6 @@ from vtc.recipe.selectors.base import DecoderSelectorEntry
 class DARTEntry(DecoderSelectorEntry):
     """Tokens that resemble a few pivots least, the pivots being image and text tokens of large keys.
 
-    Of the ``pivots_image`` no more are taken than the budget has; the ``pivots_text`` are among the text that asks.
-    ``as_published`` lets pivots take turns in the order of the authors' Python set of places in the row, padding left
-    out of the count.
-
     Based on DART (arXiv 2502.11494), which cuts before layer 2.
     """
 
@@ -25,8 +21,12 @@ class DARTEntry(DecoderSelectorEntry):
     reads_before = True
     name: Literal["dart"] = "dart"
     pivots_image: Annotated[int, Field(ge=1)] = 4
+    """Pivots among the image's tokens; no more are taken than the budget has."""
     pivots_text: Annotated[int, Field(ge=0)] = 4
+    """Pivots among the text tokens that ask."""
     as_published: bool = False
+    """Whether it computes as the authors' code does: pivots take turns in the order of a Python set of places in the
+    row, padding left out of the count."""
 
     def rows(self, text: int, visual: int) -> int:
         return 0

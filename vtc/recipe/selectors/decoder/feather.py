@@ -10,7 +10,7 @@ from vtc.recipe.selectors.base import DecoderSelectorEntry
 
 
 class FeatherEntry(DecoderSelectorEntry):
-    """Attention from the last token without rotary positions, and the share ``uniform`` of the budget spread evenly.
+    """Attention from the last token without rotary positions, and a share of the budget spread evenly.
 
     Based on FEATHER (arXiv 2412.13180).
     """
@@ -22,3 +22,4 @@ class FeatherEntry(DecoderSelectorEntry):
     reads_before = True
     name: Literal["feather"] = "feather"
     uniform: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.33
+    """Share of the budget that is spread evenly."""

@@ -18,26 +18,31 @@ KERNEL = 5
 
 
 class RelevanceTraining(Written):
-    """How a relevance network is trained: ``epochs`` over at most ``questions`` about each of ``images`` images.
+    """How a relevance network is trained.
 
-    Each question is explained once, by gradients through the whole decoder; the network itself is small. It is checked
-    on as many questions about each of ``validation`` other images.
+    Each question is explained once, by gradients through the whole decoder; the network itself is small.
     """
 
     images: Annotated[int, Field(ge=1)] = 1000
+    """Number of images to learn from."""
     questions: Annotated[int, Field(ge=1)] = 2
+    """Most questions about each image."""
     validation: Annotated[int, Field(ge=1)] = 100
+    """Number of other images that it is checked on."""
     epochs: Annotated[int, Field(ge=1)] = 100
+    """Passes over the questions."""
     batch: Annotated[int, Field(ge=1)] = 128
+    """Questions of one step."""
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.001
+    """Learning rate."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Draws images, questions and first weights."""
 
 
 class RelevanceEntry(DecoderSelectorEntry, Trained):
     """What a small network, taught by explanations of the whole model, reads off the attention of a shallow layer.
 
-    It reads the decoder layer before the cut. ``checkpoint`` is a safetensors file beside the recipe; ``auto``
-    takes the one that ships with the model, if there is one, and trains one as ``training`` says, if there is none.
+    It reads the decoder layer before the cut.
 
     Based on Lei et al. 2025 (arXiv 2506.01097), who cut before the first layer.
     """
@@ -49,6 +54,7 @@ class RelevanceEntry(DecoderSelectorEntry, Trained):
     stem = "relevance"
     name: Literal["relevance"] = "relevance"
     training: RelevanceTraining | None = None
+    """How it is trained; goes with ``checkpoint: auto``."""
 
     @property
     def described(self) -> str:

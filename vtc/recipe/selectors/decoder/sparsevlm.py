@@ -12,9 +12,6 @@ from vtc.recipe.selectors.base import DecoderSelectorEntry
 class SparseVLMEntry(DecoderSelectorEntry):
     """Attention from the text tokens that resemble the image, in the layer before the cut.
 
-    The share ``recycle`` of the dropped tokens comes back as a few cluster means, inside the budget; 0 recycles
-    none.
-
     Based on SparseVLM (arXiv 2410.04417); ties are resolved by the lowest index in place of noise.
     """
 
@@ -24,3 +21,4 @@ class SparseVLMEntry(DecoderSelectorEntry):
     reads_before = True
     name: Literal["sparsevlm"] = "sparsevlm"
     recycle: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.3
+    """Share of the dropped tokens that comes back as a few cluster means, inside the budget; 0 recycles none."""

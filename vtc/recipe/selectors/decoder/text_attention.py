@@ -10,11 +10,6 @@ from vtc.recipe.selectors.base import DecoderSelectorEntry
 class TextAttentionEntry(DecoderSelectorEntry):
     """The visual tokens that the prompt's text attends to in the decoder layer after the cut.
 
-    ``queries`` says which text tokens ask: all of those after the image, all text, the last token (FastV,
-    PyramidDrop), or SparseVLM's ``raters``, those after the image that resemble it more than the average one. Without
-    ``rope`` queries and keys are compared without their rotary positions (FEATHER), which takes out the preference for
-    near tokens.
-
     Based on LearnPruner (arXiv 2604.23950); FastV (2403.06764), PyramidDrop (2410.17247), SparseVLM (2410.04417) and
     FEATHER (2412.13180) for the variants.
     """
@@ -24,7 +19,11 @@ class TextAttentionEntry(DecoderSelectorEntry):
     reads = "queries and keys of one decoder layer"
     name: Literal["text_attention"] = "text_attention"
     queries: Literal["text_after_image", "all_text", "last_token", "raters"] = "text_after_image"
+    """Which text tokens ask: all of those after the image, all text, the last token (FastV, PyramidDrop), or
+    SparseVLM's ``raters``, those after the image that resemble it more than the average one."""
     rope: bool = True
+    """Whether queries and keys are compared with their rotary positions; without them (FEATHER) there is no preference
+    for near tokens."""
 
     @property
     def query_tokens(self) -> str:

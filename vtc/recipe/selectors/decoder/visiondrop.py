@@ -10,10 +10,7 @@ from vtc.recipe.selectors.base import DecoderSelectorEntry
 
 
 class VisionDropEntry(DecoderSelectorEntry):
-    """Attention from the image's own tokens; for the share ``contextual`` of the budget others merge in.
-
-    The share is rounded to whole tokens, and at least one token is not contextual. ``as_published`` makes a contextual
-    token its target plus the mean of what went to it, as the authors' code does, and not the mean of them all.
+    """Attention from the image's own tokens; for a share of the budget others merge in.
 
     Based on VisionDrop (arXiv 2506.22283).
     """
@@ -25,7 +22,11 @@ class VisionDropEntry(DecoderSelectorEntry):
     query = "last_token"
     name: Literal["visiondrop"] = "visiondrop"
     contextual: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.15
+    """Share of the budget that goes to contextual tokens, rounded to whole tokens; at least one token is not
+    contextual."""
     as_published: bool = False
+    """Whether it computes as the authors' code does: a contextual token is its target plus the mean of what went to it,
+    and not the mean of them all."""
 
     def rows(self, text: int, visual: int) -> int:
         return visual
