@@ -86,7 +86,7 @@ class GraphView:
 
     @cached_property
     def nodes(self) -> tuple[Placed, ...]:
-        """All nodes, those of bodies behind the ones that they belong to."""
+        """All nodes, those of bodies after the ones that they belong to."""
         return tuple(_placed(self.model.graph, ""))
 
     def is_constant(self, name: str) -> bool:

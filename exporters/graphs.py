@@ -164,11 +164,11 @@ def graph_specs(models: Sequence[CompressedModel], dtype: torch.dtype) -> list[G
 
 
 def suffix(layout: int) -> str:
-    """What stands behind the names of graphs that are made for layout number `layout`."""
+    """Ending of the names of graphs that are made for layout number `layout`."""
     return f"_{layout}" if layout else ""
 
 
-def _vision_spec(model: CompressedModel, behind: str, dtype: torch.dtype) -> GraphSpec:
+def _vision_spec(model: CompressedModel, ending: str, dtype: torch.dtype) -> GraphSpec:
     facts = model.adapter.facts
     args: tuple[Tensor, ...] = (torch.zeros(2, *model.adapter.pixels.shape),)
     inputs, axes = ["pixel_values"], [{0: "batch_size"}]
@@ -178,11 +178,11 @@ def _vision_spec(model: CompressedModel, behind: str, dtype: torch.dtype) -> Gra
         inputs += ["text_embeds", "text_mask"]
         axes += [{0: "batch_size" if rows == 2 else "span_count", 1: "text_length"}] * 2
     outputs = ["image_features", "keep_indices"]
-    return GraphSpec(f"vision_encoder{behind}", VisionGraph(model, dtype), args, inputs, outputs, tuple(axes))
+    return GraphSpec(f"vision_encoder{ending}", VisionGraph(model, dtype), args, inputs, outputs, tuple(axes))
 
 
 def selection_spec(selection: Selection, images: int) -> GraphSpec:
-    """Selection in front of the decoder as a graph of its own, for a fixed number of images: to measure it."""
+    """Selection before the decoder as a graph of its own, for a fixed number of images: to measure it."""
     args = selection.example(images)
     axes: tuple[Any, ...] = tuple({} for _ in args)
     return GraphSpec("selection", selection, args, selection.inputs, ["features", "keep_indices"], (axes,))
@@ -194,7 +194,7 @@ def segment_name(model: CompressedModel, number: int) -> str:
 
 
 def selector_name(number: int) -> str:
-    """File stem of the graph in front of decoder segment `number`."""
+    """File stem of the graph before decoder segment `number`."""
     return f"token_selector_{number}"
 
 
@@ -203,7 +203,7 @@ def _selector_spec(model: CompressedModel, number: int, enters: str) -> GraphSpe
     kept = {0: "batch_size", 1: "kept_length"}
     name, module, facts = selector_name(number), model.handoffs[number], model.adapter.facts.decoder
     here = facts.hidden_width(model.begins(number))
-    sat_out = enters == "merge"  # what sits out stands in front of the segment before
+    sat_out = enters == "merge"  # what sits out stands before the segment before
     full = torch.zeros(2, 9, facts.hidden_width(model.begins(number - 1)) if sat_out else here)
     part = torch.zeros(2, 4, here)
     args: tuple[Any, ...]
@@ -217,8 +217,8 @@ def _selector_spec(model: CompressedModel, number: int, enters: str) -> GraphSpe
 
 
 def prune_spec(name: str, module: Any, layer: int, dtype: torch.dtype) -> GraphSpec:
-    """The graph of a cut inside the decoder, a :class:`PruneInDecoder` on tokens that stand in front of `layer`."""
-    rows, images, asking, text, behind = 2, 3, 4, 7, 11
+    """The graph of a cut inside the decoder, a :class:`PruneInDecoder` on tokens that stand before `layer`."""
+    rows, images, asking, text, shorter = 2, 3, 4, 7, 11
     length = module.tokens + text
     facts = module.selector.adapter.facts.decoder
 
@@ -243,7 +243,7 @@ def prune_spec(name: str, module: Any, layer: int, dtype: torch.dtype) -> GraphS
                 columns,
                 whole(images, asking) * (length - 1),
                 whole(images, asking),
-                torch.zeros(rows, behind, dtype=torch.long),
+                torch.zeros(rows, shorter, dtype=torch.long),
             ),
             *[states[..., : facts.width].clone() for _ in before],
         ),
@@ -294,7 +294,7 @@ def _segment_spec(
 
 
 def _positions(decoder: DecoderFacts, ids: Tensor) -> tuple[Tensor, dict[int, str]]:
-    """Example positions like `ids` (B, S), and their dynamic axes; in front, time, row and column, if need be."""
+    """Example positions like `ids` (B, S), and their dynamic axes; time, row and column come first, if need be."""
     if decoder.position_axes == 1:
         return ids, {0: "batch_size", 1: "sequence_length"}
     return ids.repeat(decoder.position_axes, 1, 1), {1: "batch_size", 2: "sequence_length"}

@@ -249,7 +249,7 @@ def _cumsum_types(graph: GraphView, operators: Operators, whom: str) -> Found:
         if kind and kind not in operators.cumsum_types:
             yield (
                 str(one),
-                f"{whom}: sums {kind}, and only floats are taken; cast to float32 before it and back behind it, "
+                f"{whom}: sums {kind}, and only floats are taken; cast to float32 before it and back after it, "
                 "or multiply by a triangular matrix",
             )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from exporters.writing import external_data
 from vtc.compressed.model import CompressedModel
-from vtc.models.base import image_settings
+from vtc.models.images.pixel_settings import image_settings
 from vtc.plan import TokenPlan
 
 COPIED_FILES = ("tokenizer.json", "special_tokens_map.json")

@@ -136,7 +136,7 @@ class Target:
         Parameters
         ----------
         precision : str
-            What stands behind a dash is a variant: ``int8-static`` is asked about as ``int8``.
+            What stands after a dash is a variant: ``int8-static`` is asked about as ``int8``.
         capability : str or None
             A GPU generation, as for :meth:`allows`.
         """

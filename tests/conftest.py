@@ -1,15 +1,33 @@
-"""Fixtures that many tests share: a tiny checkpoint and its adapter."""
+"""Fixtures that many tests share: a tiny checkpoint and its adapter, and what is exported of any model."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.sharing import shared_exports
 from tests.tiny import image, write_checkpoint
 from vtc.models import load_adapter
 from vtc.models.base import VLMAdapter
 from vtc.models.random.shapes import TINY_SIGLIP
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first, so that no worker is left with one while the others have run out of tests."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No graph is exported by two tests, of this worker or another."""
+    base = tmp_path_factory.getbasetemp()
+    store = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exports"
+    store.mkdir(exist_ok=True)
+    with shared_exports(store):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -160,7 +160,7 @@ def test_kill_at_any_moment_leaves_the_old_artifact_or_the_new_one(
             publish(work, out, MANIFEST)
     if out.exists():
         load(out)
-    # Whatever was left behind, the same command finishes.
+    # Whatever is left over, the same command finishes.
     if work.exists():
         publish(work, out, MANIFEST)
     load(out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from vtc.recipe.needs import Reading
-from vtc.visual_tokens import TextEmbeddings, on_grid
+from vtc.visual_tokens import TextEmbeddings, in_grids
 
 
 def test_the_question_as_one_vector_is_the_mean_over_its_real_tokens() -> None:
@@ -31,7 +31,7 @@ def test_the_question_is_averaged_in_full_precision() -> None:
 def test_hidden_states_follow_the_kept_tokens_and_the_state_of_the_cls_token_stays() -> None:
     states, image = torch.randn(2, 6, 4), torch.randn(2, 6)
     hidden, summary = Reading("hidden_states", 1), Reading("cls_state", 1)
-    tokens = on_grid(torch.randn(2, 6, 3), (2, 3), {hidden: states, summary: image})
+    tokens = in_grids(torch.randn(2, 6, 3), ((2, 3),), readings={hidden: states, summary: image})
     chosen = torch.tensor([[0, 5], [2, 3]])
     kept = tokens.keep(chosen)
     for row in range(2):

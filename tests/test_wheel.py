@@ -15,6 +15,8 @@ from vtc.compressed.checkpoint import Origin
 from vtc.data.samples import Sample
 from vtc.models.base import VLMAdapter
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]  # the environment is made once for all tests here
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -29,10 +31,10 @@ def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of programs of an environment with the wheel and what it depends on, no extras."""
     work = tmp_path_factory.mktemp("wheel")
     shell(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", work, ROOT, cwd=work)
-    shell(sys.executable, "-m", "venv", work / "venv", cwd=work)
+    shell(sys.executable, "-m", "venv", "--without-pip", work / "venv", cwd=work)
     (wheel,) = work.glob("*.whl")
-    pip = [work / "venv/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    shell(*pip, "-c", ROOT / "constraints.txt", wheel, cwd=work)
+    pip = [sys.executable, "-m", "pip", "--python", work / "venv/bin/python", "--disable-pip-version-check"]
+    shell(*pip, "install", "--quiet", "-c", ROOT / "constraints.txt", wheel, cwd=work)
     return work / "venv/bin"
 
 

@@ -74,7 +74,7 @@ RECIPES: dict[str, list[dict[str, Any]]] = {
         {"kind": "prune_in_decoder", "layer": 2, "keep": 0.5, "selector": {"queries": "raters", "rope": False}},
         {"kind": "visual_exit", "layer": 3},
     ],
-    "skip_behind_cut": [
+    "skip_after_cut": [
         {"kind": "prune_in_decoder", "layer": 1, "keep": 6, "selector": {"queries": "all_text"}},
         {"kind": "drop_layers", "layers": [2], "visual_only": True},
     ],
@@ -84,7 +84,7 @@ RECIPES: dict[str, list[dict[str, Any]]] = {
         {"kind": "prune", "keep": 4, "selector": "cdpruner"},
     ],
     "merged": [{"kind": "prune", "keep": 6, "selector": {"name": "visionzip", "contextual": 0.5}}],
-    "merged_behind_the_projector": [
+    "merged_after_the_projector": [
         {"kind": "prune", "keep": 9, "selector": "vscan"},
         {"kind": "prune_in_decoder", "layer": 2, "keep": 5, "selector": "fastv"},
     ],
@@ -104,6 +104,6 @@ RECIPES: dict[str, list[dict[str, Any]]] = {
 """One recipe for each thing that can be done, and one of all at once."""
 
 WITHOUT_CLS = [
-    name for name in RECIPES if name not in ("cls", "cls_layers", "learnpruner", "merged_behind_the_projector")
+    name for name in RECIPES if name not in ("cls", "cls_layers", "learnpruner", "merged_after_the_projector")
 ]
 """Those that a tower without a CLS token can take."""

@@ -51,3 +51,8 @@ class GateInconclusive(VtcError):
     """The data cannot tell whether accuracy held; more samples are needed."""
 
     exit_code = 5
+
+
+def one_line(error: Exception) -> str:
+    """What an error of another library says, in one line."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -82,11 +82,6 @@ class VisualTokens:
         )
 
 
-def on_grid(features: Tensor, grid: tuple[int, int], readings: Mapping[Reading, Tensor] | None = None) -> VisualTokens:
-    """All tokens (B, H * W, D) of a grid in raster order."""
-    return in_grids(features, (grid,), readings=readings)
-
-
 def in_grids(
     features: Tensor,
     grids: Sequence[tuple[int, int]],

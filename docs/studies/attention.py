@@ -107,7 +107,7 @@ def index_slopes(questions: Questions, images: int = 240) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``vision`` (queries among the visual tokens), ``text`` (behind the image): for each layer ``slope``, ``ci95``.
+        ``vision`` (queries among the visual tokens), ``text`` (after the image): for each layer ``slope``, ``ci95``.
     """
     adapter = questions.adapter
     whole = questions.compressed(Recipe(version=1, name="none", stages=()))
@@ -122,14 +122,14 @@ def index_slopes(questions: Questions, images: int = 240) -> dict[str, Any]:
         visual = (ids == adapter.image_token_id).nonzero()[:, 1].reshape(len(prompts), tokens)
         everybody = torch.arange(length).expand(len(prompts), -1)
         seen = (torch.arange(length) <= everybody.unsqueeze(-1)) & mask.bool().unsqueeze(1)
-        behind = (everybody > visual[:, -1:]) & mask.bool()
+        after = (everybody > visual[:, -1:]) & mask.bool()
         for layer, hidden in enumerate(states):
             maps = adapter.attention_rows(layer, hidden, everybody, seen, places)
             received = maps.gather(2, visual.unsqueeze(1).expand(-1, length, -1))
             among = received.gather(1, visual.unsqueeze(-1).expand(-1, -1, tokens))
             row_length = seen.sum(dim=2).gather(1, visual).unsqueeze(-1)
             by_vision = (among * row_length).sum(dim=1) / torch.arange(tokens, 0, -1)
-            by_text = (received * behind.unsqueeze(-1)).sum(dim=1)
+            by_text = (received * after.unsqueeze(-1)).sum(dim=1)
             for kind, attention in (("vision", by_vision), ("text", by_text)):
                 relative = attention / attention.mean(dim=1, keepdim=True)
                 slopes[kind][layer] += ((relative * index).sum(dim=1) / index.square().sum()).tolist()

@@ -44,7 +44,7 @@ class Answers:
     scores : array of shape (n,)
         0 or 1 for each question.
     kept : list of arrays of shape (n, K)
-        Places kept in front of the decoder and behind each cut inside it; empty where they were not asked for.
+        Places kept before the decoder and after each cut inside it; empty where they were not asked for.
     layer_average : float
         Visual tokens, mean over the decoder's layers.
     """

@@ -74,12 +74,12 @@ class Study:
         return Recipe.model_validate(data).with_source(RecipeSource(directory=checkpoint.parent))
 
     def one_stage(self, selector: Any, share: float, seed: int = 0) -> Answers:
-        """Prune in front of the decoder only."""
+        """Prune before the decoder only."""
         stage = {"kind": "prune", "keep": share, "selector": selector, "positions": "original"}
         return self.questions.answer(self.recipe([stage], seed=seed), limit_at(share), kept=share == HEADLINE)
 
     def two_stages(self, pruner: Any, share: float, seed: int = 0, ratio: float | None = None, **cut: Any) -> Answers:
-        """Prune in front of the decoder and, as the shipped recipe does or as `cut` says, inside it."""
+        """Prune before the decoder and, as the shipped recipe does or as `cut` says, inside it."""
         shipped = load_recipe("learnpruner").canonical()
         stages = [{**shipped["stages"][0], "selector": pruner}, {**shipped["stages"][1], **cut}]
         budget = {"keep_average": share, "ratio": ratio or shipped["budget"]["ratio"]}

@@ -128,7 +128,7 @@ def show_kept(questions: Questions, headline: Mapping[str, Sequence[Answers]], p
         panels = [
             Panel("256 tokens"),
             Panel(f"learned + text, into the decoder: {two[0].shape[1]}", two[0][number]),
-            Panel(f"behind the cut: {two[1].shape[1]}", two[1][number]),
+            Panel(f"after the cut: {two[1].shape[1]}", two[1][number]),
             Panel(f"learned alone: {one[0].shape[1]}", one[0][number]),
             Panel(f"VTC-CLS: {cls[0].shape[1]}", cls[0][number]),
         ]

@@ -19,7 +19,7 @@ class Precision:
     name, summary : str
         What the user calls it, and what it is for.
     suffix : str
-        Behind a graph's name. transformers.js' own for the formats that it knows: nothing, ``_fp16`` and ``_q4f16``.
+        After a graph's name. transformers.js' own for the formats that it knows: nothing, ``_fp16`` and ``_q4f16``.
     base : str
         ``fp32``, ``fp16`` or ``bf16``: what is computed in. Quantised precisions are made of their base's graphs.
     stored : str or None

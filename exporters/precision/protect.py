@@ -153,7 +153,7 @@ def _lifted(model: ModelProto, kind: int, chosen: set[str]) -> ModelProto:
 
 
 def _softmax(model: ModelProto) -> set[str]:
-    """Results of softmax, and of the addition of a mask in front of it."""
+    """Results of softmax, and of the addition of a mask before it."""
     makers = {name: node for node in model.graph.node for name in node.output}
     found = set()
     for node in model.graph.node:

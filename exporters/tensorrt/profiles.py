@@ -82,17 +82,17 @@ def _vision(served: ServedImage, limits: Limits) -> dict[str, Range]:
 
 
 def _selector(manifest: Manifest, graph: str, limits: Limits) -> dict[str, Range]:
-    """What stands between two segments: it takes what the one in front had, and gives what the one behind has."""
+    """What stands between two segments: it takes what the one before had, and gives what the one after has."""
     number, selector = next(
         (number, segment.selector)
         for number, segment in enumerate(manifest.segments)
         if segment.selector and graph.startswith(segment.selector.graph)
     )
-    before, behind = _sequence(manifest, number - 1, limits), _sequence(manifest, number, limits)
-    ranges = {"batch_size": _batch(limits), "sequence_length": before, "kept_length": behind}
+    before, after = _sequence(manifest, number - 1, limits), _sequence(manifest, number, limits)
+    ranges = {"batch_size": _batch(limits), "sequence_length": before, "kept_length": after}
     if selector.kind == "merge":
-        # Tokens that sat out come back: there are as many as behind, and those that went on are fewer.
-        ranges |= {"sequence_length": behind, "kept_length": before}
+        # Tokens that sat out come back: there are as many as after, and those that went on are fewer.
+        ranges |= {"sequence_length": after, "kept_length": before}
     elif selector.kind == "prune":
         spans = _of(manifest.images, graph, selector.graph).spans
         ranges |= {"image_count": (spans, spans, _images(limits)[2] * spans), "query_length": _text(limits)}
@@ -100,7 +100,7 @@ def _selector(manifest: Manifest, graph: str, limits: Limits) -> dict[str, Range
 
 
 def _sequence(manifest: Manifest, segment: int, limits: Limits) -> Range:
-    """Tokens of a prompt in a segment, or in front of all: from a word without an image to all that is allowed."""
+    """Tokens of a prompt in a segment, or before all: from a word without an image to all that is allowed."""
     visual = [
         served.spans * (served.segment_tokens_per_span[segment] if segment >= 0 else served.keep_per_span)
         for served in manifest.images

@@ -32,6 +32,7 @@ def job(recipe: Recipe, **changes: Any) -> Job:
     return replace(quick, **changes)
 
 
+@pytest.mark.slow
 def test_onnx_runtime_beside_the_prediction(tmp_path: Path) -> None:
     command = ("bench", "--shape", "tiny-siglip", "--recipe", "uniform", *QUICK, "--work", tmp_path / "work", "--json")
     result = vtc(*command)
@@ -63,7 +64,7 @@ def test_pytorch_with_the_two_stage_recipe() -> None:
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert [run["name"] for run in report["runs"]] == ["original", "learnpruner"]
-    # 5.5 % of 64 tokens, averaged over four layers: 5 before the cut at half depth, 2 behind it.
+    # 5.5 % of 64 tokens, averaged over four layers: 5 before the cut at half depth, 2 after it.
     assert report["runs"][1]["segment_lengths"] == [25.0, 22.0]
     assert report["runs"][1]["precision"] == "bf16"
     for run, predicted in zip(report["runs"], report["prediction"]["runs"], strict=True):

@@ -93,7 +93,10 @@ def test_engines_are_timed_against_engines(
         (["{bundle}", "--precision", "fp8"], "fp8"),
     ],
 )
-def test_bad_input_is_one_line(bundles: tuple[Path, Path], args: list[str], words: str) -> None:
+def test_bad_input_is_one_line(
+    bundles: tuple[Path, Path], args: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     result = vtc("bench", *(arg.replace("{bundle}", str(bundles[1])) for arg in args))
     assert result.exit_code == 2, result.output
     assert words in result.stderr

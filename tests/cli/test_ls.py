@@ -52,7 +52,10 @@ def test_the_processor_is_a_target_that_works() -> None:
     assert cpu["available"]
 
 
-def test_targets_are_runtimes_and_what_engines_are_built_for_with_all_facts() -> None:
+def test_targets_are_runtimes_and_what_engines_are_built_for_with_all_facts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    no_jetson(monkeypatch, tmp_path, "x86_64", None, 0)
     names = [one.name for one in (*RUNTIMES, *ENGINE_TARGETS)]
     assert [entry["name"] for entry in listed("targets")] == names
     (orin,) = [entry for entry in listed("targets") if entry["name"] == "jetson-orin-jp6"]
@@ -73,9 +76,9 @@ def test_targets_are_listed_without_what_makes_bundles() -> None:
     assert "jetson-thor-jp7" in done.stdout
 
 
-def no_jetson(monkeypatch: pytest.MonkeyPatch, machine: str, library: str | None, gpus: int) -> None:
-    """An imagined machine that is no Jetson."""
-    monkeypatch.setattr(available, "JETSON_RELEASE", Path("/nonexistent"))
+def no_jetson(monkeypatch: pytest.MonkeyPatch, empty: Path, machine: str, library: str | None, gpus: int) -> None:
+    """An imagined machine that is no Jetson: the file that tells one is missing from a directory `empty`."""
+    monkeypatch.setattr(available, "JETSON_RELEASE", empty / "release")
     monkeypatch.setattr(available.platform, "machine", lambda: machine)
     monkeypatch.setattr(available, "library_version", lambda name: library)
     monkeypatch.setattr(nvidia, "cuda_devices", lambda: gpus)
@@ -96,16 +99,23 @@ def no_jetson(monkeypatch: pytest.MonkeyPatch, machine: str, library: str | None
     ],
 )
 def test_whether_engines_can_be_built_here(
-    monkeypatch: pytest.MonkeyPatch, name: str, machine: str, library: str | None, gpus: int, works: bool, words: str
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    machine: str,
+    library: str | None,
+    gpus: int,
+    works: bool,
+    words: str,
 ) -> None:
-    no_jetson(monkeypatch, machine, library, gpus)
+    no_jetson(monkeypatch, tmp_path, machine, library, gpus)
     can, state = available.can_build(target(name))
     assert can == works
     assert words in state
 
 
 def test_on_a_jetson_engines_are_built_for_it_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    no_jetson(monkeypatch, "aarch64", "10.3.0", 1)
+    no_jetson(monkeypatch, tmp_path, "aarch64", "10.3.0", 1)
     monkeypatch.setattr(available, "JETSON_RELEASE", tmp_path)
     assert available.can_build(target("jetson-orin-jp6")) == (True, "builds engines with tensorrt 10.3.0")
     assert available.can_build(target("x86-tensorrt-10")) == (False, "this is a Jetson")

@@ -74,7 +74,10 @@ def test_raw_prompt_is_taken_as_it_is(bundle: Path, photo: str) -> None:
         (["--image", "PHOTO"], "--prompt"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(bundle: Path, photo: str, arguments: list[str], message: str) -> None:
+def test_bad_input_is_one_line_and_exit_code_2(
+    bundle: Path, photo: str, arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     failed = run(bundle, *[photo if argument == "PHOTO" else argument for argument in arguments])
     assert failed.returncode == 2
     assert failed.stdout == ""

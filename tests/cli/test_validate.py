@@ -94,11 +94,12 @@ def test_limits_become_checks(wrong: set[int]) -> None:
         (["--baselines", "oracle"], "oracle"),
         (["--samples", "0"], "samples"),
         (["--min-retention", "1"], "min-retention"),
-        (["--data", "/nowhere"], "no such file"),
+        (["--data", "missing"], "no such file"),
         ([], "--against"),
     ],
 )
-def test_bad_input_is_one_line(args: list[str], words: str) -> None:
+def test_bad_input_is_one_line(args: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     result = vtc("validate", *args)
     assert result.exit_code == 2
     assert words in result.stderr

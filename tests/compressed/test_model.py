@@ -114,7 +114,7 @@ def masked_reference(model: CompressedModel, adapter: VLMAdapter, sample: tuple[
 
 
 @pytest.mark.parametrize(
-    "name", ["none", "exit", "visual_only", "visual_only_first", "depth", "cut", "cuts", "skip_behind_cut"]
+    "name", ["none", "exit", "visual_only", "visual_only_first", "depth", "cut", "cuts", "skip_after_cut"]
 )
 def test_leaving_tokens_out_equals_masking_them(adapter: VLMAdapter, prompts: Prompts, name: str) -> None:
     model = compressed(adapter, *RECIPES[name])
@@ -192,7 +192,7 @@ def test_a_cut_keeps_what_the_models_own_attention_ranks_highest(
 def test_a_cut_reads_the_layer_that_its_authors_read(
     adapter: VLMAdapter, prompts: Prompts, selector: str, layer: int
 ) -> None:
-    """FastV ranks by the layer in front of the cut, PyramidDrop by the one behind it."""
+    """FastV ranks by the layer before the cut, PyramidDrop by the one after it."""
     model = compressed(adapter, {"kind": "prune_in_decoder", "layer": 2, "keep": 5, "selector": selector})
     for images, prompt in list(zip(*prompts, strict=True))[:3]:
         ids, attentions = attention_maps(adapter, images, prompt)

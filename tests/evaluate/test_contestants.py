@@ -94,7 +94,7 @@ def test_a_pruned_model_reports_its_evidence(adapter: VLMAdapter) -> None:
     assert set(report["baselines"]) == set(BASELINES)
 
 
-def test_tokens_behind_a_filter_have_no_place(adapter: VLMAdapter) -> None:
+def test_tokens_after_a_filter_have_no_place(adapter: VLMAdapter) -> None:
     filtered = compressed(adapter, {"kind": "frequency_filter", "keep": 4})
     assert compressed_contestant("filtered", filtered, "sha").contestant.locator is None
 

@@ -84,8 +84,8 @@ def test_baselines_stand_beside_and_are_compared_in_pairs() -> None:
     report = validate(contestant("o", data), contestant("c", data, wrong=set(range(10))), [rival], data)
     entry = report["baselines"]["random"]
     assert entry["accuracy"] == 0.5
-    assert entry["behind_by"] == pytest.approx(0.4)
-    low, high = entry["behind_by_ci95"]
+    assert entry["after_by"] == pytest.approx(0.4)
+    low, high = entry["after_by_ci95"]
     assert low < 0.4 < high
 
 

@@ -22,7 +22,6 @@ from exporters.smoke import prepare
 from exporters.targets import TARGETS, target
 from exporters.tensorrt.build import BuildRequest, build
 from exporters.tensorrt.profiles import profiles
-from tests.sharing import graphs_in_common
 from vtc.bundle.engines import Limits
 from vtc.bundle.manifest import Manifest, load_manifest
 from vtc.errors import RecipeError
@@ -60,18 +59,13 @@ def pairs() -> Iterator[object]:
     """Every recipe with every family, those of a family in one worker."""
     for family in FAMILIES:
         for recipe in sorted(builtin_recipes()):
-            marks = [pytest.mark.xdist_group(f"recipes-{family}")]
+            marks = [pytest.mark.slow, pytest.mark.xdist_group(f"recipes-{family}")]
             marks += [] if (recipe, family) in ALWAYS else [pytest.mark.full]
             yield pytest.param(recipe, family, id=f"{family}-{recipe}", marks=marks)
 
 
-@pytest.fixture(scope="module")
-def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("graphs")
-
-
 @pytest.mark.parametrize(("recipe", "family"), pairs())
-def test_every_recipe_deploys(recipe: str, family: str, common: Path, tmp_path: Path) -> None:
+def test_every_recipe_deploys(recipe: str, family: str, tmp_path: Path) -> None:
     families, reason = REFUSED.get(recipe, (set(), ""))
     wanted, layers = load_recipe(recipe, OVERRIDES.get(recipe, ())), LAYERS.get(recipe, 4)
     if family in families:
@@ -79,11 +73,8 @@ def test_every_recipe_deploys(recipe: str, family: str, common: Path, tmp_path: 
             prepare(wanted, tmp_path, family=family, decoder_layers=layers)
         return
     request = prepare(wanted, tmp_path, family=family, decoder_layers=layers)
-    store = common / f"{family}-{layers}"
-    store.mkdir(exist_ok=True)
-    with graphs_in_common(store):
-        # Whether graphs compute what PyTorch does is asked elsewhere.
-        export(replace(request, samples=()), tmp_path / "bundle")
+    # Whether graphs compute what PyTorch does is asked elsewhere.
+    export(replace(request, samples=()), tmp_path / "bundle")
     manifest = load_manifest(tmp_path / "bundle")
 
     found = [finding for one in TARGETS for finding in lint_bundle(manifest, "fp32", one)]

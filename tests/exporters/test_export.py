@@ -31,7 +31,6 @@ from exporters.tensorrt.build import build
 from tests.exporters.export_request import request
 from tests.marks import needs_rtx
 from tests.runtime.nvidia import LIMITS, nvidia, write_engine_set
-from tests.sharing import graphs_in_common
 from tests.tiny import RECIPES, image, recipe
 from vtc.artifact import staging_dir
 from vtc.bundle.engines import Limits
@@ -50,13 +49,12 @@ Exported = Callable[[str], tuple[ExportRequest, Path]]
 @pytest.fixture(scope="module")
 def exported(adapter: VLMAdapter, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A recipe of `RECIPES` as a bundle, exported once for all tests."""
-    work, graphs = tmp_path_factory.mktemp("bundles"), tmp_path_factory.mktemp("graphs")
+    work = tmp_path_factory.mktemp("bundles")
 
     @cache
     def bundle(name: str) -> tuple[ExportRequest, Path]:
         wanted = request(adapter, *RECIPES[name])
-        with graphs_in_common(graphs):
-            parity = export(wanted, work / name)["fp32"]
+        parity = export(wanted, work / name)["fp32"]
         assert parity.indices_equal == 1.0
         assert parity.greedy_match == 1.0
         return wanted, work / name
@@ -91,7 +89,7 @@ def test_bundle_of_a_tower_without_a_cls_token(siglip: VLMAdapter, prompts: Prom
     assert text.count(siglip.image_token_id) == wanted.model.plan.keep
 
 
-@pytest.mark.parametrize("name", ["cut", "cuts", "learnpruner", "skip_behind_cut"])
+@pytest.mark.parametrize("name", ["cut", "cuts", "learnpruner", "skip_after_cut"])
 def test_bundle_keeps_the_tokens_that_the_model_keeps(exported: Exported, prompts: Prompts, name: str) -> None:
     wanted, path = exported(name)
     ours, theirs = wanted.model.kept(*prompts), VLM.load(path).kept(*prompts)
@@ -100,7 +98,7 @@ def test_bundle_keeps_the_tokens_that_the_model_keeps(exported: Exported, prompt
 
 @pytest.mark.parametrize(
     "name",
-    ["cls", "exit", "learnpruner", "cuts", "skip_behind_cut", "text_aware", "merged_in_the_decoder"],
+    ["cls", "exit", "learnpruner", "cuts", "skip_after_cut", "text_aware", "merged_in_the_decoder"],
 )
 def test_engines_answer_as_onnx_runtime_does(
     exported: Exported, prompts: Prompts, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -9,6 +9,7 @@ from tests.tiny import recipe
 from vtc.recipe import load_recipe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["visual-layer-drop", "relevance"])
 def test_recipe_that_leaves_something_open_makes_a_running_bundle(name: str) -> None:
     smoke.run(load_recipe(name))

@@ -31,7 +31,7 @@ def test_text_without_images_is_numbered_from_zero() -> None:
     assert found.following.tolist() == [3]
 
 
-def test_positions_of_three_axes_go_on_behind_all_of_a_clip() -> None:
+def test_positions_of_three_axes_go_on_after_all_of_a_clip() -> None:
     """Of two grids of 2 x 3 tokens, 7 apart in time, whether or not tokens of the last are kept."""
     rule = PositionRule("original", 3, ((2, 3), (2, 3)), time_step=7.5)
     ids, mask = batch([[1, IMAGE, IMAGE, 2, 3], [IMAGE, IMAGE, 4]])

@@ -157,7 +157,7 @@ def prompts_of(adapter: VLMAdapter, kind: str) -> Prompts:
         return [pictures(adapter, 2)], [adapter.chat("what is red ?", 2)]
     prompt = adapter.chat("what is red ?")
     if kind == "middle":
-        # The words that come behind the image go on in front of it, too.
+        # The words that come after the image go on before it, too.
         prompt = prompt.replace(adapter.placeholder, f"look here {adapter.placeholder}", 1)
     return [pictures(adapter, 1)], [prompt]
 

@@ -22,7 +22,6 @@ from exporters.parity import Parity
 from tests.models.families import CASES, Case, Checkpoints, compressed, every_case, every_family, prompts_of
 from tests.runtime.nvidia import nvidia, write_engine_set
 from tests.runtime.room import give_room
-from tests.sharing import graphs_in_common
 from vtc.bundle.engines import Limits
 from vtc.compressed.checkpoint import Origin
 from vtc.compressed.model import CompressedModel
@@ -69,10 +68,7 @@ def bundles(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) 
         adapter = checkpoints.adapter(case)
         model = compressed(adapter, *EVERYTHING)
         path = directory / str(case)
-        common = directory / f".{case.family}"
-        common.mkdir(exist_ok=True)
-        with graphs_in_common(common):
-            parity = exported([model], EVERYTHING, path)
+        parity = exported([model], EVERYTHING, path)
         assert parity.greedy_match == parity.indices_equal == 1.0
         return model, path
 

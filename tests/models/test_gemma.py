@@ -132,8 +132,8 @@ def test_a_prompt_sees_beyond_windows_in_the_decoders_selectors(paths: dict[str,
         _, state = model.prefill(ids, mask, pixels)
     adapter.set_decoder_attention("sdpa")
     visual = ids[0] == adapter.image_token_id
-    behind = int(visual.nonzero()[-1]) + 1
-    score = maps[0][0].mean(dim=0)[behind:, visual].mean(dim=0)
+    after = int(visual.nonzero()[-1]) + 1
+    score = maps[0][0].mean(dim=0)[after:, visual].mean(dim=0)
     assert state.kept[1][0].tolist() == score.topk(4).indices.sort().values.tolist()
 
 
@@ -165,6 +165,7 @@ def test_a_prompt_without_images_begins_with_the_start_token(paths: dict[str, Pa
     assert expected[0] == adapter.tokenizer.bos_token_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_processor_of_a_bundle_writes_the_kept_tokens(paths: dict[str, Path], kind: str, tmp_path: Path) -> None:
     adapter = load_adapter(paths[kind])
@@ -258,6 +259,7 @@ def test_crops_are_pruned_alike(cropping: Path, stage: dict[str, Any]) -> None:
     torch.testing.assert_close(ours[:, -1], masked_logits(model, asked), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_crops_export(cropping: Path, tmp_path: Path) -> None:
     adapter = load_adapter(cropping, ImageOptions(tiles=(1, 2)))
     stages = [{**PRUNE, "keep": 6}, {"kind": "prune_in_decoder", "layer": 2, "keep": 0.5}]

@@ -119,7 +119,7 @@ def changed(path: Path, source: Path, **options: Any) -> Path:
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "norms of queries and keys": {"vision_config": {"use_qk_norm": True, "norm_type": "rms_norm"}},
-    "a norm behind the last layer": {"vision_config": {"use_mean_pooling": False}},
+    "a norm after the last layer": {"vision_config": {"use_mean_pooling": False}},
     "features of an earlier layer": {"vision_feature_layer": -2, "vision_config": {"use_mean_pooling": False}},
     "Qwen3 decoder": {"text_config": {"model_type": "qwen3", "head_dim": 16}},
 }

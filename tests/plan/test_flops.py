@@ -29,7 +29,7 @@ def counted(adapter: VLMAdapter, stages: list[dict[str, Any]]) -> tuple[int, Tok
 
 
 COUNTS_ALL_TEXT = ("cut", "cuts", "learnpruner", "text_aware", "filter_and_text")
-"""How much of the text stands behind the image and ranks its tokens, a plan cannot know: it counts all of it."""
+"""How much of the text stands after the image and ranks its tokens, a plan cannot know: it counts all of it."""
 LEAVES_OUT = "merged_in_the_decoder"
 """Of selectors inside the decoder a plan counts attention, and not what they merge."""
 

@@ -384,7 +384,7 @@ BAD: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
         [{"kind": "visual_exit", "layer": 2}, {"kind": "drop_layers", "layers": [5], "visual_only": True}],
         ["stages.1.layers: layer 5 sees no visual tokens, they leave before layer 2"],
     ),
-    "exit behind the last layer": (
+    "exit after the last layer": (
         [{"kind": "visual_exit", "layer": 6}, {"kind": "drop_layers", "layers": [6, 7]}],
         ["stages.1: no decoder layer is left from 6 on, so the visual exit there does nothing"],
     ),
@@ -551,6 +551,6 @@ def test_impossible_cuts_are_refused(wrong: Recipe, message: str) -> None:
     assert message in str(refused.value)
 
 
-def test_a_calibrated_exit_lies_behind_every_cut() -> None:
+def test_a_calibrated_exit_lies_after_every_cut() -> None:
     made = plan(recipe(cut_at(20, keep=8), {"kind": "visual_exit", "layer": "auto"}), LLAVA_15)
     assert made.stages[1].layer == 21

@@ -17,9 +17,9 @@ from vtc.recipe.selectors import ENCODER_SELECTORS
 from vtc.recipe.selectors.base import EncoderSelectorEntry
 from vtc.selectors import build_selector
 from vtc.selectors.base import Selector
-from vtc.visual_tokens import TextEmbeddings, VisualTokens, on_grid
+from vtc.visual_tokens import TextEmbeddings, VisualTokens, in_grids
 
-WIDTH, SPACE, TEXT, LAYERS = 8, 12, 5, 4
+WIDTH, TEXT, LAYERS = 8, 5, 4
 RUNNING = range(LAYERS - 1)
 """Encoder layers that run; another one follows them."""
 OPTIONS: dict[str, dict[str, Any]] = {"learned": {"checkpoint": "pruner.safetensors"}}
@@ -36,9 +36,9 @@ NAMES = [name for name in ENCODER_SELECTORS if name not in VIEWS] + list(VARIANT
 """Selectors of one image, and some of their options; those of several views, and how many, are `VIEWS`."""
 
 
-def facts_of(layout: ImageLayout, has_cls: bool = True) -> ModelFacts:
+def facts_of(layout: ImageLayout, has_cls: bool = True, width: int = WIDTH) -> ModelFacts:
     """Sizes of a small model that serves a layout."""
-    encoder = replace(SMALL.encoder, width=WIDTH, layers=LAYERS, feature_layer=LAYERS - 2, has_cls=has_cls)
+    encoder = replace(SMALL.encoder, width=width, layers=LAYERS, feature_layer=LAYERS - 2, has_cls=has_cls)
     return replace(SMALL, encoder=encoder, layout=layout)
 
 
@@ -65,10 +65,10 @@ def layout_of(name: str, grid: Grid = (8, 8)) -> ImageLayout:
     return ImageLayout((224, 224), grid, blocks, tiles=(1, 2) if name in VIEWS else None)
 
 
-def make(name: str, grid: Grid = (8, 8), has_cls: bool = True) -> Selector[Any]:
+def make(name: str, grid: Grid = (8, 8), has_cls: bool = True, width: int = WIDTH) -> Selector[Any]:
     """A selector for tokens of this grid, or of as many such grids as it takes."""
     torch.manual_seed(0)  # a network that nobody has trained
-    return build_selector(entry_of(name), facts_of(layout_of(name, grid), has_cls), RUNNING)
+    return build_selector(entry_of(name), facts_of(layout_of(name, grid), has_cls, width), RUNNING)
 
 
 def views_of(name: str) -> int:
@@ -76,9 +76,10 @@ def views_of(name: str) -> int:
     return VIEWS.get(name, 1)
 
 
-def tokens(batch: int, grid: Grid, seed: int = 0, views: int = 1) -> VisualTokens:
+def tokens(batch: int, grid: Grid, seed: int = 0, views: int = 1, width: int = WIDTH) -> VisualTokens:
     """Random tokens of all views, with every reading in every layer, projected, with questions of different length."""
     generator = torch.Generator().manual_seed(seed)
+    space = width + 4
     count = grid[0] * grid[1] * views
 
     def normal(*shape: int) -> Tensor:
@@ -87,25 +88,26 @@ def tokens(batch: int, grid: Grid, seed: int = 0, views: int = 1) -> VisualToken
     readings: dict[Reading, Tensor] = {}
     for kind in get_args(ReadingKind):
         for layer in range(LAYERS):
-            readings[Reading(kind, layer)] = _reading(kind, batch, count, normal)
+            readings[Reading(kind, layer)] = _reading(kind, (batch, count, width), normal)
     mask = torch.ones(batch, TEXT, dtype=torch.long)
     mask[0, :2] = 0
-    everything = on_grid(normal(batch, count, WIDTH), (grid[0] * views, grid[1]), readings)
+    everything = in_grids(normal(batch, count, width), ((grid[0] * views, grid[1]),), readings=readings)
     return replace(
         everything,
-        projected=normal(batch, count, SPACE),
-        text=TextEmbeddings(normal(batch, TEXT, SPACE), mask),
+        projected=normal(batch, count, space),
+        text=TextEmbeddings(normal(batch, TEXT, space), mask),
     )
 
 
-def _reading(kind: str, batch: int, count: int, normal: object) -> Tensor:
+def _reading(kind: str, shape: tuple[int, int, int], normal: object) -> Tensor:
     assert callable(normal)
+    batch, count, width = shape
     shapes = {
         "patch_attention": (batch, count, count),
         "keys": (batch, count, 4),
-        "full_keys": (batch, count, WIDTH),
-        "hidden_states": (batch, count, WIDTH),
-        "cls_state": (batch, WIDTH),
+        "full_keys": (batch, count, width),
+        "hidden_states": (batch, count, width),
+        "cls_state": (batch, width),
     }
     values: Tensor = normal(*shapes.get(kind, (batch, count)))
     return torch.softmax(values, dim=-1) if "attention" in kind else values

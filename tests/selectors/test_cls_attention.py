@@ -11,7 +11,7 @@ import torch
 from tests.sizes import LLAVA_15
 from vtc.recipe.selectors.cls_attention import ClsAttentionEntry
 from vtc.selectors.cls_attention import CLSAttention
-from vtc.visual_tokens import on_grid
+from vtc.visual_tokens import in_grids
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 
@@ -25,7 +25,7 @@ def test_cls_attention_equals_fastervlm() -> None:
         for keep in keeps:
             selector = CLSAttention.build(ClsAttentionEntry(), LLAVA_15, range(23))
             (reading,) = selector.needs.readings
-            chosen = selector.select(on_grid(features, (side, side), {reading: row}), keep)
+            chosen = selector.select(in_grids(features, ((side, side),), readings={reading: row}), keep)
             assert chosen[0].tolist() == golden[f"n{count}_k{keep}_idx"].tolist()
 
 
@@ -38,7 +38,7 @@ def test_averaged_cls_attention_equals_vtc_cls(start: int) -> None:
         for reading in selector.needs.readings
     }
     assert len(rows) == 7 - start
-    grid = on_grid(torch.from_numpy(golden["patch_feats"]), (8, 8), rows)
+    grid = in_grids(torch.from_numpy(golden["patch_feats"]), ((8, 8),), readings=rows)
     for keep in (8, 16, 32):
         chosen = selector.select(grid, keep)
         assert chosen[0].tolist() == golden[f"start{start}_k{keep}_idx"].tolist()

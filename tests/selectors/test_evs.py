@@ -15,7 +15,7 @@ from vtc.models.base import VLMAdapter
 from vtc.models.random.tiny import PATCH
 from vtc.recipe.selectors.evs import EVSEntry
 from vtc.selectors.evs import EVS
-from vtc.visual_tokens import VisualTokens, on_grid
+from vtc.visual_tokens import VisualTokens, in_grids
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "evs.npz")
 FRAMES = 6
@@ -23,7 +23,7 @@ FRAMES = 6
 
 def video() -> VisualTokens:
     frames = torch.from_numpy(GOLDEN["video_embeds"])[None]
-    return replace(on_grid(torch.zeros(1, 288, 1), (36, 8)), projected=frames)
+    return replace(in_grids(torch.zeros(1, 288, 1), ((36, 8),)), projected=frames)
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.75, 0.9])

@@ -15,7 +15,7 @@ from vtc.facts.views import Views, views_of, whole_views
 from vtc.recipe.selectors.globalcom2 import GlobalCom2Entry
 from vtc.selectors.base import top_k
 from vtc.selectors.globalcom2 import GlobalCom2, enlarge
-from vtc.visual_tokens import on_grid
+from vtc.visual_tokens import in_grids
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "globalcom2.npz")
 READS = GlobalCom2Entry().readings(FACTS, RUNNING)
@@ -74,7 +74,7 @@ def test_ranks_within_a_crop_equal_the_authors(case: str, rate: float) -> None:
 def test_as_published_contains_what_the_authors_code_keeps(case: str, rate: float) -> None:
     score, views = given(case)
     count = score.shape[1]
-    tokens = on_grid(torch.zeros(1, count, 1), (count, 1), noted(READS, scores=score))
+    tokens = in_grids(torch.zeros(1, count, 1), ((count, 1),), readings=noted(READS, scores=score))
     keep = int(count * rate)
     chosen = GlobalCom2(AS_PUBLISHED, READS, views).select(tokens, keep)[0]
     expected = set(GOLDEN[f"R{rate}_{case}_thumb_idx"].tolist())

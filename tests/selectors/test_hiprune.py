@@ -11,7 +11,7 @@ import torch
 from tests.selectors.inputs import FACTS, RUNNING, noted
 from vtc.recipe.selectors.hiprune import HiPruneEntry
 from vtc.selectors.hiprune import HiPrune, hierarchical
-from vtc.visual_tokens import on_grid
+from vtc.visual_tokens import in_grids
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "hiprune.npz")
 QWEN = np.load(Path(__file__).parents[1] / "goldens" / "hiprune_qwen.npz")
@@ -35,7 +35,7 @@ def test_as_published_equals_the_original(case: str) -> None:
         else (GOLDEN["n576_attn_object_f16"], GOLDEN["n576_attn_deep_f16"])
     )
     readings = noted(READS, object=received(found), deep=received(deep))
-    tokens = on_grid(torch.zeros(1, count, 2), (side, side), readings)
+    tokens = in_grids(torch.zeros(1, count, 2), ((side, side),), readings=readings)
     selector = HiPrune(HiPruneEntry(alpha=float(alpha[1:]), as_published=True), READS)
     assert selector.select(tokens, int(keep[1:]))[0].tolist() == GOLDEN[case].tolist()
 

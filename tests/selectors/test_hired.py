@@ -13,14 +13,15 @@ from vtc.facts.views import whole_views
 from vtc.recipe.needs import Reading
 from vtc.recipe.selectors.hired import HiREDEntry
 from vtc.selectors.hired import HiRED
-from vtc.visual_tokens import VisualTokens, on_grid
+from vtc.visual_tokens import VisualTokens, in_grids
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "hired.npz")
 READS = {"first": Reading("cls_attention", 0), "last": Reading("cls_attention", 22)}
 
 
 def image(first: torch.Tensor, last: torch.Tensor) -> VisualTokens:
-    return on_grid(torch.zeros(1, first.shape[1], 1), (first.shape[1], 1), noted(READS, first=first, last=last))
+    readings = noted(READS, first=first, last=last)
+    return in_grids(torch.zeros(1, first.shape[1], 1), ((first.shape[1], 1),), readings=readings)
 
 
 def golden_image() -> VisualTokens:

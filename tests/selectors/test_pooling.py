@@ -8,7 +8,7 @@ import torch
 
 from vtc.recipe.selectors.pooling import PoolingEntry
 from vtc.selectors.pooling import Pooling, cells
-from vtc.visual_tokens import VisualTokens, on_grid
+from vtc.visual_tokens import VisualTokens, in_grids
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from vtc.visual_tokens import VisualTokens, on_grid
 def test_equals_adaptive_average_pooling(grid: tuple[int, int], pooled: tuple[int, int]) -> None:
     torch.manual_seed(0)
     features = torch.randn(2, grid[0] * grid[1], 4)
-    _, merged = Pooling(PoolingEntry()).merge(on_grid(features, grid), pooled[0] * pooled[1])
+    _, merged = Pooling(PoolingEntry()).merge(in_grids(features, (grid,)), pooled[0] * pooled[1])
     image = features.transpose(1, 2).reshape(2, 4, *grid)
     expected = torch.nn.functional.adaptive_avg_pool2d(image, pooled).flatten(2).transpose(1, 2)
     torch.testing.assert_close(merged, expected)

@@ -73,19 +73,6 @@ def test_images_without_any_difference_still_keep_the_budget(name: str, value: f
         assert torch.equal(chosen[0], chosen[1])
 
 
-ONE_BY_ONE = ("cls_attention", "learned", "fopru", "divprune", "cdpruner", "todre", "mmtok", "hired", "globalcom2")
-"""Selectors that look at each token for itself or for what it adds, and not at where it stands."""
-
-
-@pytest.mark.parametrize("name", ONE_BY_ONE)
-def test_of_equal_tokens_the_lower_place_is_kept(name: str) -> None:
-    batch = tokens(2, (6, 6))
-    pairs = batch.keep(torch.arange(0, 36, 2).repeat_interleave(2).expand(2, -1))
-    for keep in (5, 12, 18):
-        for chosen in make(name, (6, 6)).select(pairs, keep).tolist():
-            assert all(place - 1 in chosen for place in chosen if place % 2)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_tokens_that_lost_their_grid_are_chosen_from_as_well(name: str) -> None:
     pruned = tokens(2, (5, 5)).keep(torch.arange(0, 25, 2).expand(2, -1))
@@ -162,6 +149,7 @@ class Graph(nn.Module):
         return (kept.features if kept.projected is None else kept.projected), kept.indices
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in ALL if name != "cdpruner, negative"])
 def test_exported_graph_chooses_as_pytorch_does(name: str, tmp_path: Any) -> None:
     views = views_of(name)

@@ -13,7 +13,7 @@ from tests.selectors.inputs import FACTS, RUNNING, noted
 from vtc.recipe.selectors.prumerge import PruMergeEntry
 from vtc.selectors.base import kept_mask
 from vtc.selectors.prumerge import PruMerge, blend, rest
-from vtc.visual_tokens import VisualTokens, on_grid
+from vtc.visual_tokens import VisualTokens, in_grids
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "prumerge.npz")
 READS = PruMergeEntry().readings(FACTS, RUNNING)
@@ -25,7 +25,8 @@ def image(count: int) -> VisualTokens:
     scores = torch.matmul(read["q"][:, :1], read["k"].transpose(1, 2)) * read["k"].shape[-1] ** -0.5
     attention = torch.softmax(scores, dim=-1)[:, 0, 1:]
     np.testing.assert_allclose(attention, GOLDEN[f"n{count}_cls_attn"], rtol=1e-5)
-    return on_grid(read["patch_feats"], (side, side), noted(READS, attention=attention, keys=read["k"][:, 1:]))
+    readings = noted(READS, attention=attention, keys=read["k"][:, 1:])
+    return in_grids(read["patch_feats"], ((side, side),), readings=readings)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 from tests.selectors.inputs import FACTS, RUNNING, noted
 from vtc.recipe.selectors.vispruner import VisPrunerEntry
 from vtc.selectors.vispruner import VisPruner
-from vtc.visual_tokens import VisualTokens, on_grid
+from vtc.visual_tokens import VisualTokens, in_grids
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "vispruner.npz")
 READS = VisPrunerEntry().readings(FACTS, RUNNING)
@@ -20,7 +20,8 @@ READS = VisPrunerEntry().readings(FACTS, RUNNING)
 def golden_tokens(count: int) -> VisualTokens:
     side = int(count**0.5)
     attention = torch.from_numpy(GOLDEN[f"n{count}_cls_attn"]).mean(dim=1)
-    return on_grid(torch.from_numpy(GOLDEN[f"n{count}_feats"]), (side, side), noted(READS, attention=attention))
+    features = torch.from_numpy(GOLDEN[f"n{count}_feats"])
+    return in_grids(features, ((side, side),), readings=noted(READS, attention=attention))
 
 
 @pytest.mark.parametrize("case", [key for key in GOLDEN if key.endswith("_idx")])
@@ -42,6 +43,6 @@ def test_few_pairs_and_odd_lists_are_thinned_too(keep: int, important: float) ->
 def test_duplicates_go_first() -> None:
     features = torch.eye(6)[[0, 1, 0, 1, 2, 3]].unsqueeze(0)
     attention = torch.tensor([[0.9, 0.8, 0.1, 0.2, 0.7, 0.6]])
-    tokens = on_grid(features, (2, 3), noted(READS, attention=attention))
+    tokens = in_grids(features, ((2, 3),), readings=noted(READS, attention=attention))
     kept = VisPruner(VisPrunerEntry(important=0.0), READS).select(tokens, 4)[0]
     assert len(torch.unique(features[0, kept], dim=0)) == 4

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vtc.stages.frequency_filter import FrequencyFilter, dct_matrix, retained_energy
-from vtc.visual_tokens import on_grid
+from vtc.visual_tokens import in_grids
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "fourier.npz")
 CASES = sorted(name for name in GOLDEN.files if name.endswith("_scipy_ortho_f64"))
@@ -20,7 +20,7 @@ def run(name: str, *, preserve_mean: bool) -> np.ndarray:
     height, width, keep_height, keep_width = map(int, re.match(r"(\d+)x(\d+)_to(\d+)x(\d+)_", name).groups())  # type: ignore[union-attr]
     features = torch.from_numpy(GOLDEN[f"{height}x{width}_feats"])
     low_pass = FrequencyFilter([(height, width)], [(keep_height, keep_width)], preserve_mean=preserve_mean)
-    return low_pass(on_grid(features, (height, width))).features[0].numpy()
+    return low_pass(in_grids(features, ((height, width),))).features[0].numpy()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -43,7 +43,7 @@ def test_preserves_the_mean(name: str) -> None:
 
 def test_constant_field_is_unchanged() -> None:
     field = torch.full((1, 64, 3), 2.5)
-    filtered = FrequencyFilter([(8, 8)], [(3, 5)])(on_grid(field, (8, 8)))
+    filtered = FrequencyFilter([(8, 8)], [(3, 5)])(in_grids(field, ((8, 8),)))
     torch.testing.assert_close(filtered.features, torch.full((1, 15, 3), 2.5))
     assert filtered.grids == ((3, 5),)
     assert filtered.indices[0].tolist() == list(range(15))
@@ -63,7 +63,7 @@ def test_retained_energy_grows_to_one() -> None:
 def test_runs_in_the_precision_of_the_tokens() -> None:
     features = torch.randn(1, 16, 3)
     low_pass = FrequencyFilter([(4, 4)], [(2, 2)])
-    exact = low_pass(on_grid(features, (4, 4))).features
-    half = low_pass(on_grid(features.half(), (4, 4))).features
+    exact = low_pass(in_grids(features, ((4, 4),))).features
+    half = low_pass(in_grids(features.half(), ((4, 4),))).features
     assert half.dtype == torch.float16
     torch.testing.assert_close(half.float(), exact, atol=1e-2, rtol=0)

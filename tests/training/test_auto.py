@@ -84,7 +84,7 @@ def test_shipped_pruner_is_used_for_its_own_model_only(
         AutoTrained(adapter, model_digest(checkpoint), tmp_path, None)(recipe, 0)
 
 
-def test_later_stages_are_calibrated_behind_the_pruner(checkpoint: Path, source: Path, tmp_path: Path) -> None:
+def test_later_stages_are_calibrated_after_the_pruner(checkpoint: Path, source: Path, tmp_path: Path) -> None:
     text = RECIPE.format(steps=2) + "- kind: visual_exit\n  layer: auto\n"
     (tmp_path / "two.yaml").write_text(text)
     command = ["compress", checkpoint, "--recipe", tmp_path / "two.yaml", "--data", source, "--samples", "2"]

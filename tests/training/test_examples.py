@@ -39,7 +39,7 @@ def test_one_image_is_too_few(adapter: VLMAdapter, source: Path, tmp_path: Path)
         load_examples(adapter, str(tmp_path), images=10, validation=10, seed=0)
 
 
-def test_packed_questions_restart_behind_the_unpruned_image(adapter: VLMAdapter, data: Data) -> None:
+def test_packed_questions_restart_after_the_unpruned_image(adapter: VLMAdapter, data: Data) -> None:
     example = max(data.train, key=lambda one: len(one.questions))
     packed = pack(data.beginning, [example.questions], torch.tensor([[2, 5]]), span=16, padding=0)
     start = len(data.beginning)

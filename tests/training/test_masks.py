@@ -1,4 +1,4 @@
-"""Masks are hard forward, and their gradients are those of the soft mask behind them."""
+"""Masks are hard forward, and their gradients are those of the soft mask that it stands for."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def test_what_the_network_learns_from_is_what_it_reads_at_the_cut(
 
 
 def planted(count: int) -> Explained:
-    """Tokens that get much attention are relevant, and so is the one behind each: a pattern that can be learnt."""
+    """Tokens that get much attention are relevant, and so is the one after each: a pattern that can be learnt."""
     rows = torch.rand(count, 16, generator=torch.Generator().manual_seed(count)) ** 4
     return Explained(rows, label(rows + rows.roll(1, dims=1)))
 

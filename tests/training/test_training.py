@@ -27,7 +27,7 @@ from vtc.training.frozen import tensors_digest
 from vtc.training.pruner import LOG_FIELDS, PrunerSubject, train_pruner
 from vtc.training.state import state_path
 from vtc.training.whitening import Whitening
-from vtc.visual_tokens import on_grid
+from vtc.visual_tokens import in_grids
 
 CONFIG = PrunerTraining(steps=6, imitation_steps=6, batch=4, images=20, validation=2, dropped=4)
 
@@ -71,7 +71,7 @@ def test_training_begins_as_an_imitation_of_cls_attention(subject: PrunerSubject
         trained(subject, data, path, CONFIG.model_copy(update=config))
         pruner = subject.selector()
         load_trained(path, pruner, "abc")
-        tokens = on_grid(torch.stack([one.features for one in encoded]).float(), (4, 4))
+        tokens = in_grids(torch.stack([one.features for one in encoded]).float(), ((4, 4),))
         found = pruner.score(tokens).detach().log_softmax(dim=-1)
         return float((wanted * (wanted.log() - found)).sum(dim=-1).mean())
 

@@ -39,7 +39,7 @@ __all__ = [
 SCHEMA = 4
 KIND = "bundle"
 WEIGHTS = "_data"
-"""Behind the name of a graph's file, that of the one with its weights where they are too large for it."""
+"""What the file with a graph's weights is called beyond the graph's own file, where they are too large for that."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,14 @@ class ServedImage:
     frames : int
         Images that make up one input; above 1 it is a clip.
     suffix : str
-        Behind the names of the graphs that are made for this layout: the vision encoder and what prunes in the decoder.
+        Ending of the names of the graphs that are made for this layout: the vision encoder and what prunes in the
+        decoder.
     pixels : PixelSpec
         How an image becomes the pixels that the vision graph takes.
     placeholder : str
         What stands for an image in a prompt.
     prompt_parts : tuple of str
-        What it is replaced by: text in front of, between and behind the runs of visual tokens that an image takes.
+        What it is replaced by: text before, between and after the runs of visual tokens that an image takes.
     token : str
     token_id : int
         Of one visual token.
@@ -71,7 +72,7 @@ class ServedImage:
         Visual tokens of one run in each decoder segment.
     positions : PositionRule
     prompt_frame : (str, str)
-        What goes into every prompt behind its last placeholder (in front, where it has none), and at its end.
+        What goes into every prompt after its last placeholder (at its start, where it has none), and at its end.
     """
 
     size: tuple[int, int]
@@ -380,5 +381,5 @@ def _check(manifest: Manifest) -> None:
             if found == "prune" and segment.sees == sees == "all":
                 kind, tokens = found, visual
             right = found == kind and visual == (tokens if segment.sees == "all" else 0)
-            require(right, f"has segment '{segment.graph}' with the wrong selector in front")
+            require(right, f"has segment '{segment.graph}' with the wrong selector before it")
             sees = segment.sees

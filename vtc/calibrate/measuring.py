@@ -12,14 +12,13 @@ from vtc.calibrate.measurements import Measurements
 from vtc.compressed.build import apply_recipe
 from vtc.compressed.model import CompressedModel
 from vtc.data.fidelity import divergence, log_softmax
-from vtc.data.samples import Sample
+from vtc.data.samples import ANSWER_TOKENS, Sample
 from vtc.models.base import VLMAdapter
 from vtc.progress import Report, silent
 from vtc.recipe import Recipe
 from vtc.recipe.stages import StageEntry
 
 BATCH = 16
-ANSWER_TOKENS = 16
 
 
 class Compared(NamedTuple):

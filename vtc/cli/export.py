@@ -118,7 +118,7 @@ def _change(figures: Parity) -> str:
 
 
 def _values(out: Path) -> list[str]:
-    """What is worth a line of what the bundle says of its precisions, value by value."""
+    """List the lines that a user should see of what the bundle says of its precisions."""
     from exporters.onnx import VALUES
 
     path = out / VALUES

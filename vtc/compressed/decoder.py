@@ -38,9 +38,9 @@ class DecoderSegment(nn.Module):
     last : bool
         Whether the final norm and the head follow.
     taps : bool
-        Whether the input of the last layer is given out too, for a selector behind this segment.
+        Whether the input of the last layer is given out too, for a selector after this segment.
     begins : int
-        Layer whose carried features come first among those that come in (see :class:`vtc.facts.model.DecoderFacts`).
+        Layer whose DeepStack features come first among those that come in (see :class:`vtc.facts.model.DecoderFacts`).
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class DecoderSegment(nn.Module):
         block_ids: Tensor | None = None,
         key_position_ids: Tensor | None = None,
     ) -> tuple[Tensor, list[KeyValue], Tensor | None]:
-        """Run the layers over S new tokens behind P cached ones.
+        """Run the layers over S new tokens after P cached ones.
 
         Parameters
         ----------
         hidden : Tensor of shape (B, S, E')
-            Embeddings or the hidden states of the segment before, features that are carried along behind them.
+            Embeddings or the hidden states of the segment before, and after them DeepStack features.
         attention_mask : Tensor of shape (B, P + S), int64
             1 for tokens, 0 for padding.
         position_ids : Tensor of shape (B, S) or (3, B, S), int64
@@ -181,7 +181,7 @@ class MergeTokens(nn.Module):
     Parameters
     ----------
     width : int
-        Of hidden states, without what is carried behind them.
+        Of hidden states, without the DeepStack features after them.
     """
 
     def __init__(self, width: int) -> None:
@@ -193,7 +193,7 @@ class MergeTokens(nn.Module):
 
         A gather rather than a scatter, so padding can never overwrite a token.
         """
-        # What is carried for layers that were sat out stays behind.
+        # DeepStack features of layers that were sat out are left out.
         sat_out = full_hidden.shape[-1] - hidden.shape[-1]
         if sat_out:
             kept = full_hidden[..., : self.width], full_hidden[..., self.width + sat_out :]

@@ -112,7 +112,7 @@ class CompressedModel(nn.Module):
         )
 
     def begins(self, number: int) -> int:
-        """The layer, as the model numbers them, that tokens coming to a segment stand in front of."""
+        """The layer, as the model numbers them, before which tokens coming to a segment stand."""
         return self.plan.around(number)[1] + 1 if number else 0
 
     @property
@@ -128,7 +128,7 @@ class CompressedModel(nn.Module):
         return GatherTokens() if segment.enters == "gather" else nn.Identity()
 
     def reads_before(self, number: int) -> bool:
-        """Whether what stands before a segment reads the input of the layer before it."""
+        """Whether what hands tokens over to a segment reads the input of the layer before it."""
         handoff = self.handoffs[number]
         return isinstance(handoff, CutStage) and handoff.reads_before
 
@@ -303,7 +303,7 @@ class CompressedModel(nn.Module):
 
     @torch.inference_mode()
     def kept(self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Which visual tokens a batch of prompts keeps: entering the decoder, and behind each cut inside it.
+        """Which visual tokens a batch of prompts keeps: entering the decoder, and after each cut inside it.
 
         Parameters
         ----------

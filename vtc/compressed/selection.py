@@ -16,7 +16,7 @@ TEXT_TOKENS = 16
 
 
 def selection_of(model: CompressedModel) -> Selection | None:
-    """A model's selection in front of the decoder; None where its recipe has none."""
+    """A model's selection before the decoder; None where its recipe has none."""
     vision = model.vision
     return Selection(vision) if isinstance(vision, VisionEncoder) and len(vision.stages) else None
 

@@ -27,7 +27,7 @@ class VisionEncoder(nn.Module):
     ----------
     adapter : VLMAdapter
     layers : sequence of int
-        Encoder layers to run, ascending; those behind the feature layer are never needed.
+        Encoder layers to run, ascending; those after the feature layer are never needed.
     stages : sequence of TokenStage
     needs : Needs
         What the caller looks at; what the stages look at comes on top.
@@ -64,9 +64,9 @@ class VisionEncoder(nn.Module):
         layers = self.adapter.deepstack_layers
         if not layers:
             return tokens
-        # Behind a layer that a recipe drops, the output of the one before it is carried.
-        behind = [max((run for run in outputs if run <= layer), default=min(outputs)) for layer in layers]
-        deepstack = torch.cat([self.adapter.view_tokens(outputs[layer]) for layer in behind], dim=-1)
+        # In place of a layer that a recipe drops, the output of the one before it goes along.
+        sources = [max((run for run in outputs if run <= layer), default=min(outputs)) for layer in layers]
+        deepstack = torch.cat([self.adapter.view_tokens(outputs[layer]) for layer in sources], dim=-1)
         return replace(tokens, deepstack=assemble(deepstack, self.adapter.facts.layout))
 
     def with_readings(self, hidden: Tensor, inputs: Mapping[int, Tensor]) -> VisualTokens:
@@ -85,7 +85,7 @@ class VisionEncoder(nn.Module):
             for reading in self.needs.readings
         }
         features = self.adapter.view_features(hidden)
-        if layout.resized:  # which the model does behind the projector
+        if layout.resized:  # which the model does after the projector
             features = self.adapter.projector(features)
         return in_grids(assemble(features, layout), layout.grids, layout.places, readings)
 
@@ -125,7 +125,7 @@ class VisionEncoder(nn.Module):
         Returns
         -------
         image_features : Tensor of shape (spans, K, E)
-            Tokens in the decoder's space; behind them what is carried along (see
+            Tokens in the decoder's space; after them their DeepStack features (see
             :class:`vtc.facts.model.DecoderFacts`).
         keep_indices : Tensor of shape (spans, K), int64
             Their places among all of the span, ascending.

@@ -11,6 +11,9 @@ from vtc.data.datasets import load_dataset
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
 
+ANSWER_TOKENS = 16
+"""Tokens of an answer that are measured, at most."""
+
 
 @dataclass(frozen=True)
 class Sample:

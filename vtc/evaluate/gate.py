@@ -45,7 +45,7 @@ def at_least(name: str, value: float | None, interval: Interval | None, limit: f
         Its 95 % interval.
     limit : float
     images : int
-        Independent images behind it.
+        Independent images that it rests on.
     """
     return _check(name, value, interval, ">=", limit, images)
 

@@ -21,7 +21,7 @@ def normalise(answer: str) -> str:
     """An answer in the form in which answers are compared.
 
     Lower case; punctuation removed where it stands at a word's edge and turned into a space inside a word;
-    points kept only in front of a digit and commas between digits dropped; articles removed; number words as
+    points kept only before a digit and commas between digits dropped; articles removed; number words as
     digits. Apostrophes are dropped instead of being restored from a table of contractions, which makes the
     same answers equal.
 

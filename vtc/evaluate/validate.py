@@ -3,7 +3,7 @@
 Protocol: every model answers the same questions greedily, each through its own prompt template. Answers are
 scored item by item, and everything that compares two models is paired. Intervals come from 10,000 bootstrap
 resamples of images with a fixed seed. Fidelity is measured by teacher forcing: both models read the
-*original's* answer, and their next-token distributions are compared before each of its tokens and once behind
+*original's* answer, and their next-token distributions are compared before each of its tokens and once after
 the last, where it ends.
 """
 
@@ -29,7 +29,7 @@ from vtc.progress import Report, silent
 
 Floats = NDArray[np.float64]
 _ANY_TOKEN = 0
-"""Stands behind a finished answer: the distribution before it is wanted, the token itself is never read."""
+"""Stands after a finished answer: the distribution before it is wanted, the token itself is never read."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Fidelity:
     kld, same_top : arrays of shape (tokens,)
         One entry per distribution compared; see :class:`vtc.data.fidelity.Divergence`.
     token_images : tuple of tokens str
-        The image behind each entry.
+        The image of each entry.
     same_answer : array of shape (n,), bool
         Whether the two normalised answers are equal.
     """
@@ -363,8 +363,8 @@ def _baseline(
     groups = [item.image_id for item in items]
     return compare_capabilities(items, answers.scores, base, seed) | {
         "visual_tokens": rival.predictor.image_tokens,
-        "behind_by": float(ahead.mean()),
-        "behind_by_ci95": _listed(stats.mean_interval(ahead, groups, seed)),
+        "after_by": float(ahead.mean()),
+        "after_by_ci95": _listed(stats.mean_interval(ahead, groups, seed)),
     }
 
 

@@ -89,7 +89,7 @@ class ImageLayout:
     time_step : float
         Temporal positions from one block to the next, where positions have three axes.
     tiles : (int, int) or None
-        Rows and columns of tiles where each is a block of its own, in raster order, with the whole image behind them.
+        Rows and columns of tiles where each is a block of its own, in raster order, with the whole image after them.
     """
 
     image_size: Grid

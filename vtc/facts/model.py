@@ -81,8 +81,9 @@ class DecoderFacts:
         limits the tokens of an image, too, but not a prompt that attends in both directions.
     window_layers
         Those layers.
-    carried
-        Layers from the first on behind which features of the encoder are added to the visual tokens (DeepStack).
+    deepstack
+        Number of decoder layers, from the first on, after which features of the encoder are added to the visual tokens
+        (DeepStack).
     experts, active_experts
         Feed-forward blocks in a layer, each of size `ffn`, and those of them that a token passes.
     """
@@ -110,11 +111,11 @@ class DecoderFacts:
         return self.bidirectional == "prompt"
 
     def deepstack_from(self, layer: int) -> int:
-        """Blocks of carried features that enter decoder layer `layer`."""
+        """Blocks of DeepStack features that enter decoder layer `layer`."""
         return max(0, self.deepstack - layer)
 
     def hidden_width(self, layer: int) -> int:
-        """Values of a token entering decoder layer `layer`: its hidden state, and the carried features behind it."""
+        """Values of a token entering decoder layer `layer`: its hidden state, and the DeepStack features after it."""
         return self.width * (1 + self.deepstack_from(layer))
 
 
@@ -132,8 +133,8 @@ class ModelFacts:
         Their sizes.
     projector_params
         Weights that one token passes in the projector, which is one multiplication each.
-    carried_params
-        Of those, the weights that features carried into the decoder pass, which only kept tokens have.
+    deepstack_params
+        Of those, the weights that DeepStack features pass, which only kept tokens have.
     """
 
     family: str

@@ -69,7 +69,7 @@ def views_of(layout: ImageLayout) -> Views | None:
     Raises
     ------
     ValueError
-        If they are something else; the message says what, to go on behind "and".
+        If they are something else; the message says what, to go on after "and".
     """
     if layout.spans > 1:
         raise ValueError(f"the {layout.spans} tiles of an image here are runs of tokens of their own")

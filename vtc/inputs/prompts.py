@@ -39,7 +39,7 @@ def render_chat(
         Jinja source, as in ``chat_template.jinja``.
     question : str
     images : int
-        Placed in front of the question.
+        Placed before the question.
     special_tokens : mapping
         ``bos_token`` and its like.
     kind : {"image", "video"}
@@ -91,11 +91,11 @@ def expand(
     images : int
         How many placeholders there must be.
     parts : sequence of str
-        Text in front of, between and behind an image's runs of visual tokens.
+        Text before, between and after an image's runs of visual tokens.
     run : str
         One of those runs.
     frame : (str, str)
-        What goes behind the last placeholder (in front of the prompt where it has none), and what ends the prompt.
+        What goes after the last placeholder (at the start of the prompt where it has none), and what ends the prompt.
 
     Raises
     ------
@@ -105,8 +105,8 @@ def expand(
     found = prompt.count(placeholder)
     if found != images:
         raise InputError(f"prompt has {found} {placeholder} placeholder(s) for {images} image(s); give one for each")
-    before, last, behind = prompt.rpartition(placeholder)
-    return f"{before}{last}{frame[0]}{behind}{frame[1]}".replace(placeholder, run.join(parts))
+    before, last, after = prompt.rpartition(placeholder)
+    return f"{before}{last}{frame[0]}{after}{frame[1]}".replace(placeholder, run.join(parts))
 
 
 def clips(images: Sequence[int], frames: int) -> list[int]:

@@ -57,9 +57,9 @@ class SegmentSchedule:
         - ``gather``: indices (B, T), places of the text tokens among the S of their row, ascending; 0 on padding.
         - ``merge``: indices (B, T), where each token is found once the T tokens from before the gathering and the S
           text tokens are laid end to end: text tokens in the second part, all others in the first.
-        - ``prune``: the arrays of :class:`QueryTokens` for images of K tokens, and layout (B, T), where each token
+        - ``prune``: the arrays of :class:`QueryTokens` for spans of K tokens, and layout (B, T), where each token
           comes from: below S the place of a token that stays in any case, from S on an index into the kept tokens of
-          all images. 0 on padding.
+          all spans. 0 on padding.
     attention_mask : array of shape (B, T)
         1 for a token, 0 for padding on the left.
     block_ids : array of shape (B, T) or None

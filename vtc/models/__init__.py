@@ -115,7 +115,7 @@ def read_facts(path: Path, options: ImageOptions = ANY_IMAGE) -> ModelFacts:
 
 
 def load_adapter(path: Path, options: ImageOptions = ANY_IMAGE) -> VLMAdapter:
-    """Load a checkpoint's weights and tokenizer behind its family's adapter, for the images that it is to serve."""
+    """Load a checkpoint's weights and tokenizer into its family's adapter, for the images that it is to serve."""
     return adapter_class(path).load(path, options)
 
 

@@ -8,7 +8,6 @@ for images of one size, so that whatever depends on that size is a constant.
 from __future__ import annotations
 
 import copy
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,11 +21,12 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as hf_logging
 from typing_extensions import Self
 
-from vtc.errors import InputError, ModelError
+from vtc.errors import InputError, ModelError, one_line
 from vtc.facts.layout import ANY_IMAGE, ImageLayout, ImageOptions
 from vtc.facts.model import ModelFacts
 from vtc.inputs.pixels import PixelSpec, to_pixels
 from vtc.inputs.prompts import expand, render_chat, writes_start
+from vtc.models.images.pixel_settings import image_settings
 from vtc.models.parts.attention import GROUPED_ATTENTION
 
 PLAIN_CHAT_TEMPLATE = (
@@ -209,7 +209,7 @@ class VLMAdapter(ABC):
 
     @property
     def separator(self) -> Tensor:
-        """What stands between rows or behind an image where its layout says so, (E); in the decoder's space."""
+        """What stands between rows or after an image where its layout says so, (E); in the decoder's space."""
         raise NotImplementedError(f"{self.family} has no separators")
 
     @property
@@ -218,15 +218,15 @@ class VLMAdapter(ABC):
         return ()
 
     def project_deepstack(self, deepstack: Tensor) -> Tensor:
-        """Carried features (B, K, c * F) in the decoder's space, (B, K, c * E), to be added behind its first layers."""
-        raise NotImplementedError(f"{self.family} carries nothing")
+        """DeepStack features (B, K, c * F) in the decoder's space, (B, K, c * E), which its first layers add."""
+        raise NotImplementedError(f"{self.family} has no DeepStack features")
 
     # Decoder --------------------------------------------------------------------------------------------------------
 
     @property
     @abstractmethod
     def embed_tokens(self) -> nn.Module:
-        """Token embedding, (B, S) to (B, S, E); with room for what is carried along, where something is."""
+        """Token embedding, (B, S) to (B, S, E); with room for DeepStack features where there are any."""
 
     @property
     @abstractmethod
@@ -316,12 +316,12 @@ class VLMAdapter(ABC):
 
     @property
     def prompt_parts(self) -> Sequence[str]:
-        """What a placeholder is replaced by: text in front of, between and behind the image's runs of visual tokens."""
+        """What a placeholder is replaced by: text before, between and after the image's runs of visual tokens."""
         return [""] * (self.facts.layout.spans + 1)
 
     @property
     def prompt_frame(self) -> tuple[str, str]:
-        """What goes into every prompt behind its last placeholder (in front, where it has none), and at its end."""
+        """What goes into every prompt after its last placeholder (at its start, where it has none), and at its end."""
         return "", ""
 
     @property
@@ -397,29 +397,3 @@ class VLMAdapter(ABC):
         input_ids = torch.tensor([[self.pad_token_id] * (longest - len(row)) + row for row in rows])
         attention_mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
         return input_ids, attention_mask
-
-
-def image_settings(path: Path, *, clips: bool = False) -> dict[str, Any]:
-    """Settings of a checkpoint's image processor, or of its video processor where it ships one.
-
-    Raises
-    ------
-    ModelError
-        If it ships none, or they are not JSON.
-    """
-    videos = ["video_preprocessor_config.json"] if clips else []
-    for name in (*videos, "preprocessor_config.json", "processor_config.json"):
-        try:
-            settings = json.loads((path / name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{path / name}: cannot be read as JSON ({error}); fetch the checkpoint again") from None
-        if not name.startswith("processor") or "image_processor" in settings:
-            return dict(settings.get("image_processor", settings))
-    raise ModelError(f"{path}: ships no image processor settings (preprocessor_config.json); fetch them too")
-
-
-def one_line(error: Exception) -> str:
-    """What an error of another library says, in one line."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -92,7 +92,7 @@ class Gemma3Adapter(GemmaVLM):
 
 
 class Projector(nn.Module):
-    """The projector behind its pooling, which is a matter of the grid.
+    """The projector after its pooling, which is a matter of the grid.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Idefics3: a SigLIP tower, squares of patches made one token, a Llama decoder (arXiv 2408.12637).
 
-An image is enlarged and cut into tiles, the whole in small behind them (Laurençon et al. 2024). Each view is a run of
-placeholders of its own, with its row and column in front as text. The first SmolVLM checkpoints call themselves
+An image is enlarged and cut into tiles, the whole in small after them (Laurençon et al. 2024). Each view is a run of
+placeholders of its own, with its row and column before it as text. The first SmolVLM checkpoints call themselves
 Idefics3, too. Asked for nothing, the adapter is made ready for images of 1280 x 720 pixels.
 """
 
@@ -27,7 +27,7 @@ from vtc.models.parts.language_model import LanguageModel, decoder_facts
 DECODERS = ("llama",)
 
 AROUND, WHOLE_IMAGE = "<fake_token_around_image>", "<global-img>"
-"""What the processors write in front of each view and behind the last, and in front of the whole image."""
+"""What the processors write before each view and after the last, and before the whole image."""
 
 NAMED = 6
 """Rows, and columns, of tiles that tokenizers have names for."""

@@ -1,9 +1,9 @@
 """InternVL: a vision transformer with a CLS token, squares of patches made one token, a Qwen2 or Qwen3 decoder.
 
-An image is cut into tiles, a thumbnail of the whole behind them (InternVL 1.5, Chen et al. 2024, arXiv 2404.16821;
+An image is cut into tiles, a thumbnail of the whole after them (InternVL 1.5, Chen et al. 2024, arXiv 2404.16821;
 InternVL3, Zhu et al. 2025, arXiv 2504.10479): one run of placeholders, in which each view is a grid of its own. The
-frames of a clip are not cut; each is a run of its own, with its number in front. Asked for nothing, the adapter is made
-ready for images of 1280 x 720 pixels.
+frames of a clip are not cut; each is a run of its own, with its number before it. Asked for nothing, the adapter is
+made ready for images of 1280 x 720 pixels.
 """
 
 from __future__ import annotations

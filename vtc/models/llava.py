@@ -1,7 +1,7 @@
 """LLaVA: a vision tower, a two-layer projector, a decoder of the Llama kind (Liu et al. 2023, arXiv 2310.03744).
 
-LLaVA-1.5 has a CLIP tower and a Llama decoder. Later checkpoints of the same class put SigLIP in front, whose encoder
-has no CLS token, or Qwen2 or Mistral behind.
+LLaVA-1.5 has a CLIP tower and a Llama decoder. Later checkpoints of the same class have a SigLIP tower, which
+has no CLS token, or a Qwen2 or Mistral decoder.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 An image that is alone in its prompt is seen as LLaVA-NeXT does, and its grid of tiles is shrunk bilinearly where it has
 more tokens than ``anyres_max_N`` views (``vision_aspect_ratio``). Each of several images is padded to a square and seen
-in one view with a newline token behind it; ``--tiles 1x1`` makes a model ready for those. (A small image that is alone
+in one view with a newline token after it; ``--tiles 1x1`` makes a model ready for those. (A small image that is alone
 has a tile beside its whole view all the same: name it by ``--image-size``.) With ``--frames`` each input is a clip; its
-frames are shrunk to half the side, with one newline token behind them all. Without any of these, images of 2 x 2 tiles
+frames are shrunk to half the side, with one newline token after them all. Without any of these, images of 2 x 2 tiles
 are served.
 """
 

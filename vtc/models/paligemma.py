@@ -2,7 +2,7 @@
 
 Images of any size are squashed into the tower's one view. All of a prompt, text and image, attends in both directions;
 answers look back, in every other layer of Gemma 2 no further than its window. The processor writes the start token
-behind a prompt's images and a line break at its end, so prompts hold neither.
+after a prompt's images and a line break at its end, so prompts hold neither.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Qwen3-VL: patches in squares, features of earlier encoder layers carried into the decoder (arXiv 2511.21631).
+"""Qwen3-VL: patches in squares, DeepStack features of earlier encoder layers in the decoder (arXiv 2511.21631).
 
-DeepStack (Meng et al. 2024, arXiv 2406.04334): behind each of the first decoder layers the features of an encoder layer
+DeepStack (Meng et al. 2024, arXiv 2406.04334): after each of the first decoder layers the features of an encoder layer
 are added to the visual tokens. An image of any size is taken whole; without a size it is one of 1280 x 720 pixels,
 within the processor's bounds. A clip's frames are taken as evenly spaced at the frame rate that the video processor
 samples at; the text says the second of each pair of them, and each pair is a run of placeholders of its own.
@@ -21,7 +21,7 @@ from vtc.errors import InputError, ModelError
 from vtc.facts.layout import Grid, ImageOptions
 from vtc.facts.model import DecoderFacts, ModelFacts
 from vtc.inputs.pixels import PixelSpec
-from vtc.models.base import image_settings
+from vtc.models.images.pixel_settings import image_settings
 from vtc.models.parts.checks import check_parts
 from vtc.models.parts.language_model import LanguageModel, decoder_facts
 from vtc.models.parts.qwen_vision import PatchMerger, QwenVision, check_decoder, qwen_encoder, qwen_layout, qwen_pixels
@@ -128,14 +128,14 @@ class Qwen3VLAdapter(QwenVision, LanguageModel):
 
 
 class WideEmbedding(nn.Module):
-    """Token embeddings with zeros behind: room for what visual tokens carry along.
+    """Token embeddings with zeros after them: room for the DeepStack features of visual tokens.
 
     Parameters
     ----------
     embedding : module
         Token ids (B, S) to (B, S, E).
     room : int
-        Zeros behind.
+        Zeros after them.
     """
 
     def __init__(self, embedding: nn.Module, room: int) -> None:

@@ -1,7 +1,7 @@
 """SmolVLM: Idefics3 with smaller parts, which takes clips as well (Marafioti et al. 2025, arXiv 2504.05299).
 
 The frames of a clip are not cut into tiles. Each is squashed into one view and is a run of placeholders of its own,
-with its minute and second in front; the text in front of them all says in words how many they are, and how long the
+with its minute and second before it; the text before them all says in words how many they are, and how long the
 video is. Frames are taken as evenly spaced at the rate that the video processor samples at, the video as long as they
 last: what the processor says of a video of whole seconds from which it samples so many.
 """
@@ -18,13 +18,13 @@ from typing_extensions import Self
 from vtc.errors import InputError, ModelError
 from vtc.facts.layout import Grid, ImageOptions
 from vtc.inputs.pixels import PixelSpec
-from vtc.models.base import image_settings
 from vtc.models.idefics3 import AROUND, WHOLE_IMAGE, Idefics3Adapter
+from vtc.models.images.pixel_settings import image_settings
 from vtc.models.images.pixel_specs import WHOLE, pixel_spec
 
 # The processor's own texts cannot be imported everywhere: in the first releases their modules need torchvision.
 INTRO = "You are provided the following series of {frames} frames from a {duration} [H:MM:SS] video.\n"
-IN_FRONT, BEHIND = "\nFrame from {time}:", "\n\n"
+BEFORE_FRAME, AFTER_FRAMES = "\nFrame from {time}:", "\n\n"
 """Of each frame; of the last."""
 
 CLIP_CHAT_TEMPLATE = (
@@ -87,8 +87,8 @@ class SmolVLMAdapter(Idefics3Adapter):
         intro = INTRO.format(frames=in_words(frames), duration=timedelta(seconds=int(frames / rate)))
         seconds = [number / rate for number in range(frames)]
         times = [f"{int(second // 60):02d}:{int(second % 60):02d}" for second in seconds]
-        opened = [IN_FRONT.format(time=time) + AROUND + WHOLE_IMAGE for time in times]
-        return [intro + opened[0], *(AROUND + text for text in opened[1:]), AROUND + BEHIND]
+        opened = [BEFORE_FRAME.format(time=time) + AROUND + WHOLE_IMAGE for time in times]
+        return [intro + opened[0], *(AROUND + text for text in opened[1:]), AROUND + AFTER_FRAMES]
 
     @property
     def chat_template(self) -> str:

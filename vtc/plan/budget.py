@@ -2,7 +2,7 @@
 
 With L layers in the model, w_i of them seeing what stage i keeps, and each stage keeping `ratio` times as many tokens
 as the next, the last one keeps ``(average * L - fixed) / sum_i w_i * ratio^(m - i)``, where `fixed` are the tokens of
-layers in front of the first cut of a recipe without a `prune` stage. Rounding never exceeds the average.
+layers before the first cut of a recipe without a `prune` stage. Rounding never exceeds the average.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class Segment:
         blocks: Tensor | IntArray | None = None,
         key_positions: Tensor | IntArray | None = None,
     ) -> tuple[Tensor, list[Tensor], Tensor | None]:
-        """Run S new tokens behind P cached ones.
+        """Run S new tokens after P cached ones.
 
         Parameters
         ----------
@@ -99,7 +99,7 @@ class Segment:
             Hidden states (B, S, E), or in the last segment logits (B, 1, V).
         present : list of Tensor
         before : Tensor or None
-            Hidden states (B, S, E) entering the last layer, for a selector behind this segment.
+            Hidden states (B, S, E) entering the last layer, for a selector after this segment.
         """
         feeds: dict[str, Tensor | Array] = {self.hidden: hidden, "attention_mask": mask, "position_ids": position_ids}
         feeds |= {} if blocks is None else {"block_ids": blocks}
@@ -286,8 +286,8 @@ def _numbers(value: Tensor | IntArray) -> IntArray:
 
 
 def _as(value: Tensor | Array, dtype: type[np.generic]) -> Tensor | Array:
-    # Graphs of other makers may take embeddings in float32 and hidden states in float16; only in front
-    # of the first segment do the two meet.
+    # Graphs of other makers may take embeddings in float32 and hidden states in float16; only before
+    # the first segment do the two meet.
     if isinstance(value, np.ndarray) or DTYPES.get(value.data_type()) is dtype:
         return value
     return value.numpy().astype(dtype)

@@ -23,6 +23,7 @@ from vtc.recipe.selectors.cdpruner import CDPrunerEntry
 from vtc.selectors.base import Selector, ascending, best
 from vtc.selectors.given import projected, text
 from vtc.selectors.similarity import column_of, cosines, row_of, unit, with_diagonal
+from vtc.selectors.ties import first_equal, read_at
 from vtc.visual_tokens import VisualTokens
 
 EPSILON = 1e-6
@@ -55,7 +56,7 @@ def mean_cosine(image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
     """
     weights = mask.float() / mask.float().sum(dim=1, keepdim=True).clamp(min=1)
     mean = torch.matmul(weights.unsqueeze(1), unit(text))
-    return torch.matmul(unit(image), mean.transpose(1, 2)).squeeze(-1)
+    return read_at(torch.matmul(unit(image), mean.transpose(1, 2)).squeeze(-1), first_equal(image))
 
 
 def scaled(relevance: Tensor, whole_batch: bool = False) -> Tensor:
@@ -85,6 +86,7 @@ def most_probable(features: Tensor, relevance: Tensor, keep: int) -> Tensor:
     # 1, or 0 for zeros: rounding must not rank.
     length = unit(features).square().sum(dim=-1).round().unsqueeze(1)
     kernel = with_diagonal(cosines(features), length) * weight * weight.transpose(1, 2)
+    first = first_equal(torch.cat([features, relevance.unsqueeze(-1)], dim=-1))
     least = weight.square() * LEAST_LEFT
     chosen = torch.full_like(least[..., :1], -1.0)
     # What of a token's own weight the chosen ones do not span.
@@ -96,7 +98,7 @@ def most_probable(features: Tensor, relevance: Tensor, keep: int) -> Tensor:
     for _ in range(keep - 1):
         row = row_of(kernel, pick)
         if factor is not None:
-            row = row - torch.matmul(column_of(factor, pick).transpose(1, 2), factor)
+            row = row - read_at(torch.matmul(column_of(factor, pick).transpose(1, 2), factor), first)
         row = row / left.amax(dim=-1, keepdim=True).sqrt()
         factor = row if factor is None else torch.cat([factor, row], dim=1)
         # Nothing is left of the pick itself, so it falls to its floor, from which nothing rises.

@@ -7,9 +7,10 @@ goes to the target whose metric is most similar to its own (cosine), of equal on
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vtc.selectors.base import best, kept_mask
+from vtc.selectors.similarity import cosines
 from vtc.visual_tokens import gather_tokens
 
 
@@ -46,8 +47,7 @@ def contextual_merge(
     rest = torch.sort(order, dim=-1).indices[:, :left]
     target_indices = rest[:, : step * count : step]
 
-    unit = nn.functional.normalize(metric.float(), dim=-1)
-    cosine = torch.matmul(gather_tokens(unit, rest), gather_tokens(unit, target_indices).transpose(1, 2))
+    cosine = cosines(gather_tokens(metric, rest), gather_tokens(metric, target_indices))
     targets = torch.arange(count, device=features.device)
     place = torch.arange(left, device=features.device)
     is_target = (place % step == 0) & (place < step * count)

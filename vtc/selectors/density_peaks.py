@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vtc.selectors.base import best, top_k
+from vtc.selectors.ties import first_equal, read_at
 from vtc.visual_tokens import gather_tokens
 
 
@@ -60,11 +61,12 @@ def cluster(states: Tensor, count: int, neighbours: int, noise: Tensor | None = 
 
 
 def squared_distances(values: Tensor) -> Tensor:
-    """Squared distances (I, n, n) between vectors (I, n, E), 0 to themselves and exactly symmetric."""
+    """Squared distances (I, n, n) between vectors (I, n, E), 0 between equal ones and exactly symmetric."""
     # Distances are those of centred vectors, which lose fewer digits in the differences below.
     centred = values - values.mean(dim=1, keepdim=True)
     products = torch.matmul(centred, centred.transpose(1, 2))
     length = centred.square().sum(dim=-1)
     squared = (length.unsqueeze(1) + length.unsqueeze(2)) - (products + products.transpose(1, 2))
     itself = torch.eye(values.shape[1], device=values.device)
-    return squared.clamp(min=0) * (1 - itself)
+    first = first_equal(values)
+    return gather_tokens(read_at(squared.clamp(min=0) * (1 - itself), first), first)

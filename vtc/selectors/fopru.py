@@ -14,6 +14,7 @@ from torch import Tensor
 from vtc.recipe.selectors.fopru import FoPruEntry
 from vtc.selectors.base import Scorer, ascending, top_k
 from vtc.selectors.ranking import ranks
+from vtc.selectors.ties import first_equal, read_at
 from vtc.visual_tokens import VisualTokens
 
 
@@ -22,7 +23,8 @@ class FoPru(Scorer[FoPruEntry]):
 
     def score(self, tokens: VisualTokens) -> Tensor:
         attention = self.read(tokens, "attention").float()
-        received, given = attention.mean(dim=1), attention.mean(dim=2)
+        received = read_at(attention.mean(dim=1), first_equal(attention.transpose(1, 2)))
+        given = read_at(attention.mean(dim=2), first_equal(attention))
         varies_more = received.var(dim=-1, keepdim=True) >= given.var(dim=-1, keepdim=True)
         return torch.where(varies_more, received, given)
 

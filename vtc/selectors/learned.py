@@ -15,9 +15,11 @@ from typing_extensions import Self
 
 from vtc.facts.model import ModelFacts
 from vtc.recipe.selectors.learned import LearnedEntry
-from vtc.selectors.base import Selector, ascending, top_k
+from vtc.selectors.base import Selector, ascending, kept_mask, top_k
+from vtc.selectors.similarity import unit
+from vtc.selectors.ties import first_equal, read_at
 from vtc.selectors.trained import TrainedPart
-from vtc.visual_tokens import VisualTokens
+from vtc.visual_tokens import VisualTokens, gather_tokens
 
 
 class Learned(Selector[LearnedEntry], TrainedPart):
@@ -51,7 +53,7 @@ class Learned(Selector[LearnedEntry], TrainedPart):
     def score(self, tokens: VisualTokens) -> Tensor:
         """Log-odds of keeping each token, (B, N): ranks as the probability does, and does not saturate."""
         logits: Tensor = self.mlp(tokens.features).float()
-        return logits[..., 1] - logits[..., 0]
+        return read_at(logits[..., 1] - logits[..., 0], first_equal(tokens.features))
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
         diverse = min(round(keep * self.entry.diversity), keep - 1)
@@ -75,15 +77,18 @@ def add_diverse(features: Tensor, chosen: Tensor, count: int) -> Tensor:
     -------
     Tensor of shape (B, K + count), int64
     """
-    unit = nn.functional.normalize(features.float(), dim=-1)
-    index = chosen.unsqueeze(-1).expand(-1, -1, unit.shape[-1])
-    similarity = torch.matmul(unit, torch.gather(unit, 1, index).transpose(1, 2)).amax(dim=-1)
-    kept_mask = torch.zeros_like(similarity).scatter(1, chosen, 1.0)
+    directions, first = unit(features), first_equal(features)
+
+    def nearness(places: Tensor) -> Tensor:
+        cosine = torch.matmul(directions, gather_tokens(directions, places).transpose(1, 2))
+        return read_at(cosine.amax(dim=-1), first)
+
+    similarity = nearness(chosen)
+    taken = kept_mask(chosen, features.shape[1])
     for _ in range(count):
         # Cosines are at most 1, so 2 puts a taken token out of reach.
-        pick = top_k(-torch.where(kept_mask > 0, 2.0, similarity), 1)
-        vector = torch.gather(unit, 1, pick.unsqueeze(-1).expand(-1, -1, unit.shape[-1]))
-        similarity = torch.maximum(similarity, torch.matmul(unit, vector.transpose(1, 2)).squeeze(-1))
-        kept_mask = kept_mask.scatter(1, pick, 1.0)
+        pick = top_k(-torch.where(taken > 0, 2.0, similarity), 1)
+        similarity = torch.maximum(similarity, nearness(pick))
+        taken = taken.scatter(1, pick, 1.0)
         chosen = torch.cat([chosen, pick], dim=1)
     return chosen

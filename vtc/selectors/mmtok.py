@@ -5,7 +5,8 @@ stands for it. Text rows are ``softmax over visual tokens of cos(t, v) / text_te
 the number of text tokens; image rows are ``softmax of cos(c, c') / vision_temperature`` of the encoder's features over
 N, times `alpha`. The sum over rows of the highest kept entry is maximised greedily.
 
-The authors drop stop words from the question first; a graph has no word list, so here every text token counts.
+The authors drop stop words from the question first; a graph has no word list, so here every text token counts. They
+can also bar patches from being kept, which still have to be covered; here every token that is given may be kept.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from torch import Tensor
 from vtc.recipe.selectors.mmtok import MMTokEntry
 from vtc.selectors.base import Selector, ascending, best
 from vtc.selectors.given import projected, text
-from vtc.selectors.similarity import column_of, cosines, unit
+from vtc.selectors.similarity import column_of, cosines
+from vtc.selectors.ties import first_equal, read_at
 from vtc.visual_tokens import VisualTokens
 
 
@@ -25,27 +27,28 @@ class MMTok(Selector[MMTokEntry]):
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
         question = text(tokens)
-        asked = _text_rows(projected(tokens), question.states, question.mask, self.entry.text_temperature)
-        seen = (
-            torch.softmax(cosines(tokens.features) / self.entry.vision_temperature, dim=-1) / tokens.features.shape[1]
-        )
-        return ascending(best_cover(torch.cat([asked, seen * self.entry.alpha], dim=1), keep))
+        image, features = projected(tokens), tokens.features
+        asked = _text_rows(image, question.states, question.mask, self.entry.text_temperature)
+        seen = torch.softmax(cosines(features) / self.entry.vision_temperature, dim=-1) / features.shape[1]
+        cover = torch.cat([asked, seen * self.entry.alpha], dim=1)
+        return ascending(best_cover(cover, first_equal(torch.cat([features, image], dim=-1)), keep))
 
 
 def _text_rows(image: Tensor, text: Tensor, mask: Tensor, temperature: float) -> Tensor:
     """How well each of N visual tokens stands for each of T text tokens: (B, T, N); padding counts nothing."""
-    similarity = torch.matmul(unit(text), unit(image).transpose(1, 2))
     weights = mask.float() / mask.float().sum(dim=1, keepdim=True).clamp(min=1)
-    return torch.softmax(similarity / temperature, dim=-1) * weights.unsqueeze(-1)
+    return torch.softmax(cosines(text, image) / temperature, dim=-1) * weights.unsqueeze(-1)
 
 
-def best_cover(cover: Tensor, keep: int) -> Tensor:
+def best_cover(cover: Tensor, first: Tensor, keep: int) -> Tensor:
     """Greedy choice of columns whose highest entries, summed over rows, are most.
 
     Parameters
     ----------
     cover : Tensor of shape (B, R, N)
         How well each of N tokens covers each of R things; not negative.
+    first : Tensor of shape (B, N), int64
+        Place of the first token that equals each.
     keep : int
 
     Returns
@@ -57,7 +60,7 @@ def best_cover(cover: Tensor, keep: int) -> Tensor:
     each = torch.ones(1, 1, cover.shape[1], device=cover.device).expand(cover.shape[0], -1, -1)
     # What each token would add to what is covered: entries above the highest kept one.
     missing = cover
-    gain = torch.matmul(each, missing)
+    gain = read_at(torch.matmul(each, missing), first)
     pick = best(gain)
     picks = [pick]
     chosen, barred = torch.ones_like(gain[..., :1]), torch.zeros_like(gain)
@@ -65,6 +68,6 @@ def best_cover(cover: Tensor, keep: int) -> Tensor:
         barred = barred.scatter(2, pick, chosen)
         missing = torch.relu(missing - column_of(missing, pick))
         # Nothing more is gained by a chosen token, which may tie with others.
-        pick = best(torch.matmul(each, missing) - barred)
+        pick = best(read_at(torch.matmul(each, missing), first) - barred)
         picks.append(pick)
     return torch.cat(picks, dim=-1).squeeze(1)

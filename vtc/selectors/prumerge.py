@@ -11,11 +11,12 @@ and spreads the rest evenly over the other tokens in raster order. In the origin
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vtc.recipe.selectors.prumerge import PruMergeEntry
 from vtc.selectors.base import Merger, ascending_with, best, kept_mask, top_k
 from vtc.selectors.ranking import ranks
+from vtc.selectors.similarity import cosines
 from vtc.visual_tokens import VisualTokens, gather_tokens
 
 NEIGHBOURS = 32
@@ -85,8 +86,7 @@ def blend(features: Tensor, keys: Tensor, weights: Tensor, kept: Tensor, as_publ
     neighbours = min(NEIGHBOURS, count - (1 if as_published else kept.shape[1]))
     if not neighbours:
         return own
-    unit = nn.functional.normalize(keys.float(), dim=-1)
-    similarity = torch.matmul(gather_tokens(unit, kept), unit.transpose(1, 2))
+    similarity = cosines(gather_tokens(keys, kept), keys)
     places = torch.arange(count, device=kept.device)
     out_of_reach = places == kept.unsqueeze(-1) if as_published else kept_mask(kept, count).unsqueeze(1) > 0
     nearest = top_k(torch.where(out_of_reach, -2.0, similarity), neighbours)

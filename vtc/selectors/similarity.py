@@ -9,16 +9,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vtc.selectors.ties import first_equal, read_at
+from vtc.visual_tokens import gather_tokens
+
 
 def unit(vectors: Tensor) -> Tensor:
     """Vectors (..., D) at length 1, float32; zeros stay zeros."""
     return nn.functional.normalize(vectors.float(), dim=-1)
 
 
-def cosines(features: Tensor) -> Tensor:
-    """Cosine of each of the tokens (B, N, D) to each: (B, N, N), float32."""
-    directions = unit(features)
-    return torch.matmul(directions, directions.transpose(1, 2))
+def cosines(left: Tensor, right: Tensor | None = None) -> Tensor:
+    """Compute the cosine of each token of one side to each token of the other.
+
+    Parameters
+    ----------
+    left : Tensor of shape (B, M, D)
+    right : Tensor of shape (B, N, D) or None
+        None compares the tokens of `left` with each other.
+
+    Returns
+    -------
+    Tensor of shape (B, M, N), float32
+        Equal tokens have exactly equal rows and columns.
+    """
+    directions, first = unit(left), first_equal(left)
+    others, first_other = (directions, first) if right is None else (unit(right), first_equal(right))
+    return gather_tokens(read_at(torch.matmul(directions, others.transpose(1, 2)), first_other), first)
 
 
 def with_diagonal(matrix: Tensor, value: float | Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from vtc.recipe.selectors.todre import ToDREEntry
 from vtc.selectors.base import Selector, ascending, best
 from vtc.selectors.given import projected
 from vtc.selectors.similarity import cosines, row_of, with_diagonal
+from vtc.selectors.ties import first_equal, read_at
 from vtc.visual_tokens import VisualTokens
 
 
@@ -43,7 +44,8 @@ def least_alike(features: Tensor, keep: int, attention: Tensor | None = None) ->
         In the order of choice.
     """
     similarity = cosines(features)
-    pick = best((similarity.mean(dim=-1) if attention is None else attention.float()).unsqueeze(1))
+    start = read_at(similarity.mean(dim=-1), first_equal(features)) if attention is None else attention.float()
+    pick = best(start.unsqueeze(1))
     picks = [pick]
     # Sums of cosines stay within the count of tokens: a chosen one falls below all others.
     contrast = with_diagonal(-similarity, -4.0 * similarity.shape[-1])

@@ -15,10 +15,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vtc.recipe.selectors.tome import ToMeEntry
 from vtc.selectors.base import E, Merger, ascending_with, best, top_k
+from vtc.selectors.similarity import cosines
 from vtc.visual_tokens import VisualTokens, gather_tokens
 
 
@@ -70,55 +71,24 @@ class Pairs(NamedTuple):
     into: Tensor
 
 
-def bipartite_step(
-    features: Tensor, metric: Tensor, sizes: Tensor, r: int, protect_first: bool = False
-) -> tuple[Tensor, Tensor]:
-    """One step of the original.
-
-    Parameters
-    ----------
-    features : Tensor of shape (B, N, D), float32
-    metric : Tensor of shape (B, N, Dk)
-    sizes : Tensor of shape (B, N, 1)
-        How many encoder tokens each stands for.
-    r : int
-        Tokens to merge away; at most half of those that are not protected.
-    protect_first : bool
-        Never merge the first token, the CLS token, and leave tokens of A in their order.
-
-    Returns
-    -------
-    features : Tensor of shape (B, N - r, D)
-        Unmerged tokens of A (best pairs first, unless the first is protected), then all of B.
-    sizes : Tensor of shape (B, N - r, 1)
-    """
-    return merge_pairs(features, sizes, match(metric, r, protect_first))
-
-
-def match(metric: Tensor, r: int, protect_first: bool = False, importance: Tensor | None = None) -> Pairs:
+def match(metric: Tensor, r: int, importance: Tensor | None = None) -> Pairs:
     """The `r` best pairs of tokens on even places with tokens on odd places.
 
     Parameters
     ----------
     metric : Tensor of shape (B, N, Dk)
     r : int
-    protect_first : bool
     importance : Tensor of shape (B, N) or None
         Taken off the cosine of a pair by its token on the even place.
     """
-    r = min(r, (metric.shape[1] - protect_first) // 2)
-    unit = nn.functional.normalize(metric.float(), dim=-1)
-    similarity = torch.matmul(unit[:, ::2], unit[:, 1::2].transpose(1, 2))
+    r = min(r, metric.shape[1] // 2)
+    similarity = cosines(metric[:, ::2], metric[:, 1::2])
     partner = best(similarity).squeeze(-1)
     score = similarity.amax(dim=-1)
     if importance is not None:
         score = score - importance[:, ::2]
-    if protect_first:
-        score = torch.cat([torch.full_like(score[:, :1], -torch.inf), score[:, 1:]], dim=1)
     order = top_k(score, score.shape[1])
     merged, unmerged = order[:, :r], order[:, r:]
-    if protect_first:
-        unmerged = unmerged.sort(dim=-1).values
     return Pairs(unmerged, merged, torch.gather(partner, 1, merged))
 
 

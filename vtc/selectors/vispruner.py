@@ -17,7 +17,8 @@ from torch import Tensor
 
 from vtc.recipe.selectors.vispruner import VisPrunerEntry
 from vtc.selectors.base import Selector, ascending, top_k
-from vtc.selectors.similarity import unit
+from vtc.selectors.similarity import cosines
+from vtc.selectors.ties import read_at
 from vtc.visual_tokens import VisualTokens, gather_tokens
 
 ROUND = 8
@@ -32,17 +33,17 @@ class VisPruner(Selector[VisPrunerEntry]):
         important = int(keep * self.entry.important)
         if important == keep:
             return ascending(order[:, :keep])
-        diverse = _least_duplicated(unit(tokens.features), order[:, important:], keep - important)
+        diverse = _least_duplicated(cosines(tokens.features), order[:, important:], keep - important)
         return ascending(torch.cat([order[:, :important], diverse], dim=1))
 
 
-def _least_duplicated(directions: Tensor, listed: Tensor, keep: int) -> Tensor:
+def _least_duplicated(similarity: Tensor, listed: Tensor, keep: int) -> Tensor:
     """Thin a list of tokens.
 
     Parameters
     ----------
-    directions : Tensor of shape (B, N, D)
-        Unit vectors of all tokens.
+    similarity : Tensor of shape (B, N, N)
+        Cosines of all tokens.
     listed : Tensor of shape (B, R), int64
         Which of them are on the list, in its order.
     keep : int
@@ -52,12 +53,10 @@ def _least_duplicated(directions: Tensor, listed: Tensor, keep: int) -> Tensor:
     -------
     Tensor of shape (B, keep), int64
     """
-    vectors = gather_tokens(directions, listed)
     while (length := listed.shape[1]) > keep:
         dropped = min(ROUND, length // 2, length - keep)
-        even, odd = vectors[:, ::2], vectors[:, 1::2]
-        duplicated = torch.matmul(even, odd.transpose(1, 2)).amax(dim=-1)
+        even, odd = listed[:, ::2], listed[:, 1::2]
+        duplicated = read_at(gather_tokens(similarity, even), odd).amax(dim=-1)
         stay = top_k(duplicated, duplicated.shape[1])[:, dropped:]
-        listed = torch.cat([torch.gather(listed[:, ::2], 1, stay), listed[:, 1::2]], dim=1)
-        vectors = torch.cat([gather_tokens(even, stay), odd], dim=1)
+        listed = torch.cat([torch.gather(even, 1, stay), odd], dim=1)
     return listed

@@ -23,7 +23,7 @@ from vtc.recipe.selectors.vscan import VScanEntry
 from vtc.selectors.base import Selector, ascending, best, kept_mask, top_k
 from vtc.selectors.given import projected
 from vtc.selectors.ranking import ranks, ranks_within
-from vtc.selectors.similarity import unit
+from vtc.selectors.similarity import cosines
 from vtc.visual_tokens import VisualTokens, gather_tokens
 
 
@@ -92,8 +92,7 @@ def averaged(features: Tensor, chosen: Tensor) -> Tensor:
     Tensor of shape (B, K, D)
         In the type of `features`.
     """
-    directions = unit(features)
-    target = best(torch.matmul(directions, gather_tokens(directions, chosen).transpose(1, 2)))
+    target = best(cosines(features, gather_tokens(features, chosen)))
     dropped = 1 - kept_mask(chosen, features.shape[1])
     places = torch.arange(chosen.shape[1], device=chosen.device)
     joins = (target == places).float() * dropped.unsqueeze(-1)

@@ -99,12 +99,12 @@ class CutStage(nn.Module, ABC):
         cut: Cut,
         before: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Cut a batch of B rows with I images.
+        """Cut a batch of B rows with I spans.
 
         Parameters
         ----------
         hidden : Tensor of shape (B, S, E')
-            Hidden states, and what is carried behind them.
+            Hidden states, and after them DeepStack features.
         attention_mask : Tensor of shape (B, S), int64
         position_ids : Tensor of shape (B, S) or (3, B, S), int64
         cut : Cut

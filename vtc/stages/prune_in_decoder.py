@@ -19,13 +19,13 @@ from vtc.visual_tokens import gather_positions, gather_tokens
 
 
 class PruneInDecoder(CutStage):
-    """Between two segments: keep exactly `keep` visual tokens of each image; exported as a token selector graph.
+    """Between two segments: keep exactly `keep` visual tokens of each span; exported as a token selector graph.
 
     Parameters
     ----------
     selector : DecoderSelector
     tokens, keep : int
-        Visual tokens of a run of placeholders before and after the cut.
+        Visual tokens of a span before and after the cut.
     """
 
     def __init__(self, selector: DecoderSelector[Any], tokens: int, keep: int) -> None:

@@ -165,7 +165,7 @@ class EncodedExamples:
         return [computed[number] if number in computed else self.kept[number] for number in numbers]
 
     def pack(self, numbers: Sequence[int], places: Tensor) -> Packed:
-        """The questions of some images behind the visual tokens at `places` (B, K)."""
+        """The questions of some images after the visual tokens at `places` (B, K)."""
         return self._pack([self.examples[number] for number in numbers], places)
 
     def batches(self) -> Iterator[list[int]]:

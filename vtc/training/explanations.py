@@ -10,7 +10,7 @@ rollout over the generated tokens, bottom half masked, renormalised; KL divergen
 epochs. Assumed, for want of their code: gradients are those of the summed log-probability of the original's own greedy
 answer, its end token included; rows are summed over the places that predict a token of it, unweighted; the rate follows
 a cosine after a short warm-up; a question that nothing visual had to do with teaches nothing. The attention that the
-network reads is that of the original, which has lost no tokens in front of the cut.
+network reads is that of the original, which has lost no tokens before the cut.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vtc.calibrate.measuring import ANSWER_TOKENS
 from vtc.compressed.build import apply_recipe
 from vtc.compressed.vision_encoder import VisionEncoder
+from vtc.data.samples import ANSWER_TOKENS
 from vtc.facts.model import ModelFacts
 from vtc.models.base import VLMAdapter
 from vtc.progress import Report

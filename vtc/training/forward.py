@@ -35,8 +35,8 @@ def answer_states(adapter: VLMAdapter, packed: Packed, features: Tensor, policy:
     """
     embeds = adapter.embed_tokens(packed.input_ids)
     visual = adapter.projector(features).to(embeds.dtype)
-    behind = packed.start + packed.visual
-    hidden = torch.cat([embeds[:, : packed.start], visual, embeds[:, behind:]], dim=1)
+    after = packed.start + packed.visual
+    hidden = torch.cat([embeds[:, : packed.start], visual, embeds[:, after:]], dim=1)
     mask = attention_mask(packed, policy, hidden.dtype)
     rotation = adapter.rotation(hidden, packed.position_ids)
     for layer in adapter.decoder_layers:
@@ -59,14 +59,11 @@ def attention_mask(packed: Packed, policy: Tensor | None, dtype: torch.dtype) ->
 
     Based on DynamicViT (Rao et al. 2021, arXiv 2106.02034), equation 11, and Dynamic-LLaVA (arXiv 2412.00876).
     """
-    block = packed.block
-    order = torch.arange(block.shape[1], device=block.device)
-    seen = (block[:, None, :] == 0) | (block[:, None, :] == block[:, :, None])
-    seen = seen & (order[None, :, None] >= order[None, None, :])
-    mask = torch.where(seen, 0.0, torch.finfo(dtype).min).to(dtype)
+    mask = torch.where(packed.seen, 0.0, torch.finfo(dtype).min).to(dtype)
     if policy is not None:
-        behind = block.shape[1] - packed.start - packed.visual
-        column = torch.nn.functional.pad((policy + UNSEEN).log().to(dtype), (packed.start, behind))
-        others = order[:, None] != order[None, :]
+        length = packed.block.shape[1]
+        after = length - packed.start - packed.visual
+        column = torch.nn.functional.pad((policy + UNSEEN).log().to(dtype), (packed.start, after))
+        others = ~torch.eye(length, dtype=torch.bool, device=mask.device)
         mask = mask + column[:, None, :] * others
     return mask[:, None]

@@ -1,7 +1,7 @@
 """Masks that are hard in the forward pass and differentiable in the backward pass.
 
 Each function returns a policy (B, N): exactly 1 for a visible token and 0 for a dropped one, with the gradient of a
-soft mask behind it.
+soft mask under it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def sigmoid_top_k(scores: Tensor, keep: int) -> Tensor:
     -------
     Tensor of shape (B, N)
 
-    Based on VisionSelector (arXiv 2510.16598). Bisection finds t; the Newton step behind it changes t no more, but
+    Based on VisionSelector (arXiv 2510.16598). Bisection finds t; the Newton step after it changes t no more, but
     carries the gradient that the implicit function theorem gives it: dt/dx_j = -s'_j / sum_i s'_i.
     """
     if keep >= scores.shape[-1]:

@@ -1,6 +1,6 @@
 """All questions about an image in one sequence, each blind to the others.
 
-Behind the image, a block-diagonal mask and restarting positions make every question see the prompt's beginning, the
+After the image, a block-diagonal mask and restarting positions make every question see the prompt's beginning, the
 visual tokens and itself, exactly as if it had been asked alone; so one pass over the visual tokens serves many answers.
 """
 
@@ -19,7 +19,7 @@ from vtc.models.base import VLMAdapter
 
 @dataclass(frozen=True)
 class QuestionTokens:
-    """Token ids of a question, from behind the image to where the answer begins, and of its answer with end token."""
+    """Token ids of a question, from after the image to where the answer begins, and of its answer with end token."""
 
     question: list[int]
     answer: list[int]
@@ -58,9 +58,9 @@ class Packed:
     Attributes
     ----------
     input_ids, position_ids : Tensors of shape (B, L), int64
-        The K slots behind the `start` first tokens are the image's; their ids are padding.
+        The K slots after the `start` first tokens are the image's; their ids are padding.
     block : Tensor of shape (B, L), int64
-        0 before and in the image, the number of the question (from 1) behind it, -1 on padding.
+        0 before and in the image, the number of the question (from 1) after it, -1 on padding.
     start : int
         Tokens before the image.
     visual : int
@@ -78,6 +78,12 @@ class Packed:
     columns: Tensor
     targets: Tensor
     question: Tensor
+
+    @property
+    def seen(self) -> Tensor:
+        """Which tokens each token sees, the beginning, the image and its own question up to itself: (B, L, L), bool."""
+        own = self.block[:, None, :] == self.block[:, :, None]
+        return ((self.block[:, None, :] == 0) | own).tril()
 
 
 def pack(

@@ -145,7 +145,7 @@ def loud(tmp_path_factory: pytest.TempPathFactory) -> VLMAdapter:
 
 
 def test_what_overflows_is_computed_in_float32(loud: VLMAdapter, tmp_path: Path) -> None:
-    # The stream is cut behind that layer, so what overflows goes through three graphs.
+    # The stream is cut after that layer, so what overflows goes through three graphs.
     wanted = request(loud, {"kind": "prune_in_decoder", "layer": 2, "keep": 5}, precisions=("fp16", "int8"))
     parity = export(wanted, tmp_path / "bundle")
     assert all(one.greedy_match == 1.0 for one in parity.values())

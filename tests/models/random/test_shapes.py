@@ -82,9 +82,9 @@ def test_no_two_rows_or_matrices_are_alike(random_model: VLMAdapter) -> None:
 
 
 def test_long_matrices_go_round_the_draw() -> None:
-    long, behind = torch.nn.Linear(1000, 2500, bias=False), torch.nn.Linear(4, 2, bias=False)
-    randomise(torch.nn.ModuleList([long, behind]))
-    values = torch.cat([long.weight.flatten() * 1000**0.5, behind.weight.flatten() * 2])
+    long, after = torch.nn.Linear(1000, 2500, bias=False), torch.nn.Linear(4, 2, bias=False)
+    randomise(torch.nn.ModuleList([long, after]))
+    values = torch.cat([long.weight.flatten() * 1000**0.5, after.weight.flatten() * 2])
     torch.testing.assert_close(values[PERIOD:], values[:-PERIOD])
     assert float(values.detach().std()) == pytest.approx(1, abs=0.01)
 

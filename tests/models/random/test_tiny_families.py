@@ -31,7 +31,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def last(path: Path, model: Any, images: list[list[Image.Image]], prompts: list[str], frames: bool = False) -> Tensor:
-    """Logits (B, V) behind each prompt, which are finite."""
+    """Logits (B, V) after each prompt, which are finite."""
     logits = own_logits(model, own_inputs(path, images, prompts, frames))[:, -1]
     assert torch.isfinite(logits).all()
     return logits
@@ -185,7 +185,7 @@ def test_windows_of_the_decoder_matter(kind: str, tmp_path: Path) -> None:
     path = write_tiny(kind, tmp_path / "model")
     model = own_model(path)
     inputs = own_inputs(path, [[image(0)]], [own_prompt(path, "what digit is red ? is there a circle ?")])
-    # Behind an answer of three: PaliGemma's windows do not divide its prompt.
+    # After an answer of three: PaliGemma's windows do not divide its prompt.
     answer = torch.tensor([[7, 8, 9]])
     longer = {
         name: torch.cat([inputs[name], torch.ones_like(answer)], 1) for name in ("attention_mask", "token_type_ids")

@@ -1,4 +1,4 @@
-"""The training code: labels, subsets, packing and whitening, and a tiny run of all stages."""
+"""The training code: labels, subsets and packing, and a tiny run of all stages."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
 
 from vtc.reference.scenes import scene
 from vtc.reference.tokenizer import build_tokenizer
 from vtc.reference.training.checkpoint import model_config
 from vtc.reference.training.dense import CLASSES, dense_scene, label_patches
-from vtc.reference.training.instruct import fold_whitening, whitening
-from vtc.reference.training.packing import answer_logits, pack, tokenize
+from vtc.reference.training.packing import answer_logits, pack_scenes, tokenize
 from vtc.reference.training.subsets import BUDGETS, covering_subset, oracle_subset, uniform_subset
 from vtc.reference.training.train import SMOKE, train
 
@@ -65,22 +63,12 @@ def test_a_packed_question_sees_what_it_would_see_alone(renumber: bool) -> None:
     tokens = tokenize(scene("train", 0, 0).questions, tokenizer)
     keep = torch.tensor([[3, 50, 200]])
     visual = torch.randn(1, 3, 32)
-    together = pack([tokens], keep, renumber, tokenizer)
+    together = pack_scenes([tokens], keep, renumber, tokenizer)
     with torch.no_grad():
         packed = answer_logits(model, together, visual)
         for index, one in enumerate(tokens):
-            alone = answer_logits(model, pack([[one]], keep, renumber, tokenizer), visual)
+            alone = answer_logits(model, pack_scenes([[one]], keep, renumber, tokenizer), visual)
             assert torch.allclose(packed[together.question == index], alone, atol=1e-5)
-
-
-def test_folded_whitening_changes_no_output() -> None:
-    torch.manual_seed(0)
-    states = torch.randn(4, 256, 8) @ torch.randn(8, 8) * 20 + 3
-    mean, matrix = whitening(states)
-    linear = nn.Linear(8, 5)
-    expected = linear((states - mean) @ matrix)
-    fold_whitening(linear, mean, matrix)
-    assert torch.allclose(linear(states), expected, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from vtc.selectors.decoder.feather import FEATHER
 def setting() -> tuple[FakeAdapter, DecoderTokens]:
     row = torch.zeros(1, 1, 20, 20)
     row[0, 0, -1, 2:18] = torch.linspace(0, 1, 16)
-    return FakeAdapter({7: row}), decoder_tokens(torch.zeros(1, 20, 4), 2, 16)
+    return FakeAdapter({7: row}), decoder_tokens(torch.arange(80.0).view(1, 20, 4), 2, 16)
 
 
 def test_asks_without_rotary_positions(setting: tuple[FakeAdapter, DecoderTokens]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from exporters.graphs import prune_spec
+from exporters.graphs import GraphSpec, prune_spec
 from exporters.lint import lint
 from exporters.writing import export_graph
 from vtc.inputs.positions import IntArray
 from vtc.inputs.schedule import SegmentRule, schedule
 from vtc.models.base import VLMAdapter
-from vtc.recipe.selectors import DECODER_SELECTORS
+from vtc.recipe.selectors import DECODER_SELECTORS, DARTEntry, FeatherEntry, TextAttentionEntry
 from vtc.selectors.decoder import build_decoder_selector
-from vtc.selectors.decoder.base import DecoderSelector
+from vtc.selectors.decoder.base import DecoderSelector, DecoderTokens
 from vtc.stages.base import Cut
 from vtc.stages.prune_in_decoder import PruneInDecoder
 
@@ -102,6 +103,54 @@ def test_states_without_any_difference_still_keep_the_budget(name: str, adapter:
         assert (kept.diff(dim=1) > 0).all()
 
 
+class Unplaced(nn.Module):
+    """What selectors choose that look at what a token is, and not at where it stands."""
+
+    def __init__(self, adapter: VLMAdapter) -> None:
+        super().__init__()
+        unpinned = DARTEntry().model_copy(update={"pivots_image": 0})  # image pivots stay by their places
+        entries = [TextAttentionEntry(queries="raters", rope=False), FeatherEntry(uniform=0.0), unpinned]
+        self.selectors = nn.ModuleList(build_decoder_selector(entry, adapter, AFTER, BEFORE) for entry in entries)
+
+    def forward(self, *values: Tensor) -> list[Tensor]:
+        tokens = DecoderTokens(*values)
+        return [selector.select(tokens, tokens.visual.shape[1] // 2) for selector in self.selectors]
+
+
+def repeated(adapter: VLMAdapter, visual: int) -> tuple[tuple[Tensor, ...], int]:
+    """Fields of `DecoderTokens` for two images, and after how many tokens those of an image begin again."""
+    distinct = visual // 3 + 1
+    mask, positions, _, columns, queries, query_mask, _ = batch(2, visual, 1, "text_after_image", padded=False)
+    again = torch.arange(mask.shape[1])
+    again[2 : 2 + visual] = 2 + torch.arange(visual) % distinct
+    hidden, before = (one[:, again] for one in states(adapter, 2, len(again)))
+    return (hidden, before, mask, positions, columns, queries, query_mask), distinct
+
+
+def lower_first(kept: Tensor, distinct: int) -> bool:
+    """Whether all equal tokens of lower places are kept with every kept token."""
+    return all(place - distinct in row for row in kept.tolist() for place in row if place >= distinct)
+
+
+@pytest.mark.parametrize("visual", [21, 75])
+def test_of_equal_tokens_the_lower_place_is_kept(visual: int, adapter: VLMAdapter) -> None:
+    values, distinct = repeated(adapter, visual)
+    assert [lower_first(kept, distinct) for kept in Unplaced(adapter)(*values)] == [True] * 3
+
+
+def test_of_equal_tokens_the_exported_graph_keeps_the_lower_place(adapter: VLMAdapter, tmp_path: Path) -> None:
+    values, distinct = repeated(adapter, 75)
+    names = [field.name for field in fields(DecoderTokens)]
+    axes = (tuple({0: "batch"} for _ in names),)
+    spec = GraphSpec("choices", Unplaced(adapter), values, names, ["raters", "feather", "dart"], axes)
+    path = tmp_path / "choices.onnx"
+    export_graph(spec, path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    feeds = {name: value.numpy() for name, value in zip(names, values, strict=True)}
+    found = session.run(None, {value.name: feeds[value.name] for value in session.get_inputs()})
+    assert [lower_first(torch.from_numpy(kept), distinct) for kept in found] == [True] * 3
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_batch_is_cut_as_its_rows_alone(name: str, adapter: VLMAdapter) -> None:
     selector, query_tokens = make(name, adapter)
@@ -125,12 +174,13 @@ def test_a_batch_is_cut_as_its_rows_alone(name: str, adapter: VLMAdapter) -> Non
         torch.testing.assert_close(alone[0][0], together[0][row, padding:], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_exported_graph_chooses_as_pytorch_does(name: str, adapter: VLMAdapter, tmp_path: Path) -> None:
     selector, query_tokens = make(name, adapter)
     visual, keep, images = 64, 16, 50
     stage = PruneInDecoder(selector, visual, keep)
-    spec = prune_spec("token_selector", stage, adapter.facts.decoder.width, torch.float32)
+    spec = prune_spec("token_selector", stage, AFTER, torch.float32)
     path = tmp_path / "selector.onnx"
     export_graph(spec, path)
     assert lint(path) == []

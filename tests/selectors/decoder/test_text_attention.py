@@ -25,6 +25,7 @@ def test_raters_are_the_text_that_resembles_the_image() -> None:
     maps = torch.rand(1, 3, 12, 12)
     hidden = torch.zeros(1, 12, 4)
     hidden[0, 2:8] = torch.tensor([1.0, 0, 0, 0])
+    hidden[0, 2:8, 3] = torch.arange(6.0)
     hidden[0, 9] = torch.tensor([2.0, 0, 0, 0])
     fake = FakeAdapter({4: maps})
     entry = TextAttentionEntry(queries="raters", rope=False)

@@ -21,8 +21,10 @@ from vtc.reference.questions import CATEGORIES, Question
 from vtc.reference.scenes import Scene, generate, question_set
 from vtc.reference.training.dense import label_patches
 from vtc.reference.training.instruct import choose, take
-from vtc.reference.training.packing import Tokens, answer_logits, correct, pack, tokenize
+from vtc.reference.training.packing import answer_logits, pack_scenes, tokenize
 from vtc.reference.training.pretrain import to_pixels
+from vtc.training.evaluation import exact
+from vtc.training.packing import QuestionTokens
 
 MODES = ("full", "oracle", "oracle_renumbered", "uniform", "none", "blank")
 Images = dict[int, tuple[Scene, list[Question]]]
@@ -81,16 +83,16 @@ def _answer(
     model: LlavaForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
     scenes: Sequence[Scene],
-    tokens: Sequence[Sequence[Tokens]],
+    tokens: Sequence[Sequence[QuestionTokens]],
     states: torch.Tensor,
     mode: str,
     keep: int,
 ) -> list[bool]:
     labels = [label_patches(s.objects) for s in scenes]
     chosen = torch.from_numpy(np.stack([choose(mode, one.owner, one.share, keep) for one in labels]))
-    packed = pack(tokens, chosen, mode == "oracle_renumbered", tokenizer)
+    packed = pack_scenes(tokens, chosen, mode == "oracle_renumbered", tokenizer)
     visual = model.model.multi_modal_projector(take(states, chosen))
-    found: list[bool] = correct(answer_logits(model, packed, visual), packed).tolist()
+    found: list[bool] = exact(answer_logits(model, packed, visual), packed).tolist()
     return found
 
 

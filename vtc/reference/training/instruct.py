@@ -26,9 +26,11 @@ from vtc.reference.scenes import scene
 from vtc.reference.tokenizer import token_ids
 from vtc.reference.training.dense import RANKS, label_patches
 from vtc.reference.training.optim import make_optimizers, schedule
-from vtc.reference.training.packing import Packed, Tokens, answer_logits, correct, pack, run_decoder, tokenize
+from vtc.reference.training.packing import answer_logits, pack_scenes, run_decoder, tokenize
 from vtc.reference.training.pretrain import Log, to_pixels
 from vtc.reference.training.subsets import BUDGETS, covering_subset, oracle_subset, uniform_subset
+from vtc.training.evaluation import exact
+from vtc.training.packing import Packed, QuestionTokens
 
 #: Standard deviation of the visual tokens that enter the decoder at the start, in every direction.
 FEATURE_SCALE = 0.5
@@ -60,7 +62,7 @@ class Features:
     owner: NDArray[np.int64]
     ranks: NDArray[np.int64]
     share: NDArray[np.float32]
-    tokens: list[list[Tokens]]
+    tokens: list[list[QuestionTokens]]
     category: list[list[str]]
 
 
@@ -93,34 +95,6 @@ def cache_features(
             tokens.append(tokenize(one.questions, tokenizer))
             category.append([q.category for q in one.questions])
     return Features(states, owner.astype(np.int64), ranks.astype(np.int64), share.astype(np.float32), tokens, category)
-
-
-def whitening(states: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric whitening of tower features.
-
-    Parameters
-    ----------
-    states : Tensor of shape (N, 256, D)
-
-    Returns
-    -------
-    mean : Tensor of shape (D,)
-    matrix : Tensor of shape (D, D)
-        ``(x - mean) @ matrix`` has nearly unit covariance; the weakest directions are not blown up.
-    """
-    flat = states.flatten(0, 1).double()
-    mean = flat.mean(0)
-    values, vectors = torch.linalg.eigh(torch.cov(flat.T))
-    scale = (values.clamp_min(0) + 0.01 * values.mean()).rsqrt()
-    return mean.float(), (vectors * scale @ vectors.T).float()
-
-
-def fold_whitening(linear: nn.Linear, mean: Tensor, matrix: Tensor) -> None:
-    """Make ``linear`` apply to raw features what it applied to whitened ones, in place."""
-    with torch.no_grad():
-        weight = linear.weight @ matrix.T
-        linear.bias.sub_(weight @ mean)
-        linear.weight.copy_(weight)
 
 
 def start_language_side(model: LlavaForConditionalGeneration) -> None:
@@ -158,10 +132,10 @@ def measure(
     for first in range(0, len(data.tokens), 16):
         rows = range(first, min(first + 16, len(data.tokens)))
         chosen = torch.from_numpy(np.stack([choose(mode, data.owner[i], data.share[i], keep) for i in rows]))
-        packed = pack([data.tokens[i] for i in rows], chosen, mode == "oracle_renumbered", tokenizer)
+        packed = pack_scenes([data.tokens[i] for i in rows], chosen, mode == "oracle_renumbered", tokenizer)
         with torch.autocast("cpu", torch.bfloat16):
             visual = model.model.multi_modal_projector(take(data.states[rows.start : rows.stop], chosen).float())
-            right = correct(answer_logits(model, packed, visual), packed).tolist()
+            right = exact(answer_logits(model, packed, visual), packed).tolist()
         for category, hit in zip((c for i in rows for c in data.category[i]), right, strict=True):
             hits[category].append(hit)
     model.train()
@@ -280,7 +254,7 @@ def instruct(
             keep = torch.arange(256).expand(config.batch, -1)
         else:
             keep = torch.from_numpy(np.stack([covering_subset(train.owner[i], budget, rng) for i in rows]))
-        packed = pack([train.tokens[i] for i in rows], keep, bool(rng.random() < 0.5), tokenizer)
+        packed = pack_scenes([train.tokens[i] for i in rows], keep, bool(rng.random() < 0.5), tokenizer)
         states = take(train.states[torch.from_numpy(rows)], keep)
         with torch.autocast("cpu", torch.bfloat16):
             visual = model.model.multi_modal_projector(states.float())

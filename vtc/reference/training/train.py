@@ -25,12 +25,11 @@ from vtc.reference.training.instruct import (
     Features,
     InstructConfig,
     cache_features,
-    fold_whitening,
     instruct,
     start_language_side,
-    whitening,
 )
 from vtc.reference.training.pretrain import PatchHeads, PretrainConfig, pretrain
+from vtc.training.whitening import Whitening
 
 #: Seeds of the cached training scenes and of the validation writers' ones; the test split is never looked at.
 TRAIN_SEED, HELD_OUT_SEED = 100, 90_001
@@ -82,11 +81,11 @@ class CsvLog:
             )
 
 
-def prepare(data: Features, mean: torch.Tensor, matrix: torch.Tensor) -> Features:
+def prepare(data: Features, whitening: Whitening) -> Features:
     """Whiten cached features, in chunks, in place."""
     for first in range(0, len(data.states), 256):
         chunk = data.states[first : first + 256]
-        chunk.copy_((chunk.float() - mean) @ matrix)
+        chunk.copy_(whitening(chunk))
     return data
 
 
@@ -143,10 +142,11 @@ def _language_side(
     # Kept beside the decoder that learns on it: a resumed run must not whiten ever so slightly differently.
     fixed = work / "whitening.pt"
     if not fixed.exists():
-        torch.save(whitening(data.states[:400]), fixed)
-    mean, matrix = torch.load(fixed, weights_only=True)
-    instruct(model, tokenizer, prepare(data, mean, matrix), prepare(held_out, mean, matrix), size, work, log)
-    fold_whitening(model.model.multi_modal_projector.linear_1, mean, matrix)
+        fitted = Whitening.of(data.states[:400])
+        torch.save((fitted.mean, fitted.matrix), fixed)
+    whitening = Whitening(*torch.load(fixed, weights_only=True))
+    instruct(model, tokenizer, prepare(data, whitening), prepare(held_out, whitening), size, work, log)
+    whitening.fold(model.model.multi_modal_projector.linear_1)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vtc.models.base import VLMAdapter
 from vtc.recipe.selectors.base import DecoderSelectorEntry
 from vtc.selectors.base import ascending, kept_mask, top_k
+from vtc.selectors.ties import first_equal, read_at
 from vtc.visual_tokens import gather_tokens
 
 
@@ -86,10 +87,20 @@ class DecoderSelector(nn.Module, ABC, Generic[E]):
 
         A softmax over what each of them sees in the layer, of which the visual columns are given.
         """
+        return self.attention_to_seen(tokens, queries, self.seen(tokens, queries), rope=rope)
+
+    def attention_to_seen(self, tokens: DecoderTokens, queries: Tensor, seen: Tensor, *, rope: bool) -> Tensor:
+        """As `attention`, over the tokens that `seen` (I, Q, S) says.
+
+        Without rotary positions, equal tokens that the same queries see get exactly equal attention.
+        """
         hidden = self.entering(tokens)
-        seen = self.seen(tokens, queries)
         rows = self.adapter.attention_rows(self.layer, hidden, queries, seen, tokens.position_ids, rope=rope)
-        return torch.gather(rows, 2, tokens.visual.unsqueeze(1).expand(-1, queries.shape[1], -1))
+        columns = read_at(rows, tokens.visual)
+        if rope:
+            return columns
+        told_apart_by = [gather_tokens(hidden, tokens.visual), read_at(seen.to(hidden.dtype), tokens.visual).mT]
+        return read_at(columns, first_equal(torch.cat(told_apart_by, dim=-1)))
 
     def seen(self, tokens: DecoderTokens, queries: Tensor) -> Tensor:
         """Which of the S tokens those at `queries` (I, Q) see in the layer that is looked at: (I, Q, S), bool."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vtc.recipe.selectors.decoder.dart import DARTEntry
 from vtc.selectors.base import ascending, kept_mask, top_k
 from vtc.selectors.decoder.base import DecoderSelector, DecoderTokens
+from vtc.selectors.ties import first_equal, read_at
 from vtc.visual_tokens import gather_tokens
 
 SET_TABLE = 32
@@ -44,7 +45,9 @@ class DART(DecoderSelector[DARTEntry]):
             nn.functional.normalize(self.adapter.final_norm(gather_tokens(tokens.hidden, places)).float(), dim=-1)
             for places in (pivots, tokens.visual)
         ]
-        chosen = take_turns(torch.matmul(unit[0], unit[1].transpose(1, 2)), image_pivots, left)
+        similarity = torch.matmul(unit[0], unit[1].transpose(1, 2))
+        similarity = read_at(similarity, first_equal(self.visual_states(tokens)))
+        chosen = take_turns(similarity, image_pivots, left)
         return ascending(chosen)
 
     def _text_pivots(self, tokens: DecoderTokens, norm: Tensor) -> Tensor:

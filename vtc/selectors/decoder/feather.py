@@ -26,12 +26,8 @@ class FEATHER(DecoderScorer[FeatherEntry]):
     """Top-k of the last text token's attention without rotary positions, beside evenly spread tokens."""
 
     def score(self, tokens: DecoderTokens) -> Tensor:
-        hidden = self.entering(tokens)
-        image = kept_mask(tokens.visual, hidden.shape[1]).bool().unsqueeze(1)
-        row = self.adapter.attention_rows(
-            self.layer, hidden, tokens.queries[:, -1:], image, tokens.position_ids, rope=False
-        )
-        return torch.gather(row.squeeze(1), 1, tokens.visual)
+        image = kept_mask(tokens.visual, tokens.hidden.shape[1]).bool().unsqueeze(1)
+        return self.attention_to_seen(tokens, tokens.queries[:, -1:], image, rope=False).squeeze(1)
 
     def select(self, tokens: DecoderTokens, keep: int) -> Tensor:
         score = self.score(tokens)

@@ -21,9 +21,9 @@ class Chat:
     image, video : str
         What stands for one image or video.
     head : str
-        A Jinja expression or text in front of the first turn.
+        A Jinja expression or text before the first turn.
     visuals_first : bool
-        Whether a turn's images and videos come in front of all its text, in whatever order they were given.
+        Whether a turn's images and videos come before all its text, in whatever order they were given.
     """
 
     user: str

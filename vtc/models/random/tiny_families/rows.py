@@ -354,7 +354,7 @@ def _smolvlm(encoder_layers: int, decoder_layers: int) -> Family:
 
 def _paligemma(encoder_layers: int, decoder_layers: int) -> Family:
     return Family(
-        # The processor puts the beginning-of-text token behind the images and a line break behind the prompt.
+        # The processor puts the beginning-of-text token after the images and a line break after the prompt.
         chat=Chat("", "", "", "", image="<image>", head="", visuals_first=True),
         names={"image_token": "<image>"},
         ids={"image_token_index": "<image>"},

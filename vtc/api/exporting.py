@@ -1,0 +1,129 @@
+"""``vtc.export``: a compressed model in, a bundle and proof of parity out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vtc.errors import InputError
+from vtc.facts.layout import ImageOptions
+from vtc.progress import Report, silent
+
+if TYPE_CHECKING:
+    from exporters.parity import Parity
+from vtc.api.arguments import as_list
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What :func:`export` made.
+
+    Attributes
+    ----------
+    path : Path
+        The bundle's directory.
+    parity : dict of str to Parity
+        For each precision, how far the bundle is from the model in PyTorch.
+    """
+
+    path: Path
+    parity: dict[str, Parity]
+
+
+def export(
+    compressed: str | Path,
+    *,
+    out: str | Path,
+    precisions: str | Sequence[str] = "fp32",
+    targets: str | Sequence[str] = (),
+    opset: int = 20,
+    model: str | Path | None = None,
+    data: str | Path | None = None,
+    samples: int = 16,
+    image_options: Sequence[ImageOptions] = (),
+    progress: Report = silent,
+) -> ExportResult:
+    """Write a compressed model as an ONNX bundle, once it computes what the model computes.
+
+    An interrupted run is taken up again by the same call.
+
+    Parameters
+    ----------
+    compressed : str or Path
+        Directory that :func:`compress` wrote.
+    out : str or Path
+        Directory to write; replaced if it holds a bundle.
+    precisions : str or sequence of str
+        One or several of :data:`exporters.precision.NAMES`.
+    targets : str or sequence of str
+        What engines are to be built for: names of :data:`exporters.targets.TARGETS`. Graphs that one of them could not
+        take are refused.
+    opset : int
+        ONNX operator set, 18 to 22.
+    model : str, Path or None
+        Where the checkpoint is now, if it has moved.
+    data : str, Path or None
+        Images and questions to compare on: a directory with data.jsonl, or ``reference``. None takes ``reference`` for
+        the reference model, and noise for others.
+    samples : int
+        Number of prompts to compare on.
+    image_options : sequence of ImageOptions
+        Layouts of images that the bundle is to serve, the default one first; none is the one it was compressed for.
+    progress : callable
+        As for :func:`compress`.
+
+    Returns
+    -------
+    ExportResult
+
+    Raises
+    ------
+    InputError
+        If a precision or target is not known or does not take the graphs.
+    BundleError
+        If `compressed` is incomplete or changed, or `out` holds something else than a bundle.
+    ParityError
+        If the graphs do not compute what the model computes. Nothing is written then.
+
+    Examples
+    --------
+    >>> import vtc
+    >>> result = vtc.export("out/compressed", out="out/bundle", samples=4)
+    >>> result.parity["fp32"].greedy_match
+    1.0
+    """
+    from exporters.precision import precision
+    from exporters.targets import target
+    from vtc.artifact import check_output
+
+    names, found = as_list(precisions), [target(name) for name in as_list(targets)]
+    needs_ranges = [name for name in names if precision(name).activations]
+    check_output(Path(out), "bundle")
+    for one in found:
+        one.check_export(names, opset)
+
+    from exporters.onnx import ExportRequest
+    from exporters.onnx import export as run
+    from vtc.compressed.checkpoint import for_images, load_compressed
+    from vtc.data.datasets import data_for
+    from vtc.data.samples import samples_from
+
+    loaded, recipe, origin = load_compressed(Path(compressed), None if model is None else str(model))
+    models = [for_images(loaded, recipe, wanted) for wanted in image_options] or [loaded]
+    source = data_for(origin.name, data)
+    if needs_ranges and source is None:
+        raise InputError(f"{needs_ranges[0]} takes ranges of activations from samples, and noise has none; give --data")
+    share = -(-samples // len(models))
+    request = ExportRequest(
+        models=models,
+        recipe=recipe,
+        origin=origin,
+        samples=[sample for one in models for sample in samples_from(one.adapter, source, share, seed=0)],
+        precisions=names,
+        opset=opset,
+        targets=found,
+        progress=progress,
+    )
+    return ExportResult(Path(out), run(request, Path(out)))

@@ -1,0 +1,101 @@
+"""``vtc.validate``: accuracy and fidelity beside the original."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vtc.errors import InputError
+from vtc.evaluate.contestants import BASELINES
+from vtc.progress import Report, silent
+from vtc.runtime.options import RuntimeOptions
+
+if TYPE_CHECKING:
+    from vtc.evaluate.validate import Thresholds
+
+
+def validate(
+    target: str | Path | None,
+    *,
+    against: str | Path | None = None,
+    data: str | Path | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    baselines: Sequence[str] = BASELINES,
+    thresholds: Thresholds | None = None,
+    batch_size: int = 16,
+    max_new_tokens: int = 32,
+    runtime: RuntimeOptions = RuntimeOptions(),
+    progress: Report = silent,
+) -> dict[str, Any]:
+    """Judge a bundle or a compressed model against the original, on the same questions.
+
+    Parameters
+    ----------
+    target : str, Path or None
+        The bundle or compressed model; None measures the original alone.
+    against : str, Path or None
+        The original: ``reference``, a checkpoint's directory, or an uncompressed bundle. None takes the checkpoint that
+        the target was made from, where it still is.
+    data : str, Path or None
+        Questions: a directory with data.jsonl, or ``reference``. None takes ``reference`` for the reference model.
+    samples : int or None
+        Number of questions; None takes all of a directory, and 600 of ``reference``.
+    seed : int
+        Draws the questions and resamples.
+    baselines : sequence of str
+        Some of :data:`vtc.evaluate.contestants.BASELINES`; there are none against a bundle.
+    thresholds : Thresholds or None
+        What the gate asks for; None asks for a retention of 95 %.
+    batch_size : int
+        Questions at a time.
+    max_new_tokens : int
+        Longest answer.
+    runtime : RuntimeOptions
+        How a bundle is run.
+    progress : callable
+        As for :func:`compress`.
+
+    Returns
+    -------
+    dict
+        The report of :func:`vtc.evaluate.validate.validate`, ready for JSON. ``report["gate"]["status"]`` is ``pass``,
+        ``fail`` or ``inconclusive``; a failed gate raises nothing.
+
+    Raises
+    ------
+    InputError
+        If something is missing, of the wrong kind, or made from another checkpoint.
+
+    Examples
+    --------
+    >>> import vtc
+    >>> report = vtc.validate("out/bundle", samples=60, baselines=["random"])
+    >>> report["results"]["bundle"]["retention"] > report["baselines"]["random"]["retention"]
+    True
+    >>> report["gate"]["status"]
+    'inconclusive'
+    """
+    from vtc.data.datasets import data_for, load_dataset
+    from vtc.evaluate.contestants import checkpoint_name, open_comparison
+    from vtc.evaluate.validate import Effort, Thresholds
+    from vtc.evaluate.validate import validate as run
+
+    named = None if target is None else str(target)
+    origin = None if against is None else str(against)
+    if data is None and (data := data_for(model := checkpoint_name(named, origin))) is None:
+        raise InputError(f"say what to ask {model}: --data DIR with data.jsonl; drawn digits are for 'reference' alone")
+    dataset = load_dataset(data, samples, seed)
+    field = open_comparison(named, origin, baselines, seed, runtime)
+    return run(
+        field.original,
+        field.compressed,
+        field.baselines,
+        dataset,
+        limits=thresholds or Thresholds(),
+        seed=seed,
+        effort=Effort(batch_size, max_new_tokens),
+        progress=progress,
+        left_out=field.left_out,
+    )
