@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from docs.studies import pages, selector_tables
+from vtc.models.refused import NEAREST
 from vtc.recipe import STAGES, Recipe, builtin_recipes, load_recipe, values
 from vtc.recipe.budget import Budget
 from vtc.recipe.selectors import DECODER_SELECTORS, ENCODER_SELECTORS, SelectorEntry
@@ -61,6 +62,10 @@ BOUNDS: tuple[tuple[Any, str, str], ...] = (
     (Le, "le", "at most"),
     (Lt, "lt", "below"),
 )
+
+
+OFTEN = ("internvl_chat", "qwen3_5", "qwen3_5_moe", "gemma4", "mllama", "mistral3")
+"""Refused types that are met most often."""
 
 
 # Values in words ----------------------------------------------------------------------------------------------------
@@ -284,6 +289,16 @@ def shipped_recipes() -> str:
     return left_table(("recipe", "what it does", "left to calibration or training", "paper"), rows)
 
 
+def refused(types: Iterable[str]) -> Callable[[], str]:
+    """Return what makes the table of model types that are refused."""
+
+    def made() -> str:
+        rows = [(f"`{one}`", NEAREST[one][1], f"`{NEAREST[one][0]}`") for one in types]
+        return left_table(("refused `model_type`", "because", "nearest that is supported"), rows)
+
+    return made
+
+
 def listed(names: list[str]) -> str:
     """Return names in code marks."""
     return ", ".join(f"`{name}`" for name in names) or "none"
@@ -299,6 +314,8 @@ SLOTS: dict[str, Callable[[], str]] = {
     "decoder_selectors": selectors(DECODER_SELECTORS),
     "training": training,
     "shipped_recipes": shipped_recipes,
+    "refused": refused(NEAREST),
+    "often_refused": refused(OFTEN),
 }
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 STUDIES: dict[str, tuple[str, Any]] = {

@@ -23,7 +23,7 @@ TOOLS: dict[Library, str] = {"tensorrt": "trtexec", "tensorrt_rtx": "tensorrt_rt
 
 _SCRIPT = """\
 #!/bin/sh
-# Builds the TensorRT engines of this bundle, on the {target.name} that they will run on: {target.summary}.
+# Builds the TensorRT engines of this bundle for {target.name}: {target.summary}.
 #   sh {script}           what vtc runs: one engine a graph, with a profile for prompts and one for further tokens
 #   sh {script} {tool}   the same graphs by NVIDIA's own tool, one engine a profile: to time them without vtc
 set -eu
@@ -48,8 +48,8 @@ Made by vtc {manifest.vtc_version}; `manifest.json` says how, and knows the hash
 ## Copy
 
 ```sh
-make wheel                                                            # in a checkout of vtc {manifest.vtc_version}
-scp -r BUNDLE dist/vtc-{manifest.vtc_version}-py3-none-any.whl USER@DEVICE:     # BUNDLE: this directory
+make wheel      # in a checkout of vtc {manifest.vtc_version}
+scp -r BUNDLE dist/vtc-{manifest.vtc_version}-py3-none-any.whl USER@DEVICE:      # BUNDLE: this directory
 ```
 
 ## Build
