@@ -18,6 +18,7 @@ from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
 from vtc.progress import Report, silent
 from vtc.recipe import Recipe
+from vtc.tables import line
 
 PartSource = Callable[[Recipe, int], Path]
 """Called with a recipe and the number of a stage whose trained part is left ``auto``; gives its file."""
@@ -72,7 +73,8 @@ class Calibrator:
             if not self.measuring.samples:
                 raise needs_data(recipe)
             before, entry = recipe.model_copy(update={"stages": recipe.stages[:number]}), recipe.stages[number]
-            recipe = recipe.resolved({key: CHOICES[type(entry)](entry, before, self.measuring)})
+            choose = line(CHOICES, entry, "CHOICES of vtc.calibrate.choices")
+            recipe = recipe.resolved({key: choose(entry, before, self.measuring)})
         return recipe
 
 

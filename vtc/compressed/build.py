@@ -16,6 +16,7 @@ from vtc.selectors.base import Selector
 from vtc.selectors.trained import load_trained, trained_part
 from vtc.stages import MODULES
 from vtc.stages.base import BuildContext, CutStage, TokenStage
+from vtc.tables import line
 
 Modules = Mapping[int, nn.Module]
 """The module of each stage that has one, by the stage's number."""
@@ -84,7 +85,8 @@ def build_modules(
     own = selectors or {}
     modules: dict[int, nn.Module] = {}
     for number, entry in enumerate(recipe.stages):
-        module = MODULES[type(entry)](entry, BuildContext(adapter, token_plan, number, own.get(number)))
+        build = line(MODULES, entry, "MODULES of vtc.stages")
+        module = build(entry, BuildContext(adapter, token_plan, number, own.get(number)))
         if module is None:
             continue
         modules[number] = module

@@ -7,13 +7,16 @@ from vtc.plan.faults import Faults
 from vtc.plan.stages import NUMBERS
 from vtc.plan.state import Rules
 from vtc.recipe import Recipe
+from vtc.recipe.stages import STAGES
+from vtc.tables import line
 
 
 def check_combination(recipe: Recipe, faults: Faults, facts: ModelFacts | None = None) -> None:
     """Report stages that cannot work together on any model; one that is known makes advice fit it."""
     _check_order(recipe, faults)
     for number, stage in enumerate(recipe.stages):
-        NUMBERS[type(stage)].check(stage, Rules(number, stage.place, recipe.stages[:number], facts, faults))
+        numbers = line(NUMBERS, stage, "NUMBERS of vtc.plan.stages")
+        numbers.check(stage, Rules(number, stage.place, recipe.stages[:number], facts, faults))
     _check_budget(recipe, faults)
 
 
@@ -33,7 +36,8 @@ def _check_budget(recipe: Recipe, faults: Faults) -> None:
     """Report a budget that nothing spends, and stages that have both a budget and a keep, or neither."""
     spending = [(number, stage) for number, stage in enumerate(recipe.stages) if stage.spends_budget]
     if recipe.budget is not None and not spending:
-        faults.add_at(("budget",), "nothing to spend it: the recipe has neither a prune nor a prune_in_decoder stage")
+        kinds = " or ".join(kind for kind, entry in STAGES.items() if entry.spends_budget)
+        faults.add_at(("budget",), f"nothing to spend it: the recipe has no {kinds} stage")
     for number, stage in spending:
         keep = getattr(stage, "keep", None)
         if keep is None and recipe.budget is None:

@@ -22,6 +22,7 @@ from vtc.plan.state import Context, TokenState
 from vtc.plan.token_plan import SegmentPlan, StagePlan, TokenPlan
 from vtc.recipe import Recipe
 from vtc.recipe.values import Positions
+from vtc.tables import line
 
 
 def check(recipe: Recipe) -> None:
@@ -130,7 +131,7 @@ def _follow(
     plans = []
     for number, entry in enumerate(recipe.stages):
         context = Context(number, facts, encoder, decoder, keeps.get(number), text_tokens, faults)
-        step = NUMBERS[type(entry)].step(entry, state, context)
+        step = line(NUMBERS, entry, "NUMBERS of vtc.plan.stages").step(entry, state, context)
         tokens_out = step.after.tokens if step.tokens_out is None else step.tokens_out
         plans.append(
             StagePlan(

@@ -29,6 +29,7 @@ from vtc.selectors.uniform import Uniform
 from vtc.selectors.visionzip import VisionZip
 from vtc.selectors.vispruner import VisPruner
 from vtc.selectors.vscan import VScan
+from vtc.tables import line
 
 ENCODER_MODULES: dict[type[entries.EncoderSelectorEntry], type[Selector[Any]]] = {
     entries.RandomEntry: Random,
@@ -66,4 +67,4 @@ def build_selector(entry: entries.EncoderSelectorEntry, facts: ModelFacts, runni
     running : sequence of int
         Encoder layers that run, ascending.
     """
-    return ENCODER_MODULES[type(entry)].build(entry, facts, running)
+    return line(ENCODER_MODULES, entry, "ENCODER_MODULES of vtc.selectors").build(entry, facts, running)

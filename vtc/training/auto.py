@@ -15,6 +15,7 @@ from vtc.recipe import Recipe
 from vtc.recipe.trained import Trained
 from vtc.reference import reference_part
 from vtc.selectors.trained import fits, log_path
+from vtc.tables import line
 from vtc.training.job import TrainingJob, new_part
 from vtc.training.trainers import TRAINERS
 
@@ -59,10 +60,9 @@ class AutoTrained:
             return path
         if self.source is None:
             raise InputError(f"recipe {recipe.name} leaves a {entry.stem} to training; give --data DIR to vtc compress")
+        train = line(TRAINERS, entry, "TRAINERS of vtc.training.trainers")
         with _extra_wanted():
-            TRAINERS[type(entry)](
-                TrainingJob(self.adapter, self.model_digest, recipe, number, path, self.source, self.report)
-            )
+            train(TrainingJob(self.adapter, self.model_digest, recipe, number, path, self.source, self.report))
         return path
 
     def path(self, recipe: Recipe, number: int) -> Path:

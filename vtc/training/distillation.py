@@ -70,7 +70,7 @@ def train_by_distillation(job: TrainingJob) -> None:
         log = _train(job, config, model, original, part, train_on, validate_on, run)
     write_log(log_path(job.path), log, LOG_FIELDS)
     last = {name: log[-1][name] for name in ("validation_kl", "validation_agreement")} if log else {}
-    facts = {"run": run, "data": job.source, "questions": len(train_on), **last, **config.model_dump(mode="json")}
+    facts = {**config.model_dump(mode="json"), **last, "run": run, "data": job.source, "questions": len(train_on)}
     save_trained(job.path, part, job.model_digest, facts)
     state_path(job.path).unlink(missing_ok=True)
 
@@ -159,15 +159,19 @@ def _next_token(model: CompressedModel, prompts: Sequence[_Prompt], lengths: Seq
 
 
 def _prompts(job: TrainingJob, config: DistillationTraining) -> tuple[list[_Prompt], list[_Prompt]]:
-    """Questions to train on, and others to check on."""
+    """Questions to train on, and others, about other images, to check on; at random, as files are often sorted."""
     items = load_dataset(job.source, config.questions + config.validation, config.seed, split="train").items
-    if len(items) < 2:
-        raise InputError(f"{job.source}: a part is trained on some questions and checked on others; give at least two")
     answers = job.adapter.tokenizer([item.answers[0] for item in items], add_special_tokens=False)["input_ids"]
     end = job.adapter.eos_token_ids[:1]
     prompts = [_Prompt(item, (*answer, *end)) for item, answer in zip(items, answers, strict=True)]
-    held_out = max(1, min(config.validation, len(prompts) // 2))
-    return prompts[held_out:], prompts[:held_out]
+    order = np.random.default_rng(config.seed).permutation(len(prompts))
+    drawn = [prompts[number] for number in order]
+    check_on = drawn[: max(1, min(config.validation, len(drawn) // 2))]
+    seen = {prompt.item.image_id for prompt in check_on}
+    train_on = [prompt for prompt in drawn if prompt.item.image_id not in seen]
+    if not train_on:
+        raise InputError(f"{job.source}: a part is trained on some images and checked on others; give at least two")
+    return train_on, check_on
 
 
 def _fingerprint(job: TrainingJob, config: DistillationTraining, prompts: Sequence[_Prompt]) -> str:

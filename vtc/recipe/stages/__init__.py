@@ -31,6 +31,12 @@ __all__ = [
     "VisualExitEntry",
 ]
 
-AnyStage = FrequencyFilterEntry | PruneEntry | PruneInDecoderEntry | VisualExitEntry | DropLayersEntry
+AnyStage = (
+    FrequencyFilterEntry  # in the order in which messages name them
+    | PruneEntry
+    | PruneInDecoderEntry
+    | VisualExitEntry
+    | DropLayersEntry
+)
 STAGES: dict[str, type[StageEntry]] = {model.model_fields["kind"].default: model for model in get_args(AnyStage)}
 Stage = Annotated[AnyStage, Field(discriminator="kind")]

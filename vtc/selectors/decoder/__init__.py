@@ -15,6 +15,7 @@ from vtc.selectors.decoder.relevance import Relevance
 from vtc.selectors.decoder.sparsevlm import SparseVLM
 from vtc.selectors.decoder.text_attention import TextAttention
 from vtc.selectors.decoder.visiondrop import VisionDrop
+from vtc.tables import line
 
 DECODER_MODULES: dict[type[entries.DecoderSelectorEntry], type[DecoderSelector[Any]]] = {
     entries.TextAttentionEntry: TextAttention,
@@ -40,4 +41,4 @@ def build_decoder_selector(
     after, before : int
         Decoder layers around the cut, as the model numbers them.
     """
-    return DECODER_MODULES[type(entry)](entry, adapter, after, before)
+    return line(DECODER_MODULES, entry, "DECODER_MODULES of vtc.selectors.decoder")(entry, adapter, after, before)
