@@ -144,6 +144,7 @@ def _follow(
                 step.layer,
                 step.layers,
                 step.parameters,
+                entry.selects,
             )
         )
         state = step.after

@@ -30,6 +30,8 @@ class StagePlan:
         layers that a selector reads.
     parameters
         Parameters that the stage adds to the model.
+    selects
+        Whether a selector keeps some of the tokens, each at its place.
     """
 
     kind: str
@@ -41,6 +43,7 @@ class StagePlan:
     layer: int | None = None
     layers: tuple[int, ...] = ()
     parameters: int = 0
+    selects: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ class TokenPlan:
     @property
     def chooses_tokens(self) -> bool:
         """Whether a selector chooses among tokens, before the decoder or inside it."""
-        return self.chooses_places or bool(self.cut_layers)
+        return any(stage.selects for stage in self.stages)
 
     @property
     def cut_layers(self) -> tuple[int, ...]:

@@ -81,6 +81,11 @@ class StageEntry(Written):
         return self.acts
 
     @property
+    def selects(self) -> bool:
+        """Whether a selector keeps some of the tokens, each at its place."""
+        return bool(self.selectors)
+
+    @property
     def deed(self) -> str:
         """What a message calls this stage."""
         return self.kind
