@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import json
 import os
 import re
 import signal
-import subprocess
-import sys
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,20 +14,18 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 
-import exporters.tensorrt.build as tensorrt
-import exporters.tensorrt.memory as memory
 from exporters.targets import target
 from exporters.tensorrt.build import BuildRequest, build
 from exporters.tensorrt.builder import Builder, import_library
-from exporters.tensorrt.memory import GIB, available_ram, check_memory, need
+from exporters.tensorrt.memory import GIB
 from tests.marks import needs_rtx
 from tests.runtime.conftest import TOYS
 from tests.runtime.toy import make_toy, write_toy_bundle
 from vtc.artifact import MANIFEST, staging_dir
-from vtc.bundle.engines import Limits, Profile, engines_dir, load_engines
+from vtc.bundle.engines import Profile, engines_dir, load_engines
 from vtc.bundle.manifest import Manifest, load_manifest
 from vtc.cli import main
-from vtc.errors import BundleError, InputError, MissingDependency, VtcError
+from vtc.errors import BundleError, VtcError
 from vtc.runtime.nvidia import Gpu
 
 pytestmark = needs_rtx
@@ -254,237 +246,3 @@ def test_ctrl_c_stops_a_build(tmp_path: Path) -> None:
         builder().build(graph, tmp_path / "g.engine", two_profiles, room, interrupt)
     assert not (tmp_path / "g.engine").exists()
     assert signal.getsignal(signal.SIGINT) is before
-
-
-@pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A list that fills with the names of graphs that are built."""
-    done: list[str] = []
-    real = Builder.build
-
-    def building(self: Builder, graph: Path, *rest: Any) -> Any:
-        result = real(self, graph, *rest)
-        done.append(graph.stem)
-        return result
-
-    monkeypatch.setattr(Builder, "build", building)
-    return done
-
-
-def interrupted(bundle: Manifest, out: Path, at: str, **options: Any) -> None:
-    def stop(label: str, *_: int) -> None:
-        if label == f"building {at}":
-            raise OSError("stop")
-
-    with pytest.raises(OSError, match="stop"):
-        build(request(bundle, progress=stop, **options), out)
-    assert not out.exists()
-
-
-def test_interrupted_build_is_taken_up_again(bundle: Manifest, tmp_path: Path, counted: list[str]) -> None:
-    out = tmp_path / "engines"
-    interrupted(bundle, out, "decoder_segment_0")
-    assert counted == ["vision_encoder", "embed_tokens"]
-    build(request(bundle), out)
-    assert counted == list(bundle.graphs)
-    load_engines(out, bundle)
-
-
-@pytest.mark.parametrize("options", [{"limits": Limits(text=20)}, {"capabilities": ("8.9",)}, {"workspace": 0.5}])
-def test_what_was_built_for_something_else_is_built_again(
-    bundle: Manifest, tmp_path: Path, counted: list[str], options: dict[str, Any]
-) -> None:
-    interrupted(bundle, tmp_path / "engines", "embed_tokens")
-    build(request(bundle, **options), tmp_path / "engines")
-    assert counted == ["vision_encoder", *bundle.graphs]
-
-
-def test_half_written_engine_is_not_trusted(bundle: Manifest, tmp_path: Path, counted: list[str]) -> None:
-    out = tmp_path / "engines"
-    interrupted(bundle, out, "decoder_segment_0")
-    (staging_dir(out) / "embed_tokens.engine").write_bytes(b"half")
-    (staging_dir(out) / "of_another_bundle.engine").write_bytes(b"old")
-    built = build(request(bundle), out)
-    assert counted == ["vision_encoder", "embed_tokens", *list(bundle.graphs)[1:]]
-    assert not (built.root / "of_another_bundle.engine").exists()
-
-
-def test_a_build_that_cannot_fit_is_refused_before_it_begins(
-    bundle: Manifest, tmp_path: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(memory, "available_ram", lambda: 2**20)
-    with pytest.raises(InputError, match=r"onnx/vision_encoder.onnx: .* 0.5 GiB of RAM, and 0.0 GiB are free; stop"):
-        build(request(bundle), tmp_path / "engines")
-    assert counted == []
-    assert not staging_dir(tmp_path / "engines").exists()
-
-
-def test_memory_that_a_build_takes() -> None:
-    assert need(GIB, runs=False, tensors=5, workspace=GIB).device == 0
-    wanted = need(GIB, runs=True, tensors=GIB, workspace=2 * GIB)
-    assert (wanted.ram, wanted.device) == (3.5 * GIB, 4 * GIB)
-    check_memory("g", wanted, Gpu("8.9", 4 * GIB, integrated=False), available=4 * GIB)
-    check_memory("g", wanted, NANO, available=8 * GIB)
-    with pytest.raises(InputError, match=r"7.5 GiB of RAM, and 7.0 GiB are free; .* give less --workspace"):
-        check_memory("g", wanted, NANO, available=7 * GIB)
-    with pytest.raises(InputError, match=r"4.0 GiB of GPU memory, and the GPU has 3.0 GiB; give less --workspace"):
-        check_memory("g", wanted, Gpu("8.9", 3 * GIB, integrated=False), available=4 * GIB)
-
-
-def test_memory_that_there_is(tmp_path: Path) -> None:
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal:  9 kB\nMemAvailable:  7 kB\nSwapFree:  2 kB\nHugePages_Total:  0\n")
-    assert available_ram(meminfo) == 9 * 1024
-    assert available_ram(tmp_path / "none") is None
-    assert (available_ram() or GIB) > 2**20
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"capabilities": ("8.6", "9.9")}, "does not build for SM 9.9; give --capability 7.5, 8.0, 8.6,"),
-        ({"timing_cache": Path("t")}, "has no timing cache; leave --timing-cache out"),
-        (
-            {"precision": "int8"},
-            "holds no int8 graphs, only fp32; give another --precision, or export it with --precision int8",
-        ),
-    ],
-)
-def test_what_does_not_go_together(
-    bundle: Manifest, tmp_path: Path, counted: list[str], options: dict[str, Any], words: str
-) -> None:
-    with pytest.raises(InputError, match=re.escape(words)):
-        build(replace(request(bundle), **options), tmp_path / "engines")
-    assert counted == []
-
-
-def test_lint_comes_first(bundle: Manifest, tmp_path: Path, counted: list[str]) -> None:
-    old = replace(RTX, max_opset=12)
-    with pytest.raises(InputError, match=r"cannot take fp32 of this bundle: .*opset \d+ is above 12"):
-        build(request(bundle, target=old), tmp_path / "engines")
-    assert counted == []
-
-
-@pytest.fixture
-def full_tensorrt(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """TensorRT for RTX in the place of TensorRT 10.3, whose interface it has."""
-    rtx = importlib.import_module("tensorrt_rtx")
-    module = SimpleNamespace(**{name: getattr(rtx, name) for name in dir(rtx) if not name.startswith("_")})
-    module.__version__ = "10.3.0"
-    monkeypatch.setitem(sys.modules, "tensorrt", module)  # type: ignore[arg-type]
-    return module
-
-
-def test_a_target_without_its_library(bundle: Manifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(MissingDependency, match=r"needs TensorRT, .*nvidia-jetpack"):
-        build(request(bundle, target=ORIN), tmp_path / "engines")
-
-
-@pytest.mark.parametrize("release", ["10.2.0", "11.0.0"])
-def test_a_library_of_another_release(full_tensorrt: SimpleNamespace, release: str) -> None:
-    full_tensorrt.__version__ = release
-    with pytest.raises(InputError, match=f"is TensorRT 10.3 or a later 10.x, and {release} is installed"):
-        import_library(ORIN)
-
-
-@pytest.mark.parametrize(
-    ("gpu", "options", "words"),
-    [
-        (None, {}, "there is no NVIDIA GPU here; copy the bundle there"),
-        (Gpu("8.9", GIB, integrated=False), {}, "is for SM 8.7, and the GPU here is SM 8.9"),
-        (NANO, {"capabilities": ("8.7",)}, "leave --capability out"),
-    ],
-)
-def test_full_tensorrt_builds_for_the_gpu_at_hand(
-    bundle: Manifest,
-    tmp_path: Path,
-    full_tensorrt: SimpleNamespace,
-    monkeypatch: pytest.MonkeyPatch,
-    gpu: Gpu | None,
-    options: dict[str, Any],
-    words: str,
-) -> None:
-    monkeypatch.setattr(tensorrt, "gpu_here", lambda: gpu)
-    with pytest.raises(InputError, match=re.escape(words)):
-        build(request(bundle, target=ORIN, **options), tmp_path / "engines")
-
-
-def test_the_path_of_full_tensorrt(
-    bundle: Manifest, tmp_path: Path, full_tensorrt: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As far as it can be walked without a GPU: nothing is timed, and no engine is asked for its memory."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(tensorrt, "gpu_here", lambda: NANO)
-    monkeypatch.setattr(Builder, "_open_cache", lambda self, config: SimpleNamespace(serialize=lambda: b"times"))
-    monkeypatch.setattr(Builder, "memory_of", lambda self, engine: 7)
-    monkeypatch.setattr(memory, "available_ram", lambda: 8 * GIB)
-    built = build(request(bundle, target=ORIN, workspace=1.0), tmp_path / "engines")
-    assert (built.library, built.library_version, built.capabilities) == ("tensorrt", "10.3.0", ("8.7",))
-    assert {engine.memory for engine in built.engines.values()} == {7}
-    assert (tmp_path / "cache/vtc/tensorrt-10.3.0-sm8.7.timing").read_bytes() == b"times"
-    with pytest.raises(InputError, match="GiB of RAM"):
-        build(request(bundle, target=ORIN, workspace=8.0), tmp_path / "engines")
-
-
-class Config:
-    """What a builder's configuration does with timing caches; takes those that begin with its name."""
-
-    def create_timing_cache(self, content: bytes) -> bytes:
-        return content
-
-    def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
-        assert not ignore_mismatch
-        return cache == b"" or cache.startswith(b"ours")
-
-
-def test_timing_cache(tmp_path: Path) -> None:
-    file = tmp_path / "cache"
-    assert builder()._open_cache(Config()) is None
-    assert builder(cache=file)._open_cache(Config()) == b""
-    file.write_bytes(b"ours: 1")
-    assert builder(cache=file)._open_cache(Config()) == b"ours: 1"
-    file.write_bytes(b"of another GPU")
-    assert builder(cache=file)._open_cache(Config()) == b""
-    with pytest.raises(InputError, match="give another file"):
-        builder(cache=file, own_cache=True)._open_cache(Config())
-
-
-def test_build_command(bundle: Manifest) -> None:
-    result = invoke("build", bundle.root, "--target", "rtx", "--capability", "8.6", "--max-text", "32")
-    assert result.exit_code == 0, result.output
-    assert "decoder_segment_1  prefill, decode" in result.stdout
-    built = load_engines(bundle.root / "engines/rtx-fp32", bundle)
-    assert built.limits == Limits(text=32)
-    load_manifest(bundle.root)  # is not less of a bundle for it
-
-    refused = invoke("build", bundle.root, "--target", "rtx", "-o", bundle.root / "onnx")
-    assert refused.exit_code == 2
-    assert "is not a set of engines of vtc's" in refused.stderr
-    assert len(refused.stderr.strip().splitlines()) == 1
-
-
-LIGHT = """
-import sys
-for name in ("torch", "transformers", "onnx", "onnxscript"):
-    sys.modules[name] = None
-from vtc.cli import main
-main(sys.argv[1:], prog_name="vtc")
-"""
-
-
-def test_building_needs_only_the_light_install(bundle: Manifest) -> None:
-    command = ["build", str(bundle.root), "--target", "rtx", "--capability", "8.6", "--json"]
-    done = subprocess.run([sys.executable, "-c", LIGHT, *command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout)
-    assert (facts["kind"], facts["bundle"], facts["capabilities"]) == ("build", bundle.digest, ["8.6"])
-    assert "onnx is not installed: graphs are not linted here" in done.stderr
-
-
-def test_debug_shows_what_tensorrt_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    graph = write_graph(tmp_path / "g.onnx", helper.make_node("Relu", ["x"], ["y"]))
-    builder().build(graph, tmp_path / "g.engine", two_profiles, room)
-    assert capsys.readouterr() == ("", "")
-    builder(debug=True).build(graph, tmp_path / "g.engine", two_profiles, room)
-    assert "[VERBOSE]" in capsys.readouterr().err

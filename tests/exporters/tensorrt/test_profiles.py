@@ -84,7 +84,7 @@ def test_a_segment_has_a_profile_for_the_prompt_and_one_for_a_token(toy_bundle: 
     prefill, decode = all_profiles(manifest, LIMITS)[manifest.segments[0].graph]
 
     assert (prefill.name, decode.name) == ("prefill", "decode")
-    longest = 2 * manifest.images[0].keep + LIMITS.text
+    longest = 2 * manifest.images[0].keep_per_span + LIMITS.text
     past = longest + LIMITS.new_tokens - 1
     assert [shape[1] for shape in prefill.shapes["attention_mask"]][::2] == [1, longest]
     assert [shape[1] for shape in decode.shapes["attention_mask"]] == [2, past + 1, past + 2]

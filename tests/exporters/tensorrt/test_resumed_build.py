@@ -1,0 +1,188 @@
+"""Builds that were interrupted or cannot fit, and what does not go together."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import TensorProto, helper, numpy_helper
+
+import exporters.tensorrt.memory as memory
+from exporters.targets import target
+from exporters.tensorrt.build import BuildRequest, build
+from exporters.tensorrt.builder import Builder, import_library
+from exporters.tensorrt.memory import GIB, available_ram, check_memory, need
+from tests.marks import needs_rtx
+from tests.runtime.conftest import TOYS
+from tests.runtime.toy import write_toy_bundle
+from vtc.artifact import staging_dir
+from vtc.bundle.engines import Limits, Profile, load_engines
+from vtc.bundle.manifest import Manifest, load_manifest
+from vtc.cli import main
+from vtc.errors import InputError
+from vtc.runtime.nvidia import Gpu
+
+pytestmark = needs_rtx
+
+RTX = target("rtx")
+ORIN = target("jetson-orin-jp6")
+NANO = Gpu("8.7", 8 * GIB, integrated=True)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Manifest:
+    """A toy of two segments."""
+    return load_manifest(write_toy_bundle(TOYS["visual exit"], tmp_path / "bundle"))
+
+
+def request(bundle: Manifest, **options: Any) -> BuildRequest:
+    return BuildRequest(bundle, options.pop("target", RTX), bundle.precisions[0], **options)
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def builder(**options: Any) -> Builder:
+    return Builder(import_library(RTX), RTX, ("8.6",), **options)
+
+
+def write_graph(path: Path, *nodes: onnx.NodeProto, weights: tuple[np.ndarray[Any, Any], ...] = ()) -> Path:
+    """A graph of x (batch_size, sequence_length, 8 or the rows of the first weights) to y."""
+    width = weights[0].shape[0] if weights else 8
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch_size", "sequence_length", width])
+        for name in "xy"
+    )
+    constants = [numpy_helper.from_array(array, f"w{number}") for number, array in enumerate(weights)]
+    graph = helper.make_graph(list(nodes), "g", [x], [y], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path)
+    return path
+
+
+def two_profiles(inputs: dict[str, list[int | str]]) -> tuple[Profile, ...]:
+    width = inputs["x"][2]
+    assert isinstance(width, int)
+    return (
+        Profile("prefill", {"x": ((1, 1, width), (1, 64, width), (1, 512, width))}),
+        Profile("decode", {"x": ((1, 1, width), (1, 1, width), (1, 2, width))}),
+    )
+
+
+def room(_: int) -> None:
+    """Enough memory."""
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A list that fills with the names of graphs that are built."""
+    done: list[str] = []
+    real = Builder.build
+
+    def building(self: Builder, graph: Path, *rest: Any) -> Any:
+        result = real(self, graph, *rest)
+        done.append(graph.stem)
+        return result
+
+    monkeypatch.setattr(Builder, "build", building)
+    return done
+
+
+def interrupted(bundle: Manifest, out: Path, at: str, **options: Any) -> None:
+    def stop(label: str, *_: int) -> None:
+        if label == f"building {at}":
+            raise OSError("stop")
+
+    with pytest.raises(OSError, match="stop"):
+        build(request(bundle, progress=stop, **options), out)
+    assert not out.exists()
+
+
+def test_interrupted_build_is_taken_up_again(bundle: Manifest, tmp_path: Path, counted: list[str]) -> None:
+    out = tmp_path / "engines"
+    interrupted(bundle, out, "decoder_segment_0")
+    assert counted == ["vision_encoder", "embed_tokens"]
+    build(request(bundle), out)
+    assert counted == list(bundle.graphs)
+    load_engines(out, bundle)
+
+
+@pytest.mark.parametrize("options", [{"limits": Limits(text=20)}, {"capabilities": ("8.9",)}, {"workspace": 0.5}])
+def test_what_was_built_for_something_else_is_built_again(
+    bundle: Manifest, tmp_path: Path, counted: list[str], options: dict[str, Any]
+) -> None:
+    interrupted(bundle, tmp_path / "engines", "embed_tokens")
+    build(request(bundle, **options), tmp_path / "engines")
+    assert counted == ["vision_encoder", *bundle.graphs]
+
+
+def test_half_written_engine_is_not_trusted(bundle: Manifest, tmp_path: Path, counted: list[str]) -> None:
+    out = tmp_path / "engines"
+    interrupted(bundle, out, "decoder_segment_0")
+    (staging_dir(out) / "embed_tokens.engine").write_bytes(b"half")
+    (staging_dir(out) / "of_another_bundle.engine").write_bytes(b"old")
+    built = build(request(bundle), out)
+    assert counted == ["vision_encoder", "embed_tokens", *list(bundle.graphs)[1:]]
+    assert not (built.root / "of_another_bundle.engine").exists()
+
+
+def test_a_build_that_cannot_fit_is_refused_before_it_begins(
+    bundle: Manifest, tmp_path: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available_ram", lambda: 2**20)
+    with pytest.raises(InputError, match=r"onnx/vision_encoder.onnx: .* 0.5 GiB of RAM, and 0.0 GiB are free; stop"):
+        build(request(bundle), tmp_path / "engines")
+    assert counted == []
+    assert not staging_dir(tmp_path / "engines").exists()
+
+
+def test_memory_that_a_build_takes() -> None:
+    assert need(GIB, runs=False, tensors=5, workspace=GIB).device == 0
+    wanted = need(GIB, runs=True, tensors=GIB, workspace=2 * GIB)
+    assert (wanted.ram, wanted.device) == (3.5 * GIB, 4 * GIB)
+    check_memory("g", wanted, Gpu("8.9", 4 * GIB, integrated=False), available=4 * GIB)
+    check_memory("g", wanted, NANO, available=8 * GIB)
+    with pytest.raises(InputError, match=r"7.5 GiB of RAM, and 7.0 GiB are free; .* give less --workspace"):
+        check_memory("g", wanted, NANO, available=7 * GIB)
+    with pytest.raises(InputError, match=r"4.0 GiB of GPU memory, and the GPU has 3.0 GiB; give less --workspace"):
+        check_memory("g", wanted, Gpu("8.9", 3 * GIB, integrated=False), available=4 * GIB)
+
+
+def test_memory_that_there_is(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  9 kB\nMemAvailable:  7 kB\nSwapFree:  2 kB\nHugePages_Total:  0\n")
+    assert available_ram(meminfo) == 9 * 1024
+    assert available_ram(tmp_path / "none") is None
+    assert (available_ram() or GIB) > 2**20
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"capabilities": ("8.6", "9.9")}, "does not build for SM 9.9; give --capability 7.5, 8.0, 8.6,"),
+        ({"timing_cache": Path("t")}, "has no timing cache; leave --timing-cache out"),
+        (
+            {"precision": "int8"},
+            "holds no int8 graphs, only fp32; give another --precision, or export it with --precision int8",
+        ),
+    ],
+)
+def test_what_does_not_go_together(
+    bundle: Manifest, tmp_path: Path, counted: list[str], options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(words)):
+        build(replace(request(bundle), **options), tmp_path / "engines")
+    assert counted == []
+
+
+def test_lint_comes_first(bundle: Manifest, tmp_path: Path, counted: list[str]) -> None:
+    old = replace(RTX, max_opset=12)
+    with pytest.raises(InputError, match=r"cannot take fp32 of this bundle: .*opset \d+ is above 12"):
+        build(request(bundle, target=old), tmp_path / "engines")
+    assert counted == []
