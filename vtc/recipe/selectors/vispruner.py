@@ -31,8 +31,5 @@ class VisPrunerEntry(EncoderSelectorEntry):
         return {"attention": Reading("cls_attention", running[-1])}
 
     def products(self, choice: Choice) -> Iterable[Product]:
-        important = int(choice.keep * self.important)
-        left, wanted = choice.tokens - important, choice.keep - important
-        while left > wanted > 0:
-            yield left - left // 2, choice.facts.token_width, left // 2
-            left -= min(8, left // 2, left - wanted)
+        if int(choice.keep * self.important) < choice.keep:
+            yield choice.tokens, choice.facts.token_width, choice.tokens
