@@ -120,11 +120,11 @@ class Unplaced(nn.Module):
 def repeated(adapter: VLMAdapter, visual: int) -> tuple[tuple[Tensor, ...], int]:
     """Fields of `DecoderTokens` for two images, and after how many tokens those of an image begin again."""
     distinct = visual // 3 + 1
-    mask, positions, _, columns, queries, query_mask, _ = batch(2, visual, 1, "text_after_image", padded=False)
+    mask, positions, told = batch(2, visual, 1, "text_after_image", padded=False)
     again = torch.arange(mask.shape[1])
     again[2 : 2 + visual] = 2 + torch.arange(visual) % distinct
     hidden, before = (one[:, again] for one in states(adapter, 2, len(again)))
-    return (hidden, before, mask, positions, columns, queries, query_mask), distinct
+    return (hidden, before, mask, positions, told.image_columns, told.query_columns, told.query_mask), distinct
 
 
 def lower_first(kept: Tensor, distinct: int) -> bool:
