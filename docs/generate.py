@@ -23,10 +23,9 @@ from docs.studies import pages, selector_tables
 from vtc.models.refused import NEAREST
 from vtc.recipe import STAGES, Recipe, builtin_recipes, load_recipe, values
 from vtc.recipe.budget import Budget
-from vtc.recipe.selectors import DECODER_SELECTORS, ENCODER_SELECTORS, SelectorEntry
-from vtc.recipe.selectors.decoder.relevance import RelevanceTraining
-from vtc.recipe.selectors.learned import PrunerTraining
+from vtc.recipe.selectors import DECODER_SELECTORS, ENCODER_SELECTORS, SELECTORS, SelectorEntry
 from vtc.recipe.stages import Place, StageEntry
+from vtc.recipe.trained import Trained
 
 ROOT = Path(__file__).resolve().parents[1]
 _SLOT = re.compile(r"(<!-- generated: ([a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -272,8 +271,10 @@ def overview() -> str:
 
 
 def training() -> str:
-    """Return the keys of ``training``, by selector."""
-    tables = (("learned", PrunerTraining), ("relevance", RelevanceTraining))
+    """Return the keys of ``training``, by what is trained."""
+    entries: dict[str, Any] = {**STAGES, **SELECTORS}
+    trained = {word: entry for word, entry in entries.items() if issubclass(entry, Trained)}
+    tables = [(word, get_args(entry.model_fields["training"].annotation)[0]) for word, entry in trained.items()]
     return "\n\n".join(
         f"### `training` of `{word}`\n\n{paragraphs(model)}\n\n{keys_of(model)}" for word, model in tables
     )
