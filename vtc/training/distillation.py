@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vtc.artifact import sha256
 from vtc.compressed.build import apply_recipe, assemble, build_modules
 from vtc.compressed.model import CompressedModel
 from vtc.data.datasets import Item, load_dataset
@@ -178,5 +179,6 @@ def _fingerprint(job: TrainingJob, config: DistillationTraining, prompts: Sequen
     """What makes two runs the same run."""
     stages = job.recipe.canonical()["stages"][: job.number + 1]
     asked = [[prompt.item.id, prompt.item.question, prompt.answer] for prompt in prompts]
-    body = [job.model_digest, stages, config.model_dump(), asked]
+    parts = [sha256(job.recipe.checkpoint(number)) for number, *_ in job.recipe.trained() if number < job.number]
+    body = [job.model_digest, stages, parts, config.model_dump(), asked]
     return hashlib.sha256(json.dumps(body).encode()).hexdigest()
