@@ -68,7 +68,8 @@ def test_types_come_with_the_wheel(light: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["pruner", "relevance"])
 def test_trained_parts_for_the_reference_model_come_with_the_wheel(light: Path, tmp_path: Path, name: str) -> None:
     script = (
-        f"from vtc.reference import reference_{name} as p; print(*sorted(f.name for f in p().parent.glob('{name}*')))"
+        "from vtc.reference import reference_part\n"
+        f"print(*sorted(file.name for file in reference_part('{name}').parent.glob('{name}*')))"
     )
     assert shell(light / "python", "-c", script, cwd=tmp_path).split() == [f"{name}.safetensors", f"{name}_log.csv"]
 
