@@ -128,6 +128,7 @@ def test_users_files_are_never_overwritten(compressed: Path, tmp_path: Path) -> 
 
 def spawn(*arguments: str | Path, limit: int | None = None) -> subprocess.Popen[str]:
     def restrict() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs have it ignored
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 

@@ -102,7 +102,7 @@ def test_settings_of_published_checkpoints_hold_for_clips(tmp_path: Path) -> Non
 def test_frames_may_be_of_another_size_than_images(tmp_path: Path) -> None:
     path = with_settings(tmp_path / "model", max_image_size={"longest_edge": 28})
     adapter = load_adapter(path, ImageOptions(frames=2))
-    turned = load_adapter(path).for_images(ImageOptions(frames=2))
+    turned = load_adapter(path).with_image_options(ImageOptions(frames=2))
     assert turned.facts == adapter.facts
     assert adapter.facts.layout.view_grid == (1, 1)
     pixels = torch.rand(1, *adapter.pixels.shape)
