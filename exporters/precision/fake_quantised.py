@@ -1,8 +1,8 @@
 """PyTorch models that compute what a quantised bundle should: what it is compared with.
 
-A bundle in 4 bits is not close to the model, and need not be; it has to be what 4 bits make of the model. The twin has
-the weights that the stored numbers stand for, the others as the base has them, and rounds what goes into its layers
-where the bundle does; but it computes in float32.
+A bundle in 4 bits is not close to the model, and need not be; it has to be what 4 bits make of the model. The
+fake-quantised model has the weights that the stored numbers stand for, the others as the base has them, and rounds what
+goes into its layers where the bundle does; but it computes in float32.
 """
 
 from __future__ import annotations

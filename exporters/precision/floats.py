@@ -1,6 +1,6 @@
 """Float types of an exported graph: nodes moved to float32, and whole graphs run in float32 with or without rounding.
 
-All work in place on a graph of float32 and one narrower type, float16 or bfloat16, whose values' types are noted in it,
+All work in place on a graph of float32 and one narrower type, float16 or bfloat16, whose values' types it states,
 as the exporter does.
 """
 
@@ -19,7 +19,7 @@ ANY_FLOAT = frozenset({"Cast", "Shape"})
 
 
 def element_types(model: ModelProto) -> dict[str, int]:
-    """Element type of every value whose type is noted."""
+    """Element type of every value whose type the graph states."""
     graph = model.graph
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     for value in (*graph.value_info, *graph.input, *graph.output):
@@ -51,7 +51,7 @@ def cast_nodes_to_float32(model: ModelProto, kind: int, chosen: Set[str]) -> Non
     graph, types = model.graph, element_types(model)
     casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
     outputs = {value.name for value in graph.output}
-    lifted: dict[str, str] = {}
+    cast_names: dict[str, str] = {}
     nodes: list[NodeProto] = []
     made: set[str] = set()
 
@@ -63,8 +63,8 @@ def cast_nodes_to_float32(model: ModelProto, kind: int, chosen: Set[str]) -> Non
         return result
 
     def wide(name: str) -> str:
-        if name in lifted:
-            return lifted[name]
+        if name in cast_names:
+            return cast_names[name]
         if types.get(name) != kind:
             return name
         # What was narrowed only to come here had better not be.
@@ -77,28 +77,28 @@ def cast_nodes_to_float32(model: ModelProto, kind: int, chosen: Set[str]) -> Non
         constant = cast_type(node) != kind and not any(types.get(name) == kind for name in node.input)
         if constant or chosen.isdisjoint(node.output):
             for place, name in enumerate(node.input):
-                if name in lifted and node.op_type in ANY_FLOAT:
-                    node.input[place] = lifted[name]
-                elif lifted.get(name) == name:
+                if name in cast_names and node.op_type in ANY_FLOAT:
+                    node.input[place] = cast_names[name]
+                elif cast_names.get(name) == name:
                     node.input[place] = cast(name, kind, f"{name}/narrow")
             nodes.append(node)
             continue
         if cast_type(node) == kind:
             set_cast_type(node, TensorProto.FLOAT)
-            node.input[0] = lifted.get(node.input[0], node.input[0])
+            node.input[0] = cast_names.get(node.input[0], node.input[0])
         else:
             node.input[:] = [wide(name) for name in node.input]
         nodes.append(node)
         for place, name in enumerate(node.output):
             if types.get(name) != kind:
                 continue
-            lifted[name] = name
+            cast_names[name] = name
             if name in outputs:
-                lifted[name] = node.output[place] = f"{name}/float"
-                graph.value_info.append(helper.make_tensor_value_info(lifted[name], TensorProto.FLOAT, None))
-                cast(lifted[name], kind, name)
+                cast_names[name] = node.output[place] = f"{name}/float"
+                graph.value_info.append(helper.make_tensor_value_info(cast_names[name], TensorProto.FLOAT, None))
+                cast(cast_names[name], kind, name)
     for value in graph.value_info:
-        if lifted.get(value.name) == value.name:
+        if cast_names.get(value.name) == value.name:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
     _replace(model, nodes)
 

@@ -24,7 +24,11 @@ from vtc.data.samples import Sample
 
 
 def layers_off(
-    path: Path, layers: Sequence[Rounded], twin: CompressedModel, sources: Sequence[SourceModule], sample: Sample
+    path: Path,
+    layers: Sequence[Rounded],
+    rounded_model: CompressedModel,
+    sources: Sequence[SourceModule],
+    sample: Sample,
 ) -> float:
     """Largest difference of a layer's output from PyTorch's, in units of its largest value.
 
@@ -33,7 +37,7 @@ def layers_off(
     path : Path
         A graph, computing in float32.
     layers : sequence of Rounded
-    twin : CompressedModel
+    rounded_model : CompressedModel
         See :func:`exporters.precision.fake_quantised.fake_quantised`.
     sources : sequence of (model, module)
         What the graph is made of.
@@ -44,7 +48,7 @@ def layers_off(
     for name in {name for layer in layers for name in (layer.input, layer.output)} - there:
         graph.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     session = opened(graph, path.with_name(f"{path.name}.layers"), "cpu")
-    modules: dict[str, nn.Module] = dict(twin.adapter.model.named_modules())
+    modules: dict[str, nn.Module] = dict(rounded_model.adapter.model.named_modules())
     worst = 0.0
 
     def compare(found: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ from vtc.runtime.onnxruntime.providers import choose_provider
 from vtc.visual_tokens import TextEmbeddings
 
 LARGEST, DIFFERENCE = "largest of ", "difference of "
-TWIN = "rounded/"
+ROUNDED = "rounded/"
 NEW_TOKENS = 2
 """The second is decoded, with a cache."""
 
@@ -77,9 +77,9 @@ def probe(model: ModelProto, kind: int, others: Collection[str] = ()) -> ModelPr
         if (types.get(name) == kind and name not in shared) or name in others
     ]
     for node in rounded.graph.node:
-        node.input[:] = [name if name in shared or not name else TWIN + name for name in node.input]
-        node.output[:] = [name and TWIN + name for name in node.output]
-        node.name = node.name and TWIN + node.name
+        node.input[:] = [name if name in shared or not name else ROUNDED + name for name in node.input]
+        node.output[:] = [name and ROUNDED + name for name in node.output]
+        node.name = node.name and ROUNDED + node.name
     graph = wide.graph
     noted = (*graph.value_info, *graph.input)
     shapes = {value.name: value.type.tensor_type.shape for value in noted}
@@ -90,7 +90,7 @@ def probe(model: ModelProto, kind: int, others: Collection[str] = ()) -> ModelPr
     for name in reversed(looked_at):
         empty = "past_sequence_length" in _sizes(shapes.get(name))
         if name not in shared:
-            graph.node.append(helper.make_node("Sub", [TWIN + name, name], [f"{name}/error"]))
+            graph.node.append(helper.make_node("Sub", [ROUNDED + name, name], [f"{name}/error"]))
             graph.node.extend(_largest(f"{name}/error", DIFFERENCE + name, empty=empty))
         graph.node.extend(_largest(name, LARGEST + name, empty=empty))
     for name in looked_at:

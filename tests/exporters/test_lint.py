@@ -1,4 +1,4 @@
-"""Graphs that a runtime could not take are refused, with the node and what to do; their mended twins are not."""
+"""Graphs that a runtime could not take are refused, with the node and what to do; mended ones are not."""
 
 from __future__ import annotations
 

@@ -75,7 +75,9 @@ def test_bundle_holds_every_precision(exported: tuple[dict[str, Parity], Path]) 
     assert {file.suffix for file in (path / "onnx").iterdir()} == {".onnx"}
 
 
-def test_quantised_bundle_is_its_twin_and_not_quite_the_model(exported: tuple[dict[str, Parity], Path]) -> None:
+def test_quantised_bundle_is_its_fake_quantised_model_and_not_quite_the_original(
+    exported: tuple[dict[str, Parity], Path],
+) -> None:
     parity, _ = exported
     for name in ("int8", "int4"):
         original = parity[name].original
