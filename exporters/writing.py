@@ -1,4 +1,4 @@
-"""Writes graphs as ONNX files: exported, tidied, their axes named, large weights beside them."""
+"""Writes graphs as ONNX files: exported, optimised, their axes named, large weights beside them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,15 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from onnx_ir.passes.common import (
-    CommonSubexpressionEliminationPass,
-    DeduplicateInitializersPass,
-    RemoveUnusedNodesPass,
-)
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch.export import Dim
 
 from exporters.graphs import GraphSpec
+from exporters.optimization import optimize
 from vtc.bundle.manifest import WEIGHTS
 from vtc.stages.base import Cut
 
 DEFAULT_OPSET = 20
-SHARED_ELEMENTS = 2**20
-"""Constants up to this size are compared with each other; larger ones are weights."""
 EXTERNAL_DATA_BYTES = 2**25
 """Weights above this go into a file beside the graph.
 
@@ -47,13 +42,12 @@ def export_graph(spec: GraphSpec, path: Path, *, opset: int = DEFAULT_OPSET) -> 
             input_names=spec.inputs,
             output_names=spec.outputs,
             dynamic_shapes=_dynamic(spec.axes),
+            optimize=False,
             verbose=False,
         )
-    if program is None:
-        raise AssertionError("torch.onnx.export with dynamo returns a program")
-    # Layers share constants of a layout; merged, what is computed of them is computed once.
-    DeduplicateInitializersPass(size_limit=SHARED_ELEMENTS)(program.model)
-    CommonSubexpressionEliminationPass()(program.model)
+        if program is None:
+            raise AssertionError("torch.onnx.export with dynamo returns a program")
+        optimize(program.model)
     _name_k(program.model)
     _name_axes(program.model, spec)
     save_graph(program.model, path)
