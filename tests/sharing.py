@@ -24,6 +24,7 @@ import pytest
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 from transformers import PretrainedConfig
 
 import exporters.onnx
@@ -61,6 +62,8 @@ def shared_exports(store: Path) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporters.onnx, "export_graph", export_once)
+        # PyTorch parses the source of its 500 translations anew for each graph; they are the same ones all along.
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
         yield
 
 
