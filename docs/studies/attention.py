@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from docs.studies.harness import BATCH, MAX_NEW_TOKENS, Questions
+from docs.studies.harness import BATCH, MAX_NEW_TOKENS, Questions, in_batches
 from vtc.compressed.decoder import attention_bias
 from vtc.compressed.model import CompressedModel
 from vtc.inputs.schedule import query_tokens
@@ -54,10 +54,10 @@ def layer_sweep(questions: Questions, images: int = 240) -> dict[str, Any]:
     handoff: Any = model.handoffs[1]
     count = min(images, len(questions.items))
     right: dict[tuple[str, int], list[bool]] = {}
-    for rows in torch.arange(count)[:, None].split(BATCH):
+    for rows in in_batches(count, BATCH):
         items = [questions.items[row] for row in rows.flatten().tolist()]
         prompts = [questions.prompts[row] for row in rows.flatten().tolist()]
-        ids, mask = adapter.tokenize(prompts, [1] * len(prompts), whole.visual_tokens)
+        ids, mask = adapter.tokenize(prompts, [1] * len(prompts), whole.image_tokens)
         states, places = hidden_states(whole, ids, mask, rows)
         for queries in ("text_after_image", "last_token"):
             asked = query_tokens(ids.numpy(), mask.numpy(), adapter.image_token_id, handoff.tokens, queries)
@@ -114,7 +114,7 @@ def index_slopes(questions: Questions, images: int = 240) -> dict[str, Any]:
     tokens = adapter.facts.visual_tokens
     slopes: dict[str, list[list[float]]] = {kind: [[] for _ in adapter.decoder_layers] for kind in ("vision", "text")}
     index = torch.linspace(0, 1, tokens) - 0.5
-    for rows in torch.arange(min(images, len(questions.items)))[:, None].split(8):
+    for rows in in_batches(min(images, len(questions.items)), 8):
         prompts = [questions.prompts[row] for row in rows.flatten().tolist()]
         ids, mask = adapter.tokenize(prompts, [1] * len(prompts), tokens)
         states, places = hidden_states(whole, ids, mask, rows)

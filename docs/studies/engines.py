@@ -18,11 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from docs.studies.pages import fill_tables, table
+from docs.studies.pages import Results, Tables, fill_tables, table
 from vtc.benchmark.memory import forget_peak, peak_rss_mb, rss_mb
 
 DOCS = Path(__file__).resolve().parents[1]
@@ -138,7 +139,7 @@ def build_engines(work: Path, recipe_name: str, capability: str) -> dict[str, An
     return {"peak_mb": peaks.peak_mb, "stages": peaks.stages, "engine_mb": engines, "library": built.library_version}
 
 
-STEPS = {"model": write_model, "export": export_model, "build": build_engines}
+STEPS: Mapping[str, Callable[..., Any]] = {"model": write_model, "export": export_model, "build": build_engines}
 
 
 def run(step: str, work: Path, *arguments: str) -> dict[str, Any]:
@@ -167,7 +168,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def export_table(results: dict[str, Any]) -> str:
+def export_table(results: Results) -> str:
     """A row for each recipe."""
     rows = []
     for name, told in results["exports"].items():
@@ -181,7 +182,7 @@ def export_table(results: dict[str, Any]) -> str:
     return table([*head, "graphs, s", "proof, s"], rows)
 
 
-def build_table(results: dict[str, Any]) -> str:
+def build_table(results: Results) -> str:
     """A row for each graph of each recipe."""
     rows = []
     for name, builds in results["builds"].items():
@@ -202,7 +203,7 @@ def build_table(results: dict[str, Any]) -> str:
     return table(["recipe", "graph", "weights", "engine", "peak", "seconds"], rows)
 
 
-TABLES = {"engine_exports": ("exports", export_table), "engine_builds": ("builds", build_table)}
+TABLES: Tables = {"engine_exports": ("exports", export_table), "engine_builds": ("builds", build_table)}
 
 
 def main() -> None:

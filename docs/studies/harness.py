@@ -19,6 +19,7 @@ from vtc.data.datasets import Item, load_dataset
 from vtc.evaluate import stats
 from vtc.evaluate.evidence import Locator, item_evidence
 from vtc.evaluate.metrics import answer_score
+from vtc.facts.layout import Grid
 from vtc.models import load_adapter, model_digest
 from vtc.models.base import VLMAdapter
 from vtc.recipe import Recipe
@@ -66,6 +67,8 @@ class Questions:
     def __init__(self, count: int, seed: int, split: Any = "test") -> None:
         self.adapter: VLMAdapter = load_adapter(reference_dir())
         self.digest = model_digest(self.adapter.path)
+        assert self.adapter.facts.grid is not None
+        self.grid: Grid = self.adapter.facts.grid
         self.items: Sequence[Item] = load_dataset("reference", count, seed, split).items
         self.prompts = [self.adapter.chat(item.question) for item in self.items]
         self.images = [item.image_id for item in self.items]
@@ -88,7 +91,7 @@ class Questions:
         return self.adapter.preprocess([self.items[row].load() for row in rows.flatten().tolist()])
 
     def _batches(self, limit: int | None = None) -> list[Tensor]:
-        return list(torch.arange(min(len(self.items), limit or len(self.items)))[:, None].split(BATCH))
+        return in_batches(min(len(self.items), limit or len(self.items)), BATCH)
 
     # Answering --------------------------------------------------------------------------------------------------
 
@@ -112,7 +115,7 @@ class Questions:
         model = baseline(self.adapter, name, keep)
         if name == "downsample":
             model.vision = _FromPixels(self, model.vision)
-        return self.run([model], limit, average=float(model.visual_tokens))
+        return self.run([model], limit, average=float(model.image_tokens))
 
     @torch.inference_mode()
     def run(
@@ -128,7 +131,7 @@ class Questions:
         for turn, rows in enumerate(self._batches(limit)):
             model = models[turn % len(models)]
             prompts = [self.prompts[row] for row in rows.flatten().tolist()]
-            ids, mask = self.adapter.tokenize(prompts, [1] * len(prompts), model.visual_tokens)
+            ids, mask = self.adapter.tokenize(prompts, [1] * len(prompts), model.image_tokens)
             texts = [answer.text for answer in model.answer(ids, mask, rows, MAX_NEW_TOKENS)]
             items = [self.items[row] for row in rows.flatten().tolist()]
             scores += [answer_score(text, item.answers) for text, item in zip(texts, items, strict=True)]
@@ -171,7 +174,7 @@ class Questions:
     def evidence(self, kept: Indices) -> dict[str, float]:
         """Mean share of the evidence's patches that is kept, and share of questions that keep some of each box."""
         facts = self.adapter.facts
-        locator = Locator(lambda _, __: kept, facts.grid, facts.image_size)
+        locator = Locator(lambda _, __: kept, self.grid, facts.image_size)
         found = []
         for item, places in zip(self.items, kept, strict=True):
             if item.evidence:
@@ -180,6 +183,11 @@ class Questions:
                 found.append(item_evidence(item, there, locator))
         shares, seen = zip(*found, strict=True)
         return {"recall": float(np.mean(shares)), "seen": float(np.mean(seen))}
+
+
+def in_batches(count: int, size: int) -> list[Tensor]:
+    """Numbers of questions, (B, 1) each."""
+    return list(torch.split(torch.arange(count)[:, None], size))
 
 
 class _Encoded(nn.Module):

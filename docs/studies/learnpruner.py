@@ -134,7 +134,7 @@ def _spread(values: Sequence[float]) -> float:
 
 
 def headline_figures(questions: Questions, headline: dict[str, list[Answers]]) -> dict[str, Any]:
-    """The issue in numbers: how far ahead of each rival, by capability, and what of the evidence is kept."""
+    """The headline in numbers: how far ahead of each rival, by capability, and what of the evidence is kept."""
     ours = headline["learned + text"][0]
     return {
         "ahead": {

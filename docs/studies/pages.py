@@ -82,7 +82,7 @@ def _evidence(results: Results) -> str:
         for step, row in enumerate(steps):
             where = "into the decoder" if step == 0 else "after the cut"
             body.append([name, where, str(row["tokens"]), percent(row["recall"]), percent(row["seen"])])
-    return table(["method", "where", "tokens", "evidence kept", "every object kept in part"], body)
+    return table(["method", "where", "tokens", "evidence kept", "questions with a kept patch in every box"], body)
 
 
 def _ablation(results: Results) -> str:

@@ -60,10 +60,10 @@ def plot_selectors(results: Mapping[str, Any], path: Path) -> None:
     """Retention of every selector against its budget: a panel for each kind, baselines in grey in all."""
     figure, axes = plt.subplots(2, 2, figsize=(11, 9), sharey=True)
     for axis, (title, names) in zip(axes.flat, [*PANELS.items(), ("inside the decoder", None)], strict=True):
-        rows = results["inside"] if names is None else {name: results["in_front"][name] for name in names}
+        rows = results["inside"] if names is None else {name: results["before"][name] for name in names}
         if names is not None:
             for (name, marker), grey in zip(BASELINES.items(), ("#4d4d4d", "#8c8c8c", "#bdbdbd"), strict=True):
-                _line(axis, results["in_front"][name], marker, label=name, color=grey, lw=1.2)
+                _line(axis, results["before"][name], marker, label=name, color=grey, lw=1.2)
         for number, (name, row) in enumerate(rows.items()):
             learned = name.startswith("LearnPruner")
             style = {"color": "black", "ls": "--"} if learned else {"color": f"C{number}"}
@@ -133,7 +133,7 @@ def show_kept(questions: Questions, headline: Mapping[str, Sequence[Answers]], p
             Panel(f"VTC-CLS: {cls[0].shape[1]}", cls[0][number]),
         ]
         title = f"{item.question}   {item.answers[0]}"
-        rows.append(draw(pixels, questions.adapter.facts.grid, panels, title))
+        rows.append(draw(pixels, questions.grid, panels, title))
     sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
     for number, row in enumerate(rows):
         sheet.paste(row, (0, sum(one.height for one in rows[:number])))

@@ -17,7 +17,7 @@ CUT_BEFORE = 2
 KEEPS = (64, 192)
 """Budgets at which graphs are counted and timed."""
 
-IN_FRONT: dict[str, Any] = {
+BEFORE: dict[str, Any] = {
     "uniform": "uniform",
     "random": "random",
     "FasterVLM": "cls_attention",
@@ -80,10 +80,10 @@ def _cell(row: Mapping[str, Any]) -> str:
     return f"**{text}**" if low > 0 else f"({text})" if high < 0 else text
 
 
-def _in_front(results: Mapping[str, Any]) -> str:
+def _before(results: Mapping[str, Any]) -> str:
     body = []
-    for name, row in results["in_front"].items():
-        body.append([name, word(IN_FRONT.get(name)), *(_cell(row[str(share)]) for share in SHARES)])
+    for name, row in results["before"].items():
+        body.append([name, word(BEFORE.get(name)), *(_cell(row[str(share)]) for share in SHARES)])
     return table(["tokens kept", "in a recipe", *map(percent, SHARES)], body, left=2)
 
 
@@ -100,7 +100,7 @@ def _inside(results: Mapping[str, Any]) -> str:
 def _cost_table(results: Mapping[str, Any]) -> str:
     body = []
     for name, row in results["cost"].items():
-        line = [name, word((IN_FRONT | INSIDE)[name])]
+        line = [name, word((BEFORE | INSIDE)[name])]
         for keep in KEEPS:
             cost = row[str(keep)]
             line += [str(cost["nodes"]), f"{cost['us']:.0f}", percent(cost["share"])]
@@ -110,7 +110,7 @@ def _cost_table(results: Mapping[str, Any]) -> str:
 
 
 TABLES: Tables = {
-    "in_front": ("in_front", _in_front),
+    "before": ("before", _before),
     "inside": ("inside", _inside),
     "cost": ("cost", _cost_table),
 }

@@ -22,7 +22,7 @@ from docs.studies.harness import Answers, Questions
 from docs.studies.learnpruner import limit_at
 from docs.studies.pages import fill_tables
 from docs.studies.plots import plot_selectors
-from docs.studies.selector_tables import CUT_BEFORE, IN_FRONT, INSIDE, KEEPS, SHARES, TABLES
+from docs.studies.selector_tables import BEFORE, CUT_BEFORE, INSIDE, KEEPS, SHARES, TABLES
 from exporters.graphs import GraphSpec, prune_spec, selection_spec
 from exporters.onnx import ExportRequest, export
 from exporters.writing import export_graph
@@ -44,7 +44,7 @@ RUNS, WARM_UP = 60, 10
 BUNDLE_RUNS = 40
 
 
-def in_front(selector: Any, keep: float) -> dict[str, Any]:
+def before(selector: Any, keep: float) -> dict[str, Any]:
     """Stage of a selector before the decoder."""
     return {"kind": "prune", "keep": keep, "selector": selector, "positions": "original"}
 
@@ -86,7 +86,7 @@ def accuracy(questions: Questions) -> dict[str, Any]:
     def ask(make: Any) -> Callable[[Any, float], Answers]:
         return lambda selector, share: questions.answer(recipe_of(make(selector, share)), limit_at(share))
 
-    found = retentions(questions, ask(in_front), IN_FRONT)
+    found = retentions(questions, ask(before), BEFORE)
     found["downsampling"] = {
         str(share): questions.retention(questions.baseline("downsample", round(share * total), limit_at(share)))
         for share in SHARES
@@ -94,7 +94,7 @@ def accuracy(questions: Questions) -> dict[str, Any]:
     return {
         "original": float(questions.original.scores.mean()),
         "blind": questions.retention(questions.baseline("blind", 1)),
-        "in_front": found,
+        "before": found,
         "inside": retentions(questions, ask(inside), INSIDE),
     }
 
@@ -109,10 +109,10 @@ def costs(questions: Questions, work: Path) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for keep in KEEPS:
-        whole = _bundle_ms(questions, in_front("uniform", keep), work)
+        whole = _bundle_ms(questions, before("uniform", keep), work)
         whole_inside = _bundle_ms(questions, inside("text_attention", keep), work)
-        for name, selector in IN_FRONT.items():
-            model = apply_recipe(questions.adapter, recipe_of(in_front(selector, keep)), model_digest=questions.digest)
+        for name, selector in BEFORE.items():
+            model = apply_recipe(questions.adapter, recipe_of(before(selector, keep)), model_digest=questions.digest)
             spec = selection_spec(Selection(model.vision), 1)
             found.setdefault(name, {})[str(keep)] = _cost(spec, spec.args, whole, work)
         for name, selector in INSIDE.items():

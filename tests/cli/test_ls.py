@@ -140,6 +140,7 @@ def test_a_recipe_is_told_as_yaml_to_start_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("what", "name", "words"),
     [
+        ("models", "reference", "reference"),
         ("models", "llava", "reference"),
         ("selectors", "cdpruner", "arXiv 2506.10967"),
         ("targets", "jetson-orin-jp6", "nvidia-jetpack"),

@@ -64,7 +64,7 @@ def test_no_budget_is_exceeded(average: int, ratio: float, layers: list[int]) ->
     assert tokens == sorted(tokens, reverse=True)
 
 
-def test_a_budget_counts_the_layers_in_front_of_the_first_cut() -> None:
+def test_a_budget_counts_the_layers_before_the_first_cut() -> None:
     made = plan(with_budget({"keep_average": 64, "ratio": 2}, cut_at(2), cut_at(16)), LLAVA_15)
     # 2 * 576 of 32 * 64 tokens are spent before the first cut; 14 layers of 2R and 16 of R share the rest.
     assert [stage.tokens_out for stage in made.stages] == [41, 20]

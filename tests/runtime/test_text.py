@@ -34,7 +34,7 @@ PROMPTS = [
 
 
 def llama_like(scheme: str) -> Tokenizer:
-    """A tokenizer built as Llama's: byte fallback, blanks as words' first letter, `<s>` in front."""
+    """A tokenizer built as Llama's: byte fallback, blanks as words' first letter, `<s>` first."""
     core = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
     if scheme == "legacy":
         core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])

@@ -58,7 +58,12 @@ def write_toy_bundle(toy: Toy, out: Path, frames: int = 1) -> Path:
         "schema": 1,
         "kind": "bundle",
         "vtc_version": "0",
-        "model": {"name": "toy", "family": "toy", "sha256": "0" * 64},
+        "model": {
+            "name": "toy",
+            "family": "toy",
+            "sha256": "0" * 64,
+            "image_options": {"image_size": None, "tiles": None, "frames": frames},
+        },
         "recipe": {"version": 1, "name": "toy", "stages": []},
         "recipe_digest": "0" * 64,
         "plan": {},
@@ -168,7 +173,7 @@ def text_files(toy: Toy) -> dict[str, Any]:
 
 
 def tokenizer() -> Tokenizer:
-    """One token a word; `<s>` is put in front."""
+    """One token a word; `<s>` begins each text."""
     specials = ["<pad>", "<s>", "</s>", "<image>"]
     words = {word: number for number, word in enumerate([*specials, *WORDS])}
     core = Tokenizer(models.WordLevel(words, unk_token="?"))

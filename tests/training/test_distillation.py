@@ -79,7 +79,7 @@ def gain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def with_gain(config: DistillationTraining, before: Recipe | None = None) -> Recipe:
-    """A recipe with the toy, behind other stages."""
+    """A recipe with the toy after other stages."""
     stages = () if before is None else before.stages
     return recipe().model_copy(update={"stages": (*stages, GainEntry(training=config))})
 

@@ -22,7 +22,7 @@ from vtc.progress import progress
 )
 @click.option("--samples", default=64, show_default=True, type=click.IntRange(1), help="Samples to calibrate on.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Draws the samples.")
-@click.option("--retrain", is_flag=True, help="Train a selector even where one ships with the model.")
+@click.option("--retrain", is_flag=True, help="Train a part even where one ships with the model.")
 @image_option_flags()
 def command(**asked: Any) -> None:
     """Apply a recipe to MODEL and calibrate what it leaves open.

@@ -57,13 +57,16 @@ interrupted export is taken up again by the same command."""
     "targets",
     metavar="T",
     multiple=True,
-    help="Make the bundle ready for T (vtc ls targets): graphs that it could not take are refused, and build.sh and "
-    "README.md say how engines are built there. Several if repeated.",
+    help="Make the bundle ready for T, a target for engines (vtc ls targets): graphs that it could not take are "
+    "refused, and build.sh and README.md say how engines are built there. Several if repeated.",
 )
 @click.option("--opset", default=20, show_default=True, type=click.IntRange(18, 22), help="ONNX operator set.")
 @click.option("--model", metavar="MODEL", help="Where the checkpoint is now, if it has moved.")
 @click.option(
-    "--data", metavar="D", help="Images and questions to compare on: a directory with data.jsonl, or 'reference'."
+    "--data",
+    metavar="D",
+    help="Images and questions to compare on: a directory with data.jsonl, or 'reference'. Without it the reference "
+    "model is asked about drawn digits, other models about random images.",
 )
 @click.option("--samples", default=16, show_default=True, type=click.IntRange(1), help="Prompts to compare on.")
 @image_option_flags(several=True)

@@ -15,7 +15,7 @@ from vtc.plan import TokenPlan
 
 
 @verb("Show what a recipe comes to on a model: tokens, FLOPs, KV bytes.")
-@click.argument("target", metavar="MODEL|BUNDLE|DIR")
+@click.argument("target", metavar="MODEL|BUNDLE|COMPRESSED_DIR")
 @click.option("--recipe", metavar="R", help="Shipped recipe or a YAML file (vtc ls recipes).")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value: stages.0.keep=64.")
 @click.option(

@@ -19,6 +19,8 @@ COLUMNS = {
 }
 """What a table shows of each entry; the rest is told by name, or with --json."""
 
+ANY_DIRECTORY = "DIR"
+"""Stands for the name of a model of one's own."""
 IN_JSON = ("operators", "sources", "unverified")
 """What is too long for a table."""
 
@@ -35,7 +37,7 @@ NEXT = {
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(what: str, name: str | None, as_json: bool) -> None:
-    r"""List models, selectors, recipes or targets, or tell all about the one called NAME.
+    r"""List models, selectors, recipes or targets, or tell all about the one called NAME (of models, also a family).
 
     A recipe is told as its YAML, to start one of your own from.
 
@@ -58,12 +60,12 @@ def command(what: str, name: str | None, as_json: bool) -> None:
 def _find(what: str, name: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
     from vtc.recipe.faults import did_you_mean
 
-    key = "family" if what == "models" else "name"
-    names = [str(entry[key]) for entry in entries]
-    if name not in names:
-        guess = did_you_mean(name, names) or f"see vtc ls {what}"
+    named = {str(entry["family"]): entry for entry in reversed(entries)} if what == "models" else {}
+    named |= {str(entry["name"]): entry for entry in entries if entry["name"] != ANY_DIRECTORY}
+    if name not in named:
+        guess = did_you_mean(name, list(named)) or f"see vtc ls {what}"
         raise InputError(f"no {what.removesuffix('s')} '{name}', {guess}")
-    return entries[names.index(name)]
+    return named[name]
 
 
 def _tell(what: str, entry: dict[str, Any], as_json: bool) -> None:
@@ -91,7 +93,7 @@ def _models() -> list[dict[str, Any]]:
 
     shipped = {"name": "reference", "family": "llava", "summary": "the reference VLM that ships with vtc"}
     return [shipped] + [
-        {"name": "DIR", "family": family, "summary": "a directory with this model_type in config.json"}
+        {"name": ANY_DIRECTORY, "family": family, "summary": "a directory with this model_type in config.json"}
         for family in FAMILIES
     ]
 

@@ -6,22 +6,19 @@ The base model's weights are not copied; their digest is kept, and a base that h
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
 from vtc.artifact import publish, read_manifest, verify_files
 from vtc.compressed.build import apply_recipe
 from vtc.compressed.model import CompressedModel
 from vtc.errors import BundleError, ModelError
-from vtc.facts.layout import ImageOptions
+from vtc.facts.layout import ImageOptions, image_options_of
 from vtc.models import load_adapter, model_digest, resolve_model
 from vtc.recipe import Recipe, load_recipe
 
@@ -137,19 +134,3 @@ def for_images(model: CompressedModel, recipe: Recipe, image_options: ImageOptio
     other = apply_recipe(model.adapter.with_image_options(image_options), recipe, from_state=True)
     other.trained.load_state_dict(model.trained.state_dict())
     return other
-
-
-def image_options_of(manifest: Mapping[str, Any]) -> ImageOptions:
-    """What images a compressed model was made for, by its manifest.
-
-    Raises
-    ------
-    BundleError
-        If it does not say.
-    """
-    try:
-        return TypeAdapter(ImageOptions).validate_json(
-            json.dumps(manifest.get("image_options", manifest.get("serving"))), strict=True
-        )
-    except (KeyError, ValueError):
-        raise BundleError("the manifest does not say what images are served; compress again") from None

@@ -9,7 +9,7 @@ from typing import Any
 
 from vtc.artifact import MANIFEST, read_manifest, verify_files
 from vtc.errors import BundleError
-from vtc.facts.layout import ANY_IMAGE, ImageOptions
+from vtc.facts.layout import ANY_IMAGE, ImageOptions, image_options_of
 from vtc.plan import TokenPlan, plan
 from vtc.recipe import Recipe, load_recipe
 
@@ -122,7 +122,7 @@ def _bundle(directory: Path) -> Inspection:
 
 
 def _compressed(directory: Path) -> Inspection:
-    from vtc.compressed.checkpoint import KIND, SCHEMA, image_options_of
+    from vtc.compressed.checkpoint import KIND, SCHEMA
 
     manifest = read_manifest(directory, KIND, SCHEMA)
     verify_files(directory, manifest["files"])

@@ -18,7 +18,7 @@ from vtc.errors import InputError
 from vtc.evaluate.evidence import Locator
 from vtc.evaluate.predictor import Generated, Logits, Predictor
 from vtc.evaluate.validate import Contestant
-from vtc.facts.layout import ANY_IMAGE, ImageOptions
+from vtc.facts.layout import ANY_IMAGE, ImageOptions, image_options_of
 from vtc.plan.token_plan import TokenPlan
 from vtc.runtime.options import RuntimeOptions
 
@@ -161,8 +161,6 @@ def served_by(manifest: Mapping[str, Any] | None) -> ImageOptions:
     """Read what images a bundle was made for; of several layouts the first."""
     if manifest is None or not {"image_options", "serving"} & set(manifest["model"]):
         return ANY_IMAGE
-    from vtc.compressed.checkpoint import image_options_of
-
     return image_options_of(manifest["model"])
 
 

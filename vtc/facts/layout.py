@@ -8,9 +8,15 @@ processor writes text between the tiles of an image, each tile is a span of its 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from vtc.errors import BundleError
 
 Grid = tuple[int, int]
 
@@ -36,6 +42,26 @@ class ImageOptions:
 
 ANY_IMAGE = ImageOptions()
 """Whatever a family takes by default."""
+
+
+def image_options_of(stored: Mapping[str, Any]) -> ImageOptions:
+    """Read what images a compressed model or a bundle was made for.
+
+    Parameters
+    ----------
+    stored : mapping
+        What holds ``image_options``, which were called ``serving`` in earlier schemas.
+
+    Raises
+    ------
+    BundleError
+        If it does not say.
+    """
+    options = json.dumps(stored.get("image_options", stored.get("serving")))
+    try:
+        return TypeAdapter(ImageOptions).validate_json(options, strict=True)
+    except ValueError:
+        raise BundleError("the manifest does not say what images are served; compress again") from None
 
 
 @dataclass(frozen=True)

@@ -44,11 +44,11 @@ def budget_keeps(recipe: Recipe, facts: ModelFacts, depth: DecoderDepth, faults:
     seeing = [layer for layer in depth.kept if depth.sees_image(layer)]
     starts = [*depth.cuts, total]
     weights = [sum(start <= layer < stop for layer in seeing) for start, stop in pairwise(starts)]
-    in_front = sum(layer < starts[0] for layer in seeing)
+    before_first = sum(layer < starts[0] for layer in seeing)
     if prunes:
         # Only the last of several prunes is seen by the decoder.
-        weights = [0] * (len(prunes) - 1) + [in_front] + weights
-    fixed = 0 if prunes else in_front * whole
+        weights = [0] * (len(prunes) - 1) + [before_first] + weights
+    fixed = 0 if prunes else before_first * whole
     shares = [budget.ratio ** (len(weights) - 1 - place) for place in range(len(weights))]
     per_token = sum(weight * share for weight, share in zip(weights, shares, strict=True))
     last = (average * total - fixed) / per_token if per_token else 0.0

@@ -15,7 +15,7 @@ class EVSEntry(EncoderSelectorEntry):
     """What changes from frame to frame of a video, at one budget for all frames; the first frame comes first.
 
     For a model that is made ready for clips (``--frames``) and gives a clip one run of tokens. A frame is a grid of
-    tokens, of which some models make one of two pictures.
+    tokens; some models make one grid of two pictures.
 
     Based on EVS (arXiv 2510.14624).
     """

@@ -15,7 +15,7 @@ from vtc.recipe.values import LayerOrDepth
 
 
 class HiPruneEntry(EncoderSelectorEntry):
-    """Anchors that attention meets in a middle layer, their neighbours, and registers that it meets in the last one.
+    """The most attended tokens of a middle layer (anchors), their neighbours, and those of the last layer (registers).
 
     Based on HiPrune (arXiv 2508.00553).
     """

@@ -31,7 +31,7 @@ class PrunerTraining(Written):
     """Learning rate."""
     mask: Literal["top_k", "straight_through"] = "top_k"
     """How tokens are chosen in training: ``top_k`` keeps an exact number with a soft gradient; ``straight_through``,
-    the paper's, cannot aim at a number and always has the stage's own."""
+    the paper's, cannot hit an exact number; it aims at the stage's own, whatever ``budgets`` says."""
     lm_weight: Weight = 1.0
     """Weight of the answers' cross-entropy."""
     kl_weight: Weight = 1.0

@@ -17,6 +17,8 @@ class DropLayersEntry(StageEntry):
     With ``visual_only`` visual tokens skip the layers altogether: they are neither computed nor attended there, and
     come back in the next layer.
 
+    Layers of the encoder (``component: encoder``) are dropped before anything else, so that stage comes first.
+
     Based on ShortGPT (arXiv 2403.03853) for whole layers, YOPO (arXiv 2410.06169) for visual tokens only.
     """
 

@@ -15,8 +15,8 @@ class VisualExitEntry(StageEntry):
     """All visual tokens leave before decoder layer ``layer`` (0-based); the text keeps its positions.
 
     Based on Visual Tokens Withdrawal (arXiv 2405.05803), ToDRE (arXiv 2505.18757, stage 2) for a given depth and DyVTE
-    (arXiv 2411.19628), whose labels the second criterion is: its gates decide for each prompt, here all prompts share a
-    layer, so that the graph has one shape.
+    (arXiv 2411.19628), whose training labels give the second criterion. DyVTE's gates decide for each prompt; here all
+    prompts share a layer, so that the graph has one shape.
     """
 
     summary = "all visual tokens leave before a decoder layer"
@@ -28,7 +28,7 @@ class VisualExitEntry(StageEntry):
     decoder's depth. ``auto`` is the earliest one at which ``criterion`` holds on calibration data."""
     criterion: Literal["agreement", "dyvte"] = "agreement"
     """What calibration asks of a layer: by ``agreement``, the most likely tokens still agree with the original's; by
-    ``dyvte``, the answers' loss must not grow by 3 % either. Goes with ``layer: auto``."""
+    ``dyvte``, moreover, the answers' loss grows by less than 3 %. Goes with ``layer: auto``."""
 
     @model_validator(mode="after")
     def _criterion_goes_with_auto(self) -> VisualExitEntry:

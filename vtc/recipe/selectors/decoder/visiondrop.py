@@ -10,7 +10,7 @@ from vtc.recipe.selectors.base import DecoderSelectorEntry
 
 
 class VisionDropEntry(DecoderSelectorEntry):
-    """Attention from the image's own tokens; for a share of the budget others merge in.
+    """Attention from the image's own tokens; a share of the budget goes to tokens that the others are merged into.
 
     Based on VisionDrop (arXiv 2506.22283).
     """
