@@ -57,6 +57,11 @@ def test_recipes_and_reference_model_come_with_the_wheel(light: Path, tmp_path: 
     assert "model.safetensors" in shell(light / "python", "-c", script, cwd=tmp_path)
 
 
+def test_nothing_but_the_packages_comes_with_the_wheel(light: Path, tmp_path: Path) -> None:
+    script = "import importlib.util as u; print(*(u.find_spec(name) is None for name in ('docs', 'tests', 'recipes')))"
+    assert shell(light / "python", "-c", script, cwd=tmp_path).split() == ["True"] * 3
+
+
 def test_types_come_with_the_wheel(light: Path, tmp_path: Path) -> None:
     script = (
         "from pathlib import Path; import exporters, vtc; "

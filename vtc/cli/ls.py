@@ -60,7 +60,8 @@ def command(what: str, name: str | None, as_json: bool) -> None:
 def _find(what: str, name: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
     from vtc.recipe.faults import did_you_mean
 
-    named = {str(entry["family"]): entry for entry in reversed(entries)} if what == "models" else {}
+    families = reversed(entries) if what == "models" else ()
+    named: dict[str, dict[str, Any]] = {str(entry["family"]): entry for entry in families}
     named |= {str(entry["name"]): entry for entry in entries if entry["name"] != ANY_DIRECTORY}
     if name not in named:
         guess = did_you_mean(name, list(named)) or f"see vtc ls {what}"
