@@ -15,6 +15,7 @@ import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch.export import Dim
 
+from exporters.frame_stack import with_room_for_frames
 from exporters.graphs import GraphSpec
 from exporters.optimization import optimize
 from vtc.bundle.manifest import WEIGHTS
@@ -31,6 +32,7 @@ EXTERNAL_TENSOR_BYTES = 1024
 """Smaller ones stay in the graph even then: shapes and the like, which are to be read without the file."""
 
 
+@with_room_for_frames
 def export_graph(spec: GraphSpec, path: Path, *, opset: int = DEFAULT_OPSET) -> None:
     """Write one graph to `path`, with its weights beside it where they are too large for one file."""
     with _quiet(), torch.no_grad():

@@ -90,10 +90,10 @@ def test_a_build_that_cannot_fit_is_refused_before_it_begins(
 def test_memory_that_a_build_takes() -> None:
     assert need(GIB, runs=False, tensors=5, workspace=GIB).device == 0
     wanted = need(GIB, runs=True, tensors=GIB, workspace=2 * GIB)
-    assert (wanted.ram, wanted.device) == (3.5 * GIB, 4 * GIB)
+    assert (wanted.ram, wanted.device) == (3.75 * GIB, 4 * GIB)
     check_memory("g", wanted, Gpu("8.9", 4 * GIB, integrated=False), available=4 * GIB)
     check_memory("g", wanted, NANO, available=8 * GIB)
-    with pytest.raises(InputError, match=r"7.5 GiB of RAM, and 7.0 GiB are free; .* give less --workspace"):
+    with pytest.raises(InputError, match=r"7.8 GiB of RAM, and 7.0 GiB are free; .* give less --workspace"):
         check_memory("g", wanted, NANO, available=7 * GIB)
     with pytest.raises(InputError, match=r"4.0 GiB of GPU memory, and the GPU has 3.0 GiB; give less --workspace"):
         check_memory("g", wanted, Gpu("8.9", 3 * GIB, integrated=False), available=4 * GIB)
