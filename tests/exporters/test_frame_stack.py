@@ -51,4 +51,4 @@ def test_arguments_result_and_name_are_the_functions_own() -> None:
     assert add(1, second=2) == 3
     assert (add.__name__, add.__doc__) == ("add", "Add.")
     with pytest.raises(TypeError):
-        add(1)  # type: ignore[call-arg]
+        add(1)

@@ -10,27 +10,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.recipe.texts import PRUNE, faults, with_stage
 from tests.strategies import in_any_order, recipes
 from vtc.errors import RecipeError
 from vtc.recipe import STAGES, load_recipe, parse_recipe
 from vtc.recipe.selectors import DECODER_SELECTORS, ENCODER_SELECTORS
 from vtc.recipe.yaml_lines import MAX_BYTES
-
-
-def faults(text: str, *overrides: str) -> list[str]:
-    """The lines of the error that a text raises."""
-    with pytest.raises(RecipeError) as error:
-        parse_recipe(text, file="r.yaml", overrides=overrides)
-    return str(error.value).splitlines()
-
-
-def with_stage(stage: str) -> str:
-    """A recipe whose only stage stands on line 4."""
-    return f"version: 1\nname: test\nstages:\n  - {stage}\n"
-
-
-PRUNE = with_stage("{kind: prune, keep: 8, selector: random}")
-
 
 BAD_STAGES = {
     "kep: 8, kind: prune, selector: random": "stages.0.kep: unknown key, did you mean 'keep'?",

@@ -10,26 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.recipe.texts import PRUNE, with_stage
 from tests.strategies import in_any_order, recipes
 from vtc.errors import RecipeError
 from vtc.recipe import SELECTORS, Recipe, builtin_recipes, load_recipe, parse_recipe
 from vtc.recipe.yaml_lines import MAX_BYTES
-
-
-def faults(text: str, *overrides: str) -> list[str]:
-    """The lines of the error that a text raises."""
-    with pytest.raises(RecipeError) as error:
-        parse_recipe(text, file="r.yaml", overrides=overrides)
-    return str(error.value).splitlines()
-
-
-def with_stage(stage: str) -> str:
-    """A recipe whose only stage stands on line 4."""
-    return f"version: 1\nname: test\nstages:\n  - {stage}\n"
-
-
-PRUNE = with_stage("{kind: prune, keep: 8, selector: random}")
-
 
 # Canonical form ---------------------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ def full_tensorrt(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     rtx = importlib.import_module("tensorrt_rtx")
     module = SimpleNamespace(**{name: getattr(rtx, name) for name in dir(rtx) if not name.startswith("_")})
     module.__version__ = "10.3.0"
-    monkeypatch.setitem(sys.modules, "tensorrt", module)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
     return module
 
 
