@@ -32,6 +32,12 @@ PRECISIONS = {"onnxruntime": ("fp32", "fp16"), "torch": ("bf16", "fp16", "fp32")
 """What each backend runs, its default first."""
 WORD = "what"
 """What prompts are made of."""
+BACKEND = {
+    "eager": "PyTorch, eager: the time that launching kernels takes is in all figures",
+    "replayed": "PyTorch: vision encoder and decoder segments are CUDA graphs in prefill; decoding, selection on its "
+    "own and what stands between segments are eager",
+}
+"""How PyTorch runs a shape."""
 SELECTION_RUNS = 20
 ROUNDS = Rounds(repeats=10, warmup=1)
 """Shapes are slower than the reference model, and vary less from round to round."""
@@ -65,6 +71,8 @@ class Job:
         CPU threads of one operator; None leaves it to the runtime.
     work : Path or None
         Where bundles are kept; None makes and forgets them.
+    cuda_graphs : bool
+        Whether PyTorch replays the prefill as CUDA graphs.
     """
 
     shape: Shape
@@ -76,6 +84,7 @@ class Job:
     precision: str = ""
     threads: int | None = None
     work: Path | None = None
+    cuda_graphs: bool = False
 
 
 DEFAULT_RECIPE = "learnpruner"
@@ -114,6 +123,8 @@ def bench_shape(job: Job, show: Report = silent) -> dict[str, Any]:
     job = replace(job, precision=job.precision or PRECISIONS[job.backend][0])
     if job.precision not in PRECISIONS[job.backend]:
         raise InputError(f"--backend {job.backend} runs {', '.join(PRECISIONS[job.backend])}, not {job.precision}")
+    if job.cuda_graphs and (job.backend, job.device) != ("torch", "cuda"):
+        raise InputError("--cuda-graphs goes with --backend torch --device cuda")
     plans, predictions = _plans(job)
     with tempfile.TemporaryDirectory(prefix="vtc-shape-") as directory:
         measure = _measure_onnx if job.backend == "onnxruntime" else _measure_torch
@@ -293,12 +304,16 @@ def _measure_torch(
 ) -> dict[str, Any]:
     import torch
 
+    from vtc.benchmark.replay import replay_prefill
     from vtc.benchmark.torch_timing import device_memory, torch_runner
 
     if job.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch finds no NVIDIA GPU here; try --device cpu")
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[job.precision]
     adapter, models = _models(job, directory, dtype, job.device)
+    if job.cuda_graphs:
+        for model in models:
+            replay_prefill(model)
     question = _question(job, adapter)
     runners = [
         torch_runner(name, model, question, job.rounds.max_new_tokens)
@@ -307,7 +322,7 @@ def _measure_torch(
     device = torch.device(job.device)
     memories = [device_memory(runner, device) if job.rounds.memory else None for runner in runners]
     report = _bench(job, runners, plans, predictions, memories, _selection_torch(job, models[1], device), show)
-    report["protocol"]["backend"] = "PyTorch, eager: the time that launching kernels takes is in all figures"
+    report["protocol"]["backend"] = BACKEND["replayed" if job.cuda_graphs else "eager"]
     return report
 
 

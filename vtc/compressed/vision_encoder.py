@@ -170,5 +170,6 @@ class NoImage(nn.Module):
 
     def forward(self, pixel_values: Tensor, text: TextEmbeddings | None = None) -> tuple[Tensor, Tensor]:
         """No tokens: (B, 0, E) and (B, 0)."""
-        images = pixel_values.shape[0]
-        return torch.zeros(images, 0, self.width), torch.zeros(images, 0, dtype=torch.long)
+        images, where = pixel_values.shape[0], pixel_values.device
+        none = torch.zeros(images, 0, self.width, dtype=pixel_values.dtype, device=where)
+        return none, torch.zeros(images, 0, dtype=torch.long, device=where)
