@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from vtc.benchmark.replay import replayed
+from vtc.benchmark.replay import Constants, replayed
 
 
 def recording(run: Callable[..., Any], inputs: Sequence[Any]) -> tuple[Callable[[], None], Any]:
@@ -35,3 +35,15 @@ def test_a_run_is_recorded_once_for_each_shape_and_replayed_with_the_new_values(
 def test_what_is_not_to_be_replayed_is_run() -> None:
     ask = replayed(lambda values: values + 1, recording, lambda values: False)
     assert torch.equal(ask(torch.ones(7)), torch.full((7,), 2.0))
+
+
+def test_constants_of_a_run_are_handed_out_in_the_recording() -> None:
+    def run() -> list[torch.Tensor]:
+        return [torch.tensor([1, 2]), torch.tensor(3.0)]
+
+    constants = Constants()
+    with constants:
+        made = run()
+    constants.rewind()
+    with constants:
+        assert all(again is first for again, first in zip(run(), made, strict=True))

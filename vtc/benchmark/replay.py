@@ -6,11 +6,12 @@ recorded the first time, and replayed afterwards. Decoding stays eager: its cach
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from vtc.compressed.model import CompressedModel
@@ -76,15 +77,46 @@ def replayed(run: Run, record: Recording, when: Callable[..., bool]) -> Run:
     return forward
 
 
-def cuda_graph(run: Run, inputs: Sequence[Any]) -> tuple[Callable[[], None], Any]:
+class Constants(TorchFunctionMode):
+    """Tensors that a run makes from Python's numbers: noted in a run before the recording, handed out in it.
+
+    A recording may copy nothing from the host.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: list[Tensor] = []
+        self._left: list[Tensor] | None = None
+
+    def rewind(self) -> None:
+        """From here on hand out what was noted, in its order."""
+        self._left = list(self._made)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.tensor:
+            return func(*args, **(kwargs or {}))
+        if self._left is not None:
+            return self._left.pop(0)
+        self._made.append(func(*args, **(kwargs or {})))
+        return self._made[-1]
+
+
+def cuda_graph(run: Run, inputs: list[Any]) -> tuple[Callable[[], None], Any]:
     """Record a run as a CUDA graph: what replays it, and its outputs."""
     aside: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
         for _ in range(WARMUP):
             run(inputs)
+        with Constants() as constants:
+            run(inputs)
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    constants.rewind()
+    with constants, torch.cuda.graph(graph):
         outputs = run(inputs)
-    return graph.replay, outputs
+
+    def replay(_: Constants = constants) -> None:  # which the graph reads
+        graph.replay()
+
+    return replay, outputs
