@@ -10,7 +10,7 @@ OUT ?= out/demo
 PYTEST := OMP_NUM_THREADS=1 SYMPY_CACHE_SIZE=50000 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full lint format types docs wheel study bench test-js clean
+.PHONY: help install demo test test-full lint format types docs wheel study bench gpu test-js clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -59,6 +59,12 @@ study: $(STAMP) ## Measure everything that docs/learnpruner.md, docs/selectors.m
 bench: $(STAMP) ## Time the demo's bundle against the original, with many repeats
 	@test -f $(OUT)/bundle/manifest.json || $(MAKE) demo
 	$(BIN)/vtc bench $(OUT)/bundle --against reference --repeats 200 -o out/bench.json
+
+gpu: ## Time the shapes of 7B models with the python3 at hand, whose PyTorch sees a GPU of 24 GB or more
+	@mkdir -p out/gpu
+	for shape in llava-1.5-7b llava-next-7b; do for graphs in "" --cuda-graphs; do \
+	  python3 -m vtc.cli bench --shape $$shape --backend torch --device cuda $$graphs --repeats 15 --max-new-tokens 8 \
+	    -o out/gpu/$$shape$$graphs.json || exit; done; done
 
 test-js: $(STAMP) ## Run a bundle in transformers.js and compare the tokens (needs Node 20)
 	npm ci --prefix tests/js --silent

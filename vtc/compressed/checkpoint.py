@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from vtc.errors import BundleError, ModelError
 from vtc.facts.layout import ImageOptions, image_options_of
 from vtc.models import load_adapter, model_digest, resolve_model
 from vtc.recipe import Recipe, load_recipe
+from vtc.runtime.versions import vtc_version
 
 KIND = "compressed"
 SCHEMA = 3
@@ -71,7 +71,7 @@ def save_compressed(
     manifest = {
         "kind": KIND,
         "schema": SCHEMA,
-        "vtc_version": version("vtc"),
+        "vtc_version": vtc_version(),
         "model": {"name": origin.name, "family": model.adapter.family, "sha256": origin.digest},
         "recipe_digest": recipe.digest,
         "plan": model.plan.to_dict(),
