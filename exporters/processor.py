@@ -10,7 +10,7 @@ from typing import Any
 
 from exporters.writing import external_data
 from vtc.compressed.model import CompressedModel
-from vtc.models.images.pixel_settings import image_settings
+from vtc.models.images.processor_files import IMAGES, PROCESSOR, image_settings, read_json
 from vtc.plan import TokenPlan
 
 COPIED_FILES = ("tokenizer.json", "special_tokens_map.json")
@@ -23,24 +23,28 @@ def write_processor(model: CompressedModel, work: Path) -> None:
         if (adapter.path / name).is_file():
             shutil.copyfile(adapter.path / name, work / name)
     (work / "chat_template.jinja").write_text(adapter.chat_template, encoding="utf-8")
-    tokenizer = _read_json(adapter.path / "tokenizer_config.json")
-    write_json(work / "tokenizer_config.json", {**tokenizer, "chat_template": adapter.chat_template})
-    generation = _read_json(adapter.path / "generation_config.json")
+    tokenizer = read_json(adapter.path / "tokenizer_config.json") or {}
+    # Templates read them, and checkpoints may have them in other files alone.
+    special = {name: token for name, token in adapter.tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    write_json(work / "tokenizer_config.json", {**tokenizer, **special, "chat_template": adapter.chat_template})
+    generation = read_json(adapter.path / "generation_config.json") or {}
     write_json(work / "generation_config.json", {**generation, "eos_token_id": adapter.eos_token_ids})
-    processor = _read_json(adapter.path / "processor_config.json")
-    write_json(work / "processor_config.json", processor | adapter.placeholder_settings(model.keep_per_span))
-    images = image_settings(adapter.path)
+    # What is nested there would hold over the files of its own that are written beside it.
+    nested = ("image_processor", "chat_template")
+    own = {name: value for name, value in (read_json(adapter.path / PROCESSOR) or {}).items() if name not in nested}
+    write_json(work / PROCESSOR, own | adapter.placeholder_settings(model.keep_per_span))
+    images = image_settings(adapter.path, adapter.image_processor)
     if "image_seq_length" in images:
         images["image_seq_length"] = model.keep_per_span
-    write_json(work / "preprocessor_config.json", images)
-    write_json(work / "config.json", told_of(token_plan, _read_json(adapter.path / "config.json")))
+    write_json(work / IMAGES, images)
+    write_json(work / "config.json", told_of(token_plan, read_json(adapter.path / "config.json") or {}))
 
 
 def name_external_data(work: Path) -> None:
     """Tell transformers.js, which does not look for them, of weights beside their graphs."""
     beside = sorted(path.name for path in (work / "onnx").glob("*.onnx") if external_data(path).is_file())
     if beside:
-        config = _read_json(work / "config.json")
+        config = read_json(work / "config.json") or {}
         told = {"use_external_data_format": dict.fromkeys(beside, 1)}
         write_json(work / "config.json", config | {"transformers.js_config": told})
 
@@ -61,10 +65,6 @@ def told_of(token_plan: TokenPlan, config: Mapping[str, Any]) -> dict[str, Any]:
             part["num_hidden_layers"] = len(token_plan.decoder_layers)
     (text or told)["num_hidden_layers"] = len(token_plan.decoder_layers)
     return told | ({"text_config": text} if text else {})
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

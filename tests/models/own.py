@@ -22,8 +22,10 @@ import transformers
 from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.models.smolvlm import processing_smolvlm
 from transformers.processing_utils import ProcessorMixin
+from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 FPS = 2.0
@@ -44,9 +46,9 @@ class Frames:
     """
 
     def __init__(self, path: Path, image_processor: Any) -> None:
-        settings = json.loads((path / "video_preprocessor_config.json").read_text())
+        settings, _ = BaseVideoProcessor.get_video_processor_dict(path, local_files_only=True)
         self.of_patches = "temporal_patch_size" in settings
-        self.of_views = settings["video_processor_type"] == "SmolVLMVideoProcessor"
+        self.of_views = type(image_processor).__name__ == "SmolVLMImageProcessorPil"
         self.num_frames, self.fps = settings.get("num_frames"), settings.get("fps") or FPS
         self.merge_size, self.temporal_patch_size = (
             settings.get("merge_size", 1),
@@ -100,9 +102,10 @@ class Frames:
 
 @cache
 def own_processor(path: Path) -> Any:
-    """The family's own processor of a checkpoint."""
-    settings = json.loads((path / "processor_config.json").read_text())
-    kind = getattr(transformers, settings.pop("processor_class"))
+    """The family's own processor of a checkpoint, from the files that transformers takes its settings from."""
+    kind = getattr(transformers, PROCESSOR_MAPPING_NAMES[json.loads((path / "config.json").read_text())["model_type"]])
+    settings, _ = kind.get_processor_dict(path, local_files_only=True)
+    settings = {key: value for key, value in settings.items() if key not in (*kind.get_attributes(), "processor_class")}
     tokenizer: Any = AutoTokenizer.from_pretrained
     image_processor: Any = AutoImageProcessor.from_pretrained
     parts = {
@@ -112,7 +115,7 @@ def own_processor(path: Path) -> Any:
     if "video_processor" in kind.get_attributes():
         parts["video_processor"] = Frames(path, parts["image_processor"])
     with patch.object(ProcessorMixin, "check_argument_for_proper_class", lambda *_: None), number_words():
-        return kind(**parts, **settings, chat_template=parts["tokenizer"].chat_template)
+        return kind(**parts, **{"chat_template": parts["tokenizer"].chat_template, **settings})
 
 
 def number_words() -> AbstractContextManager[object]:

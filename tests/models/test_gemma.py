@@ -47,9 +47,7 @@ def cropping(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def with_crops(path: Path) -> Path:
-    """A Gemma 3 whose processor crops images that are not square, as its checkpoint says."""
-    rewrite(path / "preprocessor_config.json", **CROPS)
-    # The processor's class says that it does not, which holds over what the checkpoint says.
+    """A Gemma 3 whose processor is asked to crop images that are not square."""
     own = own_processor(path)
     own.images_kwargs = own.images_kwargs | CROPS
     return path
@@ -241,13 +239,20 @@ def test_what_cannot_be_served_is_refused(paths: dict[str, Path], tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", ["one", "two", "middle", "batch"])
-@pytest.mark.parametrize(
-    "image_options", [ImageOptions(tiles=(1, 2)), ImageOptions(image_size=(170, 60))], ids=["tiles", "portrait"]
-)
-def test_crops_are_runs_of_their_own(cropping: Path, image_options: ImageOptions, kind: str) -> None:
-    adapter = load_adapter(cropping, image_options)
-    assert adapter.facts.layout.spans == (3 if image_options.tiles else 4)
+@pytest.mark.parametrize("tiles", [(1, 2), (3, 1)])
+def test_crops_are_runs_of_their_own(cropping: Path, tiles: tuple[int, int], kind: str) -> None:
+    adapter = load_adapter(cropping, ImageOptions(tiles=tiles))
+    assert adapter.facts.layout.spans == 1 + max(tiles)
     same_logits(adapter, prompts_of(adapter, kind))
+
+
+def test_no_crops_are_made_as_settings_say(tmp_path: Path) -> None:
+    """The processor's class says that there are none, which holds over what the checkpoint says."""
+    path = write_tiny("gemma3", tmp_path / "gemma3")
+    rewrite(path / "preprocessor_config.json", **CROPS)
+    adapter = load_adapter(path, ImageOptions(image_size=(170, 60)))
+    assert adapter.facts.layout.spans == 1
+    same_logits(adapter, prompts_of(adapter, "one"))
 
 
 def test_square_images_have_no_crops(cropping: Path) -> None:

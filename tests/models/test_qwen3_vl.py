@@ -169,5 +169,6 @@ def test_what_cannot_be_served_is_refused(checkpoints: Checkpoints, tmp_path: Pa
     with pytest.raises(ModelError, match="200 times"):
         read_facts(path, ImageOptions(image_size=(10, 4000)))
     (path / "video_preprocessor_config.json").unlink()
-    with pytest.raises(InputError, match="video processor settings"):
+    (path / "preprocessor_config.json").unlink()
+    with pytest.raises(ModelError, match="ships no video processor settings"):
         read_facts(path, ImageOptions(frames=4))

@@ -153,7 +153,7 @@ def test_longer_clips_than_there_are_words_for_are_refused(checkpoints: Checkpoi
 
 @pytest.mark.parametrize("fps", [-1, "fast", [2]])
 def test_rates_that_are_none_are_refused(fps: Any, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="not a positive number; set the frames a second") as caught:
+    with pytest.raises(ModelError, match="not a positive number; set it") as caught:
         read_facts(with_settings(tmp_path / "model", fps=fps), CLIP.image_options)
-    assert f"video setting fps is {fps!r}," in str(caught.value)
+    assert f"video_preprocessor_config.json: fps is {fps!r}," in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -157,13 +157,14 @@ def test_template_runs_in_a_sandbox_and_its_errors_are_a_line() -> None:
     assert render_chat(marked, '<q>"', 1, {}) == json.dumps('<q>"')
 
 
-def test_bundle_without_a_template_speaks_llava(toy_bundle: Path, tmp_path: Path) -> None:
+def test_bundle_without_a_template_takes_whole_prompts_alone(toy_bundle: Path, tmp_path: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         content = json.loads((toy_bundle / name).read_text())
         content.pop("chat_template", None)
         (tmp_path / name).write_text(json.dumps(content))
     text = text_of(tmp_path, toy_bundle)
-    assert text.chat("What?", 2, served(toy_bundle)) == "USER: <image><image>\nWhat? ASSISTANT:"
+    with pytest.raises(BundleError, match=r"bundle holds no chat template.*--raw-prompt"):
+        text.chat("What?", 2, served(toy_bundle))
 
 
 def test_template_is_also_found_in_the_tokenizer_config(toy_bundle: Path, tmp_path: Path) -> None:

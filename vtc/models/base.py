@@ -11,6 +11,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -21,21 +22,14 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as hf_logging
 from typing_extensions import Self
 
-from vtc.errors import InputError, ModelError, one_line
+from vtc.errors import BundleError, InputError, ModelError, one_line
 from vtc.facts.layout import ANY_IMAGE, ImageLayout, ImageOptions
 from vtc.facts.model import ModelFacts
 from vtc.inputs.pixels import PixelSpec, to_pixels
 from vtc.inputs.prompts import expand, render_chat, writes_start
-from vtc.models.images.pixel_settings import image_settings
+from vtc.models.chat_templates import chat_template
+from vtc.models.images.processor_files import image_settings, video_settings
 from vtc.models.parts.attention import GROUPED_ATTENTION
-
-PLAIN_CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
-    "{% for part in message['content'] %}{{ '<image>\n' if part['type'] == 'image' else part['text'] }}{% endfor %}"
-    "{{ ' ' if message['role'] == 'user' else eos_token }}{% endfor %}"
-    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
-)
-"""The form that LLaVA-1.5 was trained with, for checkpoints that ship no template."""
 
 
 class VLMAdapter(ABC):
@@ -57,8 +51,11 @@ class VLMAdapter(ABC):
 
     family: ClassVar[str]
     model_class: ClassVar[type[PreTrainedModel]]
-    plain_chat_template: ClassVar[str] = PLAIN_CHAT_TEMPLATE
-    """For checkpoints that ship none."""
+    image_processor: ClassVar[str]
+    """Class of the family's image processor, for settings that name none."""
+    video_processor: ClassVar[str] = ""
+    fixed_chat_template: ClassVar[str | None] = None
+    """What stands in for a chat template in families whose own processor writes the whole prompt."""
 
     def __init__(
         self,
@@ -105,9 +102,23 @@ class VLMAdapter(ABC):
         except Exception as error:
             raise ModelError(f"{path / 'config.json'}: not a usable configuration ({one_line(error)})") from error
         try:
-            return cls.describe(config, image_settings(path, clips=options.frames > 1), options)
+            return cls.describe(config, cls.settings(path, options), options)
         except (ModelError, InputError) as error:
-            raise type(error)(f"{path}: {error}") from None
+            named = "" if str(error).startswith(str(path)) else f"{path}: "
+            raise type(error)(f"{named}{error}") from None
+
+    @classmethod
+    def settings(cls, path: Path, options: ImageOptions) -> dict[str, Any]:
+        """Settings of a checkpoint's image processor, or of its video processor for clips.
+
+        Raises
+        ------
+        ModelError
+            If it ships none, or a setting is not what it must be.
+        """
+        if options.frames > 1 and cls.video_processor:
+            return video_settings(path, cls.video_processor)
+        return image_settings(path, cls.image_processor)
 
     @classmethod
     def load(cls, path: Path, options: ImageOptions = ANY_IMAGE) -> Self:
@@ -116,11 +127,12 @@ class VLMAdapter(ABC):
         Raises
         ------
         ModelError
-            If weights or tokenizer are missing or truncated.
+            If weights or tokenizer are missing or truncated, or there is no chat template that can be used.
         InputError
             If the checkpoint cannot serve what is asked for.
         """
         facts, pixels = cls.read(path, options)
+        cls.read_chat_template(path)
         quiet: Any = hf_logging.disable_progress_bar
         quiet()  # reading local weights takes a moment, and errors are to be one line
         load_model: Any = cls.model_class.from_pretrained
@@ -138,13 +150,16 @@ class VLMAdapter(ABC):
                 f"{path}: checkpoint cannot be loaded (weights lack {missing[0]} and {len(missing) - 1} more); "
                 "fetch it again"
             )
-        return cls(path, facts, pixels, model, tokenizer, options)
+        adapter = cls(path, facts, pixels, model, tokenizer, options)
+        adapter.check_prompt()
+        return adapter
 
     def with_image_options(self, options: ImageOptions) -> Self:
         """The same model, made ready for other images."""
         other = copy.copy(self)
         other.wanted = options
         other.facts, other.pixels = self.read(self.path, options)
+        other.check_prompt()
         return other
 
     def with_layout(self, layout: ImageLayout) -> Self:
@@ -349,12 +364,50 @@ class VLMAdapter(ABC):
         """
         return {}
 
+    @classmethod
+    def read_chat_template(cls, path: Path) -> str:
+        """The chat template (Jinja) of a checkpoint.
+
+        Raises
+        ------
+        ModelError
+            If there is none, and the family's own processor does not write whole prompts.
+        """
+        found = chat_template(path) or cls.fixed_chat_template
+        if found is None:
+            raise ModelError(
+                f"{path}: ships no chat template, so nothing says how a question is put to the model; fetch "
+                "chat_template.jinja, chat_template.json or tokenizer_config.json too, or write a chat_template.jinja"
+            )
+        return found
+
+    @cached_property
+    def _own_chat_template(self) -> str:
+        return self.read_chat_template(self.path)
+
     @property
     def chat_template(self) -> str:
-        """The checkpoint's chat template (Jinja); a plain one where it has none."""
-        file = self.path / "chat_template.jinja"
-        own = file.read_text(encoding="utf-8") if file.is_file() else self.tokenizer.chat_template
-        return str(own or self.plain_chat_template)
+        """The checkpoint's chat template (Jinja)."""
+        return self._own_chat_template
+
+    def check_prompt(self) -> None:
+        """Refuse a chat template with which no question about an image can be asked.
+
+        Raises
+        ------
+        ModelError
+        """
+        kind = "video" if self.facts.layout.frames > 1 else "image"
+        try:
+            written = self.chat("What is this?").count(self.placeholder)
+        except BundleError as error:
+            why = one_line(error.__cause__ or error)  # type: ignore[arg-type]
+            raise ModelError(f"{self.path}: chat template cannot be rendered ({why}); write another") from error
+        if written != 1:
+            raise ModelError(
+                f"{self.path}: chat template writes {self.placeholder} {written} times for one {kind}; fetch or write "
+                f"chat_template.jinja for questions about {kind}s"
+            )
 
     def chat(self, question: str, images: int = 1) -> str:
         """A question put into the checkpoint's chat template, images (or clips) first."""

@@ -1,9 +1,9 @@
 """Gemma 3: SigLIP, patches averaged to 256 tokens, a norm and a matrix, a Gemma decoder (arXiv 2503.19786).
 
-By default an image of any size is squashed into one view. With ``--tiles``, or an ``--image-size`` where the
-checkpoint's processor has pan and scan on, crops along the longer edge follow, each a run of tokens of its own between
-the processor's words. The tokens of a view attend to each other in both directions, in layers with a sliding window
-within that.
+An image of any size is squashed into one view. With ``--tiles``, crops along the longer edge follow (pan and scan),
+each a run of tokens of its own between the processor's words; what a checkpoint says of them does not count, as the
+processor's class turns them off at each call. The tokens of a view attend to each other in both directions, in layers
+with a sliding window within that.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Gemma3Adapter(GemmaVLM):
 
     family = "gemma3"
     model_class = Gemma3ForConditionalGeneration
+    image_processor = "Gemma3ImageProcessor"
 
     @classmethod
     def describe(cls, config: Any, settings: Mapping[str, Any], options: ImageOptions) -> tuple[ModelFacts, PixelSpec]:
@@ -115,6 +116,6 @@ def _images(
 ) -> tuple[PixelSpec, ImageLayout]:
     """Pixels and layout: the whole image in one view of `view` pixels and `grid` tokens, then its crops."""
     size = options.image_size or (view if options.tiles is None else None)
-    pixels = pixel_spec(settings, size, options.tiles)
+    pixels = pixel_spec({**settings, "do_pan_and_scan": False}, size, options.tiles)
     spans = len(pixels.pictures)
     return pixels, ImageLayout(pixels.aspect or view, grid, (Block(grid),), spans=spans)

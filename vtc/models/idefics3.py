@@ -44,6 +44,7 @@ class Idefics3Adapter(ClipTower, LanguageModel):
 
     family = "idefics3"
     model_class: ClassVar[type[PreTrainedModel]] = Idefics3ForConditionalGeneration
+    image_processor = "Idefics3ImageProcessor"
     called: ClassVar[str] = "Idefics3"
 
     def __init__(self, *parts: Any, **more: Any) -> None:

@@ -34,6 +34,8 @@ class InternVLAdapter(LanguageModel):
 
     family = "internvl"
     model_class = InternVLForConditionalGeneration
+    image_processor = "GotOcr2ImageProcessor"
+    video_processor = "InternVLVideoProcessor"
 
     @classmethod
     def describe(cls, config: Any, settings: Mapping[str, Any], options: ImageOptions) -> tuple[ModelFacts, PixelSpec]:

@@ -33,6 +33,7 @@ class LlavaAdapter(ClipTower, LanguageModel):
 
     family = "llava"
     model_class: ClassVar[type[PreTrainedModel]] = LlavaForConditionalGeneration
+    image_processor = "LlavaImageProcessor"
 
     @classmethod
     def describe(cls, config: Any, settings: Mapping[str, Any], options: ImageOptions) -> tuple[ModelFacts, PixelSpec]:

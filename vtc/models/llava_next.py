@@ -27,6 +27,7 @@ class LlavaNextAdapter(LlavaAdapter):
 
     family = "llava_next"
     model_class: ClassVar[type[PreTrainedModel]] = LlavaNextForConditionalGeneration
+    image_processor = "LlavaNextImageProcessor"
 
     @classmethod
     def describe(cls, config: Any, settings: Mapping[str, Any], options: ImageOptions) -> tuple[ModelFacts, PixelSpec]:

@@ -34,6 +34,8 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
 
     family = "llava_onevision"
     model_class: ClassVar[type[PreTrainedModel]] = LlavaOnevisionForConditionalGeneration
+    image_processor = "LlavaOnevisionImageProcessor"
+    video_processor = "LlavaOnevisionVideoProcessor"
 
     @classmethod
     def describe(cls, config: Any, settings: Mapping[str, Any], options: ImageOptions) -> tuple[ModelFacts, PixelSpec]:
@@ -76,10 +78,9 @@ def _max_tiles(config: Any) -> int:
 
 
 def _of_clips(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of the video processor; those of the image processor hold for it where a checkpoint ships no others."""
-    named = {"video_processor_type": "LlavaOnevisionVideoProcessor", **settings}
+    """Settings of the video processor, which may come from the image processor's file."""
     # It says how tiles are batched, of which a clip has none.
-    return {name: value for name, value in named.items() if name != "do_pad"}
+    return {name: value for name, value in settings.items() if name != "do_pad"}
 
 
 def _clip_layout(config: Any, pixels: PixelSpec) -> ImageLayout:

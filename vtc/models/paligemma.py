@@ -32,7 +32,8 @@ class PaliGemmaAdapter(GemmaVLM):
 
     family = "paligemma"
     model_class = PaliGemmaForConditionalGeneration
-    plain_chat_template: ClassVar[str] = (
+    image_processor = "SiglipImageProcessor"
+    fixed_chat_template: ClassVar[str] = (
         "{% for message in messages %}{% for part in message['content'] if part['type'] == 'image' %}<image>"
         "{% endfor %}{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}"
         "{% endfor %}{% endfor %}"

@@ -27,6 +27,8 @@ class Qwen2_5VLAdapter(QwenVision, LanguageModel):
 
     family = "qwen2_5_vl"
     model_class = Qwen2_5_VLForConditionalGeneration
+    image_processor = "Qwen2VLImageProcessor"
+    video_processor = "Qwen2VLVideoProcessor"
 
     @classmethod
     def describe(cls, config: Any, settings: Mapping[str, Any], options: ImageOptions) -> tuple[ModelFacts, PixelSpec]:

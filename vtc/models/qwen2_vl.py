@@ -24,6 +24,8 @@ class Qwen2VLAdapter(QwenVision, LanguageModel):
 
     family = "qwen2_vl"
     model_class = Qwen2VLForConditionalGeneration
+    image_processor = "Qwen2VLImageProcessor"
+    video_processor = "Qwen2VLVideoProcessor"
 
     @classmethod
     def describe(cls, config: Any, settings: Mapping[str, Any], options: ImageOptions) -> tuple[ModelFacts, PixelSpec]:

@@ -17,11 +17,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Qwen3VLForConditionalGeneration
 
-from vtc.errors import InputError, ModelError
+from vtc.errors import ModelError
 from vtc.facts.layout import Grid, ImageOptions
 from vtc.facts.model import DecoderFacts, ModelFacts
 from vtc.inputs.pixels import PixelSpec
-from vtc.models.images.pixel_settings import image_settings
 from vtc.models.parts.checks import check_parts
 from vtc.models.parts.language_model import LanguageModel, decoder_facts
 from vtc.models.parts.qwen_vision import PatchMerger, QwenVision, check_decoder, qwen_encoder, qwen_layout, qwen_pixels
@@ -35,6 +34,8 @@ class Qwen3VLAdapter(QwenVision, LanguageModel):
 
     family = "qwen3_vl"
     model_class: ClassVar[type[PreTrainedModel]] = Qwen3VLForConditionalGeneration
+    image_processor = "Qwen2VLImageProcessor"
+    video_processor = "Qwen3VLVideoProcessor"
 
     @classmethod
     def describe(cls, config: Any, settings: Mapping[str, Any], options: ImageOptions) -> tuple[ModelFacts, PixelSpec]:
@@ -42,8 +43,6 @@ class Qwen3VLAdapter(QwenVision, LanguageModel):
         vision, text = config.vision_config, config.text_config
         check_decoder(text)
         _check_carried(vision, text)
-        if options.frames > 1 and "video_processor_type" not in settings:
-            raise InputError("ships no video processor settings (video_preprocessor_config.json); fetch them too")
         pixels = qwen_pixels(vision, settings, options, "Qwen3-VL")
         merge, deepstack = vision.spatial_merge_size, len(vision.deepstack_visual_indexes)
         inner = vision.hidden_size * merge**2
@@ -119,7 +118,7 @@ class Qwen3VLAdapter(QwenVision, LanguageModel):
             str(self.tokenizer.convert_ids_to_tokens(token))
             for token in (self.model.config.vision_start_token_id, self.model.config.vision_end_token_id)
         )
-        rate, pair = image_settings(self.path, clips=True).get("fps") or SAMPLED, self.facts.encoder.frames
+        rate, pair = self.settings(self.path, self.wanted).get("fps") or SAMPLED, self.facts.encoder.frames
         last = layout.frames - 1
         # Of the frames in a patch the processor names the time halfway from the first to the last.
         halfway = [(first + min(first + pair - 1, last)) / 2 / rate for first in range(0, layout.frames, pair)]

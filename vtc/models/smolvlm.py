@@ -15,11 +15,10 @@ from typing import Any
 from transformers import SmolVLMForConditionalGeneration
 from typing_extensions import Self
 
-from vtc.errors import InputError, ModelError
+from vtc.errors import InputError
 from vtc.facts.layout import Grid, ImageOptions
 from vtc.inputs.pixels import PixelSpec
 from vtc.models.idefics3 import AROUND, WHOLE_IMAGE, Idefics3Adapter
-from vtc.models.images.pixel_settings import image_settings
 from vtc.models.images.pixel_specs import WHOLE, pixel_spec
 
 # The processor's own texts cannot be imported everywhere: in the first releases their modules need torchvision.
@@ -52,6 +51,8 @@ class SmolVLMAdapter(Idefics3Adapter):
 
     family = "smolvlm"
     model_class = SmolVLMForConditionalGeneration
+    image_processor = "SmolVLMImageProcessor"
+    video_processor = "SmolVLMVideoProcessor"
     called = "SmolVLM"
 
     @classmethod
@@ -62,9 +63,7 @@ class SmolVLMAdapter(Idefics3Adapter):
             raise InputError("SmolVLM does not cut the frames of a clip into tiles; leave out --tiles or --frames")
         if options.frames > MOST_FRAMES:
             raise InputError(f"SmolVLM's prompt tells clips of up to {MOST_FRAMES} frames; give fewer --frames")
-        sampling_rate(settings)
-        # Published checkpoints have the settings of both processors in one file, which names that of images.
-        return pixel_spec({**settings, "video_processor_type": "SmolVLMVideoProcessor"}, size, frames=options.frames)
+        return pixel_spec(settings, size, frames=options.frames)
 
     def with_image_options(self, options: ImageOptions) -> Self:
         other = super().with_image_options(options)
@@ -83,7 +82,7 @@ class SmolVLMAdapter(Idefics3Adapter):
         frames = self.facts.layout.frames
         if frames == 1:
             return super().prompt_parts
-        rate = sampling_rate(image_settings(self.path, clips=True))
+        rate = sampling_rate(self.settings(self.path, self.wanted))
         intro = INTRO.format(frames=in_words(frames), duration=timedelta(seconds=int(frames / rate)))
         seconds = [number / rate for number in range(frames)]
         times = [f"{int(second // 60):02d}:{int(second % 60):02d}" for second in seconds]
@@ -96,17 +95,8 @@ class SmolVLMAdapter(Idefics3Adapter):
 
 
 def sampling_rate(settings: Mapping[str, Any]) -> float:
-    """Frames a second that a video processor of these settings samples.
-
-    Raises
-    ------
-    ModelError
-        If it is not a positive number.
-    """
-    rate = (settings.get("video_sampling") or settings).get("fps") or SAMPLED
-    if not isinstance(rate, int | float) or not rate > 0:
-        raise ModelError(f"video setting fps is {rate!r}, not a positive number; set the frames a second to sample")
-    return float(rate)
+    """Frames a second that a video processor of these settings samples."""
+    return float((settings.get("video_sampling") or settings).get("fps") or SAMPLED)
 
 
 def in_words(number: int) -> str:

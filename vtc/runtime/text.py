@@ -49,9 +49,18 @@ class Text:
         self.chat_template = _chat_template(manifest, config)
 
     def chat(self, question: str, inputs: int, served: ServedImage) -> str:
-        """A question about so many images or clips in the chat template; LLaVA-1.5's where a bundle has none."""
+        """A question about so many images or clips in the chat template.
+
+        Raises
+        ------
+        BundleError
+            If the bundle has none, or it cannot be rendered.
+        """
         if self.chat_template is None:
-            return f"USER: {served.placeholder * inputs}\n{question} ASSISTANT:"
+            raise BundleError(
+                "bundle holds no chat template, so nothing says how a question is put to the model; export it again, "
+                "or give a whole prompt (--raw-prompt)"
+            )
         return render_chat(self.chat_template, question, inputs, self.special_tokens, served.kind)
 
     def encode(self, prompts: Sequence[str], inputs: Sequence[int], served: ServedImage) -> list[list[int]]:

@@ -190,6 +190,7 @@ def test_colour_modes_become_what_transformers_makes_of_them(mode: str) -> None:
 def test_very_long_image_is_never_resized_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = pixel_spec(
         {
+            "image_processor_type": "CLIPImageProcessor",
             "size": {"shortest_edge": 224},
             "crop_size": {"height": 224, "width": 224},
             "do_normalize": False,

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from vtc.errors import ModelError
 from vtc.inputs.pixels import Picture, PixelSpec
 
 
@@ -65,24 +62,3 @@ def _channels(value: Any) -> tuple[float, ...]:
     if len(values) != 3:
         raise ValueError(f"{len(values)} channels, not 3")
     return values
-
-
-def image_settings(path: Path, *, clips: bool = False) -> dict[str, Any]:
-    """Settings of a checkpoint's image processor, or of its video processor where it ships one.
-
-    Raises
-    ------
-    ModelError
-        If it ships none, or they are not JSON.
-    """
-    videos = ["video_preprocessor_config.json"] if clips else []
-    for name in (*videos, "preprocessor_config.json", "processor_config.json"):
-        try:
-            settings = json.loads((path / name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{path / name}: cannot be read as JSON ({error}); fetch the checkpoint again") from None
-        if not name.startswith("processor") or "image_processor" in settings:
-            return dict(settings.get("image_processor", settings))
-    raise ModelError(f"{path}: ships no image processor settings (preprocessor_config.json); fetch them too")

@@ -58,8 +58,8 @@ def pixel_spec(
     Parameters
     ----------
     settings : mapping
-        Content of ``preprocessor_config.json``, or of ``video_preprocessor_config.json`` for a clip. What a
-        processor passes at every call (``crop_to_patches`` of InternVL) is to be laid over it.
+        Of the image processor, or of the video processor for a clip, and the name of its class. What the processor
+        around it passes at every call (``crop_to_patches`` of InternVL) is to be laid over them.
     size : (rows, columns) or None
         Image size; pixels of an image of this size are those of the processor.
     tiles : (rows, columns) or None
@@ -74,7 +74,7 @@ def pixel_spec(
     ModelError
         If the processor is of a kind that vtc does not know, or does not make such a layout.
     """
-    named = settings.get("video_processor_type") or settings.get("image_processor_type") or "CLIPImageProcessor"
+    named = settings.get("video_processor_type") or settings["image_processor_type"]
     kind = str(named).removesuffix("Pil").removesuffix("Fast")
     if kind not in KINDS:
         raise ModelError(f"image processor '{named}' is not known; vtc knows {', '.join(KINDS)}")
@@ -116,10 +116,20 @@ def _llava_onevision(settings: Mapping[str, Any], layout: Layout) -> PixelSpec:
     if layout.tiles != WHOLE:
         return _llava_next(settings, layout)
     tile = _square(settings)
-    look = tones(settings)
-    # The processor pads with the mean it holds, normalised or not.
+    background = _background(settings)
+    return PixelSpec((Picture(resize=((tile, tile),)),), aspect=(1, 1), background=background, **tones(settings))
+
+
+def _llava(settings: Mapping[str, Any], layout: Layout) -> PixelSpec:
+    """LlavaImageProcessor: as CLIP's, padded to a square first where `do_pad` says so."""
+    spec = _plain({**settings, "do_pad": False}, layout)
+    return replace(spec, aspect=(1, 1), background=_background(settings)) if settings.get("do_pad") else spec
+
+
+def _background(settings: Mapping[str, Any]) -> tuple[int, int, int]:
+    """The mean that a processor holds, normalised or not, as the colour that it pads with."""
     red, green, blue = (int(level * 255) for level in settings["image_mean"])
-    return PixelSpec((Picture(resize=((tile, tile),)),), aspect=(1, 1), background=(red, green, blue), **look)
+    return red, green, blue
 
 
 def _square(settings: Mapping[str, Any]) -> int:
@@ -252,6 +262,7 @@ def _nominal(layout: Layout, tile: Size) -> Size:
 KINDS: dict[str, Callable[[Mapping[str, Any], Layout], PixelSpec]] = {
     "CLIPImageProcessor": _plain,
     "SiglipImageProcessor": _plain,
+    "LlavaImageProcessor": _llava,
     "LlavaNextImageProcessor": _llava_next,
     "LlavaOnevisionImageProcessor": _llava_onevision,
     "LlavaOnevisionVideoProcessor": _plain,

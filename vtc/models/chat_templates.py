@@ -1,0 +1,89 @@
+"""A checkpoint's chat template, from whichever of its files transformers would take it.
+
+Processors come first: ``processor_config.json``, then ``chat_template.json`` (as versions before 4.50 wrote it), then
+``chat_template.jinja`` and the named templates beside it. A tokenizer's own template, in ``tokenizer_config.json``,
+holds where the processor has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vtc.errors import ModelError
+from vtc.models.images.processor_files import PROCESSOR, read_json
+
+DEFAULT = "default"
+"""The one that is used of templates with names."""
+
+JINJA, LEGACY, NAMED = "chat_template.jinja", "chat_template.json", "additional_chat_templates"
+TOKENIZER = "tokenizer_config.json"
+
+
+def chat_template(path: Path) -> str | None:
+    """Source (Jinja) of a checkpoint's chat template; None if it ships none.
+
+    Parameters
+    ----------
+    path : Path
+        The checkpoint's directory.
+
+    Raises
+    ------
+    ModelError
+        If a template is empty or no text, if of several with names none is the default, or if there are files that
+        transformers does not take together.
+    """
+    file, found = _of_processor(path)
+    if found is None:
+        file, found = path / TOKENIZER, (read_json(path / TOKENIZER) or {}).get("chat_template")
+        if isinstance(found, list):
+            found = _by_name(found, file)
+    return None if found is None else _chosen(found, file)
+
+
+def _of_processor(path: Path) -> tuple[Path, Any]:
+    """The processor's template, or its templates by name, and their file; None if it has none."""
+    named = sorted((path / NAMED).glob("*.jinja"))
+    legacy = read_json(path / LEGACY)
+    if legacy is not None and named:
+        raise ModelError(f"{path}: has both {LEGACY} and {NAMED}/, of which transformers takes neither; remove one")
+    own = (read_json(path / PROCESSOR) or {}).get("chat_template")
+    if own is not None:
+        return path / PROCESSOR, own
+    if legacy is not None:
+        return path / LEGACY, legacy.get("chat_template", "")
+    templates = {file.stem: _text(file) for file in named}
+    if (path / JINJA).is_file():
+        templates[DEFAULT] = _text(path / JINJA)
+    return path / (JINJA if DEFAULT in templates else NAMED), templates or None
+
+
+def _chosen(found: Any, file: Path) -> str:
+    if isinstance(found, Mapping):
+        if DEFAULT not in found:
+            names = ", ".join(map(ascii, found))
+            raise ModelError(
+                f"{file}: has chat templates named {names} and none named {DEFAULT}; name the one to use {DEFAULT}, or "
+                f"write it to {JINJA}"
+            )
+        found = found[DEFAULT]
+    if not isinstance(found, str) or not found.strip():
+        raise ModelError(f"{file}: its chat template is empty or no text; fetch the file again, or write {JINJA}")
+    return found
+
+
+def _by_name(entries: list[Any], file: Path) -> dict[str, Any]:
+    """Templates as tokenizers write several: a list of objects with a name and a template."""
+    try:
+        return {entry["name"]: entry["template"] for entry in entries}
+    except (KeyError, TypeError):
+        raise ModelError(f"{file}: its chat templates are not all a name and a template; fetch it again") from None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{file}: cannot be read as text ({error}); fetch it again") from None
