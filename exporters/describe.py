@@ -70,4 +70,6 @@ def _served(model: CompressedModel, number: int) -> dict[str, Any]:
         "segment_tokens_per_span": [token_plan.per_span(segment.visual_tokens) for segment in token_plan.segments],
         "positions": asdict(model.rule),
         "prompt_frame": list(adapter.prompt_frame),
+        "alone": layout.alone,
+        "several": layout.several,
     }

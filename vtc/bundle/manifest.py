@@ -73,6 +73,8 @@ class ServedImage:
     positions : PositionRule
     prompt_frame : (str, str)
         What goes into every prompt after its last placeholder (at its start, where it has none), and at its end.
+    alone, several : bool
+        Whether it is for an image that is alone in its prompt, and for each of several.
     """
 
     size: tuple[int, int]
@@ -89,6 +91,8 @@ class ServedImage:
     segment_tokens_per_span: tuple[int, ...]
     positions: PositionRule
     prompt_frame: tuple[str, str] = ("", "")
+    alone: bool = True
+    several: bool = True
 
     @property
     def spans(self) -> int:

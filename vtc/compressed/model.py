@@ -17,7 +17,7 @@ from vtc.compressed.decoder import DecoderSegment, GatherTokens, KeyValue, Merge
 from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.errors import InputError
 from vtc.inputs.positions import PositionRule, positions
-from vtc.inputs.prompts import clips
+from vtc.inputs.prompts import check_several, clips
 from vtc.inputs.schedule import SegmentRule, query_tokens, schedule
 from vtc.models.base import VLMAdapter
 from vtc.plan import SegmentPlan, TokenPlan
@@ -246,7 +246,9 @@ class CompressedModel(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Token ids, attention mask and pixels of a batch of prompts, each with its images, where the weights are."""
         flat = [image for group in images for image in group]
-        counts = clips([len(group) for group in images], self.adapter.facts.layout.frames)
+        layout = self.adapter.facts.layout
+        counts = clips([len(group) for group in images], layout.frames)
+        check_several(max(counts, default=0), several=layout.several)
         weights = next(self.embed_tokens.parameters())
         pixel_values = self.adapter.preprocess(flat).to(weights) if flat else None
         input_ids, attention_mask = self.adapter.tokenize(prompts, counts, self.keep_per_span)

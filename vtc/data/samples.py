@@ -24,7 +24,7 @@ class Sample:
 
 
 def samples_from(adapter: VLMAdapter, source: str | None, count: int, seed: int) -> list[Sample]:
-    """Samples from a data set, or made up where there is none.
+    """Samples from a data set, or made up where there is none; of two images each for layouts of several images.
 
     Parameters
     ----------
@@ -34,11 +34,13 @@ def samples_from(adapter: VLMAdapter, source: str | None, count: int, seed: int)
     count, seed : int
     """
     layout = adapter.facts.layout
+    images = 1 if layout.alone else 2
     if source is None:
         rng = np.random.default_rng(seed)
-        noise = rng.integers(0, 256, (count, layout.frames, *layout.image_size, 3), dtype=np.uint8)
-        return [Sample([Image.fromarray(one) for one in clip], adapter.chat("What is in the image?")) for clip in noise]
+        noise = rng.integers(0, 256, (count, images * layout.frames, *layout.image_size, 3), dtype=np.uint8)
+        prompt = adapter.chat("What is in the image?", images)
+        return [Sample([Image.fromarray(one) for one in several], prompt) for several in noise]
     if layout.frames > 1:
         raise InputError(f"{source} holds single images, and clips of {layout.frames} frames are served; leave it out")
     items = load_dataset(source, count, seed, split="train").items
-    return [Sample([item.load()], adapter.chat(item.question)) for item in items]
+    return [Sample([item.load()] * images, adapter.chat(item.question, images)) for item in items]

@@ -116,6 +116,8 @@ class ImageLayout:
         Temporal positions from one block to the next, where positions have three axes.
     tiles : (int, int) or None
         Rows and columns of tiles where each is a block of its own, in raster order, with the whole image after them.
+    alone, several : bool
+        Whether the family's own processor makes this of an image that is alone in its prompt, and of each of several.
     """
 
     image_size: Grid
@@ -126,6 +128,8 @@ class ImageLayout:
     frames: int = 1
     time_step: float = 1.0
     tiles: Grid | None = None
+    alone: bool = True
+    several: bool = True
 
     @property
     def span_views(self) -> int:

@@ -125,6 +125,27 @@ def clips(images: Sequence[int], frames: int) -> list[int]:
     return [count // frames for count in images]
 
 
+def check_several(inputs: int, *, several: bool) -> None:
+    """Refuse several images in a prompt where a model is made ready for one alone.
+
+    Parameters
+    ----------
+    inputs : int
+        Images of the prompt.
+    several : bool
+        Whether the layout is that of several.
+
+    Raises
+    ------
+    InputError
+    """
+    if inputs > 1 and not several:
+        raise InputError(
+            f"prompt has {inputs} images, which this model sees whole, and it is made ready for one in tiles; ask "
+            "about one, or make it ready with --tiles 1x1 (vtc export takes --tiles again for a second layout)"
+        )
+
+
 def writes_start(prompt: str, frame: tuple[str, str], start: str | None) -> bool:
     """Whether a prompt, or what is put into it, holds the start token, so that a tokenizer must not add a second one.
 

@@ -22,12 +22,12 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as hf_logging
 from typing_extensions import Self
 
-from vtc.errors import BundleError, InputError, ModelError, one_line
+from vtc.errors import InputError, ModelError, one_line
 from vtc.facts.layout import ANY_IMAGE, ImageLayout, ImageOptions
 from vtc.facts.model import ModelFacts
 from vtc.inputs.pixels import PixelSpec, to_pixels
 from vtc.inputs.prompts import expand, render_chat, writes_start
-from vtc.models.chat_templates import chat_template
+from vtc.models.chat_templates import check_prompt, needed_template
 from vtc.models.images.processor_files import image_settings, video_settings
 from vtc.models.parts.attention import GROUPED_ATTENTION
 
@@ -132,7 +132,7 @@ class VLMAdapter(ABC):
             If the checkpoint cannot serve what is asked for.
         """
         facts, pixels = cls.read(path, options)
-        cls.read_chat_template(path)
+        needed_template(path, cls.fixed_chat_template)
         quiet: Any = hf_logging.disable_progress_bar
         quiet()  # reading local weights takes a moment, and errors are to be one line
         load_model: Any = cls.model_class.from_pretrained
@@ -151,7 +151,7 @@ class VLMAdapter(ABC):
                 "fetch it again"
             )
         adapter = cls(path, facts, pixels, model, tokenizer, options)
-        adapter.check_prompt()
+        check_prompt(path, adapter.chat, adapter.placeholder)
         return adapter
 
     def with_image_options(self, options: ImageOptions) -> Self:
@@ -159,7 +159,7 @@ class VLMAdapter(ABC):
         other = copy.copy(self)
         other.wanted = options
         other.facts, other.pixels = self.read(self.path, options)
-        other.check_prompt()
+        check_prompt(self.path, other.chat, other.placeholder)
         return other
 
     def with_layout(self, layout: ImageLayout) -> Self:
@@ -364,50 +364,14 @@ class VLMAdapter(ABC):
         """
         return {}
 
-    @classmethod
-    def read_chat_template(cls, path: Path) -> str:
-        """The chat template (Jinja) of a checkpoint.
-
-        Raises
-        ------
-        ModelError
-            If there is none, and the family's own processor does not write whole prompts.
-        """
-        found = chat_template(path) or cls.fixed_chat_template
-        if found is None:
-            raise ModelError(
-                f"{path}: ships no chat template, so nothing says how a question is put to the model; fetch "
-                "chat_template.jinja, chat_template.json or tokenizer_config.json too, or write a chat_template.jinja"
-            )
-        return found
-
     @cached_property
     def _own_chat_template(self) -> str:
-        return self.read_chat_template(self.path)
+        return needed_template(self.path, self.fixed_chat_template)
 
     @property
     def chat_template(self) -> str:
         """The checkpoint's chat template (Jinja)."""
         return self._own_chat_template
-
-    def check_prompt(self) -> None:
-        """Refuse a chat template with which no question about an image can be asked.
-
-        Raises
-        ------
-        ModelError
-        """
-        kind = "video" if self.facts.layout.frames > 1 else "image"
-        try:
-            written = self.chat("What is this?").count(self.placeholder)
-        except BundleError as error:
-            why = one_line(error.__cause__ or error)  # type: ignore[arg-type]
-            raise ModelError(f"{self.path}: chat template cannot be rendered ({why}); write another") from error
-        if written != 1:
-            raise ModelError(
-                f"{self.path}: chat template writes {self.placeholder} {written} times for one {kind}; fetch or write "
-                f"chat_template.jinja for questions about {kind}s"
-            )
 
     def chat(self, question: str, images: int = 1) -> str:
         """A question put into the checkpoint's chat template, images (or clips) first."""

@@ -7,11 +7,11 @@ holds where the processor has none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vtc.errors import ModelError
+from vtc.errors import BundleError, ModelError, one_line
 from vtc.models.images.processor_files import PROCESSOR, read_json
 
 DEFAULT = "default"
@@ -41,6 +41,58 @@ def chat_template(path: Path) -> str | None:
         if isinstance(found, list):
             found = _by_name(found, file)
     return None if found is None else _chosen(found, file)
+
+
+def needed_template(path: Path, fixed: str | None) -> str:
+    """Source (Jinja) of a checkpoint's chat template.
+
+    Parameters
+    ----------
+    path : Path
+        The checkpoint's directory.
+    fixed : str or None
+        What stands in for one in families whose own processor writes the whole prompt.
+
+    Raises
+    ------
+    ModelError
+        If there is none, or :func:`chat_template` refuses it.
+    """
+    found = chat_template(path) or fixed
+    if found is None:
+        raise ModelError(
+            f"{path}: ships no chat template, so nothing says how a question is put to the model; fetch {JINJA}, "
+            f"{LEGACY} or {TOKENIZER} too, or write a {JINJA}"
+        )
+    return found
+
+
+def check_prompt(path: Path, chat: Callable[[str], str], placeholder: str) -> None:
+    """Refuse a chat template with which no question about an image can be asked.
+
+    Parameters
+    ----------
+    path : Path
+        The checkpoint's directory.
+    chat : callable
+        Puts a question about one image, or clip, into the template.
+    placeholder : str
+        What stands for it there.
+
+    Raises
+    ------
+    ModelError
+    """
+    try:
+        written = chat("What is this?").count(placeholder)
+    except BundleError as error:
+        why = one_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+        raise ModelError(f"{path}: chat template cannot be rendered ({why}); write another to {JINJA}") from error
+    if written != 1:
+        raise ModelError(
+            f"{path}: chat template writes {placeholder} {written} times for one image or clip; fetch or write a "
+            f"{JINJA} that writes it once"
+        )
 
 
 def _of_processor(path: Path) -> tuple[Path, Any]:

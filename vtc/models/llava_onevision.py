@@ -2,16 +2,18 @@
 
 An image that is alone in its prompt is seen as LLaVA-NeXT does, and its grid of tiles is shrunk bilinearly where it has
 more tokens than ``anyres_max_N`` views (``vision_aspect_ratio``). Each of several images is padded to a square and seen
-in one view with a newline token after it; ``--tiles 1x1`` makes a model ready for those. (A small image that is alone
-has a tile beside its whole view all the same: name it by ``--image-size``.) With ``--frames`` each input is a clip; its
-frames are shrunk to half the side, with one newline token after them all. Without any of these, images of 2 x 2 tiles
-are served.
+in one view with a newline token after it; ``--tiles 1x1`` makes a model ready for those, which are refused without it.
+A bundle exported for tiles and for 1x1 answers about one image and about several as the model does. (A small image that
+is alone has a tile beside its whole view all the same: name it by ``--image-size``.) With ``--frames`` each input is a
+clip; its frames are shrunk to half the side, with one newline token after them all. Without any of these, images of
+2 x 2 tiles are served.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedModel
@@ -49,10 +51,10 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
         if options.tiles == ONE_VIEW:
             pixels = pixel_spec(settings, options.image_size, WHOLE)
             view = check_views(config, pixels)
-            layout = ImageLayout(options.image_size or pixels.view, view, (Block(view),), ends=True)
+            layout = ImageLayout(options.image_size or pixels.view, view, (Block(view),), ends=True, alone=False)
         else:
             pixels = pixel_spec(settings, options.image_size, tiles_to_cut(options, config))
-            layout = tiled_layout(config, pixels, max_tiles)
+            layout = replace(tiled_layout(config, pixels, max_tiles), several=False)
         return cls.sizes(config, layout), pixels
 
     @property

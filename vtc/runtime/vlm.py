@@ -29,6 +29,7 @@ from vtc.runtime.decoder import Cache, Decoder, Logits
 from vtc.runtime.generation import Batch, Generation, Prefilled, RunningGeneration, milliseconds_since
 from vtc.runtime.image import open_image
 from vtc.runtime.interface import Array, Backend, IntArray, LoadedGraph, Tensor
+from vtc.runtime.layouts import layouts_for
 from vtc.runtime.options import RuntimeOptions
 from vtc.runtime.sampling import Sampler
 from vtc.runtime.text import Text
@@ -129,13 +130,17 @@ class VLM:
         first = next((image for group in images for image in group), None)
         if first is None:
             return self.manifest.images[0]
+        frames = self.manifest.images[0].frames
+        choices = [layouts_for(self.manifest.images, len(group) // frames) for group in images if group]
+        if any(choice != choices[0] for choice in choices):
+            raise InputError("prompts of one image and of several take different layouts; ask about each by itself")
 
         def distance(served: ServedImage) -> tuple[float, float]:
             height, width = served.size
             shape = abs(math.log(height * first.width / (width * first.height)))
             return round(shape, 6), abs(math.log(height * width / (first.width * first.height)))
 
-        return min(self.manifest.images, key=distance)
+        return min(choices[0], key=distance)
 
     # One question -------------------------------------------------------------------------------------------
 

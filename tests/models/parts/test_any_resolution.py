@@ -34,6 +34,7 @@ SIZES = [(60, 115), (70, 90), (60, 60), (50, 140), (300, 97), (20, 20)]
 PADDED = Case(NEXT, image_options=ImageOptions(image_size=(70, 90)))
 SHRUNK = Case(ONEVISION, image_options=ImageOptions(image_size=(150, 60)))
 CLIP = Case(ONEVISION, image_options=ImageOptions(frames=3))
+ONE_VIEW = Case(ONEVISION, image_options=ImageOptions(tiles=(1, 1)))
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +187,16 @@ def test_a_clip_is_half_the_tokens_along_each_side_and_one_newline(checkpoints: 
     layout = checkpoints.adapter(CLIP).facts.layout
     assert layout.blocks == (Block((2, 2), extent=(4, 4)),) * 3
     assert (layout.tokens, layout.selectable, layout.frames) == (13, 12, 3)
+
+
+def test_several_images_are_refused_where_one_is_seen_in_tiles(checkpoints: Checkpoints) -> None:
+    tiles, whole = checkpoints.adapter(Case(ONEVISION)), checkpoints.adapter(ONE_VIEW)
+    assert (tiles.facts.layout.alone, tiles.facts.layout.several) == (True, False)
+    assert (whole.facts.layout.alone, whole.facts.layout.several) == (False, True)
+    two = [pictures(tiles, 2)], [tiles.chat("what is red ?", 2)]
+    with pytest.raises(InputError, match=r"prompt has 2 images.*--tiles 1x1"):
+        compressed(tiles).inputs(*two)
+    assert compressed(whole).inputs(*two)[2] is not None
 
 
 def test_clips_without_settings_of_their_own_take_those_of_images(checkpoints: Checkpoints, tmp_path: Path) -> None:
