@@ -24,6 +24,7 @@ from typing_extensions import Self
 from vtc.errors import InputError, ModelError, one_line
 from vtc.facts.layout import ANY_IMAGE, ImageLayout, ImageOptions
 from vtc.facts.model import ModelFacts
+from vtc.finite import first_not_finite
 from vtc.inputs.pixels import PixelSpec, to_pixels
 from vtc.inputs.prompts import expand, render_chat, writes_start
 from vtc.models.images.pixel_settings import image_settings
@@ -100,14 +101,28 @@ class VLMAdapter(ABC):
         InputError
             If the checkpoint cannot serve what is asked for.
         """
+        config, settings = cls.configuration(path), image_settings(path, clips=options.frames > 1)
         try:
-            config = AutoConfig.from_pretrained(path, local_files_only=True)
-        except Exception as error:
-            raise ModelError(f"{path / 'config.json'}: not a usable configuration ({one_line(error)})") from error
-        try:
-            return cls.describe(config, image_settings(path, clips=options.frames > 1), options)
+            return cls.describe(config, settings, options)
         except (ModelError, InputError) as error:
             raise type(error)(f"{path}: {error}") from None
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+            words = f"{type(error).__name__}: {one_line(error)}"
+            raise ModelError(f"{path}: its settings make no model of the family {cls.family} ({words})") from error
+
+    @classmethod
+    def configuration(cls, path: Path) -> Any:
+        """The checkpoint's configuration, `transformers`' defaults filled in.
+
+        Raises
+        ------
+        ModelError
+            If `transformers` cannot use it.
+        """
+        try:
+            return AutoConfig.from_pretrained(path, local_files_only=True)
+        except Exception as error:
+            raise ModelError(f"{path / 'config.json'}: not a usable configuration ({one_line(error)})") from error
 
     @classmethod
     def load(cls, path: Path, options: ImageOptions = ANY_IMAGE) -> Self:
@@ -138,6 +153,8 @@ class VLMAdapter(ABC):
                 f"{path}: checkpoint cannot be loaded (weights lack {missing[0]} and {len(missing) - 1} more); "
                 "fetch it again"
             )
+        if (name := first_not_finite(model.state_dict().items())) is not None:
+            raise ModelError(f"{path}: weights of {name} are not all finite numbers; fetch or train them again")
         return cls(path, facts, pixels, model, tokenizer, options)
 
     def with_image_options(self, options: ImageOptions) -> Self:
