@@ -19,6 +19,7 @@ from exporters.frame_stack import with_room_for_frames
 from exporters.graphs import GraphSpec
 from exporters.optimization import optimize
 from vtc.bundle.manifest import WEIGHTS
+from vtc.errors import ParityError
 from vtc.stages.base import Cut
 
 DEFAULT_OPSET = 20
@@ -61,9 +62,18 @@ def external_data(path: Path) -> Path:
 
 
 def save_graph(model: ir.Model, path: Path) -> None:
-    """Write a graph, with its weights beside it where they are too large for its own file."""
-    tensors = [value.const_value for value in model.graph.initializers.values()]
-    weights = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    """Write a graph, with its weights beside it where they are too large for its own file.
+
+    Raises
+    ------
+    ParityError
+        If a weight is not a number; an infinite one may be a mask.
+    """
+    tensors = [tensor for value in model.graph.initializers.values() if (tensor := value.const_value) is not None]
+    for tensor in tensors:
+        if tensor.dtype.is_floating_point() and tensor.size and np.isnan(np.min(tensor.numpy())):
+            raise ParityError(f"{path.name}: {tensor.name} holds NaN; train or fetch what it was made from again")
+    weights = sum(tensor.nbytes for tensor in tensors)
     data = external_data(path)
     data.unlink(missing_ok=True)  # what an interrupted export left
     if weights > EXTERNAL_DATA_BYTES:

@@ -27,6 +27,10 @@ class ModelError(InputError):
     """A checkpoint is missing, truncated, or of a family that vtc does not know."""
 
 
+class CheckpointError(ModelError):
+    """A checkpoint's parts are missing or do not agree. The message holds every fault found, one a line."""
+
+
 class BundleError(InputError):
     """A bundle is incomplete, changed since it was written, or made for another runtime."""
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
 from tests.tiny import image, recipe
 from vtc.compressed.build import apply_recipe
@@ -82,4 +85,37 @@ def test_base_model_that_changed_is_refused(checkpoint: Path, tmp_path: Path) ->
     weights = base / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     with pytest.raises(ModelError, match="is not the model that"):
+        load_compressed(out)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: {name: torch.full_like(value, float("nan")) for name, value in state.items()}, "not all finite"),
+        (lambda state: {f"{name}.other": value for name, value in state.items()}, "is not of this recipe"),
+        (lambda state: {name: torch.zeros(1, 2, 3) for name in state}, "is not of this recipe"),
+    ],
+)
+def test_state_that_cannot_be_is_refused(
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    words: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    digest = model_digest(checkpoint)
+    save_trained(tmp_path / "p.safetensors", Learned(LearnedEntry(), 32, (0, 1)), digest)
+    text = (
+        "version: 1\nname: learned\nstages:\n- kind: prune\n  keep: 5\n"
+        "  selector: {name: learned, checkpoint: p.safetensors}\n"
+    )
+    learned = parse_recipe(text, directory=tmp_path)
+    model = apply_recipe(load_adapter(checkpoint), learned, model_digest=digest)
+
+    def save_changed(state: dict[str, Tensor], file: Path, **more: dict[str, str]) -> None:
+        save_file(change(state), file, **more)
+
+    monkeypatch.setattr("vtc.compressed.checkpoint.save_file", save_changed)
+    out = save_compressed(tmp_path / ".w", tmp_path / "c", model, learned, Origin(str(checkpoint), digest), {})
+    with pytest.raises(BundleError, match=words):
         load_compressed(out)

@@ -51,6 +51,17 @@ def load(path: Path, digest: str = "abc", layers: tuple[int, ...] = (0, 1)) -> L
     return selector
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_part_whose_numbers_are_not_finite_is_refused_by_name(value: float, tmp_path: Path) -> None:
+    pruner = make()
+    name, parameter = next(iter(pruner.named_parameters()))
+    with torch.no_grad():
+        parameter.flatten()[-1] = value
+    save_trained(tmp_path / "p.safetensors", pruner, "abc")
+    with pytest.raises(InputError, match=f"{name} of the .* is not all finite numbers; train it again"):
+        load(tmp_path / "p.safetensors")
+
+
 def test_learned_checkpoint_round_trip(tmp_path: Path) -> None:
     torch.manual_seed(1)
     trained = make()

@@ -15,12 +15,13 @@ from vtc.compressed.model import CompressedModel
 from vtc.data.datasets import data_for
 from vtc.data.samples import samples_from
 from vtc.facts.layout import ANY_IMAGE, ImageOptions
-from vtc.models import load_adapter, model_digest, read_facts, resolve_model
+from vtc.models import check_model, load_adapter, model_digest, read_facts, resolve_model
 from vtc.models.base import VLMAdapter
 from vtc.plan import plan
 from vtc.progress import Report, silent
 from vtc.recipe import Recipe
 from vtc.training.auto import AutoTrained
+from vtc.training.trainers import check_trainable
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,11 @@ def compress(
     BundleError
         If `out` holds something else than a compressed model.
     """
-    plan(recipe, read_facts(resolve_model(model), image_options))
+    path = resolve_model(model)
+    facts = read_facts(path, image_options)
+    plan(recipe, facts)
+    check_trainable(recipe, facts)
+    check_model(path, image_options)
     check_output(out, "compressed")
     data = data_for(str(model), calibration.data)
     if recipe.autos and data is None:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import click
 
-from vtc.errors import RecipeError, VtcError
+from vtc.errors import CheckpointError, RecipeError, VtcError
 
 VERBS: dict[str, tuple[str, str, str]] = {
     "ls": ("vtc.cli.ls", "command", "List models, selectors, recipes or targets."),
@@ -121,6 +121,8 @@ def describe(error: Exception) -> tuple[str, int]:
     """
     if isinstance(error, RecipeError):
         return str(error), error.exit_code
+    if isinstance(error, CheckpointError):
+        return "\n".join(f"error: {line}" for line in str(error).splitlines()), error.exit_code
     if isinstance(error, VtcError):
         return f"error: {_one_line(error)}", error.exit_code
     if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").partition(".")[0]) in EXTRAS:

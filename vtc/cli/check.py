@@ -18,7 +18,7 @@ from vtc.recipe import load_recipe
 @verb("Validate a recipe, and with --smoke the whole pipeline on it.")
 @click.argument("recipe_name", metavar="RECIPE")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value: stages.0.keep=64.")
-@click.option("--model", metavar="MODEL", help="Also check that it fits this model: counts, layers, CLS token.")
+@click.option("--model", metavar="MODEL", help="Also check this model's files, and that the recipe fits it.")
 @image_option_flags()
 @click.option("--smoke", is_flag=True, help="Also compress, export, compare and run a tiny random model with it.")
 @click.option(
@@ -54,10 +54,20 @@ def command(
     if recipe.autos:
         lines.append(f"left to calibration: {', '.join(recipe.autos)}")
     if model is not None:
-        from vtc.models import read_facts, resolve_model
+        from vtc.data.datasets import data_for
+        from vtc.models import check_model, read_facts, resolve_model
+        from vtc.training.trainers import check_trainable
 
-        resolved = plan(recipe, read_facts(resolve_model(model), image_options))
-        report["plan"] = resolved.to_dict()
+        path = resolve_model(model)
+        facts = read_facts(path, image_options)
+        resolved = plan(recipe, facts)
+        check_trainable(recipe, facts)
+        contents = check_model(path, image_options)
+        needs_data = bool(recipe.autos) and data_for(model) is None
+        report |= {"model": vars(contents), "plan": resolved.to_dict(), "needs_data": needs_data}
+        lines += contents.lines()
+        if needs_data:
+            lines.append(f"vtc compress needs --data DIR for {', '.join(recipe.autos)}")
         lines.append(f"fits {model}: {resolved.keep} of {resolved.visual_tokens_in} visual tokens enter the decoder")
     if smoke:
         from exporters.smoke import run as run_pipeline

@@ -11,13 +11,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from vtc.artifact import publish, read_manifest, verify_files
 from vtc.compressed.build import apply_recipe
 from vtc.compressed.model import CompressedModel
 from vtc.errors import BundleError, ModelError
 from vtc.facts.layout import ImageOptions, image_options_of
+from vtc.finite import first_not_finite
 from vtc.models import load_adapter, model_digest, resolve_model
 from vtc.recipe import Recipe, load_recipe
 from vtc.runtime.versions import vtc_version
@@ -36,7 +39,7 @@ class Origin:
     name : str
         What the user called it: ``reference`` or an absolute path.
     digest : str
-        SHA-256 of its configuration and weights.
+        SHA-256 of every file that it is loaded from.
     """
 
     name: str
@@ -116,9 +119,24 @@ def load_compressed(path: Path, base: str | None = None) -> tuple[CompressedMode
             f"{checkpoint}: is not the model that {path} was made from (its contents differ); compress again"
         )
     model = apply_recipe(load_adapter(checkpoint, image_options_of(manifest)), recipe, from_state=True)
-    state = load_file(path / "state.safetensors")
-    model.trained.load_state_dict({re.sub(r"^entrances\b", "handoffs", name): value for name, value in state.items()})
+    state = {re.sub(r"^entrances\b", "handoffs", name): value for name, value in _state(path).items()}
+    try:
+        model.trained.load_state_dict(state)
+    except RuntimeError as error:
+        words = " ".join(str(error).split())[:200]
+        raise BundleError(f"{path}: state.safetensors is not of this recipe ({words}); compress again") from None
     return model, recipe, origin
+
+
+def _state(path: Path) -> dict[str, Tensor]:
+    file = path / "state.safetensors"
+    try:
+        state = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"{file}: cannot be read ({error}); compress again") from None
+    if (name := first_not_finite(state.items())) is not None:
+        raise BundleError(f"{file}: {name} is not all finite numbers; compress again")
+    return state
 
 
 def for_images(model: CompressedModel, recipe: Recipe, image_options: ImageOptions) -> CompressedModel:

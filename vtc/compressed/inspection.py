@@ -80,9 +80,12 @@ def planned(
     RecipeError
         If the recipe does not fit the model.
     """
-    from vtc.models import read_facts, resolve_model
+    from vtc.models import check_model, holds_weights, read_facts, resolve_model
 
-    facts = read_facts(resolve_model(model), image_options)
+    path = resolve_model(model)
+    if holds_weights(path):  # a plan needs none, but those that are there must be usable
+        check_model(path, image_options)
+    facts = read_facts(path, image_options)
     return Inspection(
         model=str(model),
         family=facts.family,

@@ -5,20 +5,31 @@ A new family is one file with a :class:`~vtc.models.base.VLMAdapter` and one lin
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vtc.artifact import sha256
 from vtc.errors import MissingDependency, ModelError
 from vtc.facts.layout import ANY_IMAGE, ImageOptions
+from vtc.models.checkpoint_files import holds_weights, model_digest
+from vtc.models.configuration import check_configurations, read_configuration
 from vtc.models.refused import NEAREST, refusal
 
 if TYPE_CHECKING:
     from vtc.facts.model import ModelFacts
     from vtc.models.base import VLMAdapter
+    from vtc.models.checkpoint_check import Contents
+
+__all__ = [
+    "FAMILIES",
+    "adapter_class",
+    "check_model",
+    "holds_weights",
+    "load_adapter",
+    "model_digest",
+    "read_facts",
+    "resolve_model",
+]
 
 FAMILIES: dict[str, str] = {
     "gemma3": "vtc.models.gemma3:Gemma3Adapter",
@@ -61,25 +72,6 @@ def resolve_model(name: str | Path) -> Path:
     return path
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The checkpoint's config.json.
-
-    Raises
-    ------
-    ModelError
-        If it is not valid JSON.
-    """
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(
-            f"{path / 'config.json'}: cannot be read as JSON ({error}); fetch the checkpoint again"
-        ) from None
-    if not isinstance(config, dict):
-        raise ModelError(f"{path / 'config.json'}: is not a JSON object; fetch the checkpoint again")
-    return config
-
-
 def adapter_class(path: Path) -> type[VLMAdapter]:
     """The adapter that serves a checkpoint.
 
@@ -90,7 +82,8 @@ def adapter_class(path: Path) -> type[VLMAdapter]:
     MissingDependency
         If torch or transformers is not installed.
     """
-    config = read_config(path)
+    check_configurations(path)
+    config = read_configuration(path / "config.json")
     model_type = str(config.get("model_type", "unknown"))
     if model_type not in FAMILIES and (model_type in NEAREST or VISUAL & set(config)):
         raise ModelError(f"{path}: {refusal(model_type, FAMILIES)}")
@@ -114,15 +107,25 @@ def read_facts(path: Path, options: ImageOptions = ANY_IMAGE) -> ModelFacts:
     return adapter_class(path).read(path, options)[0]
 
 
+def check_model(path: Path, options: ImageOptions = ANY_IMAGE) -> Contents:
+    """Make sure that all of a checkpoint is there and of one model, before its weights are loaded.
+
+    Raises
+    ------
+    ModelError
+        If it is no checkpoint of a supported family.
+    CheckpointError
+        With every fault of its files, one a line.
+    InputError
+        If it cannot serve those images.
+    """
+    adapter = adapter_class(path)
+    from vtc.models.checkpoint_check import check_checkpoint
+
+    return check_checkpoint(path, adapter.configuration(path), adapter.read(path, options)[0])
+
+
 def load_adapter(path: Path, options: ImageOptions = ANY_IMAGE) -> VLMAdapter:
     """Load a checkpoint's weights and tokenizer into its family's adapter, for the images that it is to serve."""
+    check_model(path, options)
     return adapter_class(path).load(path, options)
-
-
-def model_digest(path: Path) -> str:
-    """SHA-256 over the names and contents of a checkpoint's config and weights."""
-    digest = hashlib.sha256()
-    for file in sorted([path / "config.json", *path.glob("*.safetensors")]):
-        digest.update(file.name.encode())
-        digest.update(bytes.fromhex(sha256(file)))
-    return digest.hexdigest()

@@ -25,6 +25,7 @@ from typing_extensions import Self
 from vtc.errors import InputError, ModelError, one_line
 from vtc.facts.layout import ANY_IMAGE, ImageLayout, ImageOptions
 from vtc.facts.model import ModelFacts
+from vtc.finite import first_not_finite
 from vtc.inputs.pixels import PixelSpec, to_pixels
 from vtc.inputs.prompts import expand, render_chat, writes_start
 from vtc.models.chat_templates import check_prompt, needed_template
@@ -97,15 +98,29 @@ class VLMAdapter(ABC):
         InputError
             If the checkpoint cannot serve what is asked for.
         """
-        try:
-            config = AutoConfig.from_pretrained(path, local_files_only=True)
-        except Exception as error:
-            raise ModelError(f"{path / 'config.json'}: not a usable configuration ({one_line(error)})") from error
+        config = cls.configuration(path)
         try:
             return cls.describe(config, cls.settings(path, options), options)
         except (ModelError, InputError) as error:
             named = "" if str(error).startswith(str(path)) else f"{path}: "
             raise type(error)(f"{named}{error}") from None
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+            words = f"{type(error).__name__}: {one_line(error)}"
+            raise ModelError(f"{path}: its settings make no model of the family {cls.family} ({words})") from error
+
+    @classmethod
+    def configuration(cls, path: Path) -> Any:
+        """The checkpoint's configuration, `transformers`' defaults filled in.
+
+        Raises
+        ------
+        ModelError
+            If `transformers` cannot use it.
+        """
+        try:
+            return AutoConfig.from_pretrained(path, local_files_only=True)
+        except Exception as error:
+            raise ModelError(f"{path / 'config.json'}: not a usable configuration ({one_line(error)})") from error
 
     @classmethod
     def settings(cls, path: Path, options: ImageOptions) -> dict[str, Any]:
@@ -150,6 +165,8 @@ class VLMAdapter(ABC):
                 f"{path}: checkpoint cannot be loaded (weights lack {missing[0]} and {len(missing) - 1} more); "
                 "fetch it again"
             )
+        if (name := first_not_finite(model.state_dict().items())) is not None:
+            raise ModelError(f"{path}: weights of {name} are not all finite numbers; fetch or train them again")
         adapter = cls(path, facts, pixels, model, tokenizer, options)
         check_prompt(path, adapter.chat, adapter.placeholder)
         return adapter

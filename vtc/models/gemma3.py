@@ -20,7 +20,7 @@ from vtc.facts.layout import Block, ImageLayout, ImageOptions
 from vtc.facts.model import ModelFacts
 from vtc.inputs.pixels import PixelSpec
 from vtc.models.images.pixel_specs import pixel_spec
-from vtc.models.parts.checks import check_parts, refuse
+from vtc.models.parts.checks import check_parts, check_view, refuse
 from vtc.models.parts.clip_tower import clip_facts
 from vtc.models.parts.gemma import TOWERS, GemmaVLM
 from vtc.models.parts.language_model import decoder_facts
@@ -52,6 +52,7 @@ class Gemma3Adapter(GemmaVLM):
                 f"that divides the {patches} patches of a row"
             )
         pixels, layout = _images(settings, options, (vision.image_size, vision.image_size), (side, side))
+        check_view(pixels, (vision.image_size, vision.image_size))
         sliding = [number for number, kind in enumerate(text.layer_types) if kind == "sliding_attention"]
         facts = ModelFacts(
             family=cls.family,

@@ -16,7 +16,7 @@ from vtc.facts.layout import ImageLayout, ImageOptions, single_view
 from vtc.facts.model import ModelFacts
 from vtc.inputs.pixels import PixelSpec
 from vtc.models.images.pixel_specs import pixel_spec
-from vtc.models.parts.checks import check_features, check_parts, refuse
+from vtc.models.parts.checks import check_features, check_parts, check_view, refuse
 from vtc.models.parts.clip_tower import ClipTower, clip_facts, feature_layer
 from vtc.models.parts.language_model import LanguageModel, decoder_facts
 
@@ -42,7 +42,9 @@ class LlavaAdapter(ClipTower, LanguageModel):
         vision = config.vision_config
         side = vision.image_size // vision.patch_size
         layout = single_view((vision.image_size, vision.image_size), (side, side))
-        return cls.sizes(config, layout), pixel_spec(settings)
+        pixels = pixel_spec(settings)
+        check_view(pixels, layout.image_size)
+        return cls.sizes(config, layout), pixels
 
     @classmethod
     def check(cls, config: Any) -> None:

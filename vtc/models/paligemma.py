@@ -19,7 +19,7 @@ from vtc.facts.layout import ImageOptions, single_view
 from vtc.facts.model import ModelFacts
 from vtc.inputs.pixels import PixelSpec
 from vtc.models.images.pixel_specs import pixel_spec
-from vtc.models.parts.checks import check_parts, refuse
+from vtc.models.parts.checks import check_parts, check_view, refuse
 from vtc.models.parts.clip_tower import clip_facts
 from vtc.models.parts.gemma import TOWERS, GemmaVLM
 from vtc.models.parts.language_model import decoder_facts
@@ -52,16 +52,18 @@ class PaliGemmaAdapter(GemmaVLM):
             raise ModelError(
                 f"projection_dim {config.projection_dim} is not supported; supported: the decoder's {text.hidden_size}"
             )
+        pixels, size = pixel_spec(settings), (vision.image_size, vision.image_size)
+        check_view(pixels, size)
         side = vision.image_size // vision.patch_size
         facts = ModelFacts(
             family=cls.family,
             model_type=config.model_type,
-            layout=single_view((vision.image_size, vision.image_size), (side, side)),
+            layout=single_view(size, (side, side)),
             encoder=clip_facts(vision, vision.num_hidden_layers - 1),
             decoder=decoder_facts(text, bidirectional="prompt"),
             projector_params=vision.hidden_size * text.hidden_size,
         )
-        return facts, pixel_spec(settings)
+        return facts, pixels
 
     @property
     def projector(self) -> nn.Module:

@@ -11,6 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vtc.errors import InputError
+from vtc.finite import first_not_finite
+
 Row = dict[str, float]
 
 
@@ -42,8 +45,13 @@ def load_state(
     Returns
     -------
     step : int
-        Steps done; 0 where there is no state, or one of another run.
+        Steps done; 0 where there is no state, a damaged one, or one of another run.
     log : list of rows
+
+    Raises
+    ------
+    InputError
+        If the state holds numbers that are not finite: the training went wrong.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -51,8 +59,14 @@ def load_state(
             if metadata.get("fingerprint") != fingerprint:
                 return 0, []
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError):
+        step, log = int(metadata["step"]), list(json.loads(metadata["log"]))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return 0, []
+    parameters = {f"parameter {name}": value.shape for name, value in module.named_parameters()}
+    if any(name not in tensors or tensors[name].shape != shape for name, shape in parameters.items()):
+        return 0, []
+    if (name := first_not_finite(tensors.items())) is not None:
+        raise InputError(f"{path}: {name} is not all finite numbers; remove the file, or compress to another directory")
     for name, parameter in module.named_parameters():
         mine = {key.split(" ")[0]: value for key, value in tensors.items() if key.endswith(f" {name}")}
         with torch.no_grad():
@@ -60,4 +74,4 @@ def load_state(
         optimizer.state[parameter] = {
             key: value if key == "step" else value.to(parameter.device) for key, value in mine.items()
         }
-    return int(metadata["step"]), json.loads(metadata["log"])
+    return step, log

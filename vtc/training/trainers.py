@@ -6,7 +6,8 @@ Trainers are imported when they are called: they need more than running or expor
 from __future__ import annotations
 
 from vtc.errors import InputError
-from vtc.models.base import VLMAdapter
+from vtc.facts.model import ModelFacts
+from vtc.recipe import Recipe
 from vtc.recipe.selectors import LearnedEntry, RelevanceEntry
 from vtc.recipe.selectors.decoder.relevance import RelevanceTraining
 from vtc.recipe.selectors.learned import PrunerTraining
@@ -19,7 +20,7 @@ def train_learned(job: TrainingJob) -> None:
     """Train a pruner."""
     from vtc.training.pruner import PrunerSubject, train_pruner
 
-    check_plain(job.adapter)
+    check_plain(job.adapter.facts)
     entry, plan = job.entry, job.plan
     config = entry.training or PrunerTraining()
     keep = plan.stages[job.number].tokens_out
@@ -33,7 +34,7 @@ def train_relevance(job: TrainingJob) -> None:
     from vtc.training.explanations import RelevanceSubject
     from vtc.training.relevance import train_relevance
 
-    check_plain(job.adapter)
+    check_plain(job.adapter.facts)
     config = job.entry.training or RelevanceTraining()
     after, before = job.plan.around(job.plan.segment_of(job.number))
     subject = RelevanceSubject(job.adapter, job.model_digest, after, before)
@@ -41,21 +42,35 @@ def train_relevance(job: TrainingJob) -> None:
     train_relevance(subject, data, config, job.path, job.source, job.report)
 
 
-def check_plain(adapter: VLMAdapter) -> None:
+def check_plain(facts: ModelFacts) -> None:
     """Refuse a model that the forward pass of these trainers does not follow.
 
     Raises
     ------
     InputError
     """
-    layout, decoder = adapter.facts.layout, adapter.facts.decoder
+    layout, decoder = facts.layout, facts.decoder
     plain = layout.whole_views and layout.spans == layout.frames == 1
     if not plain or decoder.position_axes > 1 or decoder.deepstack or decoder.bidirectional != "none" or decoder.window:
         raise InputError(
-            f"no selector can be trained for {adapter.facts.model_type} yet: training follows plain causal "
+            f"no selector can be trained for {facts.model_type} yet: training follows plain causal "
             "attention, one position axis and images of one view; take a recipe whose selector needs no training"
         )
 
+
+def check_trainable(recipe: Recipe, facts: ModelFacts) -> None:
+    """Refuse a recipe that leaves a part to a training which this model cannot have.
+
+    Raises
+    ------
+    InputError
+    """
+    if any(entry.checkpoint == "auto" and isinstance(entry, PLAIN) for _, _, entry in recipe.trained()):
+        check_plain(facts)
+
+
+PLAIN = (LearnedEntry, RelevanceEntry)
+"""Parts whose training takes plain models alone."""
 
 TRAINERS: dict[type[Trained], Trainer] = {
     LearnedEntry: train_learned,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from vtc.errors import InputError, ModelError
 from vtc.facts.layout import Grid, ImageOptions
+from vtc.inputs.pixels import PixelSpec
 
 
 def check_parts(config: Any, towers: Collection[str], decoders: Collection[str]) -> None:
@@ -62,6 +63,26 @@ def token_grid(view: Grid, patch: int, merge: int) -> Grid:
             f"patches of {patch} pixels; set the size in the image processor's settings to one that does"
         )
     return rows // merge, columns // merge
+
+
+def check_view(pixels: PixelSpec, tower: Grid) -> None:
+    """Refuse a processor whose views are not as large as the vision tower takes them.
+
+    Parameters
+    ----------
+    pixels : PixelSpec
+        What the processor makes of an image.
+    tower : (rows, columns) of pixels
+
+    Raises
+    ------
+    ModelError
+    """
+    if pixels.view != tower:
+        raise ModelError(
+            f"the image processor makes views of {pixels.view[0]} x {pixels.view[1]} pixels, the vision tower takes "
+            f"{tower[0]} x {tower[1]}; set size and crop_size of its settings to that"
+        )
 
 
 def refuse(options: ImageOptions, family: str, *asked: Literal["tiles", "frames"]) -> None:

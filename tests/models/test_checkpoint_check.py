@@ -1,0 +1,317 @@
+"""What a checkpoint holds is checked before any work: each fault is one line with the remedy."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+
+from tests.tiny import IMAGE
+from vtc.cli import main
+from vtc.errors import CheckpointError, ModelError
+from vtc.models import check_model, load_adapter, model_digest, read_facts
+from vtc.models.configuration import MOST, check_configurations
+from vtc.models.random.tiny_families import write_tiny
+from vtc.reference import reference_dir
+
+Change = Callable[[Path], object]
+
+
+@pytest.fixture
+def copy(checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+
+
+def edit(name: str, **changes: Any) -> Change:
+    def change(path: Path) -> None:
+        file = path / name
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+    return change
+
+
+def edit_part(part: str, **changes: Any) -> Change:
+    def change(path: Path) -> None:
+        file = path / "config.json"
+        config = json.loads(file.read_text())
+        file.write_text(json.dumps(config | {part: config[part] | changes}))
+
+    return change
+
+
+def write(name: str, text: str) -> Change:
+    return lambda path: (path / name).write_text(text)
+
+
+def rename(name: str, new: str) -> Change:
+    return lambda path: (path / name).rename(path / new)
+
+
+def remove(*names: str) -> Change:
+    return lambda path: [(path / name).unlink() for name in names]
+
+
+def adapter(path: Path) -> None:
+    (path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base", "r": 8}))
+    save_file({"q.lora_A.weight": torch.zeros(2, 2)}, path / "adapter_model.safetensors")
+
+
+def shards(path: Path, *names: str) -> None:
+    """Weights in two files, with an index that names others if asked to."""
+    weights = load_file(path / "model.safetensors")
+    (path / "model.safetensors").unlink()
+    parts = list(weights.items())
+    files = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    save_file(dict(parts[::2]), path / files[0], metadata={"format": "pt"})
+    save_file(dict(parts[1::2]), path / files[1], metadata={"format": "pt"})
+    told = names or files
+    index = {"metadata": {}, "weight_map": {name: told[number % 2] for number, (name, _) in enumerate(parts)}}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def packed(path: Path) -> None:
+    save_file({"a.qweight": torch.zeros(64, 64, dtype=torch.int32)}, path / "model.safetensors")
+
+
+def more_tokens(path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+    tokenizer.add_tokens([f"<extra{number}>" for number in range(2000)])
+    tokenizer.save(str(path / "tokenizer.json"))
+
+
+def no_end(path: Path) -> None:
+    (path / "generation_config.json").unlink()
+    edit_part("text_config", eos_token_id=None)(path)
+    edit("tokenizer_config.json", eos_token=None)(path)
+
+
+def pipe(name: str) -> Change:
+    def change(path: Path) -> None:
+        (path / name).unlink(missing_ok=True)
+        os.mkfifo(path / name)
+
+    return change
+
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n"
+INDEX = "model.safetensors.index.json"
+FAULTS: dict[str, tuple[list[Change], str]] = {
+    "adapter beside the weights": ([adapter], r"adapter \(LoRA\) beside its weights; merge it first: .*peft"),
+    "adapter alone": ([adapter, remove("model.safetensors")], r"no model; merge it first: .*'org/base'"),
+    "AWQ": ([edit("config.json", quantization_config={"quant_method": "awq", "bits": 4})], "quantised.*unquantised"),
+    "quantised decoder": ([edit_part("text_config", quantization_config={"quant_method": "fp8"})], "quantised.*fp8"),
+    "compressed tensors": ([edit("config.json", compression_config={"format": "int"})], "take the unquantised"),
+    "GPTQ's own file": ([write("quantize_config.json", "{}")], "quantised"),
+    "packed integers": ([packed], "weights are of type I32; take the unquantised"),
+    "pickle alone": ([rename("model.safetensors", "pytorch_model.bin")], "convert them .*save_pretrained"),
+    "GGUF": ([rename("model.safetensors", "model.gguf")], "GGUF weights, which are not read"),
+    "no weights": ([remove("model.safetensors")], "holds no weights"),
+    "LFS weights": ([write("model.safetensors", LFS)], "Git LFS pointer.*git lfs pull"),
+    "LFS tokenizer": ([write("tokenizer.json", LFS)], "Git LFS pointer.*git lfs pull"),
+    "shards without index": ([shards, remove(INDEX)], "without model.safetensors.index.json; fetch"),
+    "shard missing": (
+        [shards, remove("model-00002-of-00002.safetensors")],
+        "model-00002-of-00002.safetensors is missing",
+    ),
+    "index that is not JSON": ([shards, write(INDEX, "{")], "not JSON"),
+    "index of another form": ([shards, write(INDEX, "[1]")], "no weight_map"),
+    "index without files": ([shards, write(INDEX, '{"weight_map": {}}')], "names no files"),
+    "index with numbers": ([shards, write(INDEX, '{"weight_map": {"a": 1}}')], "no .safetensors file of this"),
+    "pipe as weights": ([pipe("model.safetensors")], "not a regular file"),
+    "pipe as tokenizer": ([pipe("tokenizer.json")], "named pipe"),
+    "pipe as configuration": ([pipe("generation_config.json")], "named pipe"),
+    "slow tokenizer alone": ([rename("tokenizer.json", "tokenizer.model")], "slow tokenizer alone .*convert it"),
+    "no tokenizer": ([remove("tokenizer.json")], "no tokenizer.json; fetch it too"),
+    "tokenizer that is none": ([write("tokenizer.json", "{}")], "tokenizer cannot be loaded"),
+    "tokenizer beyond the embedding": ([more_tokens], "<extra1999>.*embedding has .* rows; take the tokenizer"),
+    "no end token": ([no_end], "no file names an end token.*set eos_token_id"),
+    "end token of no tokenizer": ([edit("generation_config.json", eos_token_id=10**6)], "none of the tokenizer's"),
+    "generation not JSON": (
+        [write("generation_config.json", '{"eos_token_id": 2,}')],
+        "generation_config.json: .*not JSON",
+    ),
+    "end token a word": ([edit("generation_config.json", eos_token_id="</s>")], "must be a token's number"),
+    "penalty a word": ([edit("generation_config.json", repetition_penalty="1.1")], "must be a number"),
+    "sampling a number": ([edit("generation_config.json", do_sample=1)], "true or false"),
+    "image token of no tokenizer": (
+        [edit("config.json", image_token_index=32000)],
+        "image token 32000, which the tokenizer",
+    ),
+    "crop of another size": (
+        [
+            edit("preprocessor_config.json", size={"shortest_edge": 112}, crop_size={"height": 112, "width": 112}),
+            edit("processor_config.json", image_processor=None),
+        ],
+        f"views of 112 x 112 pixels, the vision tower takes {IMAGE} x {IMAGE}",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_is_found_before_any_weights_are_loaded(fault: str, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes, words = FAULTS[fault]
+    for change in changes:
+        change(copy)
+    with pytest.raises(ModelError, match=words) as caught:
+        check_model(copy)
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(copy) in str(caught.value)
+
+
+def test_every_fault_is_told_in_a_line_of_its_own_by_every_verb(copy: Path, tmp_path: Path) -> None:
+    adapter(copy)
+    edit("generation_config.json", eos_token_id="x")(copy)
+    for args in (["check", "none", "--model"], ["inspect"], ["compress", "--recipe", "none", "-o", f"{tmp_path}/out"]):
+        result = CliRunner().invoke(main, [*args, str(copy)])
+        assert result.exit_code == 2
+        lines = result.stderr.splitlines()
+        assert len(lines) == 2
+        assert "adapter" in lines[0]
+        assert "eos_token_id" in lines[1]
+        assert all(line.startswith(f"error: {copy}") for line in lines)
+    with pytest.raises(CheckpointError):
+        load_adapter(copy)
+    assert not (tmp_path / "out").exists()
+
+
+def test_check_prints_what_is_there(checkpoint: Path) -> None:
+    result = CliRunner().invoke(main, ["check", "none", "--model", str(checkpoint)])
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:7]] == [
+        "weights",
+        "quantised",
+        "adapter",
+        "tokenizer",
+        "template",
+        "processor",
+    ]
+    assert "model.safetensors, " in result.stdout
+    assert " MB, F32" in result.stdout
+
+
+def test_check_says_what_compress_will_say(checkpoint: Path, tmp_path: Path) -> None:
+    qwen = write_tiny("qwen2_vl", tmp_path / "qwen")
+    said = [
+        CliRunner().invoke(main, [*verb, str(qwen), *more]).stderr.splitlines()[-1]
+        for verb, more in (
+            (["check", "learnpruner-encoder", "--model"], []),
+            (["compress", "--recipe", "learnpruner-encoder", "--data", "reference", "-o", str(tmp_path / "out")], []),
+        )
+    ]
+    assert said[0] == said[1]
+    assert "no selector can be trained for qwen2_vl" in said[0]
+    result = CliRunner().invoke(
+        main, ["check", "learnpruner-encoder", "--set", "stages.0.keep=4", "--model", str(checkpoint)]
+    )
+    assert "vtc compress needs --data DIR for stages.0.selector.checkpoint" in result.stdout
+
+
+def test_a_directory_of_configuration_alone_can_be_planned(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    assert CliRunner().invoke(main, ["inspect", str(copy)]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["../other/model.safetensors", "/etc/model.safetensors", "sub/model.safetensors", "a.bin", ".."]
+)
+def test_an_index_names_files_of_its_own_directory_alone(name: str, copy: Path) -> None:
+    shards(copy, name, name)
+    for use in (model_digest, check_model):
+        with pytest.raises(ModelError, match=r"no \.safetensors file of this directory"):
+            use(copy)
+
+
+def test_weights_may_be_links_as_in_the_stores_of_hubs(copy: Path, tmp_path: Path) -> None:
+    shards(copy)
+    before = model_digest(copy)
+    (tmp_path / "blobs").mkdir()
+    for file in [file for file in copy.iterdir() if file.is_file()]:
+        blob = file.rename(tmp_path / "blobs" / f"{file.name}-blob")
+        file.symlink_to(Path("..") / "blobs" / blob.name)
+    assert model_digest(copy) == before
+    assert check_model(copy).weights.startswith("2 files")
+    load_adapter(copy)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_digest_covers_every_file_that_is_loaded(sharded: bool, copy: Path) -> None:
+    if sharded:
+        shards(copy)
+    (copy / "additional_chat_templates").mkdir()
+    (copy / "additional_chat_templates" / "tools.jinja").write_text("x")
+    seen = {model_digest(copy)}
+    loaded = [file for file in copy.rglob("*") if file.suffix in (".json", ".jinja", ".safetensors")]
+    others = {"scores.json", "training_config.json"}  # of the reference model, whose other files these are
+    covered = [file for file in loaded if file.name not in others]
+    assert len(covered) > 6
+    for file in covered:
+        with file.open("ab") as stream:
+            stream.write(b" ")
+        seen.add(model_digest(copy))
+    assert len(seen) == len(covered) + 1
+    (copy / "README.md").write_text("x")
+    assert model_digest(copy) in seen
+
+
+NUMBERS = {
+    "layers": edit_part("text_config", num_hidden_layers=10**12),
+    "negative": edit_part("vision_config", num_hidden_layers=-1),
+    "zero": edit_part("text_config", num_attention_heads=0),
+    "width": edit_part("text_config", hidden_size=10**9),
+    "word": edit_part("text_config", vocab_size="many"),
+    "fraction": edit_part("vision_config", patch_size=3.5),
+    "truth": edit_part("vision_config", image_size=True),
+    "merge": edit("preprocessor_config.json", merge_size=0),
+    "crop": edit("preprocessor_config.json", crop_size={"height": 10**9, "width": 56}),
+    "any": edit("config.json", some_number=10**30),
+    "digits": write("config.json", '{"model_type": "llava", "a": ' + "1" * 10_000 + "}"),
+    "depth": write("config.json", '{"a":' * 100_000),
+    "infinite": write("config.json", '{"model_type": "llava", "a": 1e999}'),
+    "part": edit("config.json", text_config=[1]),
+    "processor": edit("processor_config.json", image_processor=3),
+    "list": write("generation_config.json", "[]"),
+}
+
+
+@pytest.mark.parametrize("fault", NUMBERS)
+def test_numbers_of_no_model_are_refused_at_once(fault: str, copy: Path) -> None:
+    NUMBERS[fault](copy)
+    began = time.monotonic()
+    with pytest.raises(ModelError, match=r"\.json: ") as caught:
+        read_facts(copy)
+    assert time.monotonic() - began < 1
+    assert len(str(caught.value)) < 500
+
+
+def test_published_configurations_are_within_the_bounds() -> None:
+    published = Path(__file__).parent / "published"
+    for path in [reference_dir(), *(file.parent for file in published.glob("*/config.json"))]:
+        check_configurations(path)
+    assert set(MOST.values()) <= {2**n for n in range(32)}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(value: float, copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    name = next(name for name in weights if name.endswith("layers.1.mlp.up_proj.weight"))
+    weights[name][1, 2] = value
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"layers\.1\.mlp\.up_proj\.weight are not all finite"):
+        load_adapter(copy)
+
+
+def test_other_faults_of_settings_are_no_surprise(copy: Path) -> None:
+    for changes in ({"image_mean": [1]}, {"size": None}, {"resample": "x"}, {"image_mean": None}):
+        edit("preprocessor_config.json", **changes)(copy)
+        edit("processor_config.json", image_processor=None)(copy)
+        with pytest.raises(ModelError):
+            check_model(copy)

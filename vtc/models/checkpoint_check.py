@@ -1,0 +1,258 @@
+"""What a checkpoint holds, and whether its parts agree; found before any weights are loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
+
+from vtc.errors import CheckpointError, ModelError
+from vtc.facts.model import ModelFacts
+from vtc.models.checkpoint_files import INDEX, TEMPLATES, TOKENIZERS, is_lfs_pointer, weight_files
+from vtc.models.configuration import read_configuration
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Formats of weights that are taken."""
+QUANTISED = ("F8_E4M3", "F8_E5M2", "I8", "U8", "I32", "F4", "F8_E8M0")
+"""Formats that hold numbers of fewer bits, alone or several in one."""
+ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+TOKENS = ("eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id")
+NUMBERS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens", "max_length")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What there is.
+
+    Attributes
+    ----------
+    weights, quantised, adapter, tokenizer, template, processor : str
+        A few words on each.
+    """
+
+    weights: str
+    quantised: str
+    adapter: str
+    tokenizer: str
+    template: str
+    processor: str
+
+    def lines(self) -> list[str]:
+        """One line each."""
+        return [f"{name:10}{words}" for name, words in vars(self).items()]
+
+
+def check_checkpoint(path: Path, config: Any, facts: ModelFacts) -> Contents:
+    """Make sure that a checkpoint's weights, tokenizer and settings are there, whole, and of one model.
+
+    Parameters
+    ----------
+    path : Path
+    config
+        Its configuration, as transformers reads it.
+    facts : ModelFacts
+        What the adapter makes of that.
+
+    Raises
+    ------
+    CheckpointError
+        With every fault, one a line.
+    """
+    faults: list[str] = []
+    adapter = _adapter(path, faults)
+    quantised = _quantised(path, faults)
+    weights = "" if adapter and not _has_weights(path) else _weights(path, faults)
+    generation = _configuration(path, "generation_config.json", faults)
+    settings = _configuration(path, "tokenizer_config.json", faults)
+    words = _vocabulary(path, settings, faults)
+    faults += [f"{path / 'generation_config.json'}: {fault}" for fault in _generation_faults(generation)]
+    if words is not None:
+        faults += [f"{path}: {fault}" for fault in _token_faults(words, config, generation, settings, facts)]
+    if faults:
+        raise CheckpointError("\n".join(dict.fromkeys(faults)))
+    return Contents(
+        weights=weights,
+        quantised=quantised or "no",
+        adapter=adapter or "none",
+        tokenizer=f"{len(words or {})} tokens, {facts.decoder.vocab} rows in the embedding",
+        template=_template(path, settings),
+        processor=_processor(path),
+    )
+
+
+def _has_weights(path: Path) -> bool:
+    return any(not file.name.startswith("adapter") for file in path.glob("*.safetensors")) or (path / INDEX).exists()
+
+
+def _adapter(path: Path, faults: list[str]) -> str:
+    """A LoRA adapter, which transformers would load beside the weights, or in their place."""
+    if not any((path / name).exists() for name in ADAPTERS):
+        return ""
+    base, own = _configuration(path, ADAPTERS[0], faults).get("base_model_name_or_path"), _has_weights(path)
+    held = "an adapter (LoRA) beside its weights" if own else "an adapter (LoRA) and no model"
+    apart = f"mkdir {path}/adapter && mv {path}/adapter_* {path}/adapter/ && " if own else ""
+    model, adapter = (str(path), f"{path}/adapter") if own else (str(base or "BASE")[:200], str(path))
+    merge = (
+        "from peft import PeftModel; from transformers import AutoModelForImageTextToText as M, AutoProcessor as P; "
+        f"PeftModel.from_pretrained(M.from_pretrained({model!r}, dtype='auto'), {adapter!r})"
+        f".merge_and_unload().save_pretrained('merged'); P.from_pretrained({model!r}).save_pretrained('merged')"
+    )
+    faults.append(f'{path}: holds {held}; merge it first: pip install peft && {apart}python -c "{merge}"')
+    return held
+
+
+def _quantised(path: Path, faults: list[str]) -> str:
+    config = read_configuration(path / "config.json")
+    parts = [config, *(config.get(name) or {} for name in ("text_config", "vision_config"))]
+    found = [part.get(key) for part in parts for key in ("quantization_config", "compression_config")]
+    method = next((one.get("quant_method") or "unnamed" for one in found if isinstance(one, dict) and one), None)
+    if method is None and any((path / name).exists() for name in ("quantize_config.json", "quant_config.json")):
+        method = "GPTQ or AWQ"
+    if method is not None:
+        faults.append(_unquantised(path, f"weights are quantised ({str(method)[:40]})"))
+    return str(method or "")
+
+
+def _unquantised(path: Path, what: str) -> str:
+    return (
+        f"{path}: {what}; take the unquantised checkpoint (the hub page names it as base model): "
+        "vtc quantises on export (--precision)"
+    )
+
+
+def _weights(path: Path, faults: list[str]) -> str:
+    """Files, bytes and formats of the weights."""
+    try:
+        files = weight_files(path)
+    except ModelError as error:
+        faults.append(str(error))
+        return ""
+    formats: dict[str, int] = {}
+    for file in files:
+        try:
+            if is_lfs_pointer(file):
+                faults.append(f"{file}: is a Git LFS pointer, not the weights; fetch them: git lfs pull")
+                continue
+            with safe_open(file, framework="numpy") as stored:
+                for name in stored.keys():  # noqa: SIM118 (not a dict)
+                    part = stored.get_slice(name)
+                    formats[part.get_dtype()] = formats.get(part.get_dtype(), 0) + math.prod(part.get_shape())
+        except (OSError, ValueError, SafetensorError) as error:
+            faults.append(f"{file}: weights cannot be loaded ({error}); fetch them again")
+    if narrow := sorted(set(formats) & set(QUANTISED) - ({"I32", "U8", "I8"} if _mostly_floats(formats) else set())):
+        faults.append(_unquantised(path, f"weights are of type {', '.join(narrow)}"))
+    size = sum(file.stat().st_size for file in files)
+    what = files[0].name if len(files) == 1 else f"{len(files)} files"
+    return f"{what}, {size / 1e6:.1f} MB, {' and '.join(sorted(formats))}"
+
+
+def _mostly_floats(formats: Mapping[str, int]) -> bool:
+    """Whether integers are no more than a few positions or counters."""
+    floats = sum(count for name, count in formats.items() if name in FLOATS)
+    return 100 * (sum(formats.values()) - floats) <= floats
+
+
+def _configuration(path: Path, name: str, faults: list[str]) -> dict[str, Any]:
+    try:
+        return read_configuration(path / name) if (path / name).exists() else {}
+    except ModelError as error:
+        faults.append(str(error))
+        return {}
+
+
+def _vocabulary(path: Path, settings: Mapping[str, Any], faults: list[str]) -> dict[int, str] | None:
+    """Token ids and tokens; None where they are not to be had."""
+    file = path / "tokenizer.json"
+    if not file.exists():
+        if (path / "vocab.json").exists() and (path / "merges.txt").exists():
+            return None  # transformers makes the one of these that it needs
+        slow = next((name for name in TOKENIZERS[1:] if (path / name).exists()), None)
+        convert = (
+            f'convert it: pip install sentencepiece protobuf; python -c "from transformers import AutoTokenizer as T; '
+            f"T.from_pretrained('{path}').save_pretrained('{path}')\""
+        )
+        held = f"holds a slow tokenizer alone ({slow}); {convert}" if slow else "holds no tokenizer.json; fetch it too"
+        faults.append(f"{path}: {held}")
+        return None
+    try:
+        if is_lfs_pointer(file):
+            faults.append(f"{file}: is a Git LFS pointer, not the tokenizer; fetch it: git lfs pull")
+            return None
+        words = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
+    except Exception as error:  # tokenizers raises bare Exceptions
+        faults.append(f"{file}: tokenizer cannot be loaded ({str(error)[:200]}); fetch it again")
+        return None
+    added = settings.get("added_tokens_decoder")
+    own = {int(number): str(token) for number, token in added.items() if number.isdecimal()} if _is(added) else {}
+    more = _configuration(path, "added_tokens.json", faults)
+    named = {number: token for token, number in {**more, **words}.items() if isinstance(number, int)}
+    return own | named
+
+
+def _is(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _generation_faults(generation: Mapping[str, Any]) -> Iterator[str]:
+    for name in TOKENS:
+        ids = generation.get(name)
+        for one in ids if isinstance(ids, list) else [ids]:
+            if one is not None and (not isinstance(one, int) or isinstance(one, bool)):
+                yield f"{name} is {one!r:.40}, and must be a token's number"
+    for name in NUMBERS:
+        value = generation.get(name)
+        if value is not None and (not isinstance(value, int | float) or isinstance(value, bool) or value < 0):
+            yield f"{name} is {value!r:.40}, and must be a number that is not negative"
+    if not isinstance(generation.get("do_sample", False), bool | None):
+        yield f"do_sample is {generation['do_sample']!r:.40}, and must be true or false"
+
+
+def _token_faults(
+    words: Mapping[int, str],
+    config: Any,
+    generation: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    facts: ModelFacts,
+) -> Iterator[str]:
+    rows = facts.decoder.vocab
+    if words and max(words) >= rows:
+        yield (
+            f"the tokenizer has tokens up to number {max(words)} ({words[max(words)][:40]!r}), the model's embedding "
+            f"has {rows} rows; take the tokenizer that belongs to these weights, or resize the model's embedding "
+            "(resize_token_embeddings) and train it"
+        )
+    images = {name: getattr(config, name, None) for name in ("image_token_id", "image_token_index")}
+    image = next((one for one in images.values() if one is not None), None)
+    if image is None or image not in words:
+        told = "names no image token" if image is None else f"has image token {image}, which the tokenizer has not"
+        yield f"config.json {told}; set image_token_id to the number of the tokenizer's image token"
+    ends = [one for one in _ends(config, generation) if isinstance(one, int)]
+    if not ends and not settings.get("eos_token"):
+        yield "no file names an end token, so that no answer would end; set eos_token_id in generation_config.json"
+    if ends and not set(ends) & set(words):
+        yield f"end token {ends[0]} is none of the tokenizer's; set eos_token_id in generation_config.json"
+
+
+def _ends(config: Any, generation: Mapping[str, Any]) -> list[Any]:
+    """End tokens where transformers looks for them: generation settings, else the configuration."""
+    places = [generation] if generation.get("eos_token_id") is not None else []
+    text = getattr(config, "text_config", None)
+    places += [] if places or generation else [vars(one) for one in (config, text) if one is not None]
+    found = [place.get("eos_token_id") for place in places]
+    return [token for one in found for token in (one if isinstance(one, list) else [one])]
+
+
+def _template(path: Path, settings: Mapping[str, Any]) -> str:
+    files = [file.name for pattern in ("chat_template.json", *TEMPLATES) for file in sorted(path.glob(pattern))]
+    own = ["tokenizer_config.json"] if settings.get("chat_template") else []
+    return ", ".join([*files, *own]) or "none: the family's plain form is taken"
+
+
+def _processor(path: Path) -> str:
+    names = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
+    return ", ".join(name for name in names if (path / name).exists())

@@ -1,0 +1,118 @@
+"""The files of a checkpoint: which of them are loaded, and that the weights lie in its own directory."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from vtc.artifact import sha256
+from vtc.errors import ModelError
+from vtc.files import open_regular, read_json
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+CONFIGURATIONS = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.json",
+)
+"""JSON that transformers reads beside weights and vocabulary."""
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "vocab.txt")
+TEMPLATES = ("chat_template.jinja", "additional_chat_templates/*.jinja")
+INDEX_BYTES = 64 * 2**20
+LFS = b"version https://git-lfs"
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files that a checkpoint's weights are loaded from, as transformers chooses them.
+
+    A file may be a link, as in the stores of model hubs; its name may not lead out of the directory.
+
+    Raises
+    ------
+    ModelError
+        If there are none, an index cannot be read, or it names files that are missing or elsewhere.
+    """
+    if (path / WEIGHTS).exists():
+        if not (path / WEIGHTS).is_file():
+            raise ModelError(f"{path / WEIGHTS}: is not a regular file; fetch the weights again")
+        return [path / WEIGHTS]
+    index = path / INDEX
+    if not index.exists():
+        raise ModelError(_without_weights(path))
+    try:
+        names = read_json(index, INDEX_BYTES)["weight_map"].values()
+        shards = sorted(set(names))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        words = error if isinstance(error, OSError | ValueError) else "has no weight_map of names to files"
+        raise ModelError(f"{index}: cannot be used ({words}); fetch it again") from None
+    for name in shards:
+        if not isinstance(name, str) or not name.endswith(".safetensors") or set(name) & set("/\\:\0"):
+            raise ModelError(f"{index}: names {str(name)[:80]!r}, which is no .safetensors file of this directory")
+    missing = [name for name in shards if not (path / name).is_file()]
+    if missing or not shards:
+        first = f"{missing[0]} is missing" if missing else "names no files"
+        more = f", and so are {len(missing) - 1} more of {len(shards)} files" if len(missing) > 1 else ""
+        raise ModelError(f"{path}: weights are incomplete: {first}{more}; fetch them again (hf download MODEL)")
+    return [path / name for name in shards]
+
+
+def holds_weights(path: Path) -> bool:
+    """Whether there is anything of weights, be it incomplete or of another form; else it is configuration alone."""
+    return any(
+        file.suffix in (".safetensors", ".bin", ".pt", ".pth", ".gguf") or file.name == INDEX for file in path.iterdir()
+    )
+
+
+def _without_weights(path: Path) -> str:
+    if any(path.glob("*.safetensors")):
+        shards = sorted(file.name for file in path.glob("*.safetensors"))
+        if any("-of-" in name for name in shards):
+            return f"{path}: holds {shards[0]} without {INDEX}; fetch that file too"
+        return f"{path}: holds {shards[0]}, and neither {WEIGHTS} nor {INDEX}; give the weights their usual name"
+    if any(path.glob("*.bin")) or any(path.glob("*.pt")) or any(path.glob("*.pth")):
+        convert = (
+            "from transformers import AutoModelForImageTextToText as M, AutoProcessor as P; "
+            f"M.from_pretrained({str(path)!r}, dtype='auto').save_pretrained('converted'); "
+            f"P.from_pretrained({str(path)!r}).save_pretrained('converted')"
+        )
+        held = "holds pickled weights (.bin) alone, which are not read"
+        return f'{path}: {held}; convert them where you trust them: python -c "{convert}"'
+    if any(path.glob("*.gguf")):
+        return f"{path}: holds GGUF weights, which are not read; take the original ones in safetensors"
+    return f"{path}: holds no weights ({WEIGHTS}); fetch them (hf download MODEL)"
+
+
+def is_lfs_pointer(file: Path) -> bool:
+    """Whether a file is the pointer that Git leaves where its large contents were not fetched."""
+    with open_regular(file) as stream:
+        return stream.read(len(LFS)) == LFS
+
+
+def loaded_files(path: Path) -> list[Path]:
+    """Every file of a checkpoint that something is loaded from, in order of their names."""
+    named = [path / name for name in (*CONFIGURATIONS, *TOKENIZERS) if (path / name).is_file()]
+    templates = [file for pattern in TEMPLATES for file in path.glob(pattern) if file.is_file()]
+    index = [] if (path / WEIGHTS).exists() else [path / INDEX]
+    return sorted([*named, *templates, *index, *weight_files(path)])
+
+
+def model_digest(path: Path) -> str:
+    """SHA-256 over the names and contents of every file that a checkpoint is loaded from.
+
+    Raises
+    ------
+    ModelError
+        If weights are missing.
+    """
+    digest = hashlib.sha256()
+    for file in loaded_files(path):
+        digest.update(file.relative_to(path).as_posix().encode())
+        digest.update(bytes.fromhex(sha256(file)))
+    return digest.hexdigest()
