@@ -7,7 +7,7 @@ that transformers.js expects, and ``manifest.json`` with what only vtc asks for.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from vtc.bundle.upgrade import OLDEST, upgraded
 from vtc.errors import BundleError, InputError
 from vtc.inputs.pixels import PixelSpec
 from vtc.inputs.positions import PositionRule
+from vtc.staging import Work
 
 __all__ = [
     "SCHEMA",
@@ -315,24 +316,28 @@ def draft_manifest(work: Path, manifest: Mapping[str, Any]) -> Manifest:
     return _parse({**manifest, "schema": SCHEMA, "kind": KIND, "files": files}, work)
 
 
-def write_bundle(work: Path, out: Path, manifest: Mapping[str, Any]) -> Path:
+def write_bundle(
+    work: Work | Path, out: Path, manifest: Mapping[str, Any], files: Collection[str] | None = None
+) -> Path:
     """Publish a finished work directory as a bundle, whole or not at all.
 
     Parameters
     ----------
-    work : Path
-        Holds every file but the manifest (see :func:`staging_dir`); names that start with a dot are left out.
+    work : Work or Path
+        Holds every file but the manifest.
     out : Path
         Does not exist, is empty, or is a bundle, which is replaced.
     manifest : mapping
         The fields of :class:`Manifest` without ``root`` and ``files``.
+    files : collection of str or None
+        As for :func:`vtc.artifact.publish`.
 
     Returns
     -------
     Path
         `out`, absolute.
     """
-    return artifact.publish(work, out, {**manifest, "schema": SCHEMA, "kind": KIND})
+    return artifact.publish(work, out, {**manifest, "schema": SCHEMA, "kind": KIND}, files)
 
 
 def _parse(data: Mapping[str, Any], root: Path) -> Manifest:

@@ -21,10 +21,14 @@ from vtc.errors import BundleError, ModelError
 from vtc.facts.layout import ImageOptions, image_options_of
 from vtc.models import load_adapter, model_digest, resolve_model
 from vtc.recipe import Recipe, load_recipe
+from vtc.selectors.trained import log_path
+from vtc.staging import Work
 
 KIND = "compressed"
 SCHEMA = 3
 """Until schema 2, `image_options` was called `serving`, and `handoffs` in the state `entrances`."""
+
+RECIPE, STATE = FILES = ("recipe.yaml", "state.safetensors")
 
 
 @dataclass(frozen=True)
@@ -44,14 +48,14 @@ class Origin:
 
 
 def save_compressed(
-    work: Path, out: Path, model: CompressedModel, recipe: Recipe, origin: Origin, calibration: dict[str, Any]
+    work: Work | Path, out: Path, model: CompressedModel, recipe: Recipe, origin: Origin, calibration: dict[str, Any]
 ) -> Path:
     """Write a compressed model, whole or not at all.
 
     Parameters
     ----------
-    work : Path
-        The staging directory of `out`.
+    work : Work or Path
+        As for :func:`vtc.artifact.publish`. It holds the trained parts that the recipe names.
     out : Path
     model : CompressedModel
     recipe : Recipe
@@ -65,9 +69,12 @@ def save_compressed(
     Path
         The directory written.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    (work / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-    save_file(model.trained.state_dict(), work / "state.safetensors", metadata={"model_sha256": origin.digest})
+    directory = work.path if isinstance(work, Work) else work
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
+    save_file(model.trained.state_dict(), directory / STATE, metadata={"model_sha256": origin.digest})
+    parts = [directory / entry.checkpoint for _, _, entry in recipe.trained()]
+    files = [directory / name for name in FILES] + [file for part in parts for file in (part, log_path(part))]
     manifest = {
         "kind": KIND,
         "schema": SCHEMA,
@@ -78,7 +85,7 @@ def save_compressed(
         "image_options": asdict(model.adapter.wanted),
         "calibration": calibration,
     }
-    return publish(work, out, manifest)
+    return publish(work, out, manifest, [file.relative_to(directory).as_posix() for file in files if file.is_file()])
 
 
 def load_compressed(path: Path, base: str | None = None) -> tuple[CompressedModel, Recipe, Origin]:
@@ -103,7 +110,7 @@ def load_compressed(path: Path, base: str | None = None) -> tuple[CompressedMode
     """
     manifest = read_manifest(path, KIND, SCHEMA)
     verify_files(path, manifest["files"])
-    recipe = load_recipe(path / "recipe.yaml")
+    recipe = load_recipe(path / RECIPE)
     if recipe.digest != manifest["recipe_digest"]:
         raise BundleError(f"{path}: recipe.yaml does not match the manifest; compress again")
     origin = Origin(base or manifest["model"]["name"], manifest["model"]["sha256"])
@@ -116,7 +123,7 @@ def load_compressed(path: Path, base: str | None = None) -> tuple[CompressedMode
             f"{checkpoint}: is not the model that {path} was made from (its contents differ); compress again"
         )
     model = apply_recipe(load_adapter(checkpoint, image_options_of(manifest)), recipe, from_state=True)
-    state = load_file(path / "state.safetensors")
+    state = load_file(path / STATE)
     model.trained.load_state_dict({re.sub(r"^entrances\b", "handoffs", name): value for name, value in state.items()})
     return model, recipe, origin
 

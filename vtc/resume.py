@@ -1,0 +1,70 @@
+"""Notes for a rerun: what an interrupted command had finished, kept in its work directory.
+
+Notes are versioned and sealed. What is damaged, or was written by another version, is thrown away with a line, and the
+work is done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from vtc.replacement import flush
+
+SCHEMA = 1
+_MOST_BYTES = 64 * 2**20
+Kind = TypeVar("Kind")
+
+
+def write_notes(path: Path, notes: Any) -> None:
+    """Write notes, JSON data, whole or not at all."""
+    body = json.dumps(notes, sort_keys=True)
+    draft = path.with_name(f"{path.name}.tmp")
+    draft.write_text(json.dumps({"schema": SCHEMA, "sha256": _digest(body), "notes": notes}), encoding="utf-8")
+    flush(draft)
+    os.replace(draft, path)
+
+
+def read_notes(path: Path, kind: type[Kind]) -> Kind | None:
+    """Notes of an interrupted run; None where there are none, or none that can be trusted, which is told on stderr.
+
+    Parameters
+    ----------
+    path : Path
+    kind : type
+        What the notes are, as pydantic knows it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return _dropped(path, error.strerror)
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return _dropped(path, "not a file")
+        data = stream.read(_MOST_BYTES + 1)
+    try:
+        found = json.loads(data) if len(data) <= _MOST_BYTES else None
+        if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+            return _dropped(path, "damaged, or of another version")
+        if found.get("sha256") != _digest(json.dumps(found["notes"], sort_keys=True)):
+            return _dropped(path, "damaged")
+        return TypeAdapter(kind).validate_python(found["notes"])
+    except (ValueError, KeyError, RecursionError, ValidationError):
+        return _dropped(path, "damaged")
+
+
+def _dropped(path: Path, why: str | None) -> None:
+    print(f"note: {path}: notes of an interrupted run are {why}; what they are about is done again", file=sys.stderr)
+
+
+def _digest(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()
