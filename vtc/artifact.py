@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vtc.errors import BundleError
+from vtc.files import parse_json, read_bytes, read_json
 from vtc.replacement import flush, old_place, replace_directory
 from vtc.staging import (
     JOURNAL,
@@ -38,6 +39,7 @@ from vtc.staging import (
 
 __all__ = [
     "MANIFEST",
+    "MAX_MANIFEST_BYTES",
     "check_output",
     "digest_of",
     "inside",
@@ -190,14 +192,14 @@ def _own_files(directory: Path) -> list[str]:
 
 def _kind(directory: Path) -> str | None:
     """Kind of the artifact in a directory; None where there is none."""
-    with suppress(FileNotFoundError, ValueError, RecursionError, AttributeError, BundleError):
-        kind = json.loads(_read(directory / MANIFEST)).get("kind")
+    with suppress(FileNotFoundError, ValueError, AttributeError):
+        kind = read_json(directory / MANIFEST, MAX_MANIFEST_BYTES).get("kind")
         return kind if isinstance(kind, str) else None
     return None
 
 
 def _listed(directory: Path) -> list[str]:
-    files = json.loads(_read(directory / MANIFEST)).get("files")
+    files = read_json(directory / MANIFEST, MAX_MANIFEST_BYTES).get("files")
     return list(files) if isinstance(files, dict) else []
 
 
@@ -215,11 +217,11 @@ def read_manifest(path: Path, kind: str, schema: int) -> dict[str, Any]:
         raise BundleError(f"{path}: no such {_noun(kind)} directory{aside}")
     file = path / MANIFEST
     try:
-        data = _read(file)
-        manifest = json.loads(data)
+        data = read_bytes(file, MAX_MANIFEST_BYTES)
+        manifest = parse_json(data.decode())
     except FileNotFoundError:
         raise BundleError(f"{path}: is not a {_noun(kind)}: it holds no {MANIFEST}") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise BundleError(f"{file}: cannot be read ({error}); write the {_noun(kind)} again") from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("schema"), int):
         raise BundleError(f"{file}: is not a manifest of vtc's")
@@ -294,25 +296,6 @@ def sha256(path: Path) -> str:
 def digest_of(path: Path) -> str:
     """Hex digest of a file that an interrupted run may have left; a word that is none where there is no file."""
     return sha256(path) if path.is_file() else "missing"
-
-
-def _read(file: Path) -> bytes:
-    """Content of a manifest.
-
-    Raises
-    ------
-    BundleError
-        If it is not a file, or larger than a manifest can be.
-    OSError
-    """
-    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise BundleError(f"{file}: is not a file; write or copy the directory again")
-        data = stream.read(MAX_MANIFEST_BYTES + 1)
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{file}: is larger than {MAX_MANIFEST_BYTES} bytes, so it is not a manifest of vtc's")
-    return data
 
 
 def _noun(kind: str) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from vtc.files import read_json
 from vtc.replacement import flush
 
 SCHEMA = 1
@@ -42,23 +42,15 @@ def read_notes(path: Path, kind: type[Kind]) -> Kind | None:
         What the notes are, as pydantic knows it.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return _dropped(path, error.strerror)
-    with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return _dropped(path, "not a file")
-        data = stream.read(_MOST_BYTES + 1)
-    try:
-        found = json.loads(data) if len(data) <= _MOST_BYTES else None
+        found = read_json(path, _MOST_BYTES)
         if not isinstance(found, dict) or found.get("schema") != SCHEMA:
             return _dropped(path, "damaged, or of another version")
         if found.get("sha256") != _digest(json.dumps(found["notes"], sort_keys=True)):
             return _dropped(path, "damaged")
         return TypeAdapter(kind).validate_python(found["notes"])
-    except (ValueError, KeyError, RecursionError, ValidationError):
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, ValidationError):
         return _dropped(path, "damaged")
 
 

@@ -279,7 +279,13 @@ def _data(folder: Path) -> Path:
     lines = []
     for number in range(8):
         image(number).save(data / f"{number}.png")
-        entry = {"id": str(number), "image": f"{number}.png", "question": "what is it ?", "answers": ["a"]}
+        entry = {
+            "id": str(number),
+            "image": f"{number}.png",
+            "question": "what is it ?",
+            "answers": ["a"],
+            "category": "c",
+        }
         lines.append(json.dumps(entry))
     (data / "data.jsonl").write_text("\n".join(lines) + "\n")
     return data

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vtc.artifact import MANIFEST, read_manifest, verify_files
+from vtc.artifact import MANIFEST, MAX_MANIFEST_BYTES, read_manifest, verify_files
 from vtc.errors import BundleError
 from vtc.facts.layout import ANY_IMAGE, ImageOptions, image_options_of
+from vtc.files import read_json
 from vtc.plan import TokenPlan, plan
 from vtc.recipe import Recipe, load_recipe
 
@@ -102,8 +102,8 @@ def finished(directory: Path) -> Inspection:
         If it is incomplete or changed.
     """
     try:
-        kind = json.loads((directory / MANIFEST).read_bytes())["kind"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        kind = read_json(directory / MANIFEST, MAX_MANIFEST_BYTES)["kind"]
+    except (OSError, ValueError, KeyError, TypeError):
         kind = "bundle"  # whose loader knows how to complain
     return _compressed(directory) if kind == "compressed" else _bundle(directory)
 
