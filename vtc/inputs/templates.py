@@ -9,26 +9,29 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import wraps
+from itertools import islice
 from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2 import TemplateError, TemplateSyntaxError, nodes, pass_context
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MOST_SOURCE = 2**17
 """Characters of a template. The longest of published checkpoints have a tenth."""
 MOST_VALUE = 2**20
 """Characters of a text, or entries of a list with all that is in them."""
-MOST_STEPS = 2**20
+MOST_STEPS = 2**22
 MOST_SECONDS = 5.0
 MOST_BITS = 4096
 """Of a whole number."""
 _UNBOUNDED = ("lipsum", "urlize", "wordwrap", "pprint")
 """What no chat template needs, and what takes more time than its input is long."""
+_MEASURED = (str, int, list, tuple, dict, range)
 
 
 class TemplateLimit(TemplateError):
@@ -96,9 +99,20 @@ class _Bounded(ImmutableSandboxedEnvironment):
             self.filters.pop(name, None)
             self.globals.pop(name, None)
         self.filters = {name: self._guarded(name, function) for name, function in self.filters.items()}
-        self.filters |= {"_step": self._step, "_joined": self._joined, "_made": self._made}
+        self.filters |= {"_step": self._counted(), "_joined": self._joined, "_made": self._made}
         self.concat = self._concat  # type: ignore[method-assign, assignment]
         self.finalize = self._made
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        real = super().wrap_str_format(value)
+        if real is None:
+            return None
+
+        def bounded(*args: Any, **options: Any) -> str:
+            _bounded(_called("format", value.__self__, (*args, *options.values())))
+            return real(*args, **options)
+
+        return bounded
 
     # Each loop, macro and block begins with a step that counts the nodes in it; texts are joined and lists are made
     # by filters, so that both are measured.
@@ -113,6 +127,13 @@ class _Bounded(ImmutableSandboxedEnvironment):
         _wrap(tree)
         nodes.Node.set_environment(tree, self)
         return tree
+
+    def _counted(self) -> Callable[[Context, int], bool]:
+        @pass_context  # or else Jinja takes it for a constant
+        def step(_context: Context, work: int) -> bool:
+            return self._step(work)
+
+        return step
 
     def _step(self, work: int = 1) -> bool:
         self._steps += work
@@ -170,12 +191,12 @@ class _Bounded(ImmutableSandboxedEnvironment):
         @wraps(function)
         def guarded(*args: Any, **options: Any) -> Any:
             self._step()
-            given = (*args, *options.values())
-            values = [value for value in given if isinstance(value, str | int | list | tuple | dict)]
+            args = tuple(list(islice(arg, MOST_VALUE)) if isinstance(arg, Iterator) else arg for arg in args)
+            values = [one for one in (*args, *options.values()) if isinstance(one, _MEASURED)]
             text = next((value for value in values if isinstance(value, str)), "")
             if name in ("indent", "replace", "join", "format", "center"):
-                _bounded(_called(name, text, values[1:]))
-            _no_large_number(value for value in values[1:])
+                _bounded(_called(name, text, values if name == "join" else values[1:]))
+            _no_large_number(values[1:])
             return self._made(function(*args, **options))
 
         return guarded
@@ -210,7 +231,7 @@ def _size(value: Any) -> int:
         return 1
     if isinstance(value, int):
         return 1 if value.bit_length() <= MOST_BITS else MOST_VALUE + 1
-    if isinstance(value, str | bytes):
+    if isinstance(value, str | bytes | range):
         return len(value)
     size, waiting = 0, [value]
     while waiting and size <= MOST_VALUE:
@@ -246,7 +267,7 @@ def _called(name: str, text: str | bytes, args: Iterable[Any]) -> int:
         found = len(text) // max(len(old), 1) + 1 if old and isinstance(text, str) else len(text) + 1
         return len(text) + min(found, text.count(old) if old else found) * len(new)  # type: ignore[arg-type]
     if name == "join":
-        parts = [one for one in given if isinstance(one, list | tuple)]
+        parts = [one for one in given if isinstance(one, list | tuple | range)]
         between = max([len(text), *map(len, texts)])
         return sum(_size(part) + len(part) * between for part in parts)
     if name in ("format", "format_map"):
