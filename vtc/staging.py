@@ -20,6 +20,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from vtc.errors import BundleError, VtcError
+from vtc.files import parse_json
 from vtc.replacement import old_place
 
 JOURNAL = ".vtc-work"
@@ -333,9 +334,9 @@ def _claims(work: Path) -> list[str]:
             raise ValueError("not a file")
         data = stream.read(_MOST_BYTES + 1)
     first, *lines = data.split(b"\n")
-    if len(data) > _MOST_BYTES or json.loads(first) != {"vtc": "work", "schema": SCHEMA}:
+    if len(data) > _MOST_BYTES or parse_json(first.decode()) != {"vtc": "work", "schema": SCHEMA}:
         raise ValueError("not a journal")
-    claims = [json.loads(line) for line in lines[:-1]]
+    claims = [parse_json(line.decode()) for line in lines[:-1]]
     if not all(isinstance(claim, str) for claim in claims):
         raise ValueError("not a journal")
     return claims
@@ -394,8 +395,8 @@ def _locked(descriptor: int, path: Path) -> bool:
 
 def _holder(content: bytes) -> dict[str, object] | None:
     try:
-        holder = json.loads(content)
-    except (ValueError, RecursionError):
+        holder = parse_json(content.decode())
+    except ValueError:
         return None
     return holder if isinstance(holder, dict) and holder.keys() >= {"command", "pid", "host"} else None
 

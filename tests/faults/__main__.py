@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100, help="of each verb, at random moments")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verbs", default="compress,export,build,validate")
+    parser.add_argument("--each", type=int, default=1, help="take every so-manieth system call only")
     parser.add_argument("--skip", default="", help="of calls, kills, signals, limits, two")
     wanted = parser.parse_args()
     skipped = wanted.skip.split(",")
@@ -26,7 +27,7 @@ def main() -> None:
     if "calls" not in skipped:
         from tests.faults.publishing import every_call
 
-        report["calls"] = every_call()
+        report["calls"] = every_call(each=wanted.each)
         print(json.dumps(report), file=sys.stderr, flush=True)
     if wanted.verbs:
         report["verbs"] = _verbs(wanted.verbs.split(","), wanted.kills, wanted.seed, skipped)

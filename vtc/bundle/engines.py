@@ -132,7 +132,10 @@ class EngineSet:
         """
         if graph not in self.engines:
             raise BundleError(f"{self.root}: holds no engine for {graph}; run vtc build again")
-        return artifact.inside(self.root, self.engines[graph].file)
+        name = self.engines[graph].file
+        if name not in self.files:
+            raise BundleError(f"{self.root}: lists no hash of {name}; run vtc build again")
+        return artifact.inside(self.root, name)
 
 
 def engines_dir(bundle: Path, target: str, precision: str) -> Path:

@@ -7,14 +7,15 @@ The base model's weights are not copied; their digest is kept, and a base that h
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from vtc.artifact import publish, read_manifest, verify_files
+from vtc.artifact import MANIFEST, publish, read_manifest, verify_files
 from vtc.compressed.build import apply_recipe
 from vtc.compressed.model import CompressedModel
 from vtc.errors import BundleError, ModelError
@@ -108,12 +109,8 @@ def load_compressed(path: Path, base: str | None = None) -> tuple[CompressedMode
     ModelError
         If the base model is gone or is not the one that was compressed.
     """
-    manifest = read_manifest(path, KIND, SCHEMA)
-    verify_files(path, manifest["files"])
-    recipe = load_recipe(path / RECIPE)
-    if recipe.digest != manifest["recipe_digest"]:
-        raise BundleError(f"{path}: recipe.yaml does not match the manifest; compress again")
-    origin = Origin(base or manifest["model"]["name"], manifest["model"]["sha256"])
+    manifest, recipe, origin = read_compressed(path)
+    origin = replace(origin, name=base or origin.name)
     try:
         checkpoint = resolve_model(origin.name)
     except ModelError as error:
@@ -123,9 +120,41 @@ def load_compressed(path: Path, base: str | None = None) -> tuple[CompressedMode
             f"{checkpoint}: is not the model that {path} was made from (its contents differ); compress again"
         )
     model = apply_recipe(load_adapter(checkpoint, image_options_of(manifest)), recipe, from_state=True)
-    state = load_file(path / STATE)
-    model.trained.load_state_dict({re.sub(r"^entrances\b", "handoffs", name): value for name, value in state.items()})
+    try:
+        state = load_file(path / STATE)
+        model.trained.load_state_dict({re.sub(r"^entrances\b", "handoffs", name): state[name] for name in state})
+    except (OSError, RuntimeError, SafetensorError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise BundleError(f"{path / STATE}: is not of this model ({why}); compress again") from None
     return model, recipe, origin
+
+
+def read_compressed(path: Path) -> tuple[dict[str, Any], Recipe, Origin]:
+    """Read what a compressed model says of itself, once its files are verified.
+
+    Returns
+    -------
+    manifest : dict
+    recipe : Recipe
+    origin : Origin
+
+    Raises
+    ------
+    BundleError
+        If the directory is incomplete or changed.
+    """
+    manifest = read_manifest(path, KIND, SCHEMA)
+    verify_files(path, manifest.get("files"))
+    model, digest = manifest.get("model"), manifest.get("recipe_digest")
+    told = [model.get(name) for name in ("name", "sha256")] if isinstance(model, dict) else [None]
+    if not all(isinstance(one, str) for one in (*told, digest)):
+        raise BundleError(f"{path / MANIFEST}: does not say what it was made of; compress again")
+    if not {RECIPE, STATE} <= set(manifest["files"]):
+        raise BundleError(f"{path / MANIFEST}: lists no {RECIPE} or no {STATE}; compress again")
+    recipe = load_recipe(path / RECIPE)
+    if recipe.digest != digest:
+        raise BundleError(f"{path}: {RECIPE} does not match the manifest; compress again")
+    return manifest, recipe, Origin(*told)
 
 
 def for_images(model: CompressedModel, recipe: Recipe, image_options: ImageOptions) -> CompressedModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -51,7 +52,13 @@ def load_state(
             if metadata.get("fingerprint") != fingerprint:
                 return 0, []
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError):
+        step, log = int(metadata["step"]), json.loads(metadata["log"])
+        if any(tensors[f"parameter {name}"].shape != own.shape for name, own in module.named_parameters()):
+            raise ValueError("parameters of other shapes")
+    except FileNotFoundError:
+        return 0, []
+    except (OSError, SafetensorError, KeyError, ValueError):
+        print(f"note: {path}: notes of an interrupted training are damaged; it begins anew", file=sys.stderr)
         return 0, []
     for name, parameter in module.named_parameters():
         mine = {key.split(" ")[0]: value for key, value in tensors.items() if key.endswith(f" {name}")}
@@ -60,4 +67,4 @@ def load_state(
         optimizer.state[parameter] = {
             key: value if key == "step" else value.to(parameter.device) for key, value in mine.items()
         }
-    return int(metadata["step"]), json.loads(metadata["log"])
+    return step, log
