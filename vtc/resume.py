@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from vtc.files import read_json
 from vtc.replacement import flush
@@ -44,18 +44,15 @@ def read_notes(path: Path, kind: type[Kind]) -> Kind | None:
     try:
         found = read_json(path, _MOST_BYTES)
         if not isinstance(found, dict) or found.get("schema") != SCHEMA:
-            return _dropped(path, "damaged, or of another version")
+            raise ValueError("of another version")
         if found.get("sha256") != _digest(json.dumps(found["notes"], sort_keys=True)):
-            return _dropped(path, "damaged")
+            raise ValueError("changed")
         return TypeAdapter(kind).validate_python(found["notes"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, ValidationError):
-        return _dropped(path, "damaged")
-
-
-def _dropped(path: Path, why: str | None) -> None:
-    print(f"note: {path}: notes of an interrupted run are {why}; what they are about is done again", file=sys.stderr)
+    except (OSError, ValueError, KeyError):  # pydantic's errors are ValueErrors
+        print(f"note: {path}: notes of an interrupted run are damaged; its work is done again", file=sys.stderr)
+        return None
 
 
 def _digest(body: str) -> str:

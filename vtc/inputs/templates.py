@@ -100,7 +100,7 @@ class _Bounded(ImmutableSandboxedEnvironment):
             self.globals.pop(name, None)
         self.filters = {name: self._guarded(name, function) for name, function in self.filters.items()}
         self.filters |= {"_step": self._counted(), "_joined": self._joined, "_made": self._made}
-        self.concat = self._concat  # type: ignore[method-assign, assignment]
+        self.concat = self._concat  # type: ignore[method-assign]
         self.finalize = self._made
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
@@ -121,7 +121,8 @@ class _Bounded(ImmutableSandboxedEnvironment):
         tree = super()._parse(source, name, filename)
         for node in list(tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block))):
             work = 1 + sum(1 for _ in node.find_all(nodes.Node))
-            node.body.insert(0, nodes.ExprStmt(_filter(nodes.Const(work), "_step")))
+            body: list[nodes.Node] = getattr(node, "body")  # noqa: B009 (each of these kinds has one)
+            body.insert(0, nodes.ExprStmt(_filter(nodes.Const(work), "_step")))
             if isinstance(node, nodes.For) and node.test is not None:
                 node.test = nodes.And(_filter(nodes.Const(work), "_step"), node.test)
         _wrap(tree)
