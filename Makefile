@@ -10,7 +10,7 @@ OUT ?= out/demo
 PYTEST := OMP_NUM_THREADS=1 SYMPY_CACHE_SIZE=50000 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full lint format types docs wheel study bench gpu test-js clean
+.PHONY: help install demo test test-full faults lint format types docs wheel study bench gpu test-js clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ test: lint types $(STAMP) ## Lint, types, tests (on all cores, one thread each)
 
 test-full: lint types $(STAMP) ## As test, with what is left out there for time: every recipe and every layout on every family (over an hour)
 	$(PYTEST) -m 'not gpu'
+
+faults: $(STAMP) ## Kill, starve and disturb every verb that writes, and every system call of publishing (about an hour); prints JSON
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults
 
 lint: $(STAMP) ## Check style, format and which way imports go
 	$(BIN)/ruff check .

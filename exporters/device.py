@@ -143,12 +143,22 @@ def write_device_files(work: Path, manifest: Manifest, targets: Sequence[Target]
         None for those that `vtc build` has by default.
     """
     limits = limits or Limits()
-    scripts = {one.name: SCRIPT if len(targets) == 1 else f"build-{one.name}.sh" for one in targets}
+    scripts = _scripts(targets)
     for one in targets:
         path = work / scripts[one.name]
         path.write_text(_script(manifest, one, limits, path.name), encoding="utf-8")
         path.chmod(0o755)
     (work / PAGE).write_text(_page(manifest, targets, limits, scripts), encoding="utf-8")
+
+
+def device_files(targets: Sequence[Target]) -> list[str]:
+    """Names of the files that :func:`write_device_files` writes."""
+    return [*_scripts(targets).values(), PAGE] if targets else []
+
+
+def _scripts(targets: Sequence[Target]) -> dict[str, str]:
+    """Name of each target's script."""
+    return {one.name: SCRIPT if len(targets) == 1 else f"build-{one.name}.sh" for one in targets}
 
 
 def _script(manifest: Manifest, one: Target, limits: Limits, script: str) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from glob import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 
 from exporters.copies import DTYPES, cast_copy, discard
 from exporters.describe import described
-from exporters.device import write_device_files
+from exporters.device import SCRIPT, device_files, write_device_files
 from exporters.graphs import GraphSpec, graph_specs, source_modules
 from exporters.lint import check_bundle, lint, summary
 from exporters.parity import EncodedOnce, Parity, check_layers, check_parity, compare
@@ -24,10 +23,10 @@ from exporters.precision import Precision, precision
 from exporters.precision.derive import Derived, Exported, derive
 from exporters.precision.fake_quantised import fake_quantised
 from exporters.precision.layers import layers_off
-from exporters.processor import name_external_data, write_json, write_processor
-from exporters.targets import Target
+from exporters.processor import COPIED_FILES, WRITTEN_FILES, name_external_data, write_json, write_processor
+from exporters.targets import TARGETS, Target
 from exporters.writing import DEFAULT_OPSET, export_graph
-from vtc.artifact import check_output, digest_of, staging_dir
+from vtc.artifact import check_output, digest_of
 from vtc.bundle.manifest import WEIGHTS, draft_manifest, write_bundle
 from vtc.compressed.checkpoint import Origin
 from vtc.compressed.model import CompressedModel
@@ -36,6 +35,8 @@ from vtc.errors import VtcError
 from vtc.plan import plan
 from vtc.progress import Report, silent
 from vtc.recipe import Recipe
+from vtc.resume import read_notes, write_notes
+from vtc.staging import Work, open_work
 
 NOTES = ".export.json"
 VALUES = "precision.json"
@@ -117,14 +118,20 @@ def export(request: ExportRequest, out: Path) -> dict[str, Parity]:
     wanted = [precision(name) for name in request.precisions]
     for one in request.targets:
         one.check_export(request.precisions, request.opset)
-    work = staging_dir(out)
-    derived = {base: _export_base(request, work, base, of) for base, of in _by_base(wanted).items()}
+    with open_work(out, "vtc export") as staging:
+        return _export(request, staging, out, wanted)
+
+
+def _export(request: ExportRequest, staging: Work, out: Path, wanted: Sequence[Precision]) -> dict[str, Parity]:
+    work = staging.path
+    notes = _take_up(request, staging)
+    derived = {base: _export_base(request, staging, notes, base, of) for base, of in _by_base(wanted).items()}
     graphs = _graphs(request, work, wanted, derived)
-    notes = {name: note for one in derived.values() for name, note in one.notes.items()}
-    if notes:
-        write_json(work / VALUES, notes)
+    values = {name: note for one in derived.values() for name, note in one.notes.items()}
+    if values:
+        write_json(work / VALUES, values)
     write_processor(request.model, work)
-    name_external_data(work)
+    name_external_data(work, [path for paths in graphs.values() for path in paths.values()])
     manifest = _manifest(request, graphs)
     draft = draft_manifest(work, manifest)
     for target in request.targets:
@@ -133,8 +140,17 @@ def export(request: ExportRequest, out: Path) -> dict[str, Parity]:
     parity = {one.name: _prove(request, work, manifest, one, derived[one.base]) for one in wanted}
     if request.targets:
         write_device_files(work, draft, request.targets)
-    write_bundle(work, out, {**manifest, "parity": {name: figures.to_dict() for name, figures in parity.items()}})
+    figures = {name: one.to_dict() for name, one in parity.items()}
+    write_bundle(staging, out, {**manifest, "parity": figures}, _files(request, work, graphs, bool(values)))
     return parity
+
+
+def _files(request: ExportRequest, work: Path, graphs: Mapping[str, Mapping[str, str]], values: bool) -> list[str]:
+    """What the bundle holds."""
+    paths = [path for of in graphs.values() for path in of.values()]
+    paths += [path + WEIGHTS for path in paths if (work / (path + WEIGHTS)).is_file()]
+    copied = [name for name in COPIED_FILES if (work / name).is_file()]
+    return [*paths, *copied, *WRITTEN_FILES, *([VALUES] if values else []), *device_files(request.targets)]
 
 
 def _by_base(wanted: Sequence[Precision]) -> dict[str, list[Precision]]:
@@ -144,9 +160,11 @@ def _by_base(wanted: Sequence[Precision]) -> dict[str, list[Precision]]:
     return found
 
 
-def _export_base(request: ExportRequest, work: Path, base: str, wanted: Sequence[Precision]) -> Derived:
+def _export_base(
+    request: ExportRequest, staging: Work, notes: _Notes, base: str, wanted: Sequence[Precision]
+) -> Derived:
     """Export the graphs of a base that an earlier run has not finished, and make those of its precisions of them."""
-    notes = _take_up(request, work)
+    work = staging.path
     raw: dict[str, Path] = {}
     request.model.adapter.set_decoder_attention("grouped")
     try:
@@ -154,14 +172,17 @@ def _export_base(request: ExportRequest, work: Path, base: str, wanted: Sequence
         models = request.models if base == "fp32" else cast_copy(request.models, dtype)
         _check_weights(models[0], base)
         specs = graph_specs(models, dtype)
+        suffixes = ["", *(one.suffix for one in wanted)]
+        names = [f"onnx/{escape(spec.name)}{suffix}.onnx" for spec in specs for suffix in suffixes]
+        staging.claim(*names, *(name + WEIGHTS for name in names))
         for done, spec in enumerate(specs):
             request.progress(f"exporting {base} graphs", done, len(specs))
             name = f"onnx/{spec.name}.onnx" if base == "fp32" else f"onnx/.{spec.name}_{base}.onnx"
             raw[spec.name] = work / name
-            if notes["graphs"].get(name) != digest_of(work / name):
+            if notes.graphs.get(name) != digest_of(work / name):
                 _export_one(spec, work / name, request.opset)
-                notes["graphs"][name] = digest_of(work / name)
-                (work / NOTES).write_text(json.dumps(notes), encoding="utf-8")
+                notes.graphs[name] = digest_of(work / name)
+                write_notes(work / NOTES, asdict(notes))
         if base != "fp32":
             discard(models)
         request.progress(f"exporting {base} graphs", len(specs), len(specs))
@@ -215,10 +236,6 @@ def _graphs(
         for name, path in derived[one.base].paths[one.name].items():
             _lint(path, name, max(request.opset, one.opset))
             graphs.setdefault(name, {})[one.name] = path.relative_to(work).as_posix()
-    here = {path for paths in graphs.values() for path in paths.values()}
-    for path in (work / "onnx").glob("[!.]*"):  # an interrupted export may have been asked for other precisions
-        if path.relative_to(work).as_posix().removesuffix(WEIGHTS) not in here:
-            path.unlink()
     return graphs
 
 
@@ -251,16 +268,24 @@ def _prove(request: ExportRequest, work: Path, manifest: Mapping[str, Any], one:
     return check_layers(compare(request.models, bundle, one.name, samples, tell), one.name, max(off))
 
 
-def _take_up(request: ExportRequest, work: Path) -> dict[str, Any]:
-    try:
-        notes = json.loads((work / NOTES).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        notes = {}
-    if notes.get("key") != request.key:
-        shutil.rmtree(work, ignore_errors=True)
-        notes = {"key": request.key, "graphs": {}}
-    (work / "onnx").mkdir(parents=True, exist_ok=True)
-    return dict(notes)
+@dataclass(frozen=True)
+class _Notes:
+    """What is noted of a half-finished export: what it is of, and the digests of finished graphs by name."""
+
+    key: dict[str, Any]
+    graphs: dict[str, str]
+
+
+def _take_up(request: ExportRequest, staging: Work) -> _Notes:
+    """Notes of an interrupted export of the same model, whose graphs are used; of another one, all is removed."""
+    devices = {SCRIPT, *device_files(TARGETS)}
+    staging.claim(f"{NOTES}*", "onnx/.*", VALUES, *COPIED_FILES, *WRITTEN_FILES, *devices)
+    notes = read_notes(staging.path / NOTES, _Notes)
+    if notes is None or notes.key != request.key:
+        staging.clear()
+        notes = _Notes(request.key, {})
+    (staging.path / "onnx").mkdir(exist_ok=True)
+    return notes
 
 
 def _export_one(spec: GraphSpec, path: Path, opset: int) -> None:

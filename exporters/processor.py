@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,14 @@ from vtc.models.images.processor_files import IMAGES, PROCESSOR, image_settings,
 from vtc.plan import TokenPlan
 
 COPIED_FILES = ("tokenizer.json", "special_tokens_map.json")
+WRITTEN_FILES = (
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+)
 
 
 def write_processor(model: CompressedModel, work: Path) -> None:
@@ -40,9 +48,9 @@ def write_processor(model: CompressedModel, work: Path) -> None:
     write_json(work / "config.json", told_of(token_plan, read_json(adapter.path / "config.json") or {}))
 
 
-def name_external_data(work: Path) -> None:
+def name_external_data(work: Path, graphs: Iterable[str]) -> None:
     """Tell transformers.js, which does not look for them, of weights beside their graphs."""
-    beside = sorted(path.name for path in (work / "onnx").glob("*.onnx") if external_data(path).is_file())
+    beside = sorted(Path(graph).name for graph in graphs if external_data(work / graph).is_file())
     if beside:
         config = read_json(work / "config.json") or {}
         told = {"use_external_data_format": dict.fromkeys(beside, 1)}

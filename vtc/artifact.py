@@ -1,8 +1,8 @@
 """Directories that appear whole or not at all, with a manifest that knows the hash of every file.
 
-Work happens in a hidden directory beside the output, so that a killed command leaves nothing that looks
-finished and a rerun finds what was done. Publishing hashes the files, writes the manifest, flushes everything
-to disk and renames the directory.
+Work happens in a hidden directory beside the output (:mod:`vtc.staging`), so that a killed command leaves nothing that
+looks finished and a rerun finds what was done. Publishing hashes the files, writes the manifest, flushes everything to
+disk and puts the directory in its place in one step.
 """
 
 from __future__ import annotations
@@ -11,23 +11,51 @@ import hashlib
 import json
 import os
 import re
-import shutil
-from collections.abc import Mapping
+import stat
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vtc.errors import BundleError, VtcError
+from vtc.errors import BundleError
+from vtc.files import parse_json, read_bytes, read_json
+from vtc.replacement import flush, old_place, replace_directory
+from vtc.staging import (
+    JOURNAL,
+    Work,
+    cannot_write,
+    entries,
+    is_left_lock,
+    is_work,
+    not_ours,
+    remove_empty,
+    remove_work,
+    staging_dir,
+    start_journal,
+    strangers,
+    take_lock,
+)
+
+__all__ = [
+    "MANIFEST",
+    "MAX_MANIFEST_BYTES",
+    "check_output",
+    "digest_of",
+    "inside",
+    "publish",
+    "read_manifest",
+    "sha256",
+    "staging_dir",
+    "verify_files",
+]
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 2**20
 HASHED_AT_ONCE = 2**20
+NESTED = ("engines",)
+"""Kinds of artifacts that are put into another one after that is published."""
 _SEAL = re.compile(rb'(?<=\n  "digest": ")[0-9a-f]{64}(?=")')
-
-
-def staging_dir(out: Path) -> Path:
-    """Where an output directory is prepared: ``.NAME.partial`` beside it."""
-    out = Path(os.path.abspath(out))
-    return out.with_name(f".{out.name}.partial")
 
 
 def check_output(out: Path, kind: str) -> None:
@@ -36,35 +64,44 @@ def check_output(out: Path, kind: str) -> None:
     Raises
     ------
     BundleError
-        If something is there that is not an artifact of the same kind, or an empty directory.
+        If something is there that is not an artifact of the same kind, or an empty directory; or an artifact that
+        somebody has put files of their own into.
     """
     out = Path(os.path.abspath(out))
+    try:
+        _check_output(out, kind)
+    except OSError as error:
+        raise BundleError(f"{out}: cannot be read ({error.strerror or error})") from error
+
+
+def _check_output(out: Path, kind: str) -> None:
     if not os.path.lexists(out):
         return
     if out.is_symlink() or not out.is_dir():
         raise BundleError(f"{out}: exists and is not a directory; give another output directory")
     if not any(out.iterdir()):
         return
-    try:
-        found = json.loads((out / MANIFEST).read_bytes()).get("kind")
-    except (OSError, ValueError, AttributeError):
-        found = None
-    if found != kind:
+    if _kind(out) != kind:
         raise BundleError(f"{out}: exists and is not a {_noun(kind)} of vtc's; give another directory or remove it")
+    own = set(_own_files(out))
+    if foreign := [name for name, path in entries(out) if name not in own]:
+        raise not_ours(out, foreign)
 
 
-def publish(work: Path, out: Path, manifest: Mapping[str, Any]) -> Path:
+def publish(work: Work | Path, out: Path, manifest: Mapping[str, Any], files: Collection[str] | None = None) -> Path:
     """Turn a finished work directory into the artifact at `out`.
 
     Parameters
     ----------
-    work : Path
-        On the same file system as `out` (see :func:`staging_dir`). Files whose name starts with a dot are
-        notes for a rerun and are removed.
+    work : Work or Path
+        On the same file system as `out`. A path is a directory of the caller's own that nobody else writes.
     out : Path
         Does not exist, is empty, or holds an artifact of the same kind, which is replaced.
     manifest : mapping
         JSON values, with ``kind`` and ``schema``; ``files`` and ``digest`` are filled in here.
+    files : collection of str or None
+        What the artifact holds, relative to `work`. None is every file whose name does not start with a dot. Others
+        are notes for a rerun and are removed.
 
     Returns
     -------
@@ -74,37 +111,96 @@ def publish(work: Path, out: Path, manifest: Mapping[str, Any]) -> Path:
     Raises
     ------
     BundleError
-        If `out` holds something else.
+        If `out` holds something else, or `work` what nobody has claimed.
     VtcError
         If the disk refuses; the work directory stays for a rerun.
     """
     out = Path(os.path.abspath(out))
+    if isinstance(work, Work):
+        return _publish(work.path, out, manifest, files)
+    try:
+        lock = take_lock(out, "vtc")
+    except OSError as error:
+        raise cannot_write(out, error, work) from error
+    try:
+        return _publish(work, out, manifest, files)
+    finally:
+        lock.release()
+
+
+def _publish(work: Path, out: Path, manifest: Mapping[str, Any], files: Collection[str] | None) -> Path:
     check_output(out, str(manifest["kind"]))
     try:
-        notes = [path for path in work.rglob(".*") if path.is_file()]
-        files = {}
-        for path in sorted(work.rglob("*")):
-            if path.is_symlink():
-                raise BundleError(f"{path}: is a symbolic link; an artifact holds its files itself")
-            if path.is_file() and path not in notes and path != work / MANIFEST:
-                files[path.relative_to(work).as_posix()] = {
-                    "sha256": sha256(path),
-                    "bytes": path.stat().st_size,
-                }
-                _flush(path)
-        (work / MANIFEST).write_bytes(_sealed({**manifest, "files": files}))
-        _flush(work / MANIFEST)
-        for path in notes:
-            path.unlink()
-        for directory in [path for path in work.rglob("*") if path.is_dir()] + [work]:
-            _flush(directory)
-        _swap(work, out)
+        if is_work(work) and (foreign := strangers(work)):
+            raise not_ours(work, foreign)
+        found = dict(entries(work))
+        for path in found.values():
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise BundleError(f"{path}: is a symbolic link or no file; an artifact holds its files itself")
+        held = found if files is None else {name: found[name] for name in files}
+        held = {name: path for name, path in sorted(held.items()) if not _is_note(name)}
+        listed = {name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in held.items()}
+        # Whichever directory is left over if this process is killed, its journal says what may be removed.
+        start_journal(work, *map(escape, (MANIFEST, *found)))
+        (work / MANIFEST).write_bytes(_sealed({**manifest, "files": listed}))
+        for path in (*held.values(), work / MANIFEST):
+            flush(path)
+        for name, path in found.items():
+            if name not in held and name not in (MANIFEST, JOURNAL):
+                path.unlink()
+        remove_empty(work)
+        for directory, _, _ in os.walk(work):
+            flush(Path(directory))
+        old = _put(work, out)
     except OSError as error:
-        raise VtcError(
-            f"{out}: cannot be written ({error.strerror or error}); the work is kept in {work.name}, "
-            "so free space or fix permissions and run the same command again"
-        ) from error
+        raise cannot_write(out, error, work if work.exists() else None) from error
+    with suppress(OSError, ValueError):  # it is published, whatever is left over
+        (out / JOURNAL).unlink()
+        if old is not None:
+            remove_work(old)
     return out
+
+
+def _is_note(name: str) -> bool:
+    return name == MANIFEST or any(part.startswith(".") for part in PurePosixPath(name).parts)
+
+
+def _put(work: Path, out: Path) -> Path | None:
+    """Replace what is at `out`, and return where it is then."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.is_dir() and (own := _own_files(out)):
+        if not is_work(out):  # what is called so there, is damaged
+            (out / JOURNAL).unlink(missing_ok=True)
+        start_journal(out, *map(escape, own))
+    return replace_directory(work, out)
+
+
+def _own_files(directory: Path) -> list[str]:
+    """Names of the files of an artifact that vtc has written: its own, and those of artifacts and work inside it."""
+    own = [JOURNAL]
+    for name, path in entries(directory):
+        folder = path.parent.relative_to(directory)
+        if path.name == MANIFEST and (path.parent == directory or _kind(path.parent) in NESTED):
+            own += [(folder / one).as_posix() for one in (MANIFEST, *_listed(path.parent))]
+        elif path.name == JOURNAL and is_work(path.parent):
+            foreign = strangers(path.parent)
+            own += [(folder / one).as_posix() for one, _ in entries(path.parent) if one not in foreign]
+        elif is_left_lock(path):
+            own.append(name)
+    return own
+
+
+def _kind(directory: Path) -> str | None:
+    """Kind of the artifact in a directory; None where there is none."""
+    with suppress(FileNotFoundError, ValueError, AttributeError):
+        kind = read_json(directory / MANIFEST, MAX_MANIFEST_BYTES).get("kind")
+        return kind if isinstance(kind, str) else None
+    return None
+
+
+def _listed(directory: Path) -> list[str]:
+    files = read_json(directory / MANIFEST, MAX_MANIFEST_BYTES).get("files")
+    return list(files) if isinstance(files, dict) else []
 
 
 def read_manifest(path: Path, kind: str, schema: int) -> dict[str, Any]:
@@ -116,16 +212,16 @@ def read_manifest(path: Path, kind: str, schema: int) -> dict[str, Any]:
         If there is none, it is of another kind or a newer schema, or it has changed since it was written.
     """
     if not path.is_dir():
-        raise BundleError(f"{path}: no such {_noun(kind)} directory")
+        old = old_place(Path(os.path.abspath(path)))
+        aside = f"; a command that was killed has left the former one in {old}" if is_work(old) else ""
+        raise BundleError(f"{path}: no such {_noun(kind)} directory{aside}")
     file = path / MANIFEST
     try:
-        if file.stat().st_size > MAX_MANIFEST_BYTES:
-            raise BundleError(f"{file}: is larger than {MAX_MANIFEST_BYTES} bytes, so it is not a manifest of vtc's")
-        data = file.read_bytes()
-        manifest = json.loads(data)
+        data = read_bytes(file, MAX_MANIFEST_BYTES)
+        manifest = parse_json(data.decode())
     except FileNotFoundError:
         raise BundleError(f"{path}: is not a {_noun(kind)}: it holds no {MANIFEST}") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise BundleError(f"{file}: cannot be read ({error}); write the {_noun(kind)} again") from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("schema"), int):
         raise BundleError(f"{file}: is not a manifest of vtc's")
@@ -143,7 +239,7 @@ def read_manifest(path: Path, kind: str, schema: int) -> dict[str, Any]:
     return manifest
 
 
-def verify_files(root: Path, files: Mapping[str, Mapping[str, Any]], *, hashes: bool = True) -> None:
+def verify_files(root: Path, files: object, *, hashes: bool = True) -> None:
     """Compare an artifact's files with its manifest.
 
     Parameters
@@ -158,13 +254,18 @@ def verify_files(root: Path, files: Mapping[str, Mapping[str, Any]], *, hashes: 
     BundleError
         At the first file that is missing, has changed, or lies outside the directory.
     """
+    if not isinstance(files, dict):
+        raise BundleError(f"{root / MANIFEST}: files: is not an object; write it again")
     for name, expected in files.items():
         path = inside(root, name)
         try:
-            size = path.stat().st_size
+            status = path.stat()
         except OSError:
             raise BundleError(f"{root}: {name} is missing; copy or write it again, whole") from None
-        if size != expected["bytes"] or (hashes and sha256(path) != expected["sha256"]):
+        if not stat.S_ISREG(status.st_mode):
+            raise BundleError(f"{root}: {name} is not a file; copy or write it again, whole")
+        told = expected if isinstance(expected, dict) else {}
+        if status.st_size != told.get("bytes") or (hashes and sha256(path) != told.get("sha256")):
             raise BundleError(f"{root}: {name} has changed since it was written; copy or write it again, whole")
 
 
@@ -209,27 +310,3 @@ def _sealed(manifest: dict[str, Any]) -> bytes:
 def _seal(data: bytes) -> bytes:
     """Digest of every byte of a manifest but the digest itself, so that a flipped bit anywhere is noticed."""
     return hashlib.sha256(_SEAL.sub(b"0" * 64, data)).hexdigest().encode()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _swap(work: Path, out: Path) -> None:
-    old = out.with_name(f".{out.name}.old")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        out.rename(old)
-    try:
-        work.rename(out)
-    except BaseException:
-        if old.exists():
-            old.rename(out)
-        raise
-    _flush(out.parent)
-    shutil.rmtree(old, ignore_errors=True)

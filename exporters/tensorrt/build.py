@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from glob import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,15 @@ from exporters.targets import PRODUCTS, Target
 from exporters.tensorrt.builder import Builder, buildable, import_library
 from exporters.tensorrt.memory import GIB, check_memory, need
 from exporters.tensorrt.profiles import profiles
-from vtc.artifact import check_output, digest_of, staging_dir
+from vtc.artifact import check_output, digest_of
 from vtc.bundle.engines import KIND, Engine, EngineSet, Limits, Profile, load_engines, write_engines
 from vtc.bundle.manifest import Manifest
 from vtc.cache import cache_dir
 from vtc.errors import InputError
 from vtc.progress import Report, silent
+from vtc.resume import read_notes, write_notes
 from vtc.runtime.nvidia import Gpu, gpu_here
+from vtc.staging import open_work
 
 NOTES = ".build.json"
 
@@ -88,24 +90,35 @@ def build(request: BuildRequest, out: Path) -> EngineSet:
     request.target.check(request.precision)
     builder, gpu = _prepare(request)
     _lint(request)
-    work = staging_dir(out)
-    notes = _read_notes(work)
     for graph in request.bundle.graphs:
         _check_memory(request, builder, gpu, graph)
-    for graph in request.bundle.graphs:
-        key, file = _key(request, builder, graph), work / f"{graph}.engine"
-        note = notes.get(graph, {})
-        if note.get("key") != key or note.get("sha256") != digest_of(file):
-            engine = _build_one(request, builder, gpu, graph, file)
-            notes[graph] = {"key": key, "sha256": digest_of(file), "engine": asdict(engine)}
-            (work / NOTES).write_text(json.dumps(notes), encoding="utf-8")
-        request.progress(f"building {graph}", 100, 100)
-    for stale in work.glob("*.engine"):
-        if stale.stem not in request.bundle.graphs:
-            stale.unlink()
-    engines = {graph: notes[graph]["engine"] for graph in request.bundle.graphs}
-    write_engines(work, out, _manifest(request, builder, engines))
+    files = {graph: f"{graph}.engine" for graph in request.bundle.graphs}
+    with open_work(out, "vtc build") as work:
+        work.claim(f"{NOTES}*", *map(escape, files.values()), *(f".{escape(name)}.part" for name in files.values()))
+        notes = read_notes(work.path / NOTES, dict[str, _Built])
+        if notes is None:
+            work.clear()
+            notes = {}
+        for graph, name in files.items():
+            key, file = _key(request, builder, graph), work.path / name
+            note = notes.get(graph)
+            if note is None or note.key != key or note.sha256 != digest_of(file):
+                engine = _build_one(request, builder, gpu, graph, file)
+                notes[graph] = _Built(key, digest_of(file), engine)
+                write_notes(work.path / NOTES, {done: asdict(one) for done, one in notes.items()})
+            request.progress(f"building {graph}", 100, 100)
+        engines = {graph: asdict(notes[graph].engine) for graph in files}
+        write_engines(work, out, _manifest(request, builder, engines), files.values())
     return load_engines(out, request.bundle, verify=False)
+
+
+@dataclass(frozen=True)
+class _Built:
+    """What is noted of a finished engine."""
+
+    key: str
+    sha256: str
+    engine: Engine
 
 
 def _build_one(request: BuildRequest, builder: Builder, gpu: Gpu | None, graph: str, file: Path) -> Engine:
@@ -237,14 +250,6 @@ def _key(request: BuildRequest, builder: Builder, graph: str) -> str:
         version("vtc"),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _read_notes(work: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((work / NOTES).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        shutil.rmtree(work, ignore_errors=True)
-        return {}
 
 
 def _manifest(request: BuildRequest, builder: Builder, engines: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -20,6 +21,7 @@ from tests.tiny import image
 from vtc.artifact import staging_dir
 from vtc.cli import main
 from vtc.cli.export import _told
+from vtc.resume import read_notes
 
 RECIPE = "version: 1\nname: small\nstages:\n- kind: prune\n  keep: 5\n  selector: uniform\n"
 
@@ -189,7 +191,7 @@ def test_killed_calibration_leaves_nothing_half_done_and_goes_on(checkpoint: Pat
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert not out.exists()
-    measured = json.loads(notes[0].read_text())
+    measured = read_notes(notes[0], dict[str, Any])
     assert measured
     result = invoke(*command)
     assert result.exit_code == 0, result.output

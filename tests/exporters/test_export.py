@@ -38,7 +38,9 @@ from vtc.bundle.manifest import load_manifest
 from vtc.compressed.build import apply_recipe
 from vtc.errors import BundleError, InputError, ParityError
 from vtc.models.base import VLMAdapter
+from vtc.resume import write_notes
 from vtc.runtime.vlm import VLM
+from vtc.staging import open_work
 
 pytestmark = pytest.mark.xdist_group("exported")  # bundles are made once for all tests here
 
@@ -242,11 +244,13 @@ def test_interrupted_export_goes_on_where_it_stopped(
 
 def test_half_written_graph_is_not_trusted(adapter: VLMAdapter, tmp_path: Path) -> None:
     wanted, out = request(adapter, *RECIPES["cls"]), tmp_path / "bundle"
-    work = staging_dir(out)
-    (work / "onnx").mkdir(parents=True)
-    notes = {"key": wanted.key, "graphs": {"onnx/vision_encoder.onnx": "0" * 64}}
-    (work / onnx_export.NOTES).write_text(json.dumps(notes))
-    (work / "onnx/vision_encoder.onnx").write_bytes(b"half")
+    with open_work(out, "test") as work:
+        work.claim(onnx_export.NOTES, "onnx/vision_encoder.onnx")
+        (work.path / "onnx").mkdir()
+        write_notes(
+            work.path / onnx_export.NOTES, {"key": wanted.key, "graphs": {"onnx/vision_encoder.onnx": "0" * 64}}
+        )
+        (work.path / "onnx/vision_encoder.onnx").write_bytes(b"half")
     export(wanted, out)
     VLM.load(out)
 
@@ -296,10 +300,11 @@ def test_large_weights_go_beside_their_graph(
 ) -> None:
     monkeypatch.setattr(writing, "EXTERNAL_DATA_BYTES", 50_000)
     wanted = request(adapter, *RECIPES["cls"])
-    left = staging_dir(tmp_path / "bundle") / "onnx/decoder_model_merged.onnx_data"
-    left.parent.mkdir(parents=True)
-    (left.parents[1] / onnx_export.NOTES).write_text(json.dumps({"key": wanted.key, "graphs": {}}))
-    left.write_bytes(b"half" * 100_000)
+    with open_work(tmp_path / "bundle", "test") as work:
+        work.claim(onnx_export.NOTES, "onnx/*")
+        (work.path / "onnx").mkdir()
+        write_notes(work.path / onnx_export.NOTES, {"key": wanted.key, "graphs": {}})
+        (work.path / "onnx/decoder_model_merged.onnx_data").write_bytes(b"half" * 100_000)
     export(wanted, tmp_path / "bundle")
     graph, data = (tmp_path / f"bundle/onnx/decoder_model_merged.onnx{suffix}" for suffix in ("", "_data"))
     decoder = [tensor for segment in wanted.model.segments for tensor in segment.parameters()]

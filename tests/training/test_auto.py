@@ -8,7 +8,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.training.conftest import RECIPE
-from vtc.artifact import staging_dir
 from vtc.cli import main
 from vtc.compressed.checkpoint import load_compressed
 from vtc.errors import InputError
@@ -20,6 +19,7 @@ from vtc.recipe.selectors import LearnedEntry
 from vtc.reference import reference_dir, reference_part
 from vtc.selectors.learned import Learned
 from vtc.selectors.trained import log_path, read_metadata, save_trained
+from vtc.staging import open_work
 from vtc.training.auto import AutoTrained
 from vtc.training.examples import load_examples
 
@@ -66,8 +66,9 @@ def test_training_without_data_is_refused(adapter: VLMAdapter, tmp_path: Path) -
 
 def test_pruner_of_an_abandoned_recipe_is_not_published(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "c"
-    staging_dir(out).mkdir()
-    (staging_dir(out) / "pruner.safetensors").write_bytes(b"of another recipe")
+    with open_work(out, "test") as work:
+        work.claim("pruner.safetensors")
+        (work.path / "pruner.safetensors").write_bytes(b"of another recipe")
     assert invoke("compress", checkpoint, "--recipe", "none", "-o", out).exit_code == 0
     assert not (out / "pruner.safetensors").exists()
 

@@ -12,7 +12,6 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from tests.tiny import image, recipe
-from vtc.artifact import staging_dir
 from vtc.cli import main
 from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import load_compressed
@@ -28,6 +27,7 @@ from vtc.reference import reference_dir, reference_part
 from vtc.selectors.decoder.relevance import Relevance
 from vtc.selectors.learned import Learned
 from vtc.selectors.trained import fits, log_path, read_metadata, save_trained
+from vtc.staging import open_work
 from vtc.training import explanations, relevance
 from vtc.training.auto import AutoTrained
 from vtc.training.examples import Data, Example
@@ -261,8 +261,9 @@ def kept(model: CompressedModel) -> list[list[int]]:
 def test_compress_trains_a_network_that_travels_with_the_model(checkpoint: Path, source: Path, tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(RECIPE.format(before=""))
     out = tmp_path / "c"
-    staging_dir(out).mkdir()
-    (staging_dir(out) / "pruner.safetensors").write_bytes(b"of another recipe")
+    with open_work(out, "test") as work:
+        work.claim("pruner.safetensors")
+        (work.path / "pruner.safetensors").write_bytes(b"of another recipe")
     invoke("compress", checkpoint, "--recipe", tmp_path / "small.yaml", "--data", source, "-o", out)
     files = {"manifest.json", "recipe.yaml", "state.safetensors", "relevance.safetensors", "relevance_log.csv"}
     assert {path.name for path in out.iterdir()} == files

@@ -7,7 +7,7 @@ for, and only with shapes inside its profiles; its set says which those are, and
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from vtc import artifact
 from vtc.artifact import MANIFEST
 from vtc.bundle.manifest import Manifest
 from vtc.errors import BundleError
+from vtc.staging import Work
 
 SCHEMA = 1
 KIND = "engines"
@@ -131,7 +132,10 @@ class EngineSet:
         """
         if graph not in self.engines:
             raise BundleError(f"{self.root}: holds no engine for {graph}; run vtc build again")
-        return artifact.inside(self.root, self.engines[graph].file)
+        name = self.engines[graph].file
+        if name not in self.files:
+            raise BundleError(f"{self.root}: lists no hash of {name}; run vtc build again")
+        return artifact.inside(self.root, name)
 
 
 def engines_dir(bundle: Path, target: str, precision: str) -> Path:
@@ -167,14 +171,16 @@ def load_engines(root: Path, bundle: Manifest, *, verify: bool = True) -> Engine
     return replace(found, root=root)
 
 
-def write_engines(work: Path, out: Path, manifest: Mapping[str, Any]) -> Path:
+def write_engines(
+    work: Work | Path, out: Path, manifest: Mapping[str, Any], files: Collection[str] | None = None
+) -> Path:
     """Publish a finished work directory as an engine set, whole or not at all.
 
     Parameters
     ----------
-    work, out : Path
+    work, out, files
         As for :func:`vtc.artifact.publish`.
     manifest : mapping
         The fields of :class:`EngineSet` from ``vtc_version`` to ``engines``.
     """
-    return artifact.publish(work, out, {**manifest, "schema": SCHEMA, "kind": KIND})
+    return artifact.publish(work, out, {**manifest, "schema": SCHEMA, "kind": KIND}, files)

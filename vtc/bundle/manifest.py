@@ -7,19 +7,22 @@ that transformers.js expects, and ``manifest.json`` with what only vtc asks for.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from vtc import artifact
 from vtc.artifact import MANIFEST, check_output, staging_dir
+from vtc.bundle.external_data import external_files
 from vtc.bundle.upgrade import OLDEST, upgraded
 from vtc.errors import BundleError, InputError
+from vtc.files import read_json
 from vtc.inputs.pixels import PixelSpec
 from vtc.inputs.positions import PositionRule
+from vtc.staging import Work
 
 __all__ = [
     "SCHEMA",
@@ -246,8 +249,25 @@ class Manifest:
             )
 
     def graph(self, name: str, precision: str) -> Path:
-        """Path of a graph in a precision."""
-        return self.file(self.graphs[name][precision])
+        """Path of a graph in a precision.
+
+        Raises
+        ------
+        BundleError
+            If the bundle has none, or it keeps weights in a file that the manifest does not list.
+        """
+        if precision not in self.graphs.get(name, {}):
+            raise BundleError(f"{self.root}: names no {precision} graph '{name}'; export it again")
+        path = self.file(self.graphs[name][precision])
+        folder = PurePosixPath(self.graphs[name][precision]).parent
+        for beside in sorted(external_files(path)):
+            listed = (folder / beside).as_posix()
+            if not beside or ".." in PurePosixPath(beside).parts or listed not in self.files:
+                raise BundleError(
+                    f"{path}: keeps weights in {beside!r}, which the manifest does not list; export it again"
+                )
+            artifact.inside(self.root, listed)
+        return path
 
     def graph_files(self, name: str, precision: str) -> dict[str, FileEntry]:
         """A graph's file, and the one with its weights where that is another."""
@@ -267,8 +287,8 @@ class Manifest:
             If it is missing or not a JSON object.
         """
         try:
-            content = json.loads(self.file(name).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            content = read_json(self.file(name))
+        except (OSError, ValueError) as error:
             raise BundleError(f"{self.root}: {name} cannot be read ({error}); export it again") from None
         if not isinstance(content, dict):
             raise BundleError(f"{self.root}: {name} is not a JSON object; export it again")
@@ -319,29 +339,35 @@ def draft_manifest(work: Path, manifest: Mapping[str, Any]) -> Manifest:
     return _parse({**manifest, "schema": SCHEMA, "kind": KIND, "files": files}, work)
 
 
-def write_bundle(work: Path, out: Path, manifest: Mapping[str, Any]) -> Path:
+def write_bundle(
+    work: Work | Path, out: Path, manifest: Mapping[str, Any], files: Collection[str] | None = None
+) -> Path:
     """Publish a finished work directory as a bundle, whole or not at all.
 
     Parameters
     ----------
-    work : Path
-        Holds every file but the manifest (see :func:`staging_dir`); names that start with a dot are left out.
+    work : Work or Path
+        Holds every file but the manifest.
     out : Path
         Does not exist, is empty, or is a bundle, which is replaced.
     manifest : mapping
         The fields of :class:`Manifest` without ``root`` and ``files``.
+    files : collection of str or None
+        As for :func:`vtc.artifact.publish`.
 
     Returns
     -------
     Path
         `out`, absolute.
     """
-    return artifact.publish(work, out, {**manifest, "schema": SCHEMA, "kind": KIND})
+    return artifact.publish(work, out, {**manifest, "schema": SCHEMA, "kind": KIND}, files)
 
 
 def _parse(data: Mapping[str, Any], root: Path) -> Manifest:
     try:
         manifest = TypeAdapter(Manifest).validate_json(json.dumps(upgraded(data)), strict=True)
+    except (KeyError, TypeError, AttributeError):  # of an earlier schema, which is not looked at before
+        raise BundleError(f"{root / MANIFEST}: is not a manifest of its schema; export the bundle again") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

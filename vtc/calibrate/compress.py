@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vtc.artifact import check_output, staging_dir
+from vtc.artifact import check_output
 from vtc.calibrate.calibrator import Calibrator, PartSource, needs_data
 from vtc.calibrate.measurements import Measurements
 from vtc.compressed.build import apply_recipe
-from vtc.compressed.checkpoint import Origin, save_compressed
+from vtc.compressed.checkpoint import FILES, Origin, save_compressed
 from vtc.compressed.model import CompressedModel
 from vtc.data.datasets import data_for
 from vtc.data.samples import samples_from
@@ -20,8 +20,12 @@ from vtc.models.base import VLMAdapter
 from vtc.plan import plan
 from vtc.progress import Report, silent
 from vtc.recipe import Recipe
-from vtc.training.auto import AutoTrained
+from vtc.staging import open_work
+from vtc.training.auto import AutoTrained, part_names
 from vtc.training.trainers import check_trainable
+
+MEASUREMENTS = ".measurements-"
+"""How the names of files begin that keep measurements for a rerun."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ def complete(
         parts = trained_parts(checkpoint, work, calibration, progress)
         parts.discard_others(recipe)
     samples = samples_from(adapter, calibration.data, calibration.samples, calibration.seed) if measured(recipe) else []
-    measurements = Measurements(work / f".measurements-{digest[:12]}-{calibration.samples}-{calibration.seed}.json")
+    measurements = Measurements(work / f"{MEASUREMENTS}{digest[:12]}-{calibration.samples}-{calibration.seed}.json")
     resolved = Calibrator(adapter, samples, measurements, digest, progress, parts).resolve(recipe)
     return Completed(apply_recipe(adapter, resolved, model_digest=digest), resolved, measurements.values)
 
@@ -210,8 +214,8 @@ def compress(
     if recipe.autos and data is None:
         raise needs_data(recipe)
     checkpoint = load_checkpoint(model, image_options)
-    work = staging_dir(out)
-    work.mkdir(parents=True, exist_ok=True)
-    completed = complete(checkpoint, recipe, work, replace(calibration, data=data), progress)
-    save_compressed(work, out, completed.model, completed.recipe, checkpoint.origin, completed.measurements)
+    with open_work(out, "vtc compress") as work:
+        work.claim(*FILES, f"{MEASUREMENTS}*", *part_names(recipe))
+        completed = complete(checkpoint, recipe, work.path, replace(calibration, data=data), progress)
+        save_compressed(work, out, completed.model, completed.recipe, checkpoint.origin, completed.measurements)
     return completed

@@ -7,7 +7,7 @@ The base model's weights are not copied; their digest is kept, and a base that h
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vtc.artifact import publish, read_manifest, verify_files
+from vtc.artifact import MANIFEST, publish, read_manifest, verify_files
 from vtc.compressed.build import apply_recipe
 from vtc.compressed.model import CompressedModel
 from vtc.errors import BundleError, ModelError
@@ -24,10 +24,14 @@ from vtc.finite import first_not_finite
 from vtc.models import load_adapter, model_digest, resolve_model
 from vtc.recipe import Recipe, load_recipe
 from vtc.runtime.versions import vtc_version
+from vtc.selectors.trained import log_path
+from vtc.staging import Work
 
 KIND = "compressed"
 SCHEMA = 3
 """Until schema 2, `image_options` was called `serving`, and `handoffs` in the state `entrances`."""
+
+RECIPE, STATE = FILES = ("recipe.yaml", "state.safetensors")
 
 
 @dataclass(frozen=True)
@@ -47,14 +51,14 @@ class Origin:
 
 
 def save_compressed(
-    work: Path, out: Path, model: CompressedModel, recipe: Recipe, origin: Origin, calibration: dict[str, Any]
+    work: Work | Path, out: Path, model: CompressedModel, recipe: Recipe, origin: Origin, calibration: dict[str, Any]
 ) -> Path:
     """Write a compressed model, whole or not at all.
 
     Parameters
     ----------
-    work : Path
-        The staging directory of `out`.
+    work : Work or Path
+        As for :func:`vtc.artifact.publish`. It holds the trained parts that the recipe names.
     out : Path
     model : CompressedModel
     recipe : Recipe
@@ -68,9 +72,12 @@ def save_compressed(
     Path
         The directory written.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    (work / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-    save_file(model.trained.state_dict(), work / "state.safetensors", metadata={"model_sha256": origin.digest})
+    directory = work.path if isinstance(work, Work) else work
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
+    save_file(model.trained.state_dict(), directory / STATE, metadata={"model_sha256": origin.digest})
+    parts = [directory / entry.checkpoint for _, _, entry in recipe.trained()]
+    files = [directory / name for name in FILES] + [file for part in parts for file in (part, log_path(part))]
     manifest = {
         "kind": KIND,
         "schema": SCHEMA,
@@ -81,7 +88,7 @@ def save_compressed(
         "image_options": asdict(model.adapter.wanted),
         "calibration": calibration,
     }
-    return publish(work, out, manifest)
+    return publish(work, out, manifest, [file.relative_to(directory).as_posix() for file in files if file.is_file()])
 
 
 def load_compressed(path: Path, base: str | None = None) -> tuple[CompressedModel, Recipe, Origin]:
@@ -104,12 +111,8 @@ def load_compressed(path: Path, base: str | None = None) -> tuple[CompressedMode
     ModelError
         If the base model is gone or is not the one that was compressed.
     """
-    manifest = read_manifest(path, KIND, SCHEMA)
-    verify_files(path, manifest["files"])
-    recipe = load_recipe(path / "recipe.yaml")
-    if recipe.digest != manifest["recipe_digest"]:
-        raise BundleError(f"{path}: recipe.yaml does not match the manifest; compress again")
-    origin = Origin(base or manifest["model"]["name"], manifest["model"]["sha256"])
+    manifest, recipe, origin = read_compressed(path)
+    origin = replace(origin, name=base or origin.name)
     try:
         checkpoint = resolve_model(origin.name)
     except ModelError as error:
@@ -124,12 +127,12 @@ def load_compressed(path: Path, base: str | None = None) -> tuple[CompressedMode
         model.trained.load_state_dict(state)
     except RuntimeError as error:
         words = " ".join(str(error).split())[:200]
-        raise BundleError(f"{path}: state.safetensors is not of this recipe ({words}); compress again") from None
+        raise BundleError(f"{path / STATE}: is not of this model ({words}); compress again") from None
     return model, recipe, origin
 
 
 def _state(path: Path) -> dict[str, Tensor]:
-    file = path / "state.safetensors"
+    file = path / STATE
     try:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
@@ -137,6 +140,34 @@ def _state(path: Path) -> dict[str, Tensor]:
     if (name := first_not_finite(state.items())) is not None:
         raise BundleError(f"{file}: {name} is not all finite numbers; compress again")
     return state
+
+
+def read_compressed(path: Path) -> tuple[dict[str, Any], Recipe, Origin]:
+    """Read what a compressed model says of itself, once its files are verified.
+
+    Returns
+    -------
+    manifest : dict
+    recipe : Recipe
+    origin : Origin
+
+    Raises
+    ------
+    BundleError
+        If the directory is incomplete or changed.
+    """
+    manifest = read_manifest(path, KIND, SCHEMA)
+    verify_files(path, manifest.get("files"))
+    model, digest = manifest.get("model"), manifest.get("recipe_digest")
+    told = [model.get(name) for name in ("name", "sha256")] if isinstance(model, dict) else [None]
+    if not all(isinstance(one, str) for one in (*told, digest)):
+        raise BundleError(f"{path / MANIFEST}: does not say what it was made of; compress again")
+    if not {RECIPE, STATE} <= set(manifest["files"]):
+        raise BundleError(f"{path / MANIFEST}: lists no {RECIPE} or no {STATE}; compress again")
+    recipe = load_recipe(path / RECIPE)
+    if recipe.digest != digest:
+        raise BundleError(f"{path}: {RECIPE} does not match the manifest; compress again")
+    return manifest, recipe, Origin(*told)
 
 
 def for_images(model: CompressedModel, recipe: Recipe, image_options: ImageOptions) -> CompressedModel:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vtc.artifact import MANIFEST, read_manifest, verify_files
+from vtc.artifact import MANIFEST, MAX_MANIFEST_BYTES
 from vtc.errors import BundleError
 from vtc.facts.layout import ANY_IMAGE, ImageOptions, image_options_of
+from vtc.files import read_json
 from vtc.plan import TokenPlan, plan
-from vtc.recipe import Recipe, load_recipe
+from vtc.recipe import Recipe
 
 TEXT_TOKENS = 32
 """Tokens of a prompt beside the image's, where nobody says."""
@@ -105,8 +105,8 @@ def finished(directory: Path) -> Inspection:
         If it is incomplete or changed.
     """
     try:
-        kind = json.loads((directory / MANIFEST).read_bytes())["kind"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        kind = read_json(directory / MANIFEST, MAX_MANIFEST_BYTES)["kind"]
+    except (OSError, ValueError, KeyError, TypeError):
         kind = "bundle"  # whose loader knows how to complain
     return _compressed(directory) if kind == "compressed" else _bundle(directory)
 
@@ -125,9 +125,7 @@ def _bundle(directory: Path) -> Inspection:
 
 
 def _compressed(directory: Path) -> Inspection:
-    from vtc.compressed.checkpoint import KIND, SCHEMA
+    from vtc.compressed.checkpoint import read_compressed
 
-    manifest = read_manifest(directory, KIND, SCHEMA)
-    verify_files(directory, manifest["files"])
-    recipe = load_recipe(directory / "recipe.yaml")
-    return planned(manifest["model"]["name"], recipe, image_options=image_options_of(manifest))
+    manifest, recipe, origin = read_compressed(directory)
+    return planned(origin.name, recipe, image_options=image_options_of(manifest))

@@ -1,31 +1,16 @@
 """Prompts: from a question to what the checkpoint was trained on, and from placeholders to runs of visual tokens.
 
-Chat templates are rendered as `transformers` renders them: sandboxed Jinja with the same options and functions.
+Chat templates are rendered as `transformers` renders them (:mod:`vtc.inputs.templates`).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from jinja2 import TemplateError, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import TemplateError
 
 from vtc.errors import BundleError, InputError
-
-
-class _Generation(Extension):
-    """``{% generation %}`` marks the assistant's words for training; here its body is rendered as it is."""
-
-    tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+from vtc.inputs.templates import render
 
 
 def render_chat(
@@ -54,22 +39,17 @@ def render_chat(
     BundleError
         If the template cannot be rendered.
     """
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    functions: dict[str, Callable[[str], str]] = {"raise_exception": _refuse, "strftime_now": _now}
-    environment.globals.update(functions)
     content = [{"type": kind}] * images + [{"type": "text", "text": question}]
+    variables = {
+        **special_tokens,
+        "messages": [{"role": "user", "content": content}],
+        "tools": None,
+        "documents": None,
+        "add_generation_prompt": True,
+    }
     try:
-        return environment.from_string(template).render(
-            messages=[{"role": "user", "content": content}],
-            tools=None,
-            documents=None,
-            add_generation_prompt=True,
-            **special_tokens,
-        )
-    except (TemplateError, TypeError, ValueError) as error:
+        return render(template, variables)
+    except TemplateError as error:
         raise BundleError(
             f"bundle's chat template cannot be rendered ({error}); --raw-prompt goes without it"
         ) from error
@@ -159,22 +139,3 @@ def writes_start(prompt: str, frame: tuple[str, str], start: str | None) -> bool
         The tokenizer's start token.
     """
     return bool(start) and (prompt.startswith(str(start)) or frame[0].startswith(str(start)))
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # Jinja's own filter escapes HTML.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _refuse(message: str) -> str:
-    raise TemplateError(message)
-
-
-def _now(form: str) -> str:
-    return datetime.now().strftime(form)

@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path
 
 from vtc.errors import InputError, MissingDependency
@@ -75,9 +77,23 @@ class AutoTrained:
         """Remove trained parts and logs that an interrupted run with another recipe left in the directory."""
         own = [self.path(recipe, number) for number in left_open(recipe)]
         keep = {*own, *map(log_path, own)}
-        for found in [found for entry in TRAINERS for found in self.directory.glob(f"{entry.stem}*")]:
-            if found not in keep:
-                found.unlink()
+        for entry in TRAINERS:
+            for file in self.directory.iterdir():
+                if file not in keep and any(fnmatchcase(file.name, pattern) for pattern in _made_for(entry.stem)):
+                    file.unlink()
+
+
+def part_names(recipe: Recipe) -> list[str]:
+    """Patterns of the names of all files that trained parts come to, notes of unfinished training included."""
+    made = [pattern for entry in TRAINERS for pattern in (*_made_for(entry.stem), f".{entry.stem}*")]
+    given = [Path(entry.checkpoint) for _, _, entry in recipe.trained() if entry.checkpoint != "auto"]
+    return made + [escape(name.as_posix()) for path in given for name in (path, log_path(path))]
+
+
+def _made_for(stem: str) -> tuple[str, ...]:
+    """Patterns of what :meth:`AutoTrained.path` and training call the files of a part and its log."""
+    names = (stem, f"{stem}-[0-9]", f"{stem}-[0-9][0-9]")
+    return tuple(f"{name}{ending}" for name in names for ending in (".safetensors", ".tmp", "_log.csv"))
 
 
 @contextmanager

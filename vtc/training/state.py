@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -60,10 +61,12 @@ def load_state(
                 return 0, []
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         step, log = int(metadata["step"]), list(json.loads(metadata["log"]))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        if any(tensors[f"parameter {name}"].shape != own.shape for name, own in module.named_parameters()):
+            raise ValueError("parameters of other shapes")
+    except FileNotFoundError:
         return 0, []
-    parameters = {f"parameter {name}": value.shape for name, value in module.named_parameters()}
-    if any(name not in tensors or tensors[name].shape != shape for name, shape in parameters.items()):
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        print(f"note: {path}: notes of an interrupted training are damaged; it begins anew", file=sys.stderr)
         return 0, []
     if (name := first_not_finite(tensors.items())) is not None:
         raise InputError(f"{path}: {name} is not all finite numbers; remove the file, or compress to another directory")

@@ -37,7 +37,9 @@ from vtc.cli import main
 from vtc.errors import BundleError, InputError, ParityError, VtcError
 from vtc.models import load_adapter
 from vtc.models.base import VLMAdapter
+from vtc.resume import write_notes
 from vtc.runtime.vlm import VLM
+from vtc.staging import open_work
 
 pytestmark = pytest.mark.xdist_group("precisions")  # bundles are made once for all tests here
 
@@ -50,10 +52,11 @@ def exported(adapter: VLMAdapter, tmp_path_factory: pytest.TempPathFactory) -> t
     """All precisions but fp32 in one bundle."""
     wanted = request(adapter, *RECIPES["cls"], precisions=NAMES[1:])
     path = tmp_path_factory.mktemp("precisions") / "bundle"
-    work = staging_dir(path)
-    (work / "onnx").mkdir(parents=True)
-    (work / NOTES).write_text(json.dumps({"key": wanted.key, "graphs": {}}))
-    (work / "onnx/vision_encoder.onnx").write_bytes(b"of an interrupted export in fp32")
+    with open_work(path, "test") as work:
+        work.claim(NOTES, "onnx/vision_encoder.onnx")
+        (work.path / "onnx").mkdir()
+        write_notes(work.path / NOTES, {"key": wanted.key, "graphs": {}})
+        (work.path / "onnx/vision_encoder.onnx").write_bytes(b"of an interrupted export in fp32")
     return export(wanted, path), path
 
 

@@ -20,6 +20,7 @@ from vtc.bundle.engines import Limits, load_engines
 from vtc.bundle.manifest import Manifest
 from vtc.errors import InputError
 from vtc.runtime.nvidia import Gpu
+from vtc.staging import open_work
 
 pytestmark = needs_rtx
 
@@ -70,8 +71,10 @@ def test_what_was_built_for_something_else_is_built_again(
 def test_half_written_engine_is_not_trusted(bundle: Manifest, tmp_path: Path, counted: list[str]) -> None:
     out = tmp_path / "engines"
     interrupted(bundle, out, "decoder_segment_0")
-    (staging_dir(out) / "embed_tokens.engine").write_bytes(b"half")
-    (staging_dir(out) / "of_another_bundle.engine").write_bytes(b"old")
+    with open_work(out, "test") as work:
+        work.claim("*.engine")
+        (work.path / "embed_tokens.engine").write_bytes(b"half")
+        (work.path / "of_another_bundle.engine").write_bytes(b"old")
     built = build(request(bundle), out)
     assert counted == ["vision_encoder", "embed_tokens", *list(bundle.graphs)[1:]]
     assert not (built.root / "of_another_bundle.engine").exists()

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtc.bundle.engines import Limits
+from vtc.bundle.interface import Shapes, check_interface
 from vtc.bundle.manifest import Manifest
 from vtc.errors import BundleError
 from vtc.runtime.interface import DTYPES, Array, IntArray, LoadedGraph, Past, Result, Tensor
@@ -124,6 +125,11 @@ class Graph:
         self._binding.clear_binding_inputs()
         self._binding.clear_binding_outputs()
 
+    def shapes(self) -> tuple[Shapes, Shapes]:
+        """Names and sizes of inputs and of outputs."""
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        return {value.name: value.shape for value in inputs}, {value.name: value.shape for value in outputs}
+
     def empty(self, *shape: int, dtype: type[np.generic]) -> Tensor:
         value: Tensor = self._runtime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=dtype), self._device)
         return value
@@ -155,7 +161,9 @@ class OnnxRuntime:
         manifest.check_precision(self.precision)
 
     def open(self, graph: str) -> Graph:
-        return Graph(self._manifest.graph(graph, self.precision), self._provider, self._threads, self._sparing)
+        opened = Graph(self._manifest.graph(graph, self.precision), self._provider, self._threads, self._sparing)
+        check_interface(self._manifest, graph, *opened.shapes())
+        return opened
 
     def admit(self, needed: Limits) -> None:
         """ONNX graphs take any number of prompts, images and tokens."""

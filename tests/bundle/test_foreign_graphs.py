@@ -1,0 +1,169 @@
+"""Graphs that are not what the manifest says, or read what it does not list, are refused though every hash is right."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.runtime.toy import Segment, make_toy, write_toy_bundle
+from vtc.artifact import publish, staging_dir
+from vtc.bundle.external_data import external_files
+from vtc.bundle.manifest import load_manifest
+from vtc.errors import BundleError
+from vtc.runtime.vlm import VLM
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A toy bundle of two segments."""
+    toy = make_toy(segments=(Segment((0, 1)), Segment((2,), "text")))
+    return write_toy_bundle(toy, tmp_path / "bundle")
+
+
+def resealed(bundle: Path, change: Callable[[Path], object], **fields: Any) -> Path:
+    """The bundle with other files, published as if they were right."""
+    data = json.loads((bundle / "manifest.json").read_text())
+    work = staging_dir(bundle)
+    bundle.rename(work)
+    change(work)
+    return publish(work, bundle, {**{name: data[name] for name in data if name not in ("files", "digest")}, **fields})
+
+
+def swap(one: str, other: str) -> Callable[[Path], None]:
+    """Two graphs change places."""
+
+    def change(root: Path) -> None:
+        first, second = (root / f"onnx/{name}.onnx" for name in (one, other))
+        data = first.read_bytes()
+        first.write_bytes(second.read_bytes())
+        second.write_bytes(data)
+
+    return change
+
+
+NAMES = ("vision_encoder", "embed_tokens", "decoder_segment_0", "decoder_segment_1", "token_selector_1")
+
+
+@pytest.mark.parametrize(("one", "other"), [(a, b) for i, a in enumerate(NAMES) for b in NAMES[i + 1 :]])
+def test_graph_in_the_place_of_another_is_refused(bundle: Path, one: str, other: str) -> None:
+    resealed(bundle, swap(one, other))
+    with pytest.raises(BundleError, match=r"graph '\w+' is not the one that the manifest describes"):
+        answer(bundle)
+
+
+def answer(bundle: Path) -> str:
+    """Ask it, so that every graph is opened."""
+    from PIL import Image
+
+    return VLM.load(bundle).ask(Image.new("RGB", (16, 16)), "red", 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("kv_heads", 2), ("head_dim", 16), ("bidirectional", "image")], ids=["heads", "width", "blocks"]
+)
+def test_manifest_of_another_decoder_is_refused(bundle: Path, key: str, value: object) -> None:
+    facts = json.loads((bundle / "manifest.json").read_text())["generation"]
+    resealed(bundle, lambda _: None, generation={**facts, key: value})
+    with pytest.raises(BundleError, match="not the one that the manifest describes"):
+        answer(bundle)
+
+
+def outside(location: str) -> Callable[[Path], None]:
+    """The embedding's weights lie in another file."""
+
+    def change(root: Path) -> None:
+        path = root / "onnx/embed_tokens.onnx"
+        model = onnx.load(path)
+        (weight,) = model.graph.initializer
+        if location and "/" not in location:
+            (root / "onnx" / location).write_bytes(weight.raw_data)
+        weight.ClearField("raw_data")
+        weight.data_location = TensorProto.EXTERNAL
+        weight.external_data.add(key="location", value=location)
+        path.write_bytes(model.SerializeToString())
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "location", ["../../weights", "/etc/passwd", "*/_ORT_MEM_ADDR_/*", "", ".hidden", "nowhere/../x"]
+)
+def test_weights_in_files_that_the_manifest_does_not_list_are_refused(bundle: Path, location: str) -> None:
+    (bundle.parent / "weights").write_bytes(b"x")
+    resealed(bundle, outside(location))
+    with pytest.raises(BundleError, match="which the manifest does not list"):
+        answer(bundle)
+
+
+def test_weights_in_a_listed_file_are_loaded_and_covered_by_its_hash(bundle: Path) -> None:
+    resealed(bundle, outside("embed_tokens.onnx_data"))
+    assert answer(bundle) is not None
+    data = bundle / "onnx/embed_tokens.onnx_data"
+    data.write_bytes(data.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(BundleError, match="has changed"):
+        answer(bundle)
+
+
+def test_external_data_is_found_wherever_a_graph_can_keep_a_tensor(tmp_path: Path) -> None:
+    def tensor(name: str) -> TensorProto:
+        made = numpy_helper.from_array(np.zeros(2, np.float32), name)
+        made.ClearField("raw_data")
+        made.data_location = TensorProto.EXTERNAL
+        made.external_data.add(key="location", value=name)
+        made.external_data.add(key="offset", value="0")
+        return made
+
+    inner = helper.make_graph([helper.make_node("Constant", [], ["c"], value=tensor("inner"))], "g", [], [])
+    inner.initializer.append(tensor("inner weights"))
+    graph = helper.make_graph([helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=inner)], "g", [], [])
+    graph.initializer.append(tensor("weights"))
+    model = helper.make_model(graph)
+    node = helper.make_node("Constant", [], ["f"], value=tensor("function"))
+    model.functions.append(helper.make_function("d", "f", [], ["f"], [node], []))
+    path = tmp_path / "graph.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert external_files(path) == {"inner", "inner weights", "weights", "function"}
+    path.write_bytes(b"\x0blocation")
+    with pytest.raises(BundleError, match="is not an ONNX graph"):
+        external_files(path)
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "huge", "folder", "deep"])
+def test_manifest_that_is_no_small_file_is_refused_at_once(bundle: Path, kind: str) -> None:
+    file = bundle / "manifest.json"
+    file.unlink()
+    if kind == "device":
+        file.symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "huge":
+        with file.open("wb") as stream:
+            stream.truncate(3 * 2**30)
+    elif kind == "folder":
+        file.mkdir()
+    else:
+        file.write_text("[" * 10**6)
+    with pytest.raises(BundleError, match=r"manifest\.json: "):
+        load_manifest(bundle)
+
+
+@pytest.mark.parametrize("files", [None, [], {"a": None}, {"a": {"sha256": 1, "bytes": "x"}}, {"../a": {}}])
+def test_manifest_with_files_of_another_kind_is_refused(bundle: Path, files: object) -> None:
+    from vtc.artifact import verify_files
+
+    with pytest.raises(BundleError):
+        verify_files(bundle, files)  # type: ignore[arg-type]
+
+
+def test_manifest_of_schema_3_without_its_fields_is_refused(bundle: Path) -> None:
+    resealed(bundle, lambda _: None, schema=3, plan={}, images=[{}])
+    with pytest.raises(BundleError, match="not a manifest of its schema"):
+        load_manifest(bundle)

@@ -1,0 +1,1 @@
+"""Commands that are killed, starved and disturbed at every step; `make faults` runs all of it."""
