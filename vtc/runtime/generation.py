@@ -106,9 +106,6 @@ class Steps(Protocol):
     def step(self, tokens: IntArray, cache: Cache) -> Logits:
         """Run one more token of each row, (B,); the cache moves on. Returns logits (B, V)."""
 
-    def release(self) -> None:
-        """Let go of the last generation's tensors."""
-
 
 class RunningGeneration:
     """A batch on its way: prefilled when made, one token a row with each turn of the iteration.
@@ -164,7 +161,6 @@ class RunningGeneration:
             self._left -= 1
             full = int(self._cache.following.max()) >= self._model.text.facts.context
             if not any(self._open) or self._left == 0 or full:
-                self._model.release()
                 return
             begin = time.perf_counter()
             self._next = self._sampler(self._model.step(self._next, self._cache))

@@ -8,6 +8,7 @@ print(model.ask("photo.jpg", "What is in the picture?"))
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -37,7 +38,11 @@ ImageLike = str | Path | Image.Image
 
 
 class VLM:
-    """A bundle that answers. Not for several threads at once.
+    """A bundle that answers.
+
+    Any number of threads may ask it at once; each gets the answer that it would get alone. ONNX Runtime runs them side
+    by side, TensorRT engines take turns. One :class:`~vtc.runtime.generation.RunningGeneration` or stream belongs to
+    one thread.
 
     Graphs are loaded when they are first wanted, those that every answer needs at the latest by :meth:`open`.
 
@@ -58,6 +63,7 @@ class VLM:
         self.precision, self.provider = backend.precision, backend.provider
         self.text = Text(manifest)
         self._visions: dict[str, LoadedGraph] = {}
+        self._opening = threading.Lock()
 
     @classmethod
     def load(cls, path: str | Path, options: RuntimeOptions = RuntimeOptions(), **changes: Any) -> VLM:
@@ -120,9 +126,10 @@ class VLM:
 
     def vision(self, served: ServedImage) -> LoadedGraph:
         """The vision graph of a layout, opened when its first image comes."""
-        if served.suffix not in self._visions:
-            self._visions[served.suffix] = self.backend.open(f"vision_encoder{served.suffix}")
-        return self._visions[served.suffix]
+        with self._opening:
+            if served.suffix not in self._visions:
+                self._visions[served.suffix] = self.backend.open(f"vision_encoder{served.suffix}")
+            return self._visions[served.suffix]
 
     def serve(self, images: Sequence[Sequence[Image.Image]]) -> ServedImage:
         """The layout for a batch, nearest to its first image in shape, then in size."""
@@ -257,7 +264,6 @@ class VLM:
         steps, cache = [prefilled.logits], prefilled.cache
         for column in range(longest - 1):
             steps.append(self.step(padded[:, column], cache))
-        self.release()
         stacked = np.stack(steps, axis=1)
         return [row[: len(ids)].copy() for row, ids in zip(stacked, continuations, strict=True)]
 
@@ -277,12 +283,13 @@ class VLM:
         if batch.pixels is None:
             return []
         if not any(segment.selector and segment.selector.kind == "prune" for segment in self.manifest.segments):
-            return [self.see(batch, batch.pixels, self._embed(batch))[1]]
-        prefilled = self.prefill(batch)
-        kept = [prefilled.keep_indices]
-        for chosen in prefilled.cache.kept:
-            kept.append(np.take_along_axis(kept[-1], chosen.numpy(), axis=1))
-        self.release()
+            with self.backend.lock:
+                return [self.see(batch, batch.pixels, self._embed(batch))[1]]
+        with self.backend.lock:
+            prefilled = self.prefill(batch)
+            kept = [prefilled.keep_indices]
+            for chosen in prefilled.cache.kept:
+                kept.append(np.take_along_axis(kept[-1], chosen.numpy(), axis=1))
         return kept
 
     def encode(self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> tuple[Array, IntArray]:
@@ -301,8 +308,9 @@ class VLM:
         _, batch = self.inputs(images, prompts)
         if batch.pixels is None:
             raise InputError("there is no image to encode")
-        features, keep_indices = self.see(batch, batch.pixels, self._embed(batch))
-        return features.numpy(), keep_indices
+        with self.backend.lock:
+            features, keep_indices = self.see(batch, batch.pixels, self._embed(batch))
+            return features.numpy(), keep_indices
 
     def preprocess(self, images: Sequence[Image.Image]) -> Array:
         """Pixels of images, or of clips one frame after the other, as the vision graph takes them."""
@@ -332,6 +340,10 @@ class VLM:
         return milliseconds_since(begin), Batch(served, pixels, *self.text.batch(rows))
 
     def prefill(self, batch: Batch) -> Prefilled:
+        with self.backend.lock:
+            return self._prefill(batch)
+
+    def _prefill(self, batch: Batch) -> Prefilled:
         vision_ms = 0.0
         keep_indices = np.zeros((0, batch.served.keep_per_span), dtype=np.int64)
         embeds: Tensor | Array = (tokens := self._embed(batch))
@@ -371,12 +383,6 @@ class VLM:
 
     def step(self, tokens: IntArray, cache: Cache) -> Logits:
         return self.decoder.step(tokens, cache)
-
-    def release(self) -> None:
-        self.embedding.release()
-        for vision in self._visions.values():
-            vision.release()
-        self.decoder.release()
 
 
 def _open_all(image: ImageLike | Sequence[ImageLike] | None) -> list[Image.Image]:
