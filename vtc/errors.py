@@ -47,6 +47,12 @@ class ParityError(VtcError):
     exit_code = 4
 
 
+class NumericError(VtcError):
+    """What a model computes is not a number (NaN or infinity): nothing follows from it, and it equals nothing."""
+
+    exit_code = 2
+
+
 class GateInconclusive(VtcError):
     """The data cannot tell whether accuracy held; more samples are needed."""
 

@@ -103,6 +103,8 @@ PRECISIONS: tuple[Precision, ...] = (
         opset=19,
     ),
 )
+LAYER_TOLERANCE = 1e-2
+"""Difference of a layer from PyTorch's, of its largest value, that a few numbers rounded up here and down there make."""
 NAMES = tuple(one.name for one in PRECISIONS)
 
 

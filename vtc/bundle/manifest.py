@@ -18,6 +18,7 @@ from vtc import artifact
 from vtc.artifact import MANIFEST, check_output, staging_dir
 from vtc.bundle.upgrade import OLDEST, upgraded
 from vtc.errors import BundleError, InputError
+from vtc.inputs.generation import GenerationRules
 from vtc.inputs.pixels import PixelSpec
 from vtc.inputs.positions import PositionRule
 
@@ -36,7 +37,7 @@ __all__ = [
     "write_bundle",
 ]
 
-SCHEMA = 4
+SCHEMA = 5
 KIND = "bundle"
 WEIGHTS = "_data"
 """What the file with a graph's weights is called beyond the graph's own file, where they are too large for that."""
@@ -115,6 +116,8 @@ class GenerationFacts:
         Decoder layers kept, and the shape of their cache.
     bidirectional : str
         Which tokens attend to each other in both directions, see :func:`vtc.inputs.schedule.attention_blocks`.
+    rules : GenerationRules
+        What the checkpoint's generation settings ask of answers.
     """
 
     eos_token_ids: tuple[int, ...]
@@ -126,6 +129,7 @@ class GenerationFacts:
     head_dim: int
     layers: int
     bidirectional: Literal["none", "image", "prompt"]
+    rules: GenerationRules = GenerationRules()
 
 
 @dataclass(frozen=True)
@@ -337,7 +341,7 @@ def write_bundle(work: Path, out: Path, manifest: Mapping[str, Any]) -> Path:
 
 def _parse(data: Mapping[str, Any], root: Path) -> Manifest:
     try:
-        manifest = TypeAdapter(Manifest).validate_json(json.dumps(upgraded(data)), strict=True)
+        manifest = TypeAdapter(Manifest).validate_json(json.dumps(upgraded(data, root)), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

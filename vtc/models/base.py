@@ -8,6 +8,7 @@ for images of one size, so that whatever depends on that size is a constant.
 from __future__ import annotations
 
 import copy
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,10 +25,14 @@ from typing_extensions import Self
 from vtc.errors import InputError, ModelError, one_line
 from vtc.facts.layout import ANY_IMAGE, ImageLayout, ImageOptions
 from vtc.facts.model import ModelFacts
+from vtc.inputs.generation import FILE as GENERATION_FILE
+from vtc.inputs.generation import GenerationRules, rules_of
 from vtc.inputs.pixels import PixelSpec, to_pixels
 from vtc.inputs.prompts import expand, render_chat, writes_start
 from vtc.models.images.pixel_settings import image_settings
 from vtc.models.parts.attention import GROUPED_ATTENTION
+
+_log = logging.getLogger(__name__)
 
 PLAIN_CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
@@ -138,7 +143,10 @@ class VLMAdapter(ABC):
                 f"{path}: checkpoint cannot be loaded (weights lack {missing[0]} and {len(missing) - 1} more); "
                 "fetch it again"
             )
-        return cls(path, facts, pixels, model, tokenizer, options)
+        adapter = cls(path, facts, pixels, model, tokenizer, options)
+        if told := adapter.rules.told:
+            _log.warning("note: %s: %s", path, told)
+        return adapter
 
     def with_image_options(self, options: ImageOptions) -> Self:
         """The same model, made ready for other images."""
@@ -328,8 +336,21 @@ class VLMAdapter(ABC):
     def eos_token_ids(self) -> list[int]:
         """Token ids that end a generation."""
         generation = self.model.generation_config
-        eos = (generation.eos_token_id if generation is not None else None) or self.tokenizer.eos_token_id
+        eos = None if generation is None else generation.eos_token_id
+        eos = self.tokenizer.eos_token_id if eos is None else eos
         return [int(token) for token in (eos if isinstance(eos, list) else [eos]) if token is not None]
+
+    @property
+    def rules(self) -> GenerationRules:
+        """What the checkpoint's generation settings ask of answers; `transformers` says where it finds them.
+
+        Raises
+        ------
+        ModelError
+            If they ask for something that is not served.
+        """
+        generation = self.model.generation_config
+        return rules_of({} if generation is None else generation.to_dict(), str(self.path / GENERATION_FILE))
 
     @property
     def pad_token_id(self) -> int:
