@@ -158,7 +158,7 @@ def compare(
 ) -> Parity:
     """Measure how far a bundle is from a model; see :func:`check_parity`.
 
-    Unless `strict`, logits count whatever was kept, and of what is kept :data:`LEAST_KEPT` must be what the model keeps.
+    Unless `strict`, logits count whatever was kept, and of the tokens that the model keeps :data:`LEAST_KEPT` must be.
 
     Raises
     ------
@@ -193,7 +193,8 @@ def compare(
         ours_logits = model.score([sample.images], [sample.prompt], [forced])[0]
         theirs_logits = bundle.score([sample.images], [sample.prompt], [forced])[0]
         if same or not strict or not np.isfinite(theirs_logits).all():
-            logits_diff = max(logits_diff, _largest(ours_logits - theirs_logits))
+            with np.errstate(invalid="ignore"):
+                logits_diff = max(logits_diff, _largest(ours_logits - theirs_logits))
         if not math.isfinite(features_diff) or not math.isfinite(logits_diff):
             raise ParityError(_no_numbers(precision))
         if answer == theirs:

@@ -104,7 +104,7 @@ PRECISIONS: tuple[Precision, ...] = (
     ),
 )
 LAYER_TOLERANCE = 1e-2
-"""Difference of a layer from PyTorch's, of its largest value, that a few numbers rounded up here and down there make."""
+"""Room for a few numbers that were rounded up here and down there; share of a layer's largest value."""
 NAMES = tuple(one.name for one in PRECISIONS)
 
 

@@ -48,8 +48,8 @@ def rows_and_logits(seed: int) -> tuple[list[list[int]], np.ndarray[Any, Any]]:
 
 def processors(settings: dict[str, Any], prompt: Sequence[int]) -> Any:
     """What transformers applies to the logits of a prompt on its own."""
-    tiny = dict(hidden_size=4, intermediate_size=4, num_hidden_layers=1, num_attention_heads=1)
-    model: Any = LlamaForCausalLM(LlamaConfig(vocab_size=WORDS, **tiny))  # type: ignore[arg-type]
+    tiny: Any = {"hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model: Any = LlamaForCausalLM(LlamaConfig(vocab_size=WORDS, **tiny))
     config: Any = GenerationConfig(eos_token_id=list(ENDS), **settings)  # type: ignore[no-untyped-call]
     config.max_length = len(prompt) + NEW
     model._prepare_special_tokens(config)

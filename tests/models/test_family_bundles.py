@@ -16,13 +16,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
+from transformers import GenerationConfig
 
+from exporters.describe import described
 from exporters.onnx import ExportRequest, export
 from exporters.parity import Parity
 from tests.models.families import CASES, Case, Checkpoints, compressed, every_case, every_family, prompts_of
 from tests.runtime.nvidia import nvidia, write_engine_set
 from tests.runtime.room import give_room
 from vtc.bundle.engines import Limits
+from vtc.bundle.manifest import GenerationFacts
 from vtc.compressed.checkpoint import Origin
 from vtc.compressed.model import CompressedModel
 from vtc.data.samples import samples_from
@@ -86,13 +90,21 @@ def exported(
 
 
 @every_case("batch", always=ALWAYS)
-def test_bundle_answers_as_the_model(bundles: Bundles, case: Case, kind: str) -> None:
+def test_bundle_answers_as_the_model(bundles: Bundles, case: Case, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, path = bundles(case)
     bundle = VLM.load(path, provider="cpu", threads=1)
     images, prompts = prompts_of(model.adapter, kind)
     ours = [answer.token_ids for answer in model.generate(images, prompts, 12)]
     assert [list(answer.token_ids) for answer in bundle.generate(images, prompts, 12)] == ours
     assert bundle.chat("what is red ?", case.frames) == model.adapter.chat("what is red ?")
+    settings: Any = GenerationConfig(  # type: ignore[no-untyped-call]
+        eos_token_id=[ours[0][3], ours[1][5]], pad_token_id=model.adapter.pad_token_id, repetition_penalty=1.3
+    )
+    monkeypatch.setattr(model.adapter.model, "generation_config", settings)
+    facts = TypeAdapter(GenerationFacts).validate_python(described([model])["generation"])
+    monkeypatch.setattr(bundle.text, "facts", facts)
+    ruled = [answer.token_ids for answer in model.generate(images, prompts, 12)]
+    assert [list(answer.token_ids) for answer in bundle.generate(images, prompts, 12)] == ruled != ours
 
 
 @every_case("batch", always=ALWAYS)

@@ -129,7 +129,7 @@ class GenerationFacts:
     head_dim: int
     layers: int
     bidirectional: Literal["none", "image", "prompt"]
-    rules: GenerationRules = GenerationRules()
+    rules: GenerationRules
 
 
 @dataclass(frozen=True)

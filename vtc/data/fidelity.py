@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vtc.errors import ModelError, NumericError
+from vtc.errors import ModelError
+from vtc.inputs.generation import check_finite
 
 Floats = NDArray[np.float64]
 
@@ -61,12 +62,8 @@ def divergence(original: NDArray[np.float32], compressed: NDArray[np.float32]) -
             f"logits of shape {original.shape} and {compressed.shape} cannot be compared: "
             "the models do not share a vocabulary; validate against the checkpoint it was made from"
         )
-    for who, logits in (("original", original), ("compressed", compressed)):
-        if not np.isfinite(logits).all():
-            raise NumericError(
-                f"the {who} model's logits are not numbers (NaN or infinity): its weights are damaged, or its values too "
-                "large for the precision; fetch the checkpoint again, or export with --precision bf16 or fp32"
-            )
+    check_finite(original, "the original's logits")
+    check_finite(compressed, "the compressed model's logits")
     p, q = log_softmax(original), log_softmax(compressed)
     kld = np.sum(np.exp(p) * (p - q), axis=-1)
     # Rounding may leave -1e-17 where the distributions are equal.

@@ -211,6 +211,11 @@ class RuledLogits:
         The prompts, as the model is given them, padded or not.
     max_new_tokens : int
         Tokens that are asked for.
+
+    Attributes
+    ----------
+    new : int
+        Tokens of each answer so far.
     """
 
     def __init__(
@@ -223,7 +228,7 @@ class RuledLogits:
     ) -> None:
         self._rules, self._ends, self._most = rules, sorted(ends), max_new_tokens
         self._rows = [ids[mask == 1].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
-        self._new = 0
+        self.new = 0
         alone = {(end,) for end in ends}
         self._bad_words = [run for run in rules.bad_words_ids if run not in alone]
 
@@ -238,7 +243,7 @@ class RuledLogits:
 
     def took(self, tokens: IntArray) -> None:
         """Take note of the tokens (B,) that the rows go on with."""
-        self._new += 1
+        self.new += 1
         if self._rules.touch_logits:
             for row, token in zip(self._rows, tokens.tolist(), strict=True):
                 row.append(token)
@@ -253,13 +258,13 @@ class RuledLogits:
         if rules.no_repeat_ngram_size:
             _forbid(scores, _repeating(row, rules.no_repeat_ngram_size))
         _forbid(scores, [run[-1] for run in self._bad_words if _completes(row, run)])
-        if self._new < rules.min_new_tokens:
+        if self.new < rules.min_new_tokens:
             _forbid(scores, self._ends)
-        if rules.forced_eos_token_ids and self._new == self._most - 1:
+        if rules.forced_eos_token_ids and self.new == self._most - 1:
             scores[:] = -np.inf
             scores[[token for token in rules.forced_eos_token_ids if 0 <= token < size]] = 0
         _forbid(scores, rules.suppress_tokens)
-        if self._new == 0:
+        if self.new == 0:
             _forbid(scores, rules.begin_suppress_tokens)
 
 
@@ -300,18 +305,16 @@ def _completes(row: Sequence[int], run: Sequence[int]) -> bool:
     return not before or (len(before) <= len(row) and row[-len(before) :] == before)
 
 
-def check_finite(best: NDArray[np.floating[Any]]) -> None:
-    """Make sure that the largest logits of a batch's rows, (B,), are numbers.
-
-    Where a row holds something that is not a number, so is its largest value.
+def check_finite(values: NDArray[np.floating[Any]], what: str = "the model's logits") -> None:
+    """Make sure that values are numbers; of a row, its largest is enough: it is none where another is none.
 
     Raises
     ------
     NumericError
-        If not.
+        If one is NaN or infinite.
     """
-    if not np.isfinite(best).all():
+    if not np.isfinite(values).all():
         raise NumericError(
-            "the model's logits are not numbers (NaN or infinity): its weights are damaged, or its values too large "
-            "for the precision; fetch the checkpoint again, or export with --precision bf16 or fp32"
+            f"{what} are not numbers (NaN or infinity): its weights are damaged, or its values too large for the "
+            "precision; fetch the checkpoint again, or export with --precision bf16 or fp32"
         )

@@ -382,6 +382,13 @@ class VLMAdapter(ABC):
         kind = "video" if self.facts.layout.frames > 1 else "image"
         return render_chat(self.chat_template, question, images, self.tokenizer.special_tokens_map, kind)
 
+    @property
+    def question_follows_image(self) -> bool:
+        """Whether the chat template puts a question after its image, where whatever reads questions looks for them."""
+        question = "Which question is it?"
+        prompt = self.chat(question)
+        return question not in prompt or prompt.rfind(self.placeholder) < prompt.find(question)
+
     def tokenize(self, prompts: Sequence[str], images: Sequence[int], tokens_per_span: int) -> tuple[Tensor, Tensor]:
         """Token ids of prompts whose image placeholders are expanded.
 
