@@ -26,6 +26,7 @@ from vtc.bundle.engines import Limits
 from vtc.compressed.checkpoint import Origin
 from vtc.compressed.model import CompressedModel
 from vtc.data.samples import samples_from
+from vtc.errors import InputError
 from vtc.facts.layout import ImageOptions
 from vtc.recipe import Recipe
 from vtc.runtime.vlm import VLM
@@ -174,3 +175,12 @@ def test_one_bundle_serves_several_layouts(checkpoints: Checkpoints, family: str
         assert bundle.serve(images) == served
         ours = [answer.token_ids for answer in model.generate(images, prompts, 8)]
         assert [list(answer.token_ids) for answer in bundle.generate(images, prompts, 8)] == ours
+    asked = [prompts_of(model.adapter, "one") for model in models] * 2
+    mixed = [images[0] for images, _ in asked], [prompts[0] for _, prompts in asked]
+    alone = [bundle.generate(*one, 8)[0].token_ids for one in asked]
+    assert [answer.token_ids for answer in bundle.generate(*mixed, 8)] == alone
+    continuations = [[5, 6, 7]] * 4
+    for scores, one in zip(bundle.score(*mixed, continuations), asked, strict=True):
+        np.testing.assert_allclose(scores, bundle.score(*one, [[5, 6, 7]])[0], atol=1e-4)
+    with pytest.raises(InputError, match="different layouts"):
+        bundle.encode(*mixed)

@@ -62,11 +62,9 @@ class Item:
 
     def load(self) -> Image.Image:
         """The image, RGB."""
-        if isinstance(self.image, Path):
-            from vtc.runtime.image import open_image
+        from vtc.runtime.image import open_image
 
-            return open_image(self.image)
-        return self.image
+        return open_image(self.image)
 
 
 @dataclass(frozen=True)
