@@ -94,6 +94,13 @@ def test_bundle_answers_as_the_model(bundles: Bundles, case: Case, kind: str) ->
     ours = [answer.token_ids for answer in model.generate(images, prompts, 12)]
     assert [list(answer.token_ids) for answer in bundle.generate(images, prompts, 12)] == ours
     assert bundle.chat("what is red ?", case.frames) == model.adapter.chat("what is red ?")
+    served, adapter = bundle.manifest.images[0], model.adapter
+    marked = f"what is {adapter.placeholder} or {adapter.image_token} ?"
+    assert bundle.chat(marked, case.frames) == adapter.chat(marked)
+    (row,) = bundle.text.encode([bundle.chat(marked, case.frames)], [1], served)
+    ids, _ = adapter.tokenize([adapter.chat(marked)], [1], model.keep_per_span)
+    assert row == ids[0].tolist()
+    assert row.count(served.token_id) == served.spans * served.keep_per_span
 
 
 @every_case("batch", always=ALWAYS)

@@ -171,6 +171,7 @@ def test_a_dark_file_of_16_bits_stays_dark(tmp_path: Path) -> None:
         ("a" * 9000, "File name too long"),
         ("a\0b.png", "is not a path"),
     ],
+    ids=lambda value: value if isinstance(value, str) and value.isprintable() and len(value) < 60 else "image",
 )
 def test_what_is_no_image_is_refused_in_few_words(array: Any, words: str) -> None:
     with pytest.raises(InputError) as refused:
