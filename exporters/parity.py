@@ -173,16 +173,16 @@ def compare(
     features_diff, logits_diff, matches, near_ties = 0.0, 0.0, 0, 0
     for done, (model, sample, (moved, difference)) in enumerate(zip(served, samples, seen, strict=True), start=1):
         allowed = max(1, int(limits.moved * model.keep_per_span)) if strict else model.keep_per_span
-        if not any(one.count for one in moved):
+        if not any(one.others for one in moved):
             moved = _moved_in_decoder(model, bundle, sample) or moved
-        most = max((one.count for one in moved), default=0)
+        most = max((one.others for one in moved), default=0)
         if most > allowed and most > _moved_by_noise(model, sample):
             raise ParityError(
                 f"{precision} graphs keep {most} other tokens of an image than the model, of "
                 f"{model.keep_per_span}, where {allowed} may be others; nothing was published"
             )
         shares += [1 - one.share for one in moved]
-        same = not any(one.count for one in moved)
+        same = not any(one.others for one in moved)
         features_diff = max(features_diff, difference)
         answer = model.generate([sample.images], [sample.prompt], ANSWER_TOKENS)[0].token_ids
         try:
@@ -261,7 +261,7 @@ def check_layers(found: Parity, precision: str, off: float) -> Parity:
 class Moved(NamedTuple):
     """Of one image, how many other tokens were kept than the model keeps, and what share of all that it keeps."""
 
-    count: int
+    others: int
     share: float
 
 
@@ -275,7 +275,7 @@ def _compare_vision(model: CompressedModel, bundle: VLM, sample: Sample) -> tupl
     moved = _moved(indices, their_indices)
     if not (np.isfinite(features).all() and np.isfinite(their_features).all()):
         return moved, math.inf
-    kept = np.asarray([one.count == 0 for one in moved])
+    kept = np.asarray([one.others == 0 for one in moved])
     largest = np.abs(features[kept]).max(axis=(1, 2), keepdims=True, initial=1.0)
     difference = np.abs(features[kept] - their_features[kept].astype(np.float32)) / largest
     return moved, _largest(difference)
@@ -323,7 +323,7 @@ def _moved_by_noise(model: CompressedModel, sample: Sample) -> int:
         with torch.inference_mode():
             _, state = model.prefill(ids, mask, pixels * noise)
         for mine, other in zip(kept, state.kept, strict=True):
-            most = max(most, *(one.count for one in _moved(mine, other.numpy())))
+            most = max(most, *(one.others for one in _moved(mine, other.numpy())))
     return most
 
 

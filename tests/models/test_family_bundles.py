@@ -30,6 +30,7 @@ from vtc.bundle.manifest import GenerationFacts
 from vtc.compressed.checkpoint import Origin
 from vtc.compressed.model import CompressedModel
 from vtc.data.samples import samples_from
+from vtc.errors import InputError
 from vtc.facts.layout import ImageOptions
 from vtc.recipe import Recipe
 from vtc.runtime.vlm import VLM
@@ -97,6 +98,13 @@ def test_bundle_answers_as_the_model(bundles: Bundles, case: Case, kind: str, mo
     ours = [answer.token_ids for answer in model.generate(images, prompts, 12)]
     assert [list(answer.token_ids) for answer in bundle.generate(images, prompts, 12)] == ours
     assert bundle.chat("what is red ?", case.frames) == model.adapter.chat("what is red ?")
+    served, adapter = bundle.manifest.images[0], model.adapter
+    marked = f"what is {adapter.placeholder} or {adapter.image_token} ?"
+    assert bundle.chat(marked, case.frames) == adapter.chat(marked)
+    (row,) = bundle.text.encode([bundle.chat(marked, case.frames)], [1], served)
+    ids, _ = adapter.tokenize([adapter.chat(marked)], [1], model.keep_per_span)
+    assert row == ids[0].tolist()
+    assert row.count(served.token_id) == served.spans * served.keep_per_span
     settings: Any = GenerationConfig(  # type: ignore[no-untyped-call]
         eos_token_id=[ours[0][3], ours[1][5]], pad_token_id=model.adapter.pad_token_id, repetition_penalty=1.3
     )
@@ -186,3 +194,12 @@ def test_one_bundle_serves_several_layouts(checkpoints: Checkpoints, family: str
         assert bundle.serve(images) == served
         ours = [answer.token_ids for answer in model.generate(images, prompts, 8)]
         assert [list(answer.token_ids) for answer in bundle.generate(images, prompts, 8)] == ours
+    asked = [prompts_of(model.adapter, "one") for model in models] * 2
+    mixed = [images[0] for images, _ in asked], [prompts[0] for _, prompts in asked]
+    alone = [bundle.generate(*one, 8)[0].token_ids for one in asked]
+    assert [answer.token_ids for answer in bundle.generate(*mixed, 8)] == alone
+    continuations = [[5, 6, 7]] * 4
+    for scores, one in zip(bundle.score(*mixed, continuations), asked, strict=True):
+        np.testing.assert_allclose(scores, bundle.score(*one, [[5, 6, 7]])[0], atol=1e-4)
+    with pytest.raises(InputError, match="different layouts"):
+        bundle.encode(*mixed)

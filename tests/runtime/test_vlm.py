@@ -101,7 +101,10 @@ def test_three_lines_answer_a_question(toy_bundle: Path, tmp_path: Path) -> None
     model = vtc.load(toy_bundle)
     answer = model.ask(tmp_path / "photo.png", "what is red", max_new_tokens=6)
     assert answer == model.ask(picture(0), "what is red", max_new_tokens=6)
+    assert answer == model.ask(np.asarray(picture(0)), "what is red", max_new_tokens=6)
+    assert answer == model.ask((tmp_path / "photo.png").read_bytes(), "what is red", max_new_tokens=6)
     assert "".join(model.stream(picture(0), "what is red", max_new_tokens=6)) == answer
+    assert isinstance(model.ask(picture(0), "what does <image> mean", max_new_tokens=2), str)
     assert isinstance(model.ask([picture(0), picture(1)], "what is red", max_new_tokens=2), str)
     assert isinstance(model.ask(None, "what is red", max_new_tokens=2), str)
 

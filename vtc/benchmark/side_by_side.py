@@ -19,9 +19,9 @@ from vtc.errors import BundleError, InputError
 from vtc.evaluate.contestants import manifest_of, served_by
 from vtc.facts.layout import ANY_IMAGE
 from vtc.progress import Report, silent
-from vtc.runtime.image import open_image
+from vtc.runtime.image import ImageLike, open_image
 from vtc.runtime.options import RuntimeOptions
-from vtc.runtime.vlm import VLM, ImageLike
+from vtc.runtime.vlm import VLM
 
 REFERENCE_QUESTIONS = 8
 PARITY_SAMPLES = 4
@@ -90,7 +90,7 @@ def bench_prompts(images: Sequence[ImageLike], question: str | None) -> list[Ben
     from vtc.data.datasets import load_dataset
 
     if images:
-        opened = tuple(open_image(image) if isinstance(image, str | Path) else image for image in images)
+        opened = tuple(open_image(image) for image in images)
         return [BenchPrompt(opened, question or "What is in the image?")]
     if question is not None:
         raise InputError("--prompt needs --image")

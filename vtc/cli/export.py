@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from exporters.precision import LAYER_TOLERANCE, NAMES, PRECISIONS, precision
+from vtc.cli.data_options import images_outside_flag
 from vtc.cli.image_options import image_option_flags
 from vtc.cli.verb import suggest, verb
 from vtc.facts.layout import ImageOptions
@@ -68,6 +69,7 @@ interrupted export is taken up again by the same command."""
     help="Images and questions to compare on: a directory with data.jsonl, or 'reference'. Without it the reference "
     "model is asked about drawn digits, other models about random images.",
 )
+@images_outside_flag
 @click.option("--samples", default=16, show_default=True, type=click.IntRange(1), help="Prompts to compare on.")
 @image_option_flags(several=True)
 def command(directory: Path, image_options: list[ImageOptions], **asked: Any) -> None:

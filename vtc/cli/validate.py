@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from vtc.cli.data_options import images_outside_flag
 from vtc.cli.runtime_options import runtime_flags
 from vtc.cli.verb import suggest, verb
 from vtc.evaluate.contestants import BASELINES
@@ -35,6 +36,7 @@ def _baselines(_context: click.Context, _option: click.Parameter, value: str) ->
     metavar="D",
     help="Questions: a directory with data.jsonl, or 'reference'.  [default: 'reference' for the reference model]",
 )
+@images_outside_flag
 @click.option(
     "--samples",
     type=click.IntRange(min=1),

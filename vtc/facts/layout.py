@@ -9,6 +9,7 @@ processor writes text between the tiles of an image, each tile is a span of its 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -189,3 +190,22 @@ def shared_out(keep: int, sizes: Sequence[int]) -> list[int]:
 def single_view(image_size: Grid, grid: Grid) -> ImageLayout:
     """The layout of an image that is one view."""
     return ImageLayout(image_size, grid, (Block(grid),))
+
+
+def nearest_layout(image: Grid, sizes: Sequence[Grid]) -> int:
+    """Number of the layout for an image: the one made for images nearest to it in shape, then in size.
+
+    Parameters
+    ----------
+    image : (int, int)
+        Rows and columns of its pixels.
+    sizes : sequence of (int, int)
+        Rows and columns of pixels that each layout is made for.
+    """
+
+    def distance(number: int) -> tuple[float, float]:
+        height, width = sizes[number]
+        shape = abs(math.log(height * image[1] / (width * image[0])))
+        return round(shape, 6), abs(math.log(height * width / (image[1] * image[0])))
+
+    return min(range(len(sizes)), key=distance)

@@ -28,7 +28,7 @@ from vtc.facts.model import ModelFacts
 from vtc.inputs.generation import FILE as GENERATION_FILE
 from vtc.inputs.generation import GenerationRules, rules_of
 from vtc.inputs.pixels import PixelSpec, to_pixels
-from vtc.inputs.prompts import expand, render_chat, writes_start
+from vtc.inputs.prompts import expand, render_chat, without_marks, writes_start
 from vtc.models.images.pixel_settings import image_settings
 from vtc.models.parts.attention import GROUPED_ATTENTION
 
@@ -380,6 +380,7 @@ class VLMAdapter(ABC):
     def chat(self, question: str, images: int = 1) -> str:
         """A question put into the checkpoint's chat template, images (or clips) first."""
         kind = "video" if self.facts.layout.frames > 1 else "image"
+        question = without_marks(question, (self.placeholder, self.image_token))
         return render_chat(self.chat_template, question, images, self.tokenizer.special_tokens_map, kind)
 
     @property

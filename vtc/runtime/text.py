@@ -12,7 +12,7 @@ from tokenizers.decoders import DecodeStream
 
 from vtc.bundle.manifest import Manifest, ServedImage
 from vtc.errors import BundleError
-from vtc.inputs.prompts import expand, render_chat, writes_start
+from vtc.inputs.prompts import expand, render_chat, without_marks, writes_start
 
 IntArray = NDArray[np.int64]
 
@@ -50,6 +50,7 @@ class Text:
 
     def chat(self, question: str, inputs: int, served: ServedImage) -> str:
         """A question about so many images or clips in the chat template; LLaVA-1.5's where a bundle has none."""
+        question = without_marks(question, (served.placeholder, served.token))
         if self.chat_template is None:
             return f"USER: {served.placeholder * inputs}\n{question} ASSISTANT:"
         return render_chat(self.chat_template, question, inputs, self.special_tokens, served.kind)

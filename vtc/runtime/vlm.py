@@ -7,7 +7,6 @@ print(model.ask("photo.jpg", "What is in the picture?"))
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,19 +21,19 @@ from PIL import Image
 from vtc.bundle.engines import Limits
 from vtc.bundle.manifest import Manifest, ServedImage, load_manifest
 from vtc.errors import InputError
+from vtc.facts.layout import nearest_layout
+from vtc.inputs.batches import in_parts
 from vtc.inputs.pixels import to_pixels
 from vtc.inputs.prompts import clips
 from vtc.inputs.schedule import query_tokens
 from vtc.runtime.backends import open_backend
 from vtc.runtime.decoder import Cache, Decoder, Logits
 from vtc.runtime.generation import Batch, Generation, Prefilled, RunningGeneration, milliseconds_since
-from vtc.runtime.image import open_image
+from vtc.runtime.image import ImageLike, open_batch, open_several
 from vtc.runtime.interface import Array, Backend, IntArray, LoadedGraph, Tensor
 from vtc.runtime.options import RuntimeOptions
 from vtc.runtime.sampling import Sampler
 from vtc.runtime.text import Text
-
-ImageLike = str | Path | Image.Image
 
 
 class VLM:
@@ -131,18 +130,23 @@ class VLM:
                 self._visions[served.suffix] = self.backend.open(f"vision_encoder{served.suffix}")
             return self._visions[served.suffix]
 
+    def layouts(self, images: Sequence[Sequence[Image.Image]]) -> list[int]:
+        """Number of each prompt's layout: the one nearest to its first image, and the default one without an image."""
+        sizes = [served.size for served in self.manifest.images]
+        return [nearest_layout((group[0].height, group[0].width), sizes) if group else 0 for group in images]
+
     def serve(self, images: Sequence[Sequence[Image.Image]]) -> ServedImage:
-        """The layout for a batch, nearest to its first image in shape, then in size."""
-        first = next((image for group in images for image in group), None)
-        if first is None:
-            return self.manifest.images[0]
+        """The layout of a batch.
 
-        def distance(served: ServedImage) -> tuple[float, float]:
-            height, width = served.size
-            shape = abs(math.log(height * first.width / (width * first.height)))
-            return round(shape, 6), abs(math.log(height * width / (first.width * first.height)))
-
-        return min(self.manifest.images, key=distance)
+        Raises
+        ------
+        InputError
+            If its prompts take different ones.
+        """
+        numbers = set(self.layouts([group for group in images if group])) or {0}
+        if len(numbers) > 1:
+            raise InputError("images of a batch take different layouts of the bundle; ask about each shape by itself")
+        return self.manifest.images[numbers.pop()]
 
     # One question -------------------------------------------------------------------------------------------
 
@@ -162,7 +166,8 @@ class VLM:
 
         Parameters
         ----------
-        image : path, PIL image, a sequence of those, or None
+        image : path, PIL image, array (a camera's frame), bytes or file object, a sequence of those, or None
+            See :func:`vtc.runtime.image.open_image`.
         question : str
         max_new_tokens : int
         sampling
@@ -191,7 +196,7 @@ class VLM:
         max_new_tokens: int,
         sampling: Mapping[str, Any],
     ) -> RunningGeneration:
-        images = _open_all(image)
+        images = open_several(image)
         return self.start([images], [self.chat(question, len(images))], max_new_tokens, Sampler(**sampling))
 
     # Batches ------------------------------------------------------------------------------------------------
@@ -218,9 +223,13 @@ class VLM:
         -------
         list of Generation
         """
-        if not prompts:
-            return []
-        return self.start(images, prompts, max_new_tokens, sampler or Sampler()).finish()
+        opened = open_batch(images)
+
+        def answer(rows: list[int]) -> list[Generation]:
+            part = [opened[row] for row in rows], [prompts[row] for row in rows]
+            return self.start(*part, max_new_tokens, sampler or Sampler()).finish()
+
+        return in_parts(self.layouts(opened), answer)
 
     def start(
         self,
@@ -253,8 +262,15 @@ class VLM:
         list of arrays of shape (T, V), float32
             Row t holds the logits from which token t of the continuation would be drawn.
         """
-        if not prompts:
-            return []
+        opened = open_batch(images)
+
+        def part(rows: list[int]) -> list[Logits]:
+            return self._score(*([given[row] for row in rows] for given in (opened, prompts, continuations)))
+
+        return in_parts(self.layouts(opened), part)
+
+    def _score(self, images: Any, prompts: Any, continuations: Sequence[Sequence[int]]) -> list[Logits]:
+        """Logits of prompts that share a layout."""
         longest = max(map(len, continuations))
         _, batch = self.inputs(images, prompts, longest)
         padded = np.full((len(prompts), max(longest, 1)), self.text.facts.pad_token_id, dtype=np.int64)
@@ -314,7 +330,8 @@ class VLM:
 
     def preprocess(self, images: Sequence[Image.Image]) -> Array:
         """Pixels of images, or of clips one frame after the other, as the vision graph takes them."""
-        return to_pixels(self.serve([images]).pixels, images)
+        (opened,) = open_batch([images])
+        return to_pixels(self.serve([opened]).pixels, opened)
 
     # Steps, as vtc.runtime.generation describes them ------------------------------------------------------------
 
@@ -323,6 +340,7 @@ class VLM:
     ) -> tuple[float, Batch]:
         """Milliseconds that making it took, and a batch that is ready to run and to be answered at such length."""
         begin = time.perf_counter()
+        images = open_batch(images)
         served = self.serve(images)
         counts = clips([len(group) for group in images], served.frames)
         rows = self.text.encode(prompts, counts, served)
@@ -383,10 +401,3 @@ class VLM:
 
     def step(self, tokens: IntArray, cache: Cache) -> Logits:
         return self.decoder.step(tokens, cache)
-
-
-def _open_all(image: ImageLike | Sequence[ImageLike] | None) -> list[Image.Image]:
-    if image is None:
-        return []
-    several = [image] if isinstance(image, str | Path | Image.Image) else image
-    return [one if isinstance(one, Image.Image) else open_image(one) for one in several]
