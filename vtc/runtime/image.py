@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, _imaging
 
 from vtc.errors import InputError, OutOfResources, one_line
 from vtc.files import open_regular
@@ -73,8 +73,9 @@ def open_several(image: ImageLike | Sequence[ImageLike] | None) -> list[Image.Im
     """Open an image, or several, or none."""
     if image is None:
         return []
-    several = isinstance(image, Sequence) and not isinstance(image, str | bytes | bytearray | memoryview)
-    return [open_image(one) for one in (image if several else [image])]
+    if isinstance(image, Sequence) and not isinstance(image, str | bytes | bytearray | memoryview):
+        return [open_image(one) for one in image]
+    return [open_image(image)]
 
 
 def open_batch(images: Sequence[Sequence[ImageLike]]) -> list[list[Image.Image]]:
@@ -195,7 +196,7 @@ def _quiet_libtiff() -> None:
     Its functions are found through the module of Pillow that is linked with it, where the system looks there.
     """
     with suppress(OSError, AttributeError):
-        library = ctypes.CDLL(Image.core.__file__)
+        library = ctypes.CDLL(_imaging.__file__)
         for handler in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
             handler.restype, handler.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
             handler(None)
