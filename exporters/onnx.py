@@ -194,6 +194,7 @@ def _manifest(request: ExportRequest, graphs: Mapping[str, Mapping[str, str]]) -
             "family": model.adapter.family,
             "sha256": request.origin.digest,
             "image_options": asdict(model.adapter.wanted),
+            "layouts": [asdict(one.adapter.wanted) for one in request.models],
         },
         "recipe": recipe.canonical(),
         "recipe_digest": recipe.digest,

@@ -15,7 +15,7 @@ from tests.tiny import RECIPES, WITHOUT_CLS, compressed, image, processor, write
 from vtc.compressed.baselines import baseline, downsampled_grid
 from vtc.compressed.model import CompressedModel
 from vtc.errors import InputError
-from vtc.evaluate.contestants import BASELINES
+from vtc.evaluate.baselines import BASELINES
 from vtc.models import load_adapter
 from vtc.models.base import VLMAdapter
 from vtc.models.random.shapes import TINY, TINY_SIGLIP, Shape

@@ -25,12 +25,17 @@ from exporters.parity import Parity
 from tests.models.families import CASES, Case, Checkpoints, compressed, every_case, every_family, prompts_of
 from tests.runtime.nvidia import nvidia, write_engine_set
 from tests.runtime.room import give_room
+from tests.tiny import image
 from vtc.bundle.engines import Limits
 from vtc.bundle.manifest import GenerationFacts
 from vtc.compressed.checkpoint import Origin
 from vtc.compressed.model import CompressedModel
+from vtc.data.datasets import Dataset, load_dataset
 from vtc.data.samples import samples_from
 from vtc.errors import InputError
+from vtc.evaluate.answers import Contestant, ask_all
+from vtc.evaluate.asking import Asking, Effort, Faults
+from vtc.evaluate.layouts import by_layout
 from vtc.facts.layout import ImageOptions
 from vtc.recipe import Recipe
 from vtc.runtime.vlm import VLM
@@ -203,3 +208,28 @@ def test_one_bundle_serves_several_layouts(checkpoints: Checkpoints, family: str
         np.testing.assert_allclose(scores, bundle.score(*one, [[5, 6, 7]])[0], atol=1e-4)
     with pytest.raises(InputError, match="different layouts"):
         bundle.encode(*mixed)
+    judged_in_its_own_layout(models, bundle, tmp_path / "data")
+
+
+def judged_in_its_own_layout(models: list[CompressedModel], bundle: VLM, directory: Path) -> None:
+    """Both models give the same answers to images of either shape, in batches of any size and order."""
+    directory.mkdir()
+    rows = []
+    for number in range(12):
+        name = f"{number}.png"
+        height, width = models[number % 2].adapter.facts.layout.image_size
+        image(number, (width, height)).save(directory / name)
+        rows.append({"id": number, "image": name, "question": "what is red ?", "answers": ["x"], "category": "c"})
+    (directory / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = load_dataset(directory, None, 0)
+    original = by_layout(models, [model.adapter.facts.layout.image_size for model in models])
+    both = Contestant("o", original, models[0].adapter.chat), Contestant("b", bundle, bundle.chat)
+    order = np.random.default_rng(0).permutation(12).tolist()
+    shuffled = Dataset("d", tuple(data.items[place] for place in order))
+    texts = []
+    for given, size in ((data, 1), (data, 3), (data, 8), (shuffled, 5)):
+        asking = Asking(Effort(size, 6), Faults(0, 12))
+        answers = [ask_all(one, given.items, asking, one.name) for one in both]
+        assert answers[0] == answers[1]
+        texts.append({name: answer["token_ids"] for name, answer in answers[0].items()})
+    assert texts[1:] == texts[:1] * 3

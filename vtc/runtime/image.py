@@ -7,7 +7,6 @@ import errno
 import io
 import os
 import re
-import stat
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,9 +16,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, _imaging
 
 from vtc.errors import InputError, OutOfResources, one_line
+from vtc.files import open_regular
 from vtc.inputs.pixels import MAX_PIXELS
 from vtc.inputs.rgb import from_array, to_rgb
 
@@ -73,8 +73,9 @@ def open_several(image: ImageLike | Sequence[ImageLike] | None) -> list[Image.Im
     """Open an image, or several, or none."""
     if image is None:
         return []
-    several = isinstance(image, Sequence) and not isinstance(image, str | bytes | bytearray | memoryview)
-    return [open_image(one) for one in (image if several else [image])]
+    if isinstance(image, Sequence) and not isinstance(image, str | bytes | bytearray | memoryview):
+        return [open_image(one) for one in image]
+    return [open_image(image)]
 
 
 def open_batch(images: Sequence[Sequence[ImageLike]]) -> list[list[Image.Image]]:
@@ -110,13 +111,12 @@ def _file(path: str | Path) -> Image.Image:
             if scheme == "data"
             else "is a URL, and nothing is fetched here; download it first and give the file"
         )
-    status = os.stat(path)
-    if stat.S_ISDIR(status.st_mode):
-        raise InputError("is a directory, not an image file")
-    if not stat.S_ISREG(status.st_mode):
-        raise InputError("is a pipe or a device, not an image file; save the image first")
-    _check_bytes(status.st_size)
-    with open(path, "rb") as stream:
+    try:
+        stream = open_regular(path)
+    except ValueError as error:
+        raise InputError("is not a path" if "null" in str(error) else f"{error}; give an image file") from None
+    with stream:
+        _check_bytes(os.fstat(stream.fileno()).st_size)
         return _decoded(stream)
 
 
@@ -176,8 +176,6 @@ def _fault(name: str, error: Exception) -> InputError:
         return InputError(f"{name}: is not an image of a known format ({', '.join(FORMATS)})")
     if code is not None:
         return InputError(f"{name}: cannot be read ({os.strerror(code)})")
-    if isinstance(error, ValueError) and "null" in str(error):
-        return InputError(f"{name}: is not a path")
     return InputError(f"{name}: cannot be decoded, the file is truncated or damaged ({one_line(error)})")
 
 
@@ -198,7 +196,7 @@ def _quiet_libtiff() -> None:
     Its functions are found through the module of Pillow that is linked with it, where the system looks there.
     """
     with suppress(OSError, AttributeError):
-        library = ctypes.CDLL(Image.core.__file__)
+        library = ctypes.CDLL(_imaging.__file__)
         for handler in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
             handler.restype, handler.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
             handler(None)

@@ -265,7 +265,8 @@ class VLM:
         opened = open_batch(images)
 
         def part(rows: list[int]) -> list[Logits]:
-            return self._score(*([given[row] for row in rows] for given in (opened, prompts, continuations)))
+            asked = [opened[row] for row in rows], [prompts[row] for row in rows]
+            return self._score(*asked, [continuations[row] for row in rows])
 
         return in_parts(self.layouts(opened), part)
 
