@@ -49,6 +49,7 @@ def _generation(model: CompressedModel) -> dict[str, Any]:
         "head_dim": decoder.head_dim,
         "layers": len(model.plan.decoder_layers),
         "bidirectional": decoder.bidirectional,
+        "rules": asdict(adapter.rules),
     }
 
 

@@ -31,7 +31,7 @@ from vtc.bundle.manifest import WEIGHTS, draft_manifest, write_bundle
 from vtc.compressed.checkpoint import Origin
 from vtc.compressed.model import CompressedModel
 from vtc.data.samples import Sample
-from vtc.errors import VtcError
+from vtc.errors import NumericError, VtcError
 from vtc.plan import plan
 from vtc.progress import Report, silent
 from vtc.recipe import Recipe
@@ -197,11 +197,13 @@ def _export_base(
 
 
 def _check_weights(model: CompressedModel, base: str) -> None:
-    for name, weight in model.adapter.model.named_parameters():
-        if not torch.isfinite(weight).all():
-            raise VtcError(
-                f"{name} is beyond {str(DTYPES[base]).removeprefix('torch.')}; give --precision bf16 or fp32"
-            )
+    """Make sure that what is exported is made of numbers: scores that are not choose tokens all the same."""
+    for name, weight in (*model.adapter.model.named_parameters(), *model.trained.named_parameters()):
+        if torch.isfinite(weight).all():
+            continue
+        if base == "fp32" or torch.isnan(weight).any():
+            raise NumericError(f"{name} holds what is not a number (NaN or infinity); fetch it, or train it, again")
+        raise VtcError(f"{name} is beyond {str(DTYPES[base]).removeprefix('torch.')}; give --precision bf16 or fp32")
 
 
 def _manifest(request: ExportRequest, graphs: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
@@ -213,6 +215,7 @@ def _manifest(request: ExportRequest, graphs: Mapping[str, Mapping[str, str]]) -
             "family": model.adapter.family,
             "sha256": request.origin.digest,
             "image_options": asdict(model.adapter.wanted),
+            "layouts": [asdict(one.adapter.wanted) for one in request.models],
         },
         "recipe": recipe.canonical(),
         "recipe_digest": recipe.digest,

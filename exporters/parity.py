@@ -7,20 +7,23 @@ same (numerics)? And does the whole, run end to end, say the same (greedy tokens
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from exporters.precision import LAYER_TOLERANCE
 from exporters.precision import precision as by_name
 from exporters.writing import external_data
 from vtc.bundle.manifest import Manifest
 from vtc.compressed.model import CompressedModel
 from vtc.data.samples import Sample
-from vtc.errors import ParityError
+from vtc.errors import NumericError, ParityError
+from vtc.inputs.generation import ruled_along
 from vtc.progress import Report, silent
 from vtc.runtime.generation import Batch
 from vtc.runtime.interface import Array, Tensor
@@ -29,12 +32,12 @@ from vtc.runtime.onnxruntime.providers import import_onnxruntime
 from vtc.runtime.options import RuntimeOptions
 from vtc.runtime.vlm import VLM
 
-LAYER_TOLERANCE = 1e-2
-"""Room for a few numbers that were rounded up here and down there."""
 ROUNDING = 1e-5
 NOISY_RUNS = 8
 """Relative change of pixels, and times it is tried, that tell a choice between near-ties from a wrong one."""
 ANSWER_TOKENS = 16
+LEAST_KEPT = 0.5
+"""Share of a model's kept tokens that a bundle must keep too, however much its precision rounds."""
 Indices = NDArray[Any]
 
 
@@ -62,6 +65,9 @@ class Parity:
     original : Parity or None
         Where only weights are rounded: how far the bundle is from the model itself. What stands here is then how far it
         is from the model with its weights rounded in the same way.
+    tokens_equal : float or None
+        Share of the tokens that the model keeps of an image that are kept here too, mean over images, at the step where
+        fewest are; None where the model chooses none.
     layers : float or None
         Where activations are rounded: largest difference of a linear layer's output, in units of its largest value,
         from PyTorch's with the same rounding of the same input. What stands here is how far the bundle is from the
@@ -78,6 +84,7 @@ class Parity:
     greedy_match: float
     near_ties: int
     original: Parity | None = None
+    tokens_equal: float | None = None
     layers: float | None = None
     emulated: bool = False
 
@@ -133,7 +140,7 @@ def check_parity(
     ParityError
         If other tokens are kept than near-ties explain (more than a few, and more than the model exchanges itself when
         its pixels are rounded), features or logits differ by more than the precision's
-        tolerance, or greedy tokens differ elsewhere than at a near-tie.
+        tolerance or are not numbers, or greedy tokens differ elsewhere than at a near-tie.
     """
     result = compare(models, bundle, precision, samples, progress, strict=True)
     _judge(result, precision)
@@ -151,44 +158,73 @@ def compare(
 ) -> Parity:
     """Measure how far a bundle is from a model; see :func:`check_parity`.
 
-    Unless `strict`, which tokens it keeps is not judged, and logits count whatever was kept.
+    Unless `strict`, logits count whatever was kept, and of the tokens that the model keeps :data:`LEAST_KEPT` must be.
+
+    Raises
+    ------
+    ParityError
+        If too little of what is kept is what the model keeps, or something is not a number: NaN equals nothing.
     """
     limits = by_name(precision)
     served = [models[bundle.manifest.images.index(bundle.serve([sample.images]))] for sample in samples]
     seen = [_compare_vision(model, bundle, sample) for model, sample in zip(served, samples, strict=True)]
     bundle.close_vision()
-    equal_indices, features_diff, logits_diff, matches, near_ties = [], 0.0, 0.0, 0, 0
+    shares: list[float] = []
+    features_diff, logits_diff, matches, near_ties = 0.0, 0.0, 0, 0
     for done, (model, sample, (moved, difference)) in enumerate(zip(served, samples, seen, strict=True), start=1):
         allowed = max(1, int(limits.moved * model.keep_per_span)) if strict else model.keep_per_span
-        if not any(moved):
+        if not any(one.others for one in moved):
             moved = _moved_in_decoder(model, bundle, sample) or moved
-        if max(moved, default=0) > allowed and max(moved) > _moved_by_noise(model, sample):
+        most = max((one.others for one in moved), default=0)
+        if most > allowed and most > _moved_by_noise(model, sample):
             raise ParityError(
-                f"{precision} graphs keep {max(moved)} other tokens of an image than the model, of "
-                f"{model.keep_per_span}; nothing was published"
+                f"{precision} graphs keep {most} other tokens of an image than the model, of "
+                f"{model.keep_per_span}, where {allowed} may be others; nothing was published"
             )
-        same = [count == 0 for count in moved]
-        equal_indices += same
+        shares += [1 - one.share for one in moved]
+        same = not any(one.others for one in moved)
         features_diff = max(features_diff, difference)
         answer = model.generate([sample.images], [sample.prompt], ANSWER_TOKENS)[0].token_ids
-        theirs = list(bundle.generate([sample.images], [sample.prompt], ANSWER_TOKENS)[0].token_ids)
+        try:
+            theirs = list(bundle.generate([sample.images], [sample.prompt], ANSWER_TOKENS)[0].token_ids)
+        except NumericError:
+            raise ParityError(_no_numbers(precision)) from None
         forced = [*answer, model.adapter.eos_token_ids[0]]
         ours_logits = model.score([sample.images], [sample.prompt], [forced])[0]
         theirs_logits = bundle.score([sample.images], [sample.prompt], [forced])[0]
-        if all(same) or not strict:
-            logits_diff = max(logits_diff, _largest(ours_logits - theirs_logits))
+        if same or not strict or not np.isfinite(theirs_logits).all():
+            with np.errstate(invalid="ignore"):
+                logits_diff = max(logits_diff, _largest(ours_logits - theirs_logits))
+        if not math.isfinite(features_diff) or not math.isfinite(logits_diff):
+            raise ParityError(_no_numbers(precision))
         if answer == theirs:
             matches += 1
-        elif not all(same) or _near_tie(ours_logits, answer, theirs, limits.near_tie):
+        elif not same or _near_tie(_as_chosen(model, sample, forced, ours_logits), answer, theirs, limits.near_tie):
             near_ties += 1
         progress(f"comparing {precision} graphs with the model", done, len(samples))
+    if not models[0].plan.chooses_tokens:
+        shares = []
+    if shares and np.mean(shares) < LEAST_KEPT and not strict:
+        raise ParityError(
+            f"{precision} rounding changes what is kept: {np.mean(shares):.0%} of the tokens that the model keeps are "
+            f"kept, where {LEAST_KEPT:.0%} is the least; nothing was published; give another --precision, or --data "
+            "with images like those it is for"
+        )
     return Parity(
         samples=len(samples),
-        indices_equal=float(np.mean(equal_indices)) if equal_indices and models[0].plan.chooses_tokens else None,
+        indices_equal=float(np.mean([share == 1 for share in shares])) if shares else None,
+        tokens_equal=float(np.mean(shares)) if shares else None,
         features_max_diff=features_diff,
         logits_max_diff=logits_diff,
         greedy_match=matches / len(samples) if samples else 1.0,
         near_ties=near_ties,
+    )
+
+
+def _no_numbers(precision: str) -> str:
+    return (
+        f"{precision} graphs compute what is not a number (NaN or infinity); nothing was published; give --precision "
+        "bf16 or fp32, and if it is fp32 already, fetch the checkpoint again"
     )
 
 
@@ -222,7 +258,14 @@ def check_layers(found: Parity, precision: str, off: float) -> Parity:
     return replace(found, layers=off)
 
 
-def _compare_vision(model: CompressedModel, bundle: VLM, sample: Sample) -> tuple[list[int], float]:
+class Moved(NamedTuple):
+    """Of one image, how many other tokens were kept than the model keeps, and what share of all that it keeps."""
+
+    others: int
+    share: float
+
+
+def _compare_vision(model: CompressedModel, bundle: VLM, sample: Sample) -> tuple[list[Moved], float]:
     """For each image how many other tokens were kept, and how far features are from ours where none were."""
     if not sample.images:
         return [], 0.0
@@ -230,7 +273,9 @@ def _compare_vision(model: CompressedModel, bundle: VLM, sample: Sample) -> tupl
     features, indices = (tensor.float().numpy() for tensor in model.features(*asked))
     their_features, their_indices = bundle.encode(*asked)
     moved = _moved(indices, their_indices)
-    kept = np.asarray(moved) == 0
+    if not (np.isfinite(features).all() and np.isfinite(their_features).all()):
+        return moved, math.inf
+    kept = np.asarray([one.others == 0 for one in moved])
     largest = np.abs(features[kept]).max(axis=(1, 2), keepdims=True, initial=1.0)
     difference = np.abs(features[kept] - their_features[kept].astype(np.float32)) / largest
     return moved, _largest(difference)
@@ -241,7 +286,7 @@ def _largest(difference: Indices) -> float:
     return float(np.nan_to_num(np.abs(difference), nan=np.inf).max(initial=0.0))
 
 
-def _moved_in_decoder(model: CompressedModel, bundle: VLM, sample: Sample) -> list[int]:
+def _moved_in_decoder(model: CompressedModel, bundle: VLM, sample: Sample) -> list[Moved]:
     """For each image how many other tokens were kept at the cut where that is most; nothing without a cut."""
     if not sample.images or not model.plan.cut_layers:
         return []
@@ -249,9 +294,16 @@ def _moved_in_decoder(model: CompressedModel, bundle: VLM, sample: Sample) -> li
     return [max(counts) for counts in zip(*map(_moved, ours, theirs), strict=True)]
 
 
-def _moved(ours: Indices, theirs: Indices) -> list[int]:
+def _moved(ours: Indices, theirs: Indices) -> list[Moved]:
     """For each image how many of their tokens (images, K) are not among ours."""
-    return [len(set(b) - set(a)) for a, b in zip(ours, theirs, strict=True)]
+    counts = [len(set(b) - set(a)) for a, b in zip(ours, theirs, strict=True)]
+    return [Moved(count, count / max(theirs.shape[1], 1)) for count in counts]
+
+
+def _as_chosen(model: CompressedModel, sample: Sample, forced: list[int], logits: Array) -> Array:
+    """Logits (T, V) along a model's answer, as its checkpoint's generation settings have them."""
+    ids, mask, _ = model.inputs([sample.images], [sample.prompt])
+    return ruled_along(model.adapter.rules, ids[0][mask[0] == 1].tolist(), forced, logits)
 
 
 def _moved_by_noise(model: CompressedModel, sample: Sample) -> int:
@@ -271,7 +323,7 @@ def _moved_by_noise(model: CompressedModel, sample: Sample) -> int:
         with torch.inference_mode():
             _, state = model.prefill(ids, mask, pixels * noise)
         for mine, other in zip(kept, state.kept, strict=True):
-            most = max(most, *_moved(mine, other.numpy()))
+            most = max(most, *(one.others for one in _moved(mine, other.numpy())))
     return most
 
 

@@ -39,6 +39,10 @@ class MissingDependency(InputError):
     """An optional package is needed for this command; the message names the extra that installs it."""
 
 
+class OutOfResources(InputError):
+    """The system has no file handle or no memory left; nothing is wrong with what was to be read."""
+
+
 class GateFailed(VtcError):
     """Accuracy did not hold."""
 
@@ -49,6 +53,12 @@ class ParityError(VtcError):
     """An exported graph does not compute what the PyTorch model computes."""
 
     exit_code = 4
+
+
+class NumericError(VtcError):
+    """What a model computes is not a number (NaN or infinity): nothing follows from it, and it equals nothing."""
+
+    exit_code = 2
 
 
 class GateInconclusive(VtcError):

@@ -167,7 +167,6 @@ def _bundle_ms(questions: Questions, stage: dict[str, Any], work: Path) -> float
         bundle.prefill(batch)
         selection = sum(graph.run_ms for graph in bundle.decoder.selectors)
         taken.append(1000 * (time.perf_counter() - begin) - selection)
-        bundle.release()
     return float(np.median(taken[WARM_UP:]))
 
 

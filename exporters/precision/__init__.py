@@ -103,6 +103,8 @@ PRECISIONS: tuple[Precision, ...] = (
         opset=19,
     ),
 )
+LAYER_TOLERANCE = 1e-2
+"""Room for a few numbers that were rounded up here and down there; share of a layer's largest value."""
 NAMES = tuple(one.name for one in PRECISIONS)
 
 

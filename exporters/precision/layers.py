@@ -7,6 +7,7 @@ compared one by one, each on the input that it has in the graph.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ def layers_off(
             if module.bias is not None and not layer.biased:
                 ours = ours - module.bias
             theirs = torch.from_numpy(found[layer.output].numpy())
-            worst = max(worst, float((ours - theirs).abs().max() / ours.abs().max().clamp(min=1e-12)))
+            off = float((ours - theirs).abs().max() / ours.abs().max().clamp(min=1e-12))
+            worst = max(worst, off if math.isfinite(off) else math.inf)
 
     fed(session, sources, [sample], compare, new_tokens=1)
     return worst

@@ -13,6 +13,7 @@ from tests.runtime.toy import Segment, make_toy, write_toy_bundle
 from vtc.artifact import publish, staging_dir
 from vtc.bundle.manifest import SCHEMA, load_manifest, write_bundle
 from vtc.errors import BundleError
+from vtc.inputs.generation import GenerationRules
 
 
 @pytest.fixture
@@ -74,6 +75,8 @@ def test_sizes_are_compared_even_where_hashes_are_not(bundle: Path) -> None:
         (lambda m: m["segments"][1]["selector"].update(kind="merge"), "wrong selector"),
         (lambda m: m["segments"][0].update(sees="text"), "wrong selector"),
         (lambda m: m.update(schema=99), "newer vtc"),
+        (lambda m: m["generation"]["rules"].update(repetition_penalty=0.0), r"generation\.rules: .*a number above 0"),
+        (lambda m: m["generation"]["rules"].update(suppress_tokens=["a"]), r"generation\.rules\.suppress_tokens"),
         (lambda m: m.update(kind="compressed"), "is a 'compressed', not a bundle; `vtc export` makes a bundle of it"),
     ],
 )
@@ -128,3 +131,25 @@ def test_bundle_of_schema_3_is_read_in_the_words_of_today(bundle: Path, shrunk: 
 def test_bundle_of_an_older_schema_is_refused_with_what_to_do(bundle: Path) -> None:
     with pytest.raises(BundleError, match=r"older vtc \(schema 2\); export the bundle again"):
         load_manifest(rewritten(bundle, lambda manifest: manifest.update(schema=2)))
+
+
+@pytest.mark.parametrize("schema", [3, 4])
+def test_an_older_bundle_has_the_rules_of_the_settings_that_lie_in_it(bundle: Path, schema: int) -> None:
+    def older(manifest: dict[str, Any]) -> None:
+        del manifest["generation"]["rules"]
+        manifest.update(schema=schema)
+        if schema == 3:
+            del manifest["has_places"]
+            manifest["plan"] = {"stages": []}
+            for name in ("tokens", "keep", "segment_tokens"):
+                manifest["images"][0][name] = manifest["images"][0].pop(f"{name}_per_span")
+
+    settings = bundle / "generation_config.json"
+    settings.write_text(json.dumps({"eos_token_id": 2, "repetition_penalty": 1.25}))
+    assert load_manifest(rewritten(bundle, older)).generation.rules == GenerationRules(repetition_penalty=1.25)
+    settings.write_text(json.dumps({"num_beams": 4}))
+    with pytest.raises(BundleError, match=r"num_beams 4 is not served: .*; then export it again"):
+        load_manifest(rewritten(bundle, lambda manifest: manifest.update(schema=4)))
+    settings.write_text("[")
+    with pytest.raises(BundleError, match=r"generation_config\.json: cannot be read"):
+        load_manifest(rewritten(bundle, lambda manifest: manifest.update(schema=4)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from tests.tiny import RECIPES, WITHOUT_CLS, compressed, image, processor, write
 from vtc.compressed.baselines import baseline, downsampled_grid
 from vtc.compressed.model import CompressedModel
 from vtc.errors import InputError
-from vtc.evaluate.contestants import BASELINES
+from vtc.evaluate.baselines import BASELINES
 from vtc.models import load_adapter
 from vtc.models.base import VLMAdapter
 from vtc.models.random.shapes import TINY, TINY_SIGLIP, Shape
@@ -261,3 +262,35 @@ def test_prompt_beyond_the_context_is_refused(adapter: VLMAdapter) -> None:
 def test_prompt_that_ends_in_an_image_cannot_exit(adapter: VLMAdapter) -> None:
     with pytest.raises(InputError, match="must end in text"):
         compressed(adapter, *RECIPES["exit"]).generate([[image(0)]], [f"<s>what {adapter.image_token}"])
+
+
+QUESTION_FIRST = (
+    "{% for message in messages %}{% for part in message['content'] | sort(attribute='type', reverse=true) %}"
+    "{{ part['text'] if part['type'] == 'text' else '<image>' }} {% endfor %}{% endfor %}ASSISTANT:"
+)
+
+
+@pytest.mark.parametrize(
+    ("stage", "told"),
+    [
+        ({"kind": "prune", "keep": 4, "selector": "mmtok"}, "refused"),
+        ({"kind": "prune", "keep": 4, "selector": "cdpruner"}, "refused"),
+        ({"kind": "prune_in_decoder", "layer": 1, "keep": 4, "selector": "sparsevlm"}, "noted"),
+        ({"kind": "prune_in_decoder", "layer": 1, "keep": 4, "selector": "fastv"}, ""),
+        ({"kind": "prune", "keep": 4, "selector": "divprune"}, ""),
+    ],
+)
+def test_a_selector_that_reads_the_question_must_find_it_after_the_image(
+    checkpoint: Path, tmp_path: Path, stage: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    compressed(load_adapter(checkpoint), stage)
+    assert caplog.text == ""
+    path = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    (path / "chat_template.jinja").write_text(QUESTION_FIRST)
+    words = f"test: stages.0: {stage['selector']} reads the question in the text after the image"
+    if told == "refused":
+        with pytest.raises(InputError, match=rf"^{words}, and the chat template of .* puts the question before it; "):
+            compressed(load_adapter(path), stage)
+        return
+    compressed(load_adapter(path), stage)
+    assert (words in caplog.text) == bool(told)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vtc.data.fidelity import divergence
-from vtc.errors import ModelError
+from vtc.errors import ModelError, NumericError
 
 
 def logits(*rows: list[float]) -> np.ndarray:
@@ -39,3 +39,13 @@ def test_extreme_logits_do_not_overflow() -> None:
 def test_another_vocabulary_is_refused() -> None:
     with pytest.raises(ModelError, match="vocabulary"):
         divergence(np.zeros((2, 10), np.float32), np.zeros((2, 11), np.float32))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_a_number_is_compared_with_nothing(value: float) -> None:
+    right, wrong = np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32)
+    wrong[1, 2] = value
+    with pytest.raises(NumericError, match="the original's logits are not numbers"):
+        divergence(wrong, wrong)
+    with pytest.raises(NumericError, match="the compressed model's logits are not numbers"):
+        divergence(right, wrong)

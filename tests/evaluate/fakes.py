@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vtc.data.datasets import Dataset, Item
-from vtc.evaluate.validate import Contestant
+from vtc.evaluate.answers import Contestant
 
 VOCABULARY = 12
 

@@ -15,18 +15,16 @@ from tests.tiny import GRID, IMAGE, compressed, image
 from vtc.cli.report import validate_tables
 from vtc.data.datasets import Dataset, Item
 from vtc.errors import InputError, VtcError
+from vtc.evaluate.asking import Effort
+from vtc.evaluate.baselines import BASELINES, RANDOM_DRAWS, baseline_keep, open_baselines
 from vtc.evaluate.contestants import (
-    BASELINES,
-    RANDOM_DRAWS,
-    baseline_keep,
     check_same_origin,
     compressed_contestant,
-    open_baselines,
+    layouts_of,
     open_comparison,
     original_of,
-    served_by,
 )
-from vtc.evaluate.validate import Effort, validate
+from vtc.evaluate.validate import validate
 from vtc.facts.layout import ANY_IMAGE, Block, ImageLayout, ImageOptions
 from vtc.inputs.pixels import Picture, PixelSpec
 from vtc.models.base import VLMAdapter
@@ -44,7 +42,7 @@ def items(count: int) -> tuple[Item, ...]:
 
 
 def test_baselines_spend_the_same_budget(adapter: VLMAdapter) -> None:
-    found, left_out = open_baselines(adapter, BASELINES, keep=4, seed=0)
+    found, left_out = open_baselines([adapter], BASELINES, keeps=[4], seed=0)
     assert left_out == {}
     assert {rival.name: rival.predictor.image_tokens for rival in found} == {
         "random": 4,
@@ -55,7 +53,7 @@ def test_baselines_spend_the_same_budget(adapter: VLMAdapter) -> None:
 
 
 def test_without_a_saving_only_the_blind_floor_is_left(adapter: VLMAdapter) -> None:
-    assert [rival.name for rival in open_baselines(adapter, BASELINES, keep=None, seed=0)[0]] == ["blind"]
+    assert [rival.name for rival in open_baselines([adapter], BASELINES, keeps=[None], seed=0)[0]] == ["blind"]
 
 
 def test_the_budget_of_a_plan_is_its_layer_average() -> None:
@@ -68,16 +66,18 @@ def test_the_budget_of_a_plan_is_its_layer_average() -> None:
     assert baseline_keep(replace(plan(keep=3), layer_average=0.2, spans=3)) == 3
 
 
-def test_random_takes_turns_between_draws(adapter: VLMAdapter) -> None:
-    (random,), _ = open_baselines(adapter, ["random"], keep=4, seed=0)
+def test_random_shares_questions_out_by_their_ids(adapter: VLMAdapter) -> None:
+    (random,), _ = open_baselines([adapter], ["random"], keeps=[4], seed=0)
     prompt = random.chat("what digit is red ?")
-    scored = [random.predictor.score([[image(0)]], [prompt], [[5]])[0].tobytes() for _ in range(RANDOM_DRAWS + 1)]
-    assert len(set(scored)) > RANDOM_DRAWS // 2
-    assert scored[0] == scored[RANDOM_DRAWS]
+    draws = (random.predictor, *random.others)
+    assert len({draw.score([[image(0)]], [prompt], [[5]])[0].tobytes() for draw in draws}) > RANDOM_DRAWS // 2
+    turns = [random.turn(item) for item in items(64)]
+    assert len(set(turns)) > RANDOM_DRAWS // 2
+    assert [random.turn(item) for item in reversed(items(64))] == turns[::-1]
 
 
 def test_the_null_recipe_is_the_original(adapter: VLMAdapter) -> None:
-    original = original_of(adapter, "sha")
+    original = original_of([adapter], "sha")
     null = compressed_contestant("null", compressed(adapter), "sha")
     data = Dataset("d", items(4))
     report = validate(original.contestant, null.contestant, [], data, effort=Effort(2, 4))
@@ -86,9 +86,9 @@ def test_the_null_recipe_is_the_original(adapter: VLMAdapter) -> None:
 
 
 def test_a_pruned_model_reports_its_evidence(adapter: VLMAdapter) -> None:
-    original = original_of(adapter, "sha")
+    original = original_of([adapter], "sha")
     pruned = compressed_contestant("pruned", compressed(adapter, PRUNE), "sha")
-    rivals, _ = open_baselines(adapter, BASELINES, keep=4, seed=0)
+    rivals, _ = open_baselines([adapter], BASELINES, keeps=[4], seed=0)
     report = validate(original.contestant, pruned.contestant, rivals, Dataset("d", items(4)), effort=Effort(2, 4))
     assert report["results"]["pruned"]["evidence"]["recall_of_random"] == 0.25
     assert set(report["baselines"]) == set(BASELINES)
@@ -122,7 +122,7 @@ def test_engines_are_compared_with_engines(
 def test_a_model_made_from_another_checkpoint_is_refused(adapter: VLMAdapter) -> None:
     with pytest.raises(InputError, match="another checkpoint"):
         check_same_origin(
-            original_of(adapter, "a" * 64), compressed_contestant("c", compressed(adapter, PRUNE), "b" * 64)
+            original_of([adapter], "a" * 64), compressed_contestant("c", compressed(adapter, PRUNE), "b" * 64)
         )
 
 
@@ -162,7 +162,7 @@ def test_models_of_several_views_are_compared_without_downsampling(adapter: VLMA
     pruned = compressed_contestant("pruned", compressed(served, PRUNE | {"keep": 6}), "sha")
     assert pruned.contestant.locator is None
     assert pruned.contestant.predictor.image_tokens == 6
-    rivals, left_out = open_baselines(served, BASELINES, baseline_keep(pruned.plan or {}), 0)
+    rivals, left_out = open_baselines([served], BASELINES, pruned.keeps, 0)
     assert list(left_out) == ["downsample"]
     assert {rival.name: rival.predictor.image_tokens for rival in rivals} == {"random": 6, "uniform": 6, "blind": 0}
     report = validate(
@@ -185,5 +185,10 @@ def test_clips_are_refused_in_one_line(adapter: VLMAdapter) -> None:
 def test_original_of_a_bundle_serves_what_the_bundle_was_made_for() -> None:
     image_options = {"image_size": [30, 40], "tiles": None, "frames": 1}
     for key in ("image_options", "serving"):  # the second until schema 3
-        assert served_by({"model": {"name": "m", key: image_options}}) == ImageOptions(image_size=(30, 40))
-    assert served_by({"model": {"name": "m"}}) == ANY_IMAGE
+        assert layouts_of({"model": {"name": "m", key: image_options}}) == [ImageOptions(image_size=(30, 40))]
+    assert layouts_of({"model": {"name": "m"}}) == [ANY_IMAGE]
+    both = [image_options, image_options | {"image_size": [40, 30]}]
+    wanted = [ImageOptions(image_size=(30, 40)), ImageOptions(image_size=(40, 30))]
+    assert layouts_of({"model": {"image_options": image_options, "layouts": both}}) == wanted
+    # Version 0.1 wrote the first one's options only.
+    assert layouts_of({"model": {"image_options": image_options}, "images": [{}, {"size": [40, 30]}]}) == wanted

@@ -7,7 +7,8 @@ import pytest
 
 from tests.evaluate.fakes import VOCABULARY, contestant, dataset
 from vtc.errors import ModelError
-from vtc.evaluate.validate import Effort, Thresholds, validate
+from vtc.evaluate.asking import Effort
+from vtc.evaluate.validate import Thresholds, validate
 
 
 def test_figures_of_models_of_known_accuracy() -> None:

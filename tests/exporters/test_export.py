@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import shutil
 import weakref
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -36,7 +38,7 @@ from vtc.artifact import staging_dir
 from vtc.bundle.engines import Limits
 from vtc.bundle.manifest import load_manifest
 from vtc.compressed.build import apply_recipe
-from vtc.errors import BundleError, InputError, ParityError
+from vtc.errors import BundleError, InputError, NumericError, ParityError
 from vtc.models.base import VLMAdapter
 from vtc.resume import write_notes
 from vtc.runtime.vlm import VLM
@@ -276,6 +278,47 @@ def test_parity_refuses_a_different_choice_of_tokens(adapter: VLMAdapter, export
     other = request(adapter, {"kind": "prune", "keep": 0.25, "selector": {"name": "random", "seed": 4}})
     with pytest.raises(ParityError, match="other tokens of an image than the model, of 4"):
         check_parity([other.model], VLM.load(exported("random")[1]), "fp32", other.samples)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("of", ["encode", "generate", "score"])
+def test_parity_refuses_what_is_not_a_number(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch, of: str, strict: bool
+) -> None:
+    """NaN beside NaN is no parity, nor where other tokens are kept, so that values are not compared."""
+    wanted, path = exported("random")
+    bundle = VLM.load(path)
+    features, places = bundle.encode([wanted.samples[0].images], [wanted.samples[0].prompt])
+
+    def overflown(*_: Any) -> Any:
+        if of == "generate":
+            raise NumericError("not numbers")
+        return (features * np.nan, places) if of == "encode" else [np.full((17, 4), np.inf, np.float32)]
+
+    monkeypatch.setattr(bundle, of, overflown)
+    monkeypatch.setattr(parity, "_moved_in_decoder", lambda *_: [parity.Moved(1, 0.25)])
+    answers = [Mock(token_ids=[1] * 16)]
+    if of != "encode":
+        monkeypatch.setattr(wanted.model, of, lambda *_: answers if of == "generate" else overflown())
+    with pytest.raises(ParityError, match=r"compute what is not a number \(NaN or infinity\); nothing was published"):
+        parity.compare([wanted.model], bundle, "fp32", wanted.samples, strict=strict)
+
+
+def test_weights_of_what_was_trained_must_be_numbers(adapter: VLMAdapter) -> None:
+    trained = torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(trained.weight, math.nan)
+    with pytest.raises(NumericError, match=r"^weight holds what is not a number"):
+        onnx_export._check_weights(Mock(adapter=adapter, trained=trained), "fp16")
+
+
+def test_rounding_that_keeps_other_tokens_is_refused(adapter: VLMAdapter, exported: Exported) -> None:
+    other = request(adapter, {"kind": "prune", "keep": 0.25, "selector": {"name": "random", "seed": 4}})
+    bundle = VLM.load(exported("random")[1])
+    with pytest.raises(
+        ParityError,
+        match=r"changes what is kept: .* where 50% is the least",
+    ):
+        parity.compare([other.model], bundle, "fp32", other.samples)
 
 
 def test_parity_accepts_what_rounding_does_to_the_model_too(

@@ -297,3 +297,11 @@ def test_a_prompt_that_ends_in_an_image_is_refused_where_visual_tokens_leave() -
     assert len(schedule(ids, mask, IMAGE, 1, [SegmentRule("same")])) == 1
     with pytest.raises(InputError, match="must end in text"):
         schedule(ids, mask, IMAGE, 1, [SegmentRule("same"), SegmentRule("gather")])
+
+
+def test_a_question_that_is_read_must_stand_after_the_image() -> None:
+    ids = np.array([[4, IMAGE, IMAGE, 5], [4, 5, IMAGE, IMAGE]])
+    for queries in ("all_text", "last_token"):
+        query_tokens(ids, np.ones_like(ids), IMAGE, 2, queries)
+    with pytest.raises(InputError, match="no text after an image, where the selector reads the question"):
+        query_tokens(ids, np.ones_like(ids), IMAGE, 2, "text_after_image")

@@ -9,8 +9,18 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import GenerationConfig
 
-from tests.models.families import CASES, Case, Checkpoints, compressed, every_case, masked_logits, prompts_of
+from tests.models.families import (
+    CASES,
+    Case,
+    Checkpoints,
+    compressed,
+    every_case,
+    every_family,
+    masked_logits,
+    prompts_of,
+)
 from tests.models.own import own_generate, own_inputs, own_logits
 from vtc.models import FAMILIES
 from vtc.plan import plan
@@ -59,6 +69,36 @@ def test_null_recipe_generates_what_the_model_generates(checkpoints: Checkpoints
     images, prompts = prompts_of(adapter, kind)
     theirs = own_generate(own, own_inputs(adapter.path, images, prompts, frames=case.frames > 1), 32)
     assert [answer.token_ids for answer in compressed(adapter).generate(images, prompts, 32)] == theirs
+
+
+SETTINGS: dict[str, Any] = {"repetition_penalty": 1.3, "no_repeat_ngram_size": 4, "min_new_tokens": 2}
+"""Generation settings, as a checkpoint may have them."""
+
+
+@every_family()
+def test_generation_settings_are_honoured_as_the_model_honours_them(
+    checkpoints: Checkpoints, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = next(case for case in CASES if case.family == family)
+    adapter, own = checkpoints.adapter(case), checkpoints.own(checkpoints.path(family))
+    images, prompts = prompts_of(adapter, "batch")
+    inputs = own_inputs(adapter.path, images, prompts)
+
+    def settings(**changes: Any) -> None:
+        config: Any = GenerationConfig(pad_token_id=adapter.pad_token_id, **changes)  # type: ignore[no-untyped-call]
+        for model in (own, adapter.model):
+            monkeypatch.setattr(model, "generation_config", config)
+
+    settings(eos_token_id=[-1], **SETTINGS | {"repetition_penalty": 1.0})
+    plain = own_generate(own, inputs, 10)
+    settings(eos_token_id=[-1], **SETTINGS)
+    whole = own_generate(own, inputs, 10)
+    assert whole != plain
+    ends = sorted({whole[0][4], whole[1][6]})
+    settings(eos_token_id=ends, **SETTINGS)
+    theirs = own_generate(own, inputs, 10)
+    assert [answer.token_ids for answer in compressed(adapter).generate(images, prompts, 10)] == theirs
+    assert min(map(len, theirs)) < 10
 
 
 @pytest.mark.parametrize("name", CHOICES)

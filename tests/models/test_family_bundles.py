@@ -16,17 +16,28 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
+from transformers import GenerationConfig
 
+from exporters.describe import described
 from exporters.onnx import ExportRequest, export
 from exporters.parity import Parity
 from tests.models.families import CASES, Case, Checkpoints, compressed, every_case, every_family, prompts_of
 from tests.runtime.nvidia import nvidia, write_engine_set
 from tests.runtime.room import give_room
+from tests.tiny import image
 from vtc.bundle.engines import Limits
+from vtc.bundle.manifest import GenerationFacts
 from vtc.compressed.checkpoint import Origin
 from vtc.compressed.model import CompressedModel
+from vtc.data.datasets import Dataset, load_dataset
 from vtc.data.samples import samples_from
+from vtc.errors import InputError
+from vtc.evaluate.answers import Contestant, ask_all
+from vtc.evaluate.asking import Asking, Effort, Faults
+from vtc.evaluate.layouts import by_layout
 from vtc.facts.layout import ImageOptions
+from vtc.inputs.layouts import offer_of
 from vtc.recipe import Recipe
 from vtc.runtime.vlm import VLM
 
@@ -86,13 +97,28 @@ def exported(
 
 
 @every_case("batch", always=ALWAYS)
-def test_bundle_answers_as_the_model(bundles: Bundles, case: Case, kind: str) -> None:
+def test_bundle_answers_as_the_model(bundles: Bundles, case: Case, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, path = bundles(case)
     bundle = VLM.load(path, provider="cpu", threads=1)
     images, prompts = prompts_of(model.adapter, kind)
     ours = [answer.token_ids for answer in model.generate(images, prompts, 12)]
     assert [list(answer.token_ids) for answer in bundle.generate(images, prompts, 12)] == ours
     assert bundle.chat("what is red ?", case.frames) == model.adapter.chat("what is red ?")
+    served, adapter = bundle.manifest.images[0], model.adapter
+    marked = f"what is {adapter.placeholder} or {adapter.image_token} ?"
+    assert bundle.chat(marked, case.frames) == adapter.chat(marked)
+    (row,) = bundle.text.encode([bundle.chat(marked, case.frames)], [1], served)
+    ids, _ = adapter.tokenize([adapter.chat(marked)], [1], model.keep_per_span)
+    assert row == ids[0].tolist()
+    assert row.count(served.token_id) == served.spans * served.keep_per_span
+    settings: Any = GenerationConfig(  # type: ignore[no-untyped-call]
+        eos_token_id=[ours[0][3], ours[1][5]], pad_token_id=model.adapter.pad_token_id, repetition_penalty=1.3
+    )
+    monkeypatch.setattr(model.adapter.model, "generation_config", settings)
+    facts = TypeAdapter(GenerationFacts).validate_python(described([model])["generation"])
+    monkeypatch.setattr(bundle.text, "facts", facts)
+    ruled = [answer.token_ids for answer in model.generate(images, prompts, 12)]
+    assert [list(answer.token_ids) for answer in bundle.generate(images, prompts, 12)] == ruled != ours
 
 
 @every_case("batch", always=ALWAYS)
@@ -174,3 +200,37 @@ def test_one_bundle_serves_several_layouts(checkpoints: Checkpoints, family: str
         assert bundle.serve(images) == served
         ours = [answer.token_ids for answer in model.generate(images, prompts, 8)]
         assert [list(answer.token_ids) for answer in bundle.generate(images, prompts, 8)] == ours
+    asked = [prompts_of(model.adapter, "one") for model in models] * 2
+    mixed = [images[0] for images, _ in asked], [prompts[0] for _, prompts in asked]
+    alone = [bundle.generate(*one, 8)[0].token_ids for one in asked]
+    assert [answer.token_ids for answer in bundle.generate(*mixed, 8)] == alone
+    continuations = [[5, 6, 7]] * 4
+    for scores, one in zip(bundle.score(*mixed, continuations), asked, strict=True):
+        np.testing.assert_allclose(scores, bundle.score(*one, [[5, 6, 7]])[0], atol=1e-4)
+    with pytest.raises(InputError, match="different layouts"):
+        bundle.encode(*mixed)
+    judged_in_its_own_layout(models, bundle, tmp_path / "data")
+
+
+def judged_in_its_own_layout(models: list[CompressedModel], bundle: VLM, directory: Path) -> None:
+    """Both models give the same answers to images of either shape, in batches of any size and order."""
+    directory.mkdir()
+    rows = []
+    for number in range(12):
+        name = f"{number}.png"
+        height, width = models[number % 2].adapter.facts.layout.image_size
+        image(number, (width, height)).save(directory / name)
+        rows.append({"id": number, "image": name, "question": "what is red ?", "answers": ["x"], "category": "c"})
+    (directory / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = load_dataset(directory, None, 0)
+    original = by_layout(models, [offer_of(model.adapter.facts.layout) for model in models])
+    both = Contestant("o", original, models[0].adapter.chat), Contestant("b", bundle, bundle.chat)
+    order = np.random.default_rng(0).permutation(12).tolist()
+    shuffled = Dataset("d", tuple(data.items[place] for place in order))
+    texts = []
+    for given, size in ((data, 1), (data, 3), (data, 8), (shuffled, 5)):
+        asking = Asking(Effort(size, 6), Faults(0, 12))
+        answers = [ask_all(one, given.items, asking, one.name) for one in both]
+        assert answers[0] == answers[1]
+        texts.append({name: answer["token_ids"] for name, answer in answers[0].items()})
+    assert texts[1:] == texts[:1] * 3

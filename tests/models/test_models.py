@@ -131,6 +131,44 @@ def test_truncated_weights(checkpoint: Path, tmp_path: Path) -> None:
         load_adapter(path)
 
 
+@pytest.mark.parametrize(
+    ("settings", "config", "found"),
+    [
+        ({"repetition_penalty": 1.25, "eos_token_id": [2, 3]}, {"repetition_penalty": 1.5}, (1.25, [2, 3])),
+        ({"eos_token_id": 0}, {"repetition_penalty": 1.5}, (1.0, [0])),
+        (None, {"repetition_penalty": 1.5, "eos_token_id": 5}, (1.5, [5])),
+    ],
+)
+def test_generation_settings_are_read_where_transformers_reads_them(
+    checkpoint: Path,
+    tmp_path: Path,
+    settings: dict[str, object] | None,
+    config: dict[str, object],
+    found: tuple[float, list[int]],
+) -> None:
+    """From their own file, and only where there is none from the model's configuration, as with older checkpoints."""
+    path = copy(checkpoint, tmp_path)
+    edit_config(path, **config)
+    (path / "generation_config.json").unlink()
+    if settings is not None:
+        (path / "generation_config.json").write_text(json.dumps(settings))
+    adapter = load_adapter(path)
+    assert (adapter.rules.repetition_penalty, adapter.eos_token_ids) == found
+
+
+def test_generation_settings_are_refused_or_told_when_a_checkpoint_is_loaded(
+    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = copy(checkpoint, tmp_path)
+    settings = path / "generation_config.json"
+    settings.write_text(json.dumps({"do_sample": True, "temperature": 0.7, "eos_token_id": 2}))
+    load_adapter(path)
+    assert "draws answers at random (temperature 0.7)" in caplog.text
+    settings.write_text(json.dumps({"num_beams": 4, "eos_token_id": 2}))
+    with pytest.raises(ModelError, match=rf"^{settings}: num_beams 4 is not served: .*set it to 1$"):
+        load_adapter(path)
+
+
 def test_missing_weights(checkpoint: Path, tmp_path: Path) -> None:
     path = copy(checkpoint, tmp_path)
     (path / "model.safetensors").unlink()

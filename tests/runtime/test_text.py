@@ -184,7 +184,9 @@ def test_broken_tokenizer_is_refused(toy_bundle: Path, tmp_path: Path) -> None:
         text_of(tmp_path, toy_bundle)
 
 
-def test_question_that_names_the_placeholder_is_refused(toy_bundle: Path) -> None:
-    text = text_of(reference_dir(), toy_bundle)
+def test_question_may_name_the_placeholder(toy_bundle: Path) -> None:
+    text, image = text_of(reference_dir(), toy_bundle), served(toy_bundle)
+    (row,) = text.encode([text.chat("what is <image> ?", 1, image)], [1], image)
+    assert row.count(image.token_id) == image.keep_per_span
     with pytest.raises(InputError, match=r"2 <image> placeholder\(s\) for 1"):
-        text.encode([text.chat("what is <image> ?", 1, served(toy_bundle))], [1], served(toy_bundle))
+        text.encode(["<image> what is <image> ?"], [1], image)

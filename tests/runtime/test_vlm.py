@@ -15,7 +15,8 @@ from tests.runtime.conftest import picture
 from tests.runtime.toy import EOS, Toy, logits_of, make_toy, write_toy_bundle
 from vtc.artifact import publish, staging_dir
 from vtc.bundle.manifest import draft_manifest, load_manifest
-from vtc.errors import BundleError, InputError
+from vtc.errors import BundleError, InputError, NumericError
+from vtc.inputs.generation import GenerationRules, RuledLogits
 from vtc.runtime.backends import open_backend
 from vtc.runtime.options import RuntimeOptions
 from vtc.runtime.sampling import Sampler
@@ -100,7 +101,10 @@ def test_three_lines_answer_a_question(toy_bundle: Path, tmp_path: Path) -> None
     model = vtc.load(toy_bundle)
     answer = model.ask(tmp_path / "photo.png", "what is red", max_new_tokens=6)
     assert answer == model.ask(picture(0), "what is red", max_new_tokens=6)
+    assert answer == model.ask(np.asarray(picture(0)), "what is red", max_new_tokens=6)
+    assert answer == model.ask((tmp_path / "photo.png").read_bytes(), "what is red", max_new_tokens=6)
     assert "".join(model.stream(picture(0), "what is red", max_new_tokens=6)) == answer
+    assert isinstance(model.ask(picture(0), "what does <image> mean", max_new_tokens=2), str)
     assert isinstance(model.ask([picture(0), picture(1)], "what is red", max_new_tokens=2), str)
     assert isinstance(model.ask(None, "what is red", max_new_tokens=2), str)
 
@@ -114,6 +118,44 @@ def test_generation_stops_at_the_end_token_and_at_the_limit(toy_bundle: Path) ->
     end = whole[5]
     model.text.facts = replace(free, eos_token_ids=(end,))
     assert model.generate([IMAGES[0]], [PROMPTS[0]], 12)[0].token_ids == whole[: whole.index(end)]
+
+
+RULES = {
+    "penalty": GenerationRules(repetition_penalty=1.5),
+    "n-grams": GenerationRules(no_repeat_ngram_size=1),
+    "suppressed": GenerationRules(suppress_tokens=(5, 6, 7), begin_suppress_tokens=(8, 9, 10)),
+    "forced end": GenerationRules(forced_eos_token_ids=(EOS,), min_new_tokens=4),
+}
+
+
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
+def test_generation_follows_the_rules_of_its_checkpoint(toy_bundle: Path, rules: GenerationRules) -> None:
+    model = VLM.load(toy_bundle, provider="cpu")
+    plain = [answer.token_ids for answer in model.generate(IMAGES, PROMPTS, 8)]
+    model.text.facts = replace(model.manifest.generation, rules=rules)
+    answers = [answer.token_ids for answer in model.generate(IMAGES, PROMPTS, 8)]
+    alone = [model.generate([images], [prompt], 8)[0].token_ids for images, prompt in zip(IMAGES, PROMPTS, strict=True)]
+    assert answers == alone != plain
+    counts = [len(images) for images in IMAGES]
+    for number, prompt in enumerate(model.text.encode(PROMPTS, counts, model.manifest.images[0])):
+        ids, padding = np.array([prompt]), np.ones((1, len(prompt)), dtype=np.int64)
+        ruled = RuledLogits(rules, [EOS], ids, padding, 8)
+        for token in [*answers[number], EOS][:8]:
+            (logits,) = model.score([IMAGES[number]], [PROMPTS[number]], [[*answers[number], EOS]])
+            best = ruled(logits[[ruled.new]]).argmax(axis=-1)
+            assert best.tolist() == [token]
+            ruled.took(best)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_numbers_are_no_answer(
+    toy_bundle: Path, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = VLM.load(toy_bundle, provider="cpu")
+    step = model.step
+    monkeypatch.setattr(model, "step", lambda *given: step(*given) * np.array([1] * 8 + [np.nan] * 14))
+    with pytest.raises(NumericError, match="logits are not numbers"):
+        model.ask(IMAGES[0][0], "what is red", temperature=temperature)
 
 
 def test_generation_stops_where_the_context_ends(tmp_path: Path) -> None:

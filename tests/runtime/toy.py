@@ -18,6 +18,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from tests.runtime.toy_graphs import embed_graph, segment_graph, selector_graph, vision_graph
 from tests.runtime.toy_model import BOS, CHAT_TEMPLATE, EOS, IMAGE, PAD, WORDS, Array, Segment, Toy, make_toy
 from vtc.bundle.manifest import staging_dir, write_bundle
+from vtc.inputs.generation import GenerationRules
 from vtc.inputs.pixels import Picture, PixelSpec
 
 __all__ = ["BOS", "EOS", "IMAGE", "PAD", "WORDS", "Segment", "Toy", "logits_of", "make_toy", "write_toy_bundle"]
@@ -103,6 +104,7 @@ def write_toy_bundle(toy: Toy, out: Path, frames: int = 1) -> Path:
             "head_dim": toy.head_dim,
             "layers": sum(len(segment.layers) for segment in toy.segments),
             "bidirectional": "none",
+            "rules": asdict(GenerationRules()),
         },
         "segments": segments,
         "graphs": {name: {precision: f"onnx/{name}{suffix}.onnx"} for name in graphs},

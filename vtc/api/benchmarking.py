@@ -10,7 +10,7 @@ from vtc.progress import Report, silent
 from vtc.runtime.options import RuntimeOptions
 
 if TYPE_CHECKING:
-    from vtc.runtime.vlm import ImageLike
+    from vtc.runtime.image import ImageLike
 
 
 def bench(
@@ -34,7 +34,7 @@ def bench(
     against : str, Path or None
         The original: ``reference``, a checkpoint's directory, or a bundle. A checkpoint is exported as it is, and that
         export is kept in the user's cache directory. None times the bundle alone.
-    images : sequence of path or PIL image
+    images : sequence of path, PIL image, array, bytes or file object
         Images of one question; without any, questions about scenes of the reference model are asked.
     prompt : str or None
         The question about `images`.

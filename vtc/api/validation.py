@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtc.errors import InputError
-from vtc.evaluate.contestants import BASELINES
+from vtc.evaluate.baselines import BASELINES
 from vtc.progress import Report, silent
 from vtc.runtime.options import RuntimeOptions
 
@@ -26,6 +26,7 @@ def validate(
     thresholds: Thresholds | None = None,
     batch_size: int = 16,
     max_new_tokens: int = 32,
+    max_skipped: float = 0.1,
     runtime: RuntimeOptions = RuntimeOptions(),
     progress: Report = silent,
 ) -> dict[str, Any]:
@@ -45,13 +46,16 @@ def validate(
     seed : int
         Draws the questions and resamples.
     baselines : sequence of str
-        Some of :data:`vtc.evaluate.contestants.BASELINES`; there are none against a bundle.
+        Some of :data:`vtc.evaluate.baselines.BASELINES`; there are none against a bundle.
     thresholds : Thresholds or None
         What the gate asks for; None asks for a retention of 95 %.
     batch_size : int
         Questions at a time.
     max_new_tokens : int
         Longest answer.
+    max_skipped : float
+        Share of the questions that may be left out because they cannot be asked (an image that is damaged, a prompt
+        that is too long), at least one of them unless it is 0. The report names them.
     runtime : RuntimeOptions
         How a bundle is run.
     progress : callable
@@ -61,12 +65,14 @@ def validate(
     -------
     dict
         The report of :func:`vtc.evaluate.validate.validate`, ready for JSON. ``report["gate"]["status"]`` is ``pass``,
-        ``fail`` or ``inconclusive``; a failed gate raises nothing.
+        ``fail`` or ``inconclusive``; a failed gate raises nothing. Answers are noted in the user's cache directory
+        until the report is done, so that the same call goes on after an interruption.
 
     Raises
     ------
     InputError
-        If something is missing, of the wrong kind, or made from another checkpoint.
+        If something is missing, of the wrong kind, or made from another checkpoint, or if more questions cannot be
+        asked than may be left out.
 
     Examples
     --------
@@ -78,8 +84,10 @@ def validate(
     'inconclusive'
     """
     from vtc.data.datasets import data_for, load_dataset
+    from vtc.evaluate.asking import Effort
     from vtc.evaluate.contestants import checkpoint_name, open_comparison
-    from vtc.evaluate.validate import Effort, Thresholds
+    from vtc.evaluate.notes import notes_of
+    from vtc.evaluate.validate import Thresholds
     from vtc.evaluate.validate import validate as run
 
     named = None if target is None else str(target)
@@ -88,7 +96,9 @@ def validate(
         raise InputError(f"say what to ask {model}: --data DIR with data.jsonl; drawn digits are for 'reference' alone")
     dataset = load_dataset(data, samples, seed)
     field = open_comparison(named, origin, baselines, seed, runtime)
-    return run(
+    key = [field.sha256, dataset.sha256, str(seed), repr(runtime), str(max_new_tokens), *sorted(baselines)]
+    notes = notes_of(key, progress)
+    report = run(
         field.original,
         field.compressed,
         field.baselines,
@@ -98,4 +108,8 @@ def validate(
         effort=Effort(batch_size, max_new_tokens),
         progress=progress,
         left_out=field.left_out,
+        max_skipped=max_skipped,
+        notes=notes,
     )
+    notes.remove()
+    return report

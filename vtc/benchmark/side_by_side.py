@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +16,12 @@ from vtc.benchmark.timing import BenchPrompt, runner
 from vtc.bundle.manifest import load_manifest
 from vtc.cache import cache_dir
 from vtc.errors import BundleError, InputError
-from vtc.evaluate.contestants import manifest_of, served_by
+from vtc.evaluate.contestants import layouts_of, manifest_of
 from vtc.facts.layout import ANY_IMAGE
 from vtc.progress import Report, silent
-from vtc.runtime.image import open_image
+from vtc.runtime.image import ImageLike, open_image
 from vtc.runtime.options import RuntimeOptions
-from vtc.runtime.vlm import VLM, ImageLike
+from vtc.runtime.vlm import VLM
 
 REFERENCE_QUESTIONS = 8
 PARITY_SAMPLES = 4
@@ -90,7 +90,7 @@ def bench_prompts(images: Sequence[ImageLike], question: str | None) -> list[Ben
     from vtc.data.datasets import load_dataset
 
     if images:
-        opened = tuple(open_image(image) if isinstance(image, str | Path) else image for image in images)
+        opened = tuple(open_image(image) for image in images)
         return [BenchPrompt(opened, question or "What is in the image?")]
     if question is not None:
         raise InputError("--prompt needs --image")
@@ -128,8 +128,9 @@ def _exported(name: str, bundle: VLM, progress: Report) -> Path:
     digest = model_digest(path)
     if digest != bundle.manifest.model["sha256"]:
         raise InputError(f"{bundle.manifest.root}: was made from another checkpoint than {name}; give that one")
-    wanted = served_by({"model": bundle.manifest.model})
-    layout = "" if wanted == ANY_IMAGE else "-" + re.sub(r"\W+", "-", repr(wanted)).strip("-").lower()
+    served = [{"size": one.size} for one in bundle.manifest.images]
+    wanted = layouts_of({"model": bundle.manifest.model, "images": served})
+    layout = "" if wanted == [ANY_IMAGE] else "-" + hashlib.sha256(repr(wanted).encode()).hexdigest()[:16]
     out = cache_dir() / "originals" / f"{digest[:16]}-{bundle.precision}-{__version__}{layout}"
     try:
         if load_manifest(out).model["sha256"] == digest:
@@ -145,14 +146,14 @@ def _exported(name: str, bundle: VLM, progress: Report) -> Path:
     from vtc.recipe import Recipe
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    adapter = load_adapter(path, wanted)
+    adapter = load_adapter(path, wanted[0])
     recipe = Recipe(version=1, name="none", stages=())
     origin = Origin(name if name == "reference" else str(path.resolve()), digest)
     samples = samples_from(adapter, data_for(name), PARITY_SAMPLES, seed=0)
-    model = apply_recipe(adapter, recipe)
+    models = [apply_recipe(one, recipe) for one in (adapter, *map(adapter.with_image_options, wanted[1:]))]
 
     def tell(label: str, done: int, total: int) -> None:
         progress(f"the original: {label}", done, total)
 
-    export(ExportRequest([model], recipe, origin, samples, (bundle.precision,), progress=tell), out)
+    export(ExportRequest(models, recipe, origin, samples, (bundle.precision,), progress=tell), out)
     return out

@@ -20,6 +20,8 @@ from vtc.bundle.external_data import external_files
 from vtc.bundle.upgrade import OLDEST, upgraded
 from vtc.errors import BundleError, InputError
 from vtc.files import read_json
+from vtc.inputs.generation import GenerationRules
+from vtc.inputs.layouts import Offer
 from vtc.inputs.pixels import PixelSpec
 from vtc.inputs.positions import PositionRule
 from vtc.staging import Work
@@ -39,7 +41,7 @@ __all__ = [
     "write_bundle",
 ]
 
-SCHEMA = 4
+SCHEMA = 5
 KIND = "bundle"
 WEIGHTS = "_data"
 """What the file with a graph's weights is called beyond the graph's own file, where they are too large for that."""
@@ -98,6 +100,11 @@ class ServedImage:
     several: bool = True
 
     @property
+    def offer(self) -> Offer:
+        """What it is for, as a prompt's images choose."""
+        return Offer(self.size, self.frames, self.alone, self.several)
+
+    @property
     def spans(self) -> int:
         """Runs of visual tokens that an image takes."""
         return len(self.prompt_parts) - 1
@@ -122,6 +129,8 @@ class GenerationFacts:
         Decoder layers kept, and the shape of their cache.
     bidirectional : str
         Which tokens attend to each other in both directions, see :func:`vtc.inputs.schedule.attention_blocks`.
+    rules : GenerationRules
+        What the checkpoint's generation settings ask of answers.
     """
 
     eos_token_ids: tuple[int, ...]
@@ -133,6 +142,7 @@ class GenerationFacts:
     head_dim: int
     layers: int
     bidirectional: Literal["none", "image", "prompt"]
+    rules: GenerationRules
 
 
 @dataclass(frozen=True)
@@ -365,7 +375,7 @@ def write_bundle(
 
 def _parse(data: Mapping[str, Any], root: Path) -> Manifest:
     try:
-        manifest = TypeAdapter(Manifest).validate_json(json.dumps(upgraded(data)), strict=True)
+        manifest = TypeAdapter(Manifest).validate_json(json.dumps(upgraded(data, root)), strict=True)
     except (KeyError, TypeError, AttributeError):  # of an earlier schema, which is not looked at before
         raise BundleError(f"{root / MANIFEST}: is not a manifest of its schema; export the bundle again") from None
     except ValidationError as error:

@@ -2,24 +2,60 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
+
+from vtc.errors import BundleError, ModelError
+from vtc.inputs.generation import FILE, rules_of
 
 OLDEST = 3
 """The first schema that can be brought up to date; bundles of earlier ones have to be exported again."""
 
 
-def upgraded(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def upgraded(manifest: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """Bring a manifest of schema 3 or later up to date.
 
     Schema 4 counts visual tokens of a run of placeholders as such, says whether tokens have places in the image, and
-    calls what images are served image options.
+    calls what images are served image options. Schema 5 has the rules of the checkpoint's generation settings, which
+    earlier bundles have in a file that was not looked at.
+
+    Parameters
+    ----------
+    manifest : mapping
+    root : Path
+        The bundle's directory.
+
+    Raises
+    ------
+    BundleError
+        If its generation settings cannot be read, or ask for something that is not served.
     """
-    if manifest["schema"] != 3:
-        return dict(manifest)
+    found = dict(manifest)
+    if found["schema"] < 4:
+        found |= _with_places(found)
+    if found["schema"] < 5:
+        found["generation"] = {**found["generation"], "rules": _rules(root)}
+    return found
+
+
+def _rules(root: Path) -> dict[str, Any]:
+    path = root / FILE
+    try:
+        settings = json.loads(path.read_bytes()) if path.is_file() else {}
+        return asdict(rules_of(settings if isinstance(settings, dict) else {}))
+    except ModelError as error:
+        raise BundleError(f"{root}: {error}; then export it again") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: cannot be read ({error}); export the bundle again") from None
+
+
+def _with_places(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What schema 4 says in other words."""
     has_places = _has_places(manifest["plan"])
     return {
-        **manifest,
         "has_places": has_places,
         "model": _renamed(manifest["model"], {"serving": "image_options"}),
         "images": [

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from vtc.cli.data_options import images_outside_flag
 from vtc.cli.image_options import image_option_flags
 from vtc.cli.verb import suggest, verb
 from vtc.progress import progress
@@ -20,6 +21,7 @@ from vtc.progress import progress
 @click.option(
     "--data", metavar="D", help="Images and questions to calibrate on: a directory with data.jsonl, or 'reference'."
 )
+@images_outside_flag
 @click.option("--samples", default=64, show_default=True, type=click.IntRange(1), help="Samples to calibrate on.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Draws the samples.")
 @click.option("--retrain", is_flag=True, help="Train a part even where one ships with the model.")

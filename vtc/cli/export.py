@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporters.precision import NAMES, PRECISIONS
+from exporters.precision import LAYER_TOLERANCE, NAMES, PRECISIONS, precision
+from vtc.cli.data_options import images_outside_flag
 from vtc.cli.image_options import image_option_flags
 from vtc.cli.verb import suggest, verb
 from vtc.facts.layout import ImageOptions
@@ -22,7 +23,7 @@ WORST = 3
 """Values that are told of; all stand in the bundle's precision.json."""
 
 MOST = 0.9
-"""Share of answers that are most of them."""
+"""Share of answers, or of kept tokens, that is most of them."""
 
 
 def _with_precisions(text: str) -> str:
@@ -68,6 +69,7 @@ interrupted export is taken up again by the same command."""
     help="Images and questions to compare on: a directory with data.jsonl, or 'reference'. Without it the reference "
     "model is asked about drawn digits, other models about random images.",
 )
+@images_outside_flag
 @click.option("--samples", default=16, show_default=True, type=click.IntRange(1), help="Prompts to compare on.")
 @image_option_flags(several=True)
 def command(directory: Path, image_options: list[ImageOptions], **asked: Any) -> None:
@@ -92,21 +94,25 @@ def _told(name: str, figures: Parity) -> str:
     """Say in words what the comparison of a precision with the model came to."""
     if figures.layers is not None:
         return (
-            f"{name} is exported right: layers are within {figures.layers:.1g} of PyTorch's with the same rounding. "
+            f"{name} is exported right: layers are within {figures.layers:.1g} of PyTorch's with the same rounding "
+            f"({LAYER_TOLERANCE:g} is allowed). "
             f"What rounding itself changes: {_change(figures)}"
         )
     emulated = ", emulated in float32" if figures.emulated else ""
+    tolerance = precision(name).tolerance
     if figures.original is None:
-        return f"{name} is exported right, by {figures.samples} prompts{emulated}: {_figures(figures)}"
+        return f"{name} is exported right, by {figures.samples} prompts{emulated}: {_figures(figures, tolerance)}"
     return (
         f"{name} is exported right, by {figures.samples} prompts{emulated}, beside the model with its weights rounded "
-        f"alike: {_figures(figures)}. What rounding itself changes: {_change(figures.original)}"
+        f"alike: {_figures(figures, tolerance)}. What rounding itself changes: {_change(figures.original)}"
     )
 
 
-def _figures(figures: Parity) -> str:
-    kept = "" if figures.indices_equal is None else f"same tokens kept {figures.indices_equal:.0%}, "
-    return f"{kept}logits within {figures.logits_max_diff:.1g}, greedy answers equal {figures.greedy_match:.0%}"
+def _figures(figures: Parity, tolerance: float | None = None) -> str:
+    kept = "" if figures.tokens_equal is None else f"same tokens kept {100 * figures.tokens_equal:.3g}%, "
+    allowed = "" if tolerance is None else f" ({tolerance:g} is allowed)"
+    logits = f"logits within {figures.logits_max_diff:.1g}{allowed}"
+    return f"{kept}{logits}, greedy answers equal {figures.greedy_match:.0%}"
 
 
 def _change(figures: Parity) -> str:
@@ -117,6 +123,8 @@ def _change(figures: Parity) -> str:
         verdict = "most answers stayed; vtc validate tells whether accuracy held"
     else:
         verdict = "many answers changed, rightly or wrongly; vtc validate tells whether accuracy held"
+    if figures.tokens_equal is not None and figures.tokens_equal < MOST:
+        verdict += f"; {1 - figures.tokens_equal:.0%} of the kept tokens are others, which is many"
     return f"{_figures(figures)} ({verdict})"
 
 
@@ -136,7 +144,10 @@ def _values(out: Path) -> list[str]:
             worst = ", ".join(
                 f"{row['module']} {row['operator']} {_share(row['relative'])}" for row in note["values"][:WORST]
             )
-            lines.append(f"{name} values that rounding moves most, for whoever tunes it: {worst}")
+            lines.append(
+                f"{name} values that rounding moves most, for whoever tunes it: {worst} of the largest they reach; "
+                "whether that harms, the answers above tell"
+            )
         left = sum(counts["left"] for counts in note.get("graphs", {}).values())
         if left:
             lines.append(f"{name} leaves {left} weights as they are: their inputs do not divide into blocks")

@@ -17,6 +17,8 @@ from rich.table import Table
 
 from vtc.errors import InputError
 
+_SKIPPED_SHOWN = 5
+
 _COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
@@ -95,7 +97,7 @@ def _accuracy_table(report: Mapping[str, Any], name: str, result: Mapping[str, A
         table.add_column(escape(title), justify="right", style="bold" if title == name else None, overflow="fold")
     for category, part in result["by_capability"].items():
         cells = [_accuracy(entry["by_capability"][category]) for _, entry in columns]
-        table.add_row(category, str(part["n"]), *cells)
+        table.add_row(escape(category), str(part["n"]), *cells)
     table.add_section()
     table.add_row("all", str(result["n"]), *(_accuracy(entry) for _, entry in columns), style="bold")
     retention = [
@@ -117,7 +119,16 @@ def _accuracy(entry: Mapping[str, Any] | float) -> str:
 def _data_lines(report: Mapping[str, Any]) -> list[str]:
     data = report["data"]
     chance = "" if data["chance"] is None else f"; guessing without the image scores {percent(data['chance'])} %"
-    return [f"{data['items']} questions about {data['images']} images of {escape(data['name'])}{chance}"]
+    lines = [f"{data['items']} questions about {data['images']} images of {escape(data['name'])}{chance}"]
+    skipped = data.get("skipped", [])
+    if skipped:
+        lines.append(f"{len(skipped)} more could not be asked and are left out:")
+    for item in skipped[:_SKIPPED_SHOWN]:
+        place = f"{item['where']}: " if item["where"] else ""
+        lines.append(escape(f"  {place}item '{item['id']}': {item['why']}"))
+    if len(skipped) > _SKIPPED_SHOWN:
+        lines.append(f"  and {len(skipped) - _SKIPPED_SHOWN} more, which the JSON report names")
+    return lines
 
 
 def _retention_lines(name: str, result: Mapping[str, Any]) -> list[str]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
+from vtc.cli.data_options import images_outside_flag
 from vtc.cli.runtime_options import runtime_flags
 from vtc.cli.verb import suggest, verb
-from vtc.evaluate.contestants import BASELINES
+from vtc.evaluate.baselines import BASELINES
 
 
 def _baselines(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
@@ -35,6 +36,7 @@ def _baselines(_context: click.Context, _option: click.Parameter, value: str) ->
     metavar="D",
     help="Questions: a directory with data.jsonl, or 'reference'.  [default: 'reference' for the reference model]",
 )
+@images_outside_flag
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
@@ -59,6 +61,13 @@ def _baselines(_context: click.Context, _option: click.Parameter, value: str) ->
 @click.option("--max-kld", type=click.FloatRange(0), help="Gate: mean KL divergence of next tokens, in nats.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Questions at a time.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=32, show_default=True, help="Longest answer.")
+@click.option(
+    "--max-skipped",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="Share of the questions that may be left out because they cannot be asked; one may in any case but 0.",
+)
 @runtime_flags()
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the report to a JSON file.")
@@ -74,7 +83,7 @@ def command(
     r"""Judge a bundle or a compressed model against the original, on the same questions.
 
     Without a target (or with 'none') only the original is measured. The exit code is 0 if the gate passes, 3
-    if it fails and 5 if there is not enough data to say.
+    if it fails and 5 if there is not enough data to say. An interrupted run is taken up again by the same command.
 
     \b
     vtc validate out/bundle --against reference

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Container, Mapping
 from typing import Any
 
@@ -9,14 +10,18 @@ from torch import nn
 
 from vtc.compressed.model import CompressedModel
 from vtc.compressed.vision_encoder import VisionEncoder
+from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
 from vtc.plan import TokenPlan, plan
 from vtc.recipe import Recipe
+from vtc.recipe.stages import PruneEntry, PruneInDecoderEntry
 from vtc.selectors.base import Selector
 from vtc.selectors.trained import load_trained, trained_part
 from vtc.stages import MODULES
 from vtc.stages.base import BuildContext, CutStage, TokenStage
 from vtc.tables import line
+
+_log = logging.getLogger(__name__)
 
 Modules = Mapping[int, nn.Module]
 """The module of each stage that has one, by the stage's number."""
@@ -54,12 +59,42 @@ def apply_recipe(
     RecipeError
         If the recipe does not fit the model.
     InputError
-        If a trained part does not.
+        If a trained part does not, or a selector reads questions where the model's prompts do not have them.
     """
     token_plan = plan(recipe, adapter.facts)
+    check_questions(adapter, recipe)
     empty = range(len(recipe.stages)) if from_state else ()
     modules = build_modules(adapter, recipe, token_plan, model_digest, empty=empty, selectors=selectors or {})
     return assemble(adapter, token_plan, modules)
+
+
+def check_questions(adapter: VLMAdapter, recipe: Recipe) -> None:
+    """Make sure that selectors that read the question find it: they look at the text after an image.
+
+    Before the decoder that is all they know of it. Inside the decoder, what comes after the image has seen what comes
+    before, so that there is a choice, and a note.
+
+    Raises
+    ------
+    InputError
+        If a selector before the decoder reads questions, and the chat template puts them before the image.
+    """
+    readers = [
+        (number, stage.selector, isinstance(stage, PruneEntry))
+        for number, stage in enumerate(recipe.stages)
+        if (isinstance(stage, PruneEntry) and stage.selector.text_aware)
+        or (isinstance(stage, PruneInDecoderEntry) and stage.selector.query_tokens == "text_after_image")
+    ]
+    if not readers or adapter.question_follows_image:
+        return
+    for number, selector, before in readers:
+        where = f"{recipe.name}: stages.{number}: {selector.name} reads the question in the text after the image"
+        what = f"the chat template of {adapter.path} puts the question before it"
+        if before:
+            raise InputError(
+                f"{where}, and {what}; take a selector that reads no question (vtc ls selectors), or one in the decoder"
+            )
+        _log.warning("note: %s, and %s: it goes by the words after the image alone", where, what)
 
 
 def build_modules(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vtc.compressed.decoder import DecoderSegment, GatherTokens, KeyValue, MergeTokens
 from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.errors import InputError
+from vtc.inputs.generation import RuledLogits, check_finite
 from vtc.inputs.positions import PositionRule, positions
 from vtc.inputs.prompts import check_several, clips
 from vtc.inputs.schedule import SegmentRule, query_tokens, schedule
@@ -278,12 +279,15 @@ class CompressedModel(nn.Module):
     ) -> list[Generation]:
         """Greedy answers to prepared prompts; arguments as in :meth:`prefill`."""
         logits, state = self.prefill(input_ids, attention_mask, pixel_values)
-        eos = torch.tensor(self.adapter.eos_token_ids, device=logits.device)
-        token = logits[:, -1].argmax(dim=-1, keepdim=True)
+        ends = self.adapter.eos_token_ids
+        prompts = _numbers(input_ids), _numbers(attention_mask)
+        ruled = RuledLogits(self.adapter.rules, ends, *prompts, max_new_tokens)
+        eos = torch.tensor(ends, device=logits.device)
+        token = _best(logits, ruled)
         generated = [token]
         done = torch.isin(token, eos)
         while len(generated) < max_new_tokens and not bool(done.all()):
-            token = self.decode(token, state)[:, -1].argmax(dim=-1, keepdim=True)
+            token = _best(self.decode(token, state), ruled)
             generated.append(token)
             done |= torch.isin(token, eos)
         rows = [self._until_end(row, eos.tolist()) for row in torch.cat(generated, dim=1).tolist()]
@@ -346,6 +350,15 @@ class CompressedModel(nn.Module):
             steps.append(self.decode(column[:, None], state)[:, -1])
         stacked = torch.stack(steps, dim=1).float().cpu().numpy()
         return [row[: len(ids)] for row, ids in zip(stacked, continuations, strict=True)]
+
+
+def _best(logits: Tensor, ruled: RuledLogits) -> Tensor:
+    """The best token of each row (B, 1) by the last of its logits (B, S, vocabulary) and the rules."""
+    scores = ruled(logits[:, -1].float().cpu().numpy())
+    token = scores.argmax(axis=-1)
+    check_finite(np.take_along_axis(scores, token[:, None], axis=-1))
+    ruled.took(token)
+    return torch.from_numpy(token[:, None]).to(logits.device)
 
 
 def _numbers(tensor: Tensor) -> NDArray[np.int64]:

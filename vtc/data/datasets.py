@@ -1,8 +1,8 @@
 """Questions about images with accepted answers: a directory with ``data.jsonl``, or the reference scenes.
 
-Each line of ``data.jsonl`` is an object with ``id``, ``image`` (path relative to the file), ``question``,
-``answers`` (list), ``category``, and optionally ``evidence`` (pixel boxes [x0, y0, x1, y1]) and ``chance``
-(accuracy of a guess).
+Each line of ``data.jsonl`` is an object with ``id`` (its own), ``image`` (path relative to the file, of an image in the
+file's directory), ``question``, ``answers`` (list), ``category``, and optionally ``evidence`` (pixel boxes
+[x0, y0, x1, y1]) and ``chance`` (accuracy of a guess).
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
 
+from vtc.data.lines import read_lines
+from vtc.data.records import parse_record
 from vtc.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ class Item:
         Pixel boxes (x0, y0, x1, y1) that hold what the answer follows from; empty where unknown.
     chance : float or None
         Accuracy of the best guess without the image, where known.
+    where : str
+        File and line that it stands on, where it does.
     """
 
     id: str
@@ -59,14 +63,13 @@ class Item:
     category: str
     evidence: tuple[tuple[float, float, float, float], ...] = ()
     chance: float | None = None
+    where: str = ""
 
     def load(self) -> Image.Image:
         """The image, RGB."""
-        if isinstance(self.image, Path):
-            from vtc.runtime.image import open_image
+        from vtc.runtime.image import open_image
 
-            return open_image(self.image)
-        return self.image
+        return open_image(self.image)
 
 
 @dataclass(frozen=True)
@@ -205,8 +208,12 @@ def _reference_item(name: str, image_id: str, image: Image.Image, question: Ques
 
 
 def _data_file(path: Path) -> Path:
-    file = path / FILE_NAME if path.is_dir() else path
-    if not file.is_file():
+    try:
+        file = path / FILE_NAME if path.is_dir() else path
+        there = file.is_file()
+    except OSError as error:
+        raise InputError(f"--data {str(path)[:200]}: cannot be found ({error.strerror})") from None
+    if not there:
         raise InputError(f"{file}: no such file; --data takes a directory with {FILE_NAME}, or 'reference'")
     return file
 
@@ -221,16 +228,16 @@ def read_jsonl(file: Path) -> list[Item]:
     """
     items: list[Item] = []
     problems: list[str] = []
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read ({error})") from None
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                items.append(_item(line, file.parent))
-            except _LineError as error:
-                problems.append(f"{file}:{number}: {error}")
+    lines: dict[str, int] = {}
+    for number, line in read_lines(file):
+        try:
+            item = Item(**parse_record(line, file.parent), where=f"{file}:{number}")
+        except ValueError as error:
+            problems.append(f"{file}:{number}: {error}")
+            continue
+        if (first := lines.setdefault(item.id, number)) != number:
+            problems.append(f"{file}:{number}: has the id '{item.id}' of line {first}; ids must differ")
+        items.append(item)
     if problems:
         more = f" (and {len(problems) - 1} more lines like it)" if len(problems) > 1 else ""
         raise InputError(problems[0] + more)
@@ -239,57 +246,3 @@ def read_jsonl(file: Path) -> list[Item]:
             f"{file}: holds no items; each line is a JSON object with id, image, question, answers, category"
         )
     return items
-
-
-class _LineError(Exception):
-    """What is wrong with one line."""
-
-
-def _field(record: dict[str, Any], name: str, kind: type | tuple[type, ...], wanted: str) -> Any:
-    if name not in record:
-        raise _LineError(f"missing field '{name}'")
-    value = record[name]
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise _LineError(f"field '{name}' must be {wanted}")
-    return value
-
-
-def _item(line: str, directory: Path) -> Item:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise _LineError(f"not valid JSON ({error.msg})") from None
-    if not isinstance(record, dict):
-        raise _LineError("must be a JSON object")
-    name = _field(record, "image", str, "a path relative to the data file")
-    answers = _field(record, "answers", list, "a list of strings")
-    if not answers or not all(isinstance(answer, str) for answer in answers):
-        raise _LineError("field 'answers' must be a non-empty list of strings")
-    chance = record.get("chance")
-    if chance is not None and (isinstance(chance, bool) or not isinstance(chance, int | float) or not 0 <= chance <= 1):
-        raise _LineError("field 'chance' must be a number between 0 and 1")
-    image = directory / name
-    if not image.is_file():
-        raise _LineError(f"image '{name}' does not exist")
-    return Item(
-        id=str(_field(record, "id", (str, int), "a string")),
-        image=image,
-        image_id=name,
-        question=_field(record, "question", str, "a string"),
-        answers=tuple(answers),
-        category=_field(record, "category", str, "a string"),
-        evidence=_boxes(record.get("evidence")),
-        chance=None if chance is None else float(chance),
-    )
-
-
-def _boxes(value: Any) -> tuple[tuple[float, float, float, float], ...]:
-    if value is None:
-        return ()
-    boxes = []
-    for box in value if isinstance(value, list) else [value]:
-        numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(x, int | float) for x in box)
-        if not numbers:
-            raise _LineError("field 'evidence' must be a list of boxes [x0, y0, x1, y1]")
-        boxes.append((float(box[0]), float(box[1]), float(box[2]), float(box[3])))
-    return tuple(boxes)

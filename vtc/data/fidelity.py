@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtc.errors import ModelError
+from vtc.inputs.generation import check_finite
 
 Floats = NDArray[np.float64]
 
@@ -53,12 +54,16 @@ def divergence(original: NDArray[np.float32], compressed: NDArray[np.float32]) -
     ------
     ModelError
         If the shapes differ: the models do not share a vocabulary.
+    NumericError
+        If something is not a number: NaN would drop out of every comparison.
     """
     if original.shape != compressed.shape:
         raise ModelError(
             f"logits of shape {original.shape} and {compressed.shape} cannot be compared: "
             "the models do not share a vocabulary; validate against the checkpoint it was made from"
         )
+    check_finite(original, "the original's logits")
+    check_finite(compressed, "the compressed model's logits")
     p, q = log_softmax(original), log_softmax(compressed)
     kld = np.sum(np.exp(p) * (p - q), axis=-1)
     # Rounding may leave -1e-17 where the distributions are equal.

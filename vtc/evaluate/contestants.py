@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,24 +16,20 @@ from PIL import Image
 
 from vtc.artifact import MANIFEST
 from vtc.errors import InputError
+from vtc.evaluate.answers import Contestant
+from vtc.evaluate.baselines import baseline_keep, budget, open_baselines
 from vtc.evaluate.evidence import Locator
-from vtc.evaluate.predictor import Generated, Logits, Predictor
-from vtc.evaluate.validate import Contestant
+from vtc.evaluate.layouts import by_layout
 from vtc.facts.layout import ANY_IMAGE, ImageOptions, image_options_of
+from vtc.inputs.layouts import offer_of
 from vtc.plan.token_plan import TokenPlan
 from vtc.runtime.options import RuntimeOptions
 
 if TYPE_CHECKING:
+    from vtc.bundle.manifest import Manifest, ServedImage
     from vtc.compressed.model import CompressedModel
     from vtc.models.base import VLMAdapter
     from vtc.recipe import Recipe
-
-Baseline = Literal["random", "uniform", "downsample", "blind"]
-BASELINES: tuple[Baseline, ...] = ("random", "uniform", "downsample", "blind")
-"""Ways to spend the same budget without looking, and a model that sees no image."""
-
-RANDOM_DRAWS = 16
-"""Choices of places that the random baseline takes turns with; one alone may be lucky or not."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +43,18 @@ class Opened:
         Digest of the checkpoint it is, or was made from.
     plan : TokenPlan or None
         None for a checkpoint.
-    adapter : VLMAdapter or None
-        The checkpoint in PyTorch, where it is loaded: what baselines are built on.
+    adapters : sequence of VLMAdapter
+        The checkpoint in PyTorch, where it is loaded, made ready for each layout: what baselines are built on.
+    keeps : sequence of int or None
+        Visual tokens that a baseline may spend on an image of each layout, see
+        :func:`vtc.evaluate.baselines.baseline_keep`.
     """
 
     contestant: Contestant
     model_sha256: str
     plan: TokenPlan | None = None
-    adapter: VLMAdapter | None = None
+    adapters: Sequence[VLMAdapter] = ()
+    keeps: Sequence[int | None] = ()
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,15 @@ class Comparison:
     baselines : list of Contestant
     left_out : mapping of str
         Baselines that were asked for and cannot be, and why.
+    sha256 : str
+        Digest of the models: with equal ones, questions get equal answers.
     """
 
     original: Contestant
     compressed: Contestant | None
     baselines: list[Contestant]
     left_out: Mapping[str, str] = field(default_factory=dict)
+    sha256: str = ""
 
 
 def manifest_of(path: Path) -> dict[str, Any] | None:
@@ -134,7 +138,8 @@ def open_comparison(
     against = against or checkpoint_name(target, None)
     if target is None:
         original = _open_original(against, options)
-        return Comparison(original.contestant, None, *_baselines_of(original, None, baselines, seed))
+        rivals, left_out = _baselines_of(original, (), baselines, seed)
+        return Comparison(original.contestant, None, rivals, left_out, _digest(against, original.model_sha256))
     original_manifest = manifest_of(Path(against))
     if manifest is not None and manifest["kind"] == "compressed":
         # One copy of the weights serves both.
@@ -142,58 +147,81 @@ def open_comparison(
         original = _open_original(against, options) if original_manifest else _uncompressed(compressed)
     else:
         compressed = open_bundle(Path(target), options)
-        original = _open_original(against, options, served_by(manifest))
+        original = _open_original(against, options, layouts_of(manifest))
     check_same_origin(original, compressed)
     return Comparison(
         original.contestant,
         compressed.contestant,
-        *_baselines_of(original, baseline_keep(compressed.plan), baselines, seed),
+        *_baselines_of(original, compressed.keeps, baselines, seed),
+        _digest(target, against, original.model_sha256),
     )
 
 
+def _digest(*names: str) -> str:
+    """Digest of what was compressed or exported, by the manifests that list every file's hash, and of other words."""
+    parts = [(Path(name) / MANIFEST).read_bytes() if manifest_of(Path(name)) else name.encode() for name in names]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
 def _baselines_of(
-    original: Opened, keep: int | None, names: Sequence[str], seed: int
+    original: Opened, keeps: Sequence[int | None], names: Sequence[str], seed: int
 ) -> tuple[list[Contestant], dict[str, str]]:
-    return ([], {}) if original.adapter is None else open_baselines(original.adapter, names, keep, seed)
+    if not original.adapters:
+        return [], {}
+    return open_baselines(original.adapters, names, keeps or [None] * len(original.adapters), seed)
 
 
-def served_by(manifest: Mapping[str, Any] | None) -> ImageOptions:
-    """Read what images a bundle was made for; of several layouts the first."""
+def layouts_of(manifest: Mapping[str, Any] | None) -> list[ImageOptions]:
+    """Read what images a bundle was made for, one for each of its layouts, the default one first."""
     if manifest is None or not {"image_options", "serving"} & set(manifest["model"]):
-        return ANY_IMAGE
-    return image_options_of(manifest["model"])
+        return [ANY_IMAGE]
+    if "layouts" in manifest["model"]:
+        return [image_options_of({"image_options": one}) for one in manifest["model"]["layouts"]]
+    # Bundles of vtc 0.1 say the first one's options, and of the others the size.
+    others = [tuple(served["size"]) for served in manifest.get("images", [])[1:]]
+    return [image_options_of(manifest["model"]), *(ImageOptions(image_size=size) for size in others)]
 
 
-def _open_original(name: str, options: RuntimeOptions, image_options: ImageOptions = ANY_IMAGE) -> Opened:
+def _open_original(name: str, options: RuntimeOptions, layouts: Sequence[ImageOptions] = (ANY_IMAGE,)) -> Opened:
     manifest = manifest_of(Path(name))
     if manifest is None:
-        return open_checkpoint(name, image_options)
+        return open_checkpoint(name, layouts)
     if manifest["kind"] == "compressed" or manifest["plan"]["stages"]:
         raise InputError(f"{name}: is compressed, so it is no original; give the checkpoint it was made from")
     return open_bundle(Path(name), replace(options, engines=None))
 
 
-def open_checkpoint(name: str, image_options: ImageOptions = ANY_IMAGE) -> Opened:
-    """Open the original, which runs through the same code as a compressed model, with nothing taken away."""
+def open_checkpoint(name: str, layouts: Sequence[ImageOptions] = (ANY_IMAGE,)) -> Opened:
+    """Open the original, which runs through the same code as a compressed model, with nothing taken away.
+
+    Parameters
+    ----------
+    name : str
+    layouts : sequence of ImageOptions
+        What images it is made ready for; each image goes to the nearest.
+    """
     from vtc.models import load_adapter, model_digest, resolve_model
 
     path = resolve_model(name)
-    return original_of(load_adapter(path, image_options), model_digest(path))
+    first = load_adapter(path, layouts[0])
+    return original_of([first, *map(first.with_image_options, layouts[1:])], model_digest(path))
 
 
-def original_of(adapter: VLMAdapter, model_sha256: str) -> Opened:
-    """Make an original of a loaded checkpoint: nothing is taken away."""
+def original_of(adapters: Sequence[VLMAdapter], model_sha256: str) -> Opened:
+    """Make an original of a loaded checkpoint, made ready for some layouts: nothing is taken away."""
     from vtc.compressed.build import apply_recipe
     from vtc.recipe import Recipe
 
-    original = apply_recipe(adapter, Recipe(version=1, name="none", stages=()))
-    return Opened(Contestant("original", original, adapter.chat), model_sha256, adapter=adapter)
+    none = Recipe(version=1, name="none", stages=())
+    offers = [offer_of(adapter.facts.layout) for adapter in adapters]
+    predictor = by_layout([apply_recipe(adapter, none) for adapter in adapters], offers)
+    return Opened(Contestant("original", predictor, adapters[0].chat), model_sha256, adapters=adapters)
 
 
 def _uncompressed(compressed: Opened) -> Opened:
-    if compressed.adapter is None:
+    if not compressed.adapters:
         raise InputError(f"{compressed.contestant.name}: holds no checkpoint to compare with")
-    return original_of(compressed.adapter, compressed.model_sha256)
+    return original_of(compressed.adapters, compressed.model_sha256)
 
 
 def open_bundle(path: Path, options: RuntimeOptions = RuntimeOptions()) -> Opened:
@@ -212,7 +240,23 @@ def open_bundle(path: Path, options: RuntimeOptions = RuntimeOptions()) -> Opene
     plan = TokenPlan.from_dict(vlm.manifest.plan)
     locator = _locator(keep_indices, plan, grid, served.size)
     contestant = Contestant(path.resolve().name, vlm, vlm.chat, locator, plan.layer_average)
-    return Opened(contestant, str(vlm.manifest.model["sha256"]), plan)
+    return Opened(contestant, str(vlm.manifest.model["sha256"]), plan, keeps=_keeps(vlm.manifest, plan))
+
+
+def _keeps(manifest: Manifest, plan: TokenPlan) -> list[int | None]:
+    """Budget of a baseline in each layout; the plan is of the first, and the others' averages are in proportion."""
+
+    def seen(served: ServedImage) -> int:
+        tokens = zip(manifest.segments, served.segment_tokens_per_span, strict=True)
+        return served.spans * sum(len(segment.layers) * count for segment, count in tokens)
+
+    first, *others = manifest.images
+    averages = [plan.layer_average * seen(served) / max(seen(first), 1) for served in others]
+    rest = zip(averages, others, strict=True)
+    return [
+        baseline_keep(plan),
+        *(budget(average, served.spans, served.spans * served.tokens_per_span) for average, served in rest),
+    ]
 
 
 def open_compressed(path: Path, base: str | None = None) -> Opened:
@@ -259,7 +303,7 @@ def compressed_contestant(name: str, model: CompressedModel, model_sha256: str) 
     grid = adapter.facts.grid if adapter.facts.layout.spans == 1 else None
     locator = _locator(keep_indices, plan, grid, adapter.facts.image_size)
     contestant = Contestant(name, model, adapter.chat, locator, model.plan.layer_average)
-    return Opened(contestant, model_sha256, plan, adapter)
+    return Opened(contestant, model_sha256, plan, [adapter], [baseline_keep(plan)])
 
 
 def _refuse_clips(name: str, frames: int) -> None:
@@ -276,76 +320,6 @@ def _locator(
     size: tuple[int, int],
 ) -> Locator | None:
     return Locator(keep_indices, grid, size) if grid and plan.chooses_places else None
-
-
-def baseline_keep(plan: TokenPlan | None) -> int | None:
-    """Count the visual tokens that a baseline may spend: as many as the plan has on average over the decoder's layers.
-
-    For stages before the decoder that is the number that enters it. Where an image is several runs of
-    placeholders, each gets as many. None where nothing is saved, so that there is nothing to compare with.
-    """
-    if plan is None:
-        return None
-    keep = plan.spans * max(1, round(plan.layer_average / plan.spans))
-    return keep if keep < plan.visual_tokens_in else None
-
-
-def open_baselines(
-    adapter: VLMAdapter, names: Sequence[str], keep: int | None, seed: int
-) -> tuple[list[Contestant], dict[str, str]]:
-    """Open the baselines at a budget, and say why others of `names` cannot be; without a budget none that needs one."""
-    from vtc.compressed.baselines import baseline
-
-    def predictor(name: Baseline, seed: int = 0) -> Predictor:
-        return baseline(adapter, name, keep or 0, seed)
-
-    found: list[Contestant] = []
-    left_out: dict[str, str] = {}
-    for name in BASELINES:
-        if name not in names or (keep is None and name != "blind"):
-            continue
-        draws = RANDOM_DRAWS if name == "random" else 1
-        try:
-            turns = TakingTurns([predictor(name, seed + draw) for draw in range(draws)])
-        except InputError as error:
-            left_out[name] = str(error)
-            continue
-        found.append(Contestant(name, turns, adapter.chat))
-    return found, left_out
-
-
-class TakingTurns:
-    """Several predictors, each of which answers a batch in its turn: an average over draws at the cost of one.
-
-    Parameters
-    ----------
-    predictors : sequence of Predictor
-    """
-
-    def __init__(self, predictors: Sequence[Predictor]) -> None:
-        self._predictors = predictors
-        self._turn = -1
-
-    @property
-    def image_tokens(self) -> int:
-        """Visual tokens of one image that enter the decoder."""
-        return self._predictors[0].image_tokens
-
-    def _next(self) -> Predictor:
-        self._turn = (self._turn + 1) % len(self._predictors)
-        return self._predictors[self._turn]
-
-    def generate(
-        self, images: list[list[Image.Image]], prompts: list[str], max_new_tokens: int = 32
-    ) -> Sequence[Generated]:
-        """Answer a batch with the predictor whose turn it is."""
-        return self._next().generate(images, prompts, max_new_tokens)
-
-    def score(
-        self, images: list[list[Image.Image]], prompts: list[str], continuations: list[list[int]]
-    ) -> Sequence[Logits]:
-        """Score a batch with the predictor whose turn it is."""
-        return self._next().score(images, prompts, continuations)
 
 
 def check_same_origin(original: Opened, compressed: Opened) -> None:

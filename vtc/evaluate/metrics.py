@@ -17,7 +17,7 @@ _POINT_NOT_IN_NUMBER = re.compile(r"\.(?!\d)")
 _COMMA_IN_NUMBER = re.compile(r"(?<=\d),(?=\d)")
 
 
-def normalise(answer: str) -> str:
+def normalise(answer: str, articles: bool = False) -> str:
     """An answer in the form in which answers are compared.
 
     Lower case; punctuation removed where it stands at a word's edge and turned into a space inside a word;
@@ -31,6 +31,8 @@ def normalise(answer: str) -> str:
     Parameters
     ----------
     answer : str
+    articles : bool
+        Whether articles stay.
 
     Returns
     -------
@@ -44,7 +46,19 @@ def normalise(answer: str) -> str:
             at_edge = f"{mark} " in padded or f" {mark}" in padded
             padded = padded.replace(mark, "" if at_edge else " ")
     words = _POINT_NOT_IN_NUMBER.sub("", padded).split()
-    return " ".join(_NUMBERS.get(word, word) for word in words if word not in _ARTICLES)
+    return " ".join(_NUMBERS.get(word, word) for word in words if articles or word not in _ARTICLES)
+
+
+def same_answer(given: str, other: str) -> bool:
+    """Whether two answers are the same in normal form.
+
+    An answer that normalises to nothing, such as the choice "A" or "-", is compared with its articles, or as it
+    stands where it has no word at all.
+    """
+    if normalise(given) or normalise(other):
+        return normalise(given) == normalise(other)
+    first, second = normalise(given, articles=True), normalise(other, articles=True)
+    return first == second if first or second else given.strip() == other.strip()
 
 
 def answer_score(answer: str, accepted: Sequence[str]) -> float:
@@ -54,7 +68,8 @@ def answer_score(answer: str, accepted: Sequence[str]) -> float:
     many or more they are what people said, and the score is the VQA consensus: leave each person out in turn,
     min(matches / 3, 1), averaged.
 
-    Based on the VQA accuracy (Antol et al. 2015, arXiv 1505.00468, section 5; visualqa.org/evaluation).
+    Based on the VQA accuracy (Antol et al. 2015, arXiv 1505.00468, section 5; visualqa.org/evaluation). It differs for
+    references that normalise to nothing, such as "A": see :func:`same_answer`. An empty answer is never right.
 
     Parameters
     ----------
@@ -67,8 +82,7 @@ def answer_score(answer: str, accepted: Sequence[str]) -> float:
     -------
     float
     """
-    given = normalise(answer)
-    hits = [normalise(reference) == given for reference in accepted]
+    hits = [bool(answer.strip()) and same_answer(answer, reference) for reference in accepted]
     if len(hits) < ANNOTATORS:
         return float(any(hits))
     total = sum(hits)

@@ -153,3 +153,8 @@ def median_p90(values: ArrayLike) -> dict[str, float | None]:
         return {"p50": None, "p90": None}
     p50, p90 = np.quantile(array, [0.5, 0.9])
     return {"p50": float(p50), "p90": float(p90)}
+
+
+def listed(interval: Interval | None) -> list[float] | None:
+    """An interval as plain JSON."""
+    return None if interval is None else list(interval)

@@ -9,73 +9,25 @@ the last, where it ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from vtc.data.datasets import Dataset, Item
-from vtc.data.fidelity import divergence
 from vtc.evaluate import stats
-from vtc.evaluate.evidence import Locator, measure_evidence
+from vtc.evaluate.answers import Answers, Contestant, answers_to, ask_all
+from vtc.evaluate.asking import MAX_SKIPPED, Asking, Effort, Faults
+from vtc.evaluate.evidence import measure_evidence
+from vtc.evaluate.fidelity import Fidelity, fidelity_of, follow_all
 from vtc.evaluate.gate import Check, at_least, at_most, overall, retention_check
-from vtc.evaluate.metrics import answer_score, normalise
-from vtc.evaluate.predictor import Predictor
+from vtc.evaluate.notes import Notes
 from vtc.progress import Report, silent
 
 Floats = NDArray[np.float64]
-_ANY_TOKEN = 0
-"""Stands after a finished answer: the distribution before it is wanted, the token itself is never read."""
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """A model under a name, with the prompt template it answers through.
-
-    Attributes
-    ----------
-    name : str
-    predictor : Predictor
-    chat : callable
-        Turns a question into a whole prompt with one image placeholder.
-    locator : Locator or None
-        Where its kept tokens lie; None where they are not places on the original's grid.
-    layer_average : float or None
-        Visual tokens of an image, mean over the original's decoder layers; None: `image_tokens` in every layer.
-    """
-
-    name: str
-    predictor: Predictor
-    chat: Callable[[str], str]
-    locator: Locator | None = None
-    layer_average: float | None = None
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What one model answered to n items.
-
-    Attributes
-    ----------
-    scores : array of shape (n,)
-        Between 0 and 1.
-    texts : tuple of n str
-    token_ids : tuple of n tuples of int
-        Without the end token.
-    """
-
-    scores: Floats
-    texts: tuple[str, ...]
-    token_ids: tuple[tuple[int, ...], ...]
-
-    @property
-    def accuracy(self) -> float:
-        """Mean score."""
-        return float(self.scores.mean())
 
 
 @dataclass(frozen=True)
@@ -85,49 +37,6 @@ class Thresholds:
     min_retention: float = 0.95
     min_top1: float | None = None
     max_kld: float | None = None
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How the questions are put: B at a time, with answers of at most so many tokens."""
-
-    batch_size: int = 16
-    max_new_tokens: int = 32
-
-
-def answer_all(
-    contestant: Contestant, items: Sequence[Item], effort: Effort = Effort(), progress: Report = silent
-) -> Answers:
-    """Ask a model every question.
-
-    Parameters
-    ----------
-    contestant : Contestant
-    items : sequence of n Item
-    effort : Effort
-    progress : callable
-
-    Returns
-    -------
-    Answers
-    """
-    texts: list[str] = []
-    token_ids: list[tuple[int, ...]] = []
-    for _, images, prompts in _batches(contestant, items, effort.batch_size):
-        for generation in contestant.predictor.generate(images, prompts, effort.max_new_tokens):
-            texts.append(generation.text)
-            token_ids.append(tuple(generation.token_ids))
-        progress(f"{contestant.name}: answers", len(texts), len(items))
-    scores = [answer_score(text, item.answers) for text, item in zip(texts, items, strict=True)]
-    return Answers(np.asarray(scores, dtype=np.float64), tuple(texts), tuple(token_ids))
-
-
-def _batches(
-    contestant: Contestant, items: Sequence[Item], size: int
-) -> Iterator[tuple[Sequence[Item], list[list[Image.Image]], list[str]]]:
-    for start in range(0, len(items), size):
-        batch = items[start : start + size]
-        yield batch, [[item.load()] for item in batch], [contestant.chat(item.question) for item in batch]
 
 
 def compare_accuracy(items: Sequence[Item], scores: Floats, base: Floats, seed: int) -> dict[str, Any]:
@@ -145,12 +54,12 @@ def compare_accuracy(items: Sequence[Item], scores: Floats, base: Floats, seed: 
         "accuracy": float(scores.mean()),
         "base": float(base.mean()),
         "retention": stats.ratio(scores, base),
-        "ci95": _listed(stats.ratio_interval(scores, base, groups, seed)),
+        "ci95": stats.listed(stats.ratio_interval(scores, base, groups, seed)),
         "n": len(items),
         "images": len(set(groups)),
         "lost": int(np.sum(scores < base)),
         "gained": int(np.sum(scores > base)),
-        "accuracy_ci95": _listed(stats.mean_interval(scores, groups, seed)),
+        "accuracy_ci95": stats.listed(stats.mean_interval(scores, groups, seed)),
     }
 
 
@@ -164,90 +73,6 @@ def compare_capabilities(items: Sequence[Item], scores: Floats, base: Floats, se
         for category, chosen in places.items()
     }
     return compare_accuracy(items, scores, base, seed) | {"by_capability": by_capability}
-
-
-def _listed(interval: stats.Interval | None) -> list[float] | None:
-    return None if interval is None else list(interval)
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """How closely a model follows the original.
-
-    Attributes
-    ----------
-    kld, same_top : arrays of shape (tokens,)
-        One entry per distribution compared; see :class:`vtc.data.fidelity.Divergence`.
-    token_images : tuple of tokens str
-        The image of each entry.
-    same_answer : array of shape (n,), bool
-        Whether the two normalised answers are equal.
-    """
-
-    kld: Floats
-    same_top: NDArray[np.bool_]
-    token_images: tuple[str, ...]
-    same_answer: NDArray[np.bool_]
-
-    def to_dict(self, seed: int) -> dict[str, Any]:
-        """The figures as JSON, with intervals by image."""
-        return {
-            "top1_agreement": float(self.same_top.mean()),
-            "top1_ci95": _listed(self.top1_interval(seed)),
-            "kld_mean": float(self.kld.mean()),
-            "kld_ci95": _listed(self.kld_interval(seed)),
-            "kld_median": float(np.median(self.kld)),
-            "kld_p99": float(np.quantile(self.kld, 0.99)),
-            "answer_agreement": float(self.same_answer.mean()),
-            "tokens": len(self.kld),
-        }
-
-    def top1_interval(self, seed: int) -> stats.Interval | None:
-        """Interval of top-1 agreement."""
-        return stats.mean_interval(self.same_top, self.token_images, seed)
-
-    def kld_interval(self, seed: int) -> stats.Interval | None:
-        """Interval of the mean KL divergence."""
-        return stats.mean_interval(self.kld, self.token_images, seed)
-
-
-def measure_fidelity(
-    original: Contestant,
-    compressed: Contestant,
-    items: Sequence[Item],
-    original_answers: Answers,
-    compressed_answers: Answers,
-    effort: Effort = Effort(),
-    progress: Report = silent,
-) -> Fidelity:
-    """Compare next-token distributions along the original's answers.
-
-    Logits are reduced batch by batch: whole vocabularies for every item would not fit in memory.
-    """
-    kld: list[Floats] = []
-    same_top: list[NDArray[np.bool_]] = []
-    token_images: list[str] = []
-    done = 0
-    batches = zip(
-        _batches(original, items, effort.batch_size),
-        _batches(compressed, items, effort.batch_size),
-        strict=True,
-    )
-    for (batch, images, prompts), (_, _, compressed_prompts) in batches:
-        answers = original_answers.token_ids[done : done + len(batch)]
-        forced = [[*ids, _ANY_TOKEN] for ids in answers]
-        expected = original.predictor.score(images, prompts, forced)
-        found = compressed.predictor.score(images, compressed_prompts, forced)
-        for item, p, q in zip(batch, expected, found, strict=True):
-            moved = divergence(p, q)
-            kld.append(moved.kld)
-            same_top.append(moved.same_top)
-            token_images += [item.image_id] * len(moved.kld)
-        done += len(batch)
-        progress(f"{compressed.name}: fidelity", done, len(items))
-    pairs = zip(original_answers.texts, compressed_answers.texts, strict=True)
-    same_answer = np.array([normalise(a) == normalise(b) for a, b in pairs])
-    return Fidelity(np.concatenate(kld), np.concatenate(same_top), tuple(token_images), same_answer)
 
 
 def gate_checks(result: Mapping[str, Any], fidelity: Fidelity, limits: Thresholds, seed: int) -> list[Check]:
@@ -275,6 +100,8 @@ def validate(
     effort: Effort = Effort(),
     progress: Report = silent,
     left_out: Mapping[str, str] = MappingProxyType({}),
+    max_skipped: float = MAX_SKIPPED,
+    notes: Notes | None = None,
 ) -> dict[str, Any]:
     """Measure and judge.
 
@@ -292,22 +119,39 @@ def validate(
     progress : callable
     left_out : mapping
         Baselines that were asked for and cannot be, and why; noted in the report.
+    max_skipped : float
+        Share of the questions that may be left out because they cannot be asked; see
+        :class:`vtc.evaluate.asking.Faults`.
+    notes : Notes or None
+        Where answers are noted, and found again.
 
     Returns
     -------
     dict
         The report, ready for JSON: ``kind``, ``results``, ``fidelity``, ``baselines`` and those ``left_out``, ``gate``,
-        and what it takes to read or repeat them (``original``, ``data``, ``protocol``).
+        and what it takes to read or repeat them (``original``, ``data`` with the items that were ``skipped`` and why,
+        ``protocol``).
+
+    Raises
+    ------
+    InputError
+        If more questions cannot be asked than may be left out.
     """
-    items = dataset.items
-    base = answer_all(original, items, effort, progress)
+    asking = Asking(effort, Faults(max_skipped, len(dataset.items)), Notes() if notes is None else notes, progress)
+    first = ask_all(original, dataset.items, asking, "original")
+    second = first if compressed is None else ask_all(compressed, dataset.items, asking, "compressed")
+    followed = {} if compressed is None else follow_all(original, compressed, dataset.items, first, asking)
+    others = {rival.name: ask_all(rival, dataset.items, asking, f"baseline {rival.name}") for rival in baselines}
+    # What one of them could not be asked is no question for the others either.
+    skipped = asking.faults.found
+    items = [item for item in dataset.items if item.id not in skipped]
+    base, answers = answers_to(items, first), answers_to(items, second)
     judged = original if compressed is None else compressed
-    answers = base if compressed is None else answer_all(compressed, items, effort, progress)
     result = compare_capabilities(items, answers.scores, base.scores, seed)
     fidelity: dict[str, Any] = {}
     checks: list[Check] = []
     if compressed is not None:
-        measured = measure_fidelity(original, compressed, items, base, answers, effort, progress)
+        measured = fidelity_of(items, followed, base, answers)
         fidelity = measured.to_dict(seed)
         checks = gate_checks(result, measured, limits, seed)
     return {
@@ -322,7 +166,9 @@ def validate(
         },
         "fidelity": fidelity,
         "baselines": {
-            rival.name: _baseline(rival, items, answers.scores, base.scores, seed, effort, progress)
+            rival.name: _baseline(
+                rival, items, answers_to(items, others[rival.name]).scores, answers.scores, base.scores, seed
+            )
             for rival in baselines
         },
         "left_out": dict(left_out),
@@ -331,9 +177,10 @@ def validate(
         "data": {
             "name": dataset.name,
             "items": len(items),
-            "images": dataset.images,
+            "images": len({item.image_id for item in items}),
             "sha256": dataset.sha256,
             "chance": _chance(items),
+            "skipped": list(skipped.values()),
         },
         "protocol": {
             "seed": seed,
@@ -350,21 +197,14 @@ def validate(
 
 
 def _baseline(
-    rival: Contestant,
-    items: Sequence[Item],
-    compressed: Floats,
-    base: Floats,
-    seed: int,
-    effort: Effort,
-    progress: Report,
+    rival: Contestant, items: Sequence[Item], scores: Floats, compressed: Floats, base: Floats, seed: int
 ) -> dict[str, Any]:
-    answers = answer_all(rival, items, effort, progress)
-    ahead = compressed - answers.scores
+    ahead = compressed - scores
     groups = [item.image_id for item in items]
-    return compare_capabilities(items, answers.scores, base, seed) | {
+    return compare_capabilities(items, scores, base, seed) | {
         "visual_tokens": rival.predictor.image_tokens,
         "after_by": float(ahead.mean()),
-        "after_by_ci95": _listed(stats.mean_interval(ahead, groups, seed)),
+        "after_by_ci95": stats.listed(stats.mean_interval(ahead, groups, seed)),
     }
 
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vtc.errors import InputError
+from vtc.inputs.rgb import Levels, to_rgb
 
 Pixels = NDArray[np.float32]
-Levels = NDArray[np.uint8]
 Size = tuple[int, int]
 
 MAX_PIXELS = 64 * 2**20
@@ -202,16 +202,6 @@ def to_pixels(spec: PixelSpec, images: Sequence[Image.Image]) -> Pixels:
         pixels = np.stack([table[channel][views[..., channel]] for channel in range(3)], axis=1)
         out[...] = _flat(pixels, spec.patches) if spec.patches else pixels.reshape(spec.shape)
     return inputs
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An image as RGB; transparency is laid on white, 16-bit grey is reduced to 8."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if "A" in image.getbands() or "transparency" in image.info:
-        over = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", over.size, (255, 255, 255, 255)), over).convert("RGB")
-    return image.convert("RGB")
 
 
 def _table(spec: PixelSpec) -> Pixels:

@@ -55,6 +55,20 @@ def render_chat(
         ) from error
 
 
+def without_marks(question: str, marks: Sequence[str]) -> str:
+    """A question in which nothing stands for an image: a blank breaks what would be read as a mark of one.
+
+    Parameters
+    ----------
+    question : str
+    marks : sequence of str
+        What stands for an image or a visual token in a prompt.
+    """
+    for mark in sorted({mark for mark in marks if mark}, key=len, reverse=True):
+        question = question.replace(mark, f"{mark[0]} {mark[1:]}")
+    return question
+
+
 def expand(
     prompt: str,
     placeholder: str,

@@ -186,6 +186,11 @@ def query_tokens(
     queries : {"text_after_image", "all_text", "last_token"}
     spans : int
         Runs of placeholders that make up one image; the text between them asks nothing.
+
+    Raises
+    ------
+    InputError
+        If the text after an image is to ask about it, and there is none.
     """
     text, visual = _find(input_ids, attention_mask, image_token_id)
     rows, columns = (places.reshape(-1, tokens) for places in np.nonzero(visual))
@@ -200,6 +205,10 @@ def query_tokens(
         asks &= (place < begins) | (place > ends)
     else:
         asks &= place > ends
+        if not asks.any(axis=1).all():
+            raise InputError(
+                "a prompt has no text after an image, where the selector reads the question; put the image before it"
+            )
     return QueryTokens(image_rows, columns, *_left_padded(asks))
 
 

@@ -8,6 +8,7 @@ for images of one size, so that whatever depends on that size is a constant.
 from __future__ import annotations
 
 import copy
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,11 +27,15 @@ from vtc.errors import InputError, ModelError, one_line
 from vtc.facts.layout import ANY_IMAGE, ImageLayout, ImageOptions
 from vtc.facts.model import ModelFacts
 from vtc.finite import first_not_finite
+from vtc.inputs.generation import FILE as GENERATION_FILE
+from vtc.inputs.generation import GenerationRules, rules_of
 from vtc.inputs.pixels import PixelSpec, to_pixels
-from vtc.inputs.prompts import expand, render_chat, writes_start
+from vtc.inputs.prompts import expand, render_chat, without_marks, writes_start
 from vtc.models.chat_templates import check_prompt, needed_template
 from vtc.models.images.processor_files import image_settings, video_settings
 from vtc.models.parts.attention import GROUPED_ATTENTION
+
+_log = logging.getLogger(__name__)
 
 
 class VLMAdapter(ABC):
@@ -169,6 +174,8 @@ class VLMAdapter(ABC):
             raise ModelError(f"{path}: weights of {name} are not all finite numbers; fetch or train them again")
         adapter = cls(path, facts, pixels, model, tokenizer, options)
         check_prompt(path, adapter.chat, adapter.placeholder)
+        if told := adapter.rules.told:
+            _log.warning("note: %s: %s", path, told)
         return adapter
 
     def with_image_options(self, options: ImageOptions) -> Self:
@@ -360,8 +367,21 @@ class VLMAdapter(ABC):
     def eos_token_ids(self) -> list[int]:
         """Token ids that end a generation."""
         generation = self.model.generation_config
-        eos = (generation.eos_token_id if generation is not None else None) or self.tokenizer.eos_token_id
+        eos = None if generation is None else generation.eos_token_id
+        eos = self.tokenizer.eos_token_id if eos is None else eos
         return [int(token) for token in (eos if isinstance(eos, list) else [eos]) if token is not None]
+
+    @property
+    def rules(self) -> GenerationRules:
+        """What the checkpoint's generation settings ask of answers; `transformers` says where it finds them.
+
+        Raises
+        ------
+        ModelError
+            If they ask for something that is not served.
+        """
+        generation = self.model.generation_config
+        return rules_of({} if generation is None else generation.to_dict(), str(self.path / GENERATION_FILE))
 
     @property
     def pad_token_id(self) -> int:
@@ -393,7 +413,15 @@ class VLMAdapter(ABC):
     def chat(self, question: str, images: int = 1) -> str:
         """A question put into the checkpoint's chat template, images (or clips) first."""
         kind = "video" if self.facts.layout.frames > 1 else "image"
+        question = without_marks(question, (self.placeholder, self.image_token))
         return render_chat(self.chat_template, question, images, self.tokenizer.special_tokens_map, kind)
+
+    @property
+    def question_follows_image(self) -> bool:
+        """Whether the chat template puts a question after its image, where whatever reads questions looks for them."""
+        question = "Which question is it?"
+        prompt = self.chat(question)
+        return question not in prompt or prompt.rfind(self.placeholder) < prompt.find(question)
 
     def tokenize(self, prompts: Sequence[str], images: Sequence[int], tokens_per_span: int) -> tuple[Tensor, Tensor]:
         """Token ids of prompts whose image placeholders are expanded.

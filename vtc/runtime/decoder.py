@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -128,6 +129,7 @@ class Decoder:
         self.embedding = embedding
         self.segments = [Segment(backend.open(segment.graph)) for segment in manifest.segments]
         self._selectors: dict[str, LoadedGraph] = {}
+        self._opening = threading.Lock()
         self._backend = backend
 
     @property
@@ -208,8 +210,9 @@ class Decoder:
         if facts is None:
             raise AssertionError("tokens are handed over by a graph")
         name = facts.graph + (served.suffix if facts.kind == "prune" else "")
-        if name not in self._selectors:
-            self._selectors[name] = self._backend.open(name)
+        with self._opening:
+            if name not in self._selectors:
+                self._selectors[name] = self._backend.open(name)
         graph = self._selectors[name]
         named = zip(graph.inputs.items(), values, strict=True)
         feeds = {tensor: _as(value, dtype) for (tensor, dtype), value in named}
@@ -250,16 +253,12 @@ class Decoder:
             return hidden, presents
 
         fixed = [tensor for past in cache.past for tensor in past.tensors]
-        logits, presents = self._backend.repeat(fixed, arrays, program)
-        for past, present in zip(cache.past, presents, strict=True):
-            past.append(present, here)
-        cache.following = cache.following + 1
-        return _logits(logits)
-
-    def release(self) -> None:
-        """Let go of the last generation's tensors."""
-        for graph in (*(segment.graph for segment in self.segments), *self._selectors.values()):
-            graph.release()
+        with self._backend.lock:
+            logits, presents = self._backend.repeat(fixed, arrays, program)
+            for past, present in zip(cache.past, presents, strict=True):
+                past.append(present, here)
+            cache.following = cache.following + 1
+            return _logits(logits)
 
     def _no_past(self, segment: Segment, rows: int) -> list[Tensor]:
         return [

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vtc.bundle.manifest import ServedImage
+from vtc.inputs.generation import RuledLogits
 from vtc.runtime.decoder import Cache, Logits
 from vtc.runtime.interface import Array, IntArray
 from vtc.runtime.sampling import Sampler
@@ -106,9 +107,6 @@ class Steps(Protocol):
     def step(self, tokens: IntArray, cache: Cache) -> Logits:
         """Run one more token of each row, (B,); the cache moves on. Returns logits (B, V)."""
 
-    def release(self) -> None:
-        """Let go of the last generation's tensors."""
-
 
 class RunningGeneration:
     """A batch on its way: prefilled when made, one token a row with each turn of the iteration.
@@ -142,11 +140,13 @@ class RunningGeneration:
         begin = time.perf_counter()
         self._prefilled = model.prefill(batch)
         self._cache = self._prefilled.cache
-        self._next = sampler(self._prefilled.logits)
+        facts = model.text.facts
+        self._ruled = RuledLogits(facts.rules, facts.eos_token_ids, batch.input_ids, batch.mask, max_new_tokens)
+        self._next = self._chosen(self._prefilled.logits)
         self._ttft_ms = milliseconds_since(begin)
         self._step_ms: list[float] = []
         self._lengths, self._kv_bytes = self._cache.lengths, self._cache.bytes
-        self._ends = frozenset(model.text.facts.eos_token_ids)
+        self._ends = frozenset(facts.eos_token_ids)
         self._open = [True] * len(batch.input_ids)
         self.token_ids: list[list[int]] = [[] for _ in batch.input_ids]
 
@@ -164,11 +164,15 @@ class RunningGeneration:
             self._left -= 1
             full = int(self._cache.following.max()) >= self._model.text.facts.context
             if not any(self._open) or self._left == 0 or full:
-                self._model.release()
                 return
             begin = time.perf_counter()
-            self._next = self._sampler(self._model.step(self._next, self._cache))
+            self._next = self._chosen(self._model.step(self._next, self._cache))
             self._step_ms.append(milliseconds_since(begin))
+
+    def _chosen(self, logits: Logits) -> IntArray:
+        tokens = self._sampler(self._ruled(logits))
+        self._ruled.took(tokens)
+        return tokens
 
     def finish(self) -> list[Generation]:
         """Run to the end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -54,7 +55,7 @@ class LoadedGraph(Protocol):
 
     @property
     def run_ms(self) -> float:
-        """What the last run took where it computes; 0 before the first."""
+        """What the last run of this thread took where it computes; 0 before the first."""
 
     @property
     def most_past(self) -> int | None:
@@ -77,9 +78,6 @@ class LoadedGraph(Protocol):
 
     def empty(self, *shape: int, dtype: type[np.generic]) -> Tensor:
         """A tensor without elements, which is how a cache begins."""
-
-    def release(self) -> None:
-        """Let go of the last run's tensors."""
 
 
 class Past(Protocol):
@@ -117,6 +115,13 @@ class Backend(Protocol):
     @property
     def provider(self) -> str:
         """What computes, for reports: an execution provider of ONNX Runtime, or a TensorRT."""
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """Held by whoever prefills a batch or takes a step, from the first graph to values on the host.
+
+        It keeps nobody out where graphs can run at once. It can be held twice by one thread.
+        """
 
     def open(self, graph: str) -> LoadedGraph:
         """Load a graph of the bundle.

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtc.errors import InputError
+from vtc.inputs.generation import check_finite
 
 
 @dataclass
@@ -45,9 +46,17 @@ class Sampler:
         self._random = np.random.default_rng(self.seed)
 
     def __call__(self, logits: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Token ids (B,) from logits (B, V)."""
+        """Token ids (B,) from logits (B, V).
+
+        Raises
+        ------
+        NumericError
+            If they are not numbers.
+        """
+        best = np.asarray(np.argmax(logits, axis=-1), dtype=np.int64)
+        check_finite(np.take_along_axis(logits, best[:, None], axis=-1))
         if self.temperature == 0:
-            return np.asarray(np.argmax(logits, axis=-1), dtype=np.int64)
+            return best
         return np.array([self._draw(row) for row in logits], dtype=np.int64)
 
     def _draw(self, logits: NDArray[np.float32]) -> int:

@@ -12,7 +12,7 @@ from tokenizers.decoders import DecodeStream
 
 from vtc.bundle.manifest import Manifest, ServedImage
 from vtc.errors import BundleError
-from vtc.inputs.prompts import expand, render_chat, writes_start
+from vtc.inputs.prompts import expand, render_chat, without_marks, writes_start
 
 IntArray = NDArray[np.int64]
 
@@ -56,6 +56,7 @@ class Text:
         BundleError
             If the bundle has none, or it cannot be rendered.
         """
+        question = without_marks(question, (served.placeholder, served.token))
         if self.chat_template is None:
             raise BundleError(
                 "bundle holds no chat template, so nothing says how a question is put to the model; export it again, "

@@ -7,7 +7,7 @@ print(model.ask("photo.jpg", "What is in the picture?"))
 
 from __future__ import annotations
 
-import math
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,24 +21,27 @@ from PIL import Image
 from vtc.bundle.engines import Limits
 from vtc.bundle.manifest import Manifest, ServedImage, load_manifest
 from vtc.errors import InputError
+from vtc.inputs.batches import in_parts
+from vtc.inputs.layouts import layouts_of
 from vtc.inputs.pixels import to_pixels
 from vtc.inputs.prompts import clips
 from vtc.inputs.schedule import query_tokens
 from vtc.runtime.backends import open_backend
 from vtc.runtime.decoder import Cache, Decoder, Logits
 from vtc.runtime.generation import Batch, Generation, Prefilled, RunningGeneration, milliseconds_since
-from vtc.runtime.image import open_image
+from vtc.runtime.image import ImageLike, open_batch, open_several
 from vtc.runtime.interface import Array, Backend, IntArray, LoadedGraph, Tensor
-from vtc.runtime.layouts import layouts_for
 from vtc.runtime.options import RuntimeOptions
 from vtc.runtime.sampling import Sampler
 from vtc.runtime.text import Text
 
-ImageLike = str | Path | Image.Image
-
 
 class VLM:
-    """A bundle that answers. Not for several threads at once.
+    """A bundle that answers.
+
+    Any number of threads may ask it at once; each gets the answer that it would get alone. ONNX Runtime runs them side
+    by side, TensorRT engines take turns. One :class:`~vtc.runtime.generation.RunningGeneration` or stream belongs to
+    one thread.
 
     Graphs are loaded when they are first wanted, those that every answer needs at the latest by :meth:`open`.
 
@@ -59,6 +62,7 @@ class VLM:
         self.precision, self.provider = backend.precision, backend.provider
         self.text = Text(manifest)
         self._visions: dict[str, LoadedGraph] = {}
+        self._opening = threading.Lock()
 
     @classmethod
     def load(cls, path: str | Path, options: RuntimeOptions = RuntimeOptions(), **changes: Any) -> VLM:
@@ -121,26 +125,27 @@ class VLM:
 
     def vision(self, served: ServedImage) -> LoadedGraph:
         """The vision graph of a layout, opened when its first image comes."""
-        if served.suffix not in self._visions:
-            self._visions[served.suffix] = self.backend.open(f"vision_encoder{served.suffix}")
-        return self._visions[served.suffix]
+        with self._opening:
+            if served.suffix not in self._visions:
+                self._visions[served.suffix] = self.backend.open(f"vision_encoder{served.suffix}")
+            return self._visions[served.suffix]
+
+    def layouts(self, images: Sequence[Sequence[Image.Image]]) -> list[int]:
+        """Number of each prompt's layout; see :func:`vtc.inputs.layouts.layouts_of`."""
+        return layouts_of(images, [served.offer for served in self.manifest.images])
 
     def serve(self, images: Sequence[Sequence[Image.Image]]) -> ServedImage:
-        """The layout for a batch, nearest to its first image in shape, then in size."""
-        first = next((image for group in images for image in group), None)
-        if first is None:
-            return self.manifest.images[0]
-        frames = self.manifest.images[0].frames
-        choices = [layouts_for(self.manifest.images, len(group) // frames) for group in images if group]
-        if any(choice != choices[0] for choice in choices):
-            raise InputError("prompts of one image and of several take different layouts; ask about each by itself")
+        """The layout of a batch.
 
-        def distance(served: ServedImage) -> tuple[float, float]:
-            height, width = served.size
-            shape = abs(math.log(height * first.width / (width * first.height)))
-            return round(shape, 6), abs(math.log(height * width / (first.width * first.height)))
-
-        return min(choices[0], key=distance)
+        Raises
+        ------
+        InputError
+            If its prompts take different ones.
+        """
+        numbers = set(self.layouts([group for group in images if group])) or {0}
+        if len(numbers) > 1:
+            raise InputError("images of a batch take different layouts of the bundle; ask about each shape by itself")
+        return self.manifest.images[numbers.pop()]
 
     # One question -------------------------------------------------------------------------------------------
 
@@ -160,7 +165,8 @@ class VLM:
 
         Parameters
         ----------
-        image : path, PIL image, a sequence of those, or None
+        image : path, PIL image, array (a camera's frame), bytes or file object, a sequence of those, or None
+            See :func:`vtc.runtime.image.open_image`.
         question : str
         max_new_tokens : int
         sampling
@@ -189,7 +195,7 @@ class VLM:
         max_new_tokens: int,
         sampling: Mapping[str, Any],
     ) -> RunningGeneration:
-        images = _open_all(image)
+        images = open_several(image)
         return self.start([images], [self.chat(question, len(images))], max_new_tokens, Sampler(**sampling))
 
     # Batches ------------------------------------------------------------------------------------------------
@@ -216,9 +222,13 @@ class VLM:
         -------
         list of Generation
         """
-        if not prompts:
-            return []
-        return self.start(images, prompts, max_new_tokens, sampler or Sampler()).finish()
+        opened = open_batch(images)
+
+        def answer(rows: list[int]) -> list[Generation]:
+            part = [opened[row] for row in rows], [prompts[row] for row in rows]
+            return self.start(*part, max_new_tokens, sampler or Sampler()).finish()
+
+        return in_parts(self.layouts(opened), answer)
 
     def start(
         self,
@@ -251,8 +261,16 @@ class VLM:
         list of arrays of shape (T, V), float32
             Row t holds the logits from which token t of the continuation would be drawn.
         """
-        if not prompts:
-            return []
+        opened = open_batch(images)
+
+        def part(rows: list[int]) -> list[Logits]:
+            asked = [opened[row] for row in rows], [prompts[row] for row in rows]
+            return self._score(*asked, [continuations[row] for row in rows])
+
+        return in_parts(self.layouts(opened), part)
+
+    def _score(self, images: Any, prompts: Any, continuations: Sequence[Sequence[int]]) -> list[Logits]:
+        """Logits of prompts that share a layout."""
         longest = max(map(len, continuations))
         _, batch = self.inputs(images, prompts, longest)
         padded = np.full((len(prompts), max(longest, 1)), self.text.facts.pad_token_id, dtype=np.int64)
@@ -262,7 +280,6 @@ class VLM:
         steps, cache = [prefilled.logits], prefilled.cache
         for column in range(longest - 1):
             steps.append(self.step(padded[:, column], cache))
-        self.release()
         stacked = np.stack(steps, axis=1)
         return [row[: len(ids)].copy() for row, ids in zip(stacked, continuations, strict=True)]
 
@@ -282,12 +299,13 @@ class VLM:
         if batch.pixels is None:
             return []
         if not any(segment.selector and segment.selector.kind == "prune" for segment in self.manifest.segments):
-            return [self.see(batch, batch.pixels, self._embed(batch))[1]]
-        prefilled = self.prefill(batch)
-        kept = [prefilled.keep_indices]
-        for chosen in prefilled.cache.kept:
-            kept.append(np.take_along_axis(kept[-1], chosen.numpy(), axis=1))
-        self.release()
+            with self.backend.lock:
+                return [self.see(batch, batch.pixels, self._embed(batch))[1]]
+        with self.backend.lock:
+            prefilled = self.prefill(batch)
+            kept = [prefilled.keep_indices]
+            for chosen in prefilled.cache.kept:
+                kept.append(np.take_along_axis(kept[-1], chosen.numpy(), axis=1))
         return kept
 
     def encode(self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> tuple[Array, IntArray]:
@@ -306,12 +324,14 @@ class VLM:
         _, batch = self.inputs(images, prompts)
         if batch.pixels is None:
             raise InputError("there is no image to encode")
-        features, keep_indices = self.see(batch, batch.pixels, self._embed(batch))
-        return features.numpy(), keep_indices
+        with self.backend.lock:
+            features, keep_indices = self.see(batch, batch.pixels, self._embed(batch))
+            return features.numpy(), keep_indices
 
     def preprocess(self, images: Sequence[Image.Image]) -> Array:
         """Pixels of images, or of clips one frame after the other, as the vision graph takes them."""
-        return to_pixels(self.serve([images]).pixels, images)
+        (opened,) = open_batch([images])
+        return to_pixels(self.serve([opened]).pixels, opened)
 
     # Steps, as vtc.runtime.generation describes them ------------------------------------------------------------
 
@@ -320,6 +340,7 @@ class VLM:
     ) -> tuple[float, Batch]:
         """Milliseconds that making it took, and a batch that is ready to run and to be answered at such length."""
         begin = time.perf_counter()
+        images = open_batch(images)
         served = self.serve(images)
         counts = clips([len(group) for group in images], served.frames)
         rows = self.text.encode(prompts, counts, served)
@@ -337,6 +358,10 @@ class VLM:
         return milliseconds_since(begin), Batch(served, pixels, *self.text.batch(rows))
 
     def prefill(self, batch: Batch) -> Prefilled:
+        with self.backend.lock:
+            return self._prefill(batch)
+
+    def _prefill(self, batch: Batch) -> Prefilled:
         vision_ms = 0.0
         keep_indices = np.zeros((0, batch.served.keep_per_span), dtype=np.int64)
         embeds: Tensor | Array = (tokens := self._embed(batch))
@@ -376,16 +401,3 @@ class VLM:
 
     def step(self, tokens: IntArray, cache: Cache) -> Logits:
         return self.decoder.step(tokens, cache)
-
-    def release(self) -> None:
-        self.embedding.release()
-        for vision in self._visions.values():
-            vision.release()
-        self.decoder.release()
-
-
-def _open_all(image: ImageLike | Sequence[ImageLike] | None) -> list[Image.Image]:
-    if image is None:
-        return []
-    several = [image] if isinstance(image, str | Path | Image.Image) else image
-    return [one if isinstance(one, Image.Image) else open_image(one) for one in several]

@@ -6,8 +6,10 @@ same one, as it is, and only what is asked for comes to the host.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,8 @@ from vtc.runtime.quiet import quiet_stderr
 class Graph:
     """A graph in a session: a :class:`~vtc.runtime.interface.LoadedGraph`, which says what its methods do.
 
+    Several threads may run it at once: a session may be run so, and each run has a binding to itself.
+
     Parameters
     ----------
     path : Path
@@ -59,12 +63,12 @@ class Graph:
         self.provider = provider
         self._runtime = import_onnxruntime()
         self._session = self._open(path, provider, threads, sparing)
-        self._binding = self._session.io_binding()
         self._device = "cuda" if self._session.get_providers()[0] in ON_GPU else "cpu"
         self.inputs = {value.name: DTYPES.get(value.type, np.float32) for value in self._session.get_inputs()}
         self.outputs: list[str] = [value.name for value in self._session.get_outputs()]
-        self.run_ms = 0.0
         self.most_past: int | None = None
+        self._bindings: list[Any] = []  # that no run uses; a new one costs as much as a small graph's operator
+        self._last = threading.local()
 
     def _open(self, path: Path, provider: Provider, threads: int | None, sparing: bool) -> Any:
         options = self._runtime.SessionOptions()
@@ -104,26 +108,31 @@ class Graph:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
             return start()
 
+    @property
+    def run_ms(self) -> float:
+        return float(getattr(self._last, "run_ms", 0.0))
+
     def run(self, feeds: Mapping[str, Array | Tensor], host: Collection[str] = ()) -> list[Tensor]:
-        binding = self._binding
+        try:
+            binding = self._bindings.pop()
+        except IndexError:
+            binding = self._session.io_binding()
         for name, value in feeds.items():
             if isinstance(value, np.ndarray):
                 binding.bind_cpu_input(name, np.ascontiguousarray(value, dtype=self.inputs[name]))
             else:
                 binding.bind_ortvalue_input(name, value)
-        # Outputs grow from step to step, so they are bound anew and allocated by ONNX Runtime.
-        binding.clear_binding_outputs()
+        # Outputs grow from step to step, so they are allocated by ONNX Runtime.
         for name in self.outputs:
             binding.bind_output(name, "cpu" if name in host else self._device)
         begin = time.perf_counter()
         self._session.run_with_iobinding(binding)
-        self.run_ms = (time.perf_counter() - begin) * 1000
+        self._last.run_ms = (time.perf_counter() - begin) * 1000
         outputs: list[Tensor] = binding.get_outputs()
+        binding.clear_binding_inputs()
+        binding.clear_binding_outputs()
+        self._bindings.append(binding)
         return outputs
-
-    def release(self) -> None:
-        self._binding.clear_binding_inputs()
-        self._binding.clear_binding_outputs()
 
     def shapes(self) -> tuple[Shapes, Shapes]:
         """Names and sizes of inputs and of outputs."""
@@ -155,6 +164,7 @@ class OnnxRuntime:
         self, manifest: Manifest, options: RuntimeOptions = RuntimeOptions(), *, sparing: bool = False
     ) -> None:
         self._manifest, self._threads, self._sparing = manifest, options.threads, sparing
+        self.lock = nullcontext()
         self._provider = choose_provider(options.provider)
         self.provider = self._provider.short_name
         self.precision = options.precision or _default_precision(manifest, self._provider)

@@ -6,6 +6,7 @@ next token). The step of a token is recorded as a CUDA graph and replayed.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, cast
@@ -48,6 +49,7 @@ class TensorRT:
     def __init__(self, engines: EngineSet, machine: Machine) -> None:
         self.engines, self.machine = engines, machine
         self.provider, self.precision = engines.library, engines.precision
+        self.lock = threading.RLock()  # one stream, one scratch memory, contexts that hold their last run's shapes
         self._store = DeviceStore(machine.pool)
         self._recordings: OrderedDict[Hashable, Recording[Any]] = OrderedDict()
         machine.pool.relieve += [self._recordings.clear, self._store.clear]

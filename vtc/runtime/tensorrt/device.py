@@ -124,10 +124,10 @@ class Pool:
 
     def _give_up(self) -> None:
         """Return unused blocks to the GPU."""
-        for addresses in self._free.values():
+        unused, self._free = self._free, {}  # other threads may put back more meanwhile
+        for addresses in unused.values():
             for address in addresses:
                 self.cuda.free(address)
-        self._free.clear()
 
 
 def block_size(size: int) -> int:

@@ -245,9 +245,6 @@ class EngineGraph:
             cuda.mark(self._marks[1])
         return outputs
 
-    def release(self) -> None:
-        """Nothing is kept of a run."""
-
     def empty(self, *shape: int, dtype: type[np.generic]) -> Tensor:
         return DeviceTensor(self._machine.pool, shape, NAMES[dtype])
 
