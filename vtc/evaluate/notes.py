@@ -10,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vtc import __version__
 from vtc.cache import cache_dir
 from vtc.data.datasets import Item
 from vtc.data.lines import parse_object, read_lines
@@ -22,7 +21,9 @@ VERSION = 1
 
 def notes_of(key: Sequence[str], progress: Report = silent) -> Notes:
     """The notes in the user's cache directory of a validation whose answers depend on `key` and nothing else."""
-    digest = hashlib.sha256(json.dumps([VERSION, __version__, *key]).encode()).hexdigest()
+    import vtc
+
+    digest = hashlib.sha256(json.dumps([VERSION, vtc.__version__, *key]).encode()).hexdigest()
     notes = Notes(cache_dir() / "validations" / f"{digest[:32]}.jsonl", digest)
     if notes.damaged:
         progress(f"damaged notes of an interrupted run are left out ({notes.file})", 1, 1)
