@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vtc.errors import BundleError, VtcError
+from vtc.machine import machine_fault
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 2**20
@@ -126,7 +127,9 @@ def read_manifest(path: Path, kind: str, schema: int) -> dict[str, Any]:
     except FileNotFoundError:
         raise BundleError(f"{path}: is not a {_noun(kind)}: it holds no {MANIFEST}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{file}: cannot be read ({error}); write the {_noun(kind)} again") from None
+        raise machine_fault(error) or BundleError(
+            f"{file}: cannot be read ({error}); write the {_noun(kind)} again"
+        ) from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("schema"), int):
         raise BundleError(f"{file}: is not a manifest of vtc's")
     if manifest.get("kind") != kind:
@@ -162,8 +165,10 @@ def verify_files(root: Path, files: Mapping[str, Mapping[str, Any]], *, hashes: 
         path = inside(root, name)
         try:
             size = path.stat().st_size
-        except OSError:
-            raise BundleError(f"{root}: {name} is missing; copy or write it again, whole") from None
+        except OSError as error:
+            raise machine_fault(error) or BundleError(
+                f"{root}: {name} is missing; copy or write it again, whole"
+            ) from None
         if size != expected["bytes"] or (hashes and sha256(path) != expected["sha256"]):
             raise BundleError(f"{root}: {name} has changed since it was written; copy or write it again, whole")
 

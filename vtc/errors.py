@@ -35,6 +35,10 @@ class MissingDependency(InputError):
     """An optional package is needed for this command; the message names the extra that installs it."""
 
 
+class OutOfResources(InputError):
+    """The system has no file handle or no memory left; nothing is wrong with what was to be read."""
+
+
 class GateFailed(VtcError):
     """Accuracy did not hold."""
 

@@ -10,7 +10,7 @@ import errno
 import os
 import re
 
-from vtc.errors import InputError
+from vtc.errors import OutOfResources
 
 MEMORY = "not enough memory; close other programs, or use a smaller model or batch"
 
@@ -47,11 +47,7 @@ _DEPTH = 10
 """Errors of a chain that are looked at."""
 
 
-class MachineError(InputError):
-    """The machine lacks memory, space, file handles or a permission."""
-
-
-def machine_fault(error: BaseException, where: object = "") -> MachineError | None:
+def machine_fault(error: BaseException, where: object = "") -> OutOfResources | None:
     """Recognise a fault of the machine in an error, or in one that led to it.
 
     Parameters
@@ -63,18 +59,18 @@ def machine_fault(error: BaseException, where: object = "") -> MachineError | No
 
     Returns
     -------
-    MachineError or None
+    OutOfResources or None
         To be raised in place of what the error would mean otherwise: ``raise machine_fault(error, path) or ...``.
     """
     link: BaseException | None = error
     for _ in range(_DEPTH):
         if link is None:
             break
-        if isinstance(link, MachineError):
+        if isinstance(link, OutOfResources):
             return link
         if reason := _lacks(link):
             place = (getattr(link, "filename", None) if isinstance(link, OSError) else None) or where
-            return MachineError(f"{_named(place)}: {reason}" if place else reason)
+            return OutOfResources(f"{_named(place)}: {reason}" if place else reason)
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     return None
 

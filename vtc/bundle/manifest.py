@@ -20,6 +20,7 @@ from vtc.bundle.upgrade import OLDEST, upgraded
 from vtc.errors import BundleError, InputError
 from vtc.inputs.pixels import PixelSpec
 from vtc.inputs.positions import PositionRule
+from vtc.machine import machine_fault
 
 __all__ = [
     "SCHEMA",
@@ -265,7 +266,9 @@ class Manifest:
         try:
             content = json.loads(self.file(name).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise BundleError(f"{self.root}: {name} cannot be read ({error}); export it again") from None
+            raise machine_fault(error) or BundleError(
+                f"{self.root}: {name} cannot be read ({error}); export it again"
+            ) from None
         if not isinstance(content, dict):
             raise BundleError(f"{self.root}: {name} is not a JSON object; export it again")
         return content

@@ -64,6 +64,8 @@ class Verbs(click.Group):
                 message, code = "interrupted", INTERRUPTED
             except Stopped as stopped:
                 message, code = str(stopped), stopped.exit_code
+            except click.ClickException as error:
+                message, code = line(f"error: {error.format_message()}"), error.exit_code
             except Exception as error:  # of the options before the verb, or of what was left to be written
                 message, code = describe(error)
             note(message)

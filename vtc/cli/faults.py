@@ -24,10 +24,12 @@ READERS = {
     "json.scanner": "JSON",
     "yaml": "YAML",
     "safetensors": "safetensors",
+    "safetensors_rust": "safetensors",
     "jinja2": "a chat template",
+    "<template>": "a chat template",
     "google.protobuf": "ONNX",
     "onnx": "ONNX",
-    "onnxruntime": "a graph that ONNX Runtime takes",
+    "onnxruntime": "a graph that ONNX Runtime runs",
     "PIL": "an image",
 }
 """Module of a library that reads files → what it reads. What they raise is the fault of a file, not of vtc."""
@@ -74,7 +76,8 @@ def _damaged(error: BaseException) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"a file is not {error.encoding.upper()} text"
     places = [type(error).__module__]
-    places += [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)][-1:]
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1:]
+    places += [frame.f_globals.get("__name__") or frame.f_code.co_filename for frame in frames]
     for module, kind in READERS.items():
         if any(place == module or place.startswith(f"{module}.") for place in places):
             what = "it is nested too deeply" if isinstance(error, RecursionError) else _joined(str(error))

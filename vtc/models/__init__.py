@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vtc.artifact import sha256
 from vtc.errors import MissingDependency, ModelError
 from vtc.facts.layout import ANY_IMAGE, ImageOptions
+from vtc.machine import machine_fault
 from vtc.models.refused import NEAREST, refusal
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(
+        raise machine_fault(error) or ModelError(
             f"{path / 'config.json'}: cannot be read as JSON ({error}); fetch the checkpoint again"
         ) from None
     if not isinstance(config, dict):

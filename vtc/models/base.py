@@ -26,6 +26,7 @@ from vtc.facts.layout import ANY_IMAGE, ImageLayout, ImageOptions
 from vtc.facts.model import ModelFacts
 from vtc.inputs.pixels import PixelSpec, to_pixels
 from vtc.inputs.prompts import expand, render_chat, writes_start
+from vtc.machine import machine_fault
 from vtc.models.images.pixel_settings import image_settings
 from vtc.models.parts.attention import GROUPED_ATTENTION
 
@@ -103,7 +104,9 @@ class VLMAdapter(ABC):
         try:
             config = AutoConfig.from_pretrained(path, local_files_only=True)
         except Exception as error:
-            raise ModelError(f"{path / 'config.json'}: not a usable configuration ({one_line(error)})") from error
+            raise machine_fault(error, path) or ModelError(
+                f"{path / 'config.json'}: not a usable configuration ({one_line(error)})"
+            ) from error
         try:
             return cls.describe(config, image_settings(path, clips=options.frames > 1), options)
         except (ModelError, InputError) as error:
@@ -131,7 +134,9 @@ class VLMAdapter(ABC):
             )
             tokenizer = load_tokenizer(path, local_files_only=True)
         except Exception as error:  # transformers, safetensors and tokenizers each raise kinds of their own
-            raise ModelError(f"{path}: checkpoint cannot be loaded ({one_line(error)}); fetch it again") from error
+            raise machine_fault(error, path) or ModelError(
+                f"{path}: checkpoint cannot be loaded ({one_line(error)}); fetch it again"
+            ) from error
         missing = sorted(report["missing_keys"])
         if missing:
             raise ModelError(

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vtc.errors import InputError
+from vtc.machine import machine_fault
 
 MODEL = "model_sha256"
 
@@ -115,4 +116,4 @@ def _read(path: Path, noun: str) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = file.metadata() or {}
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: {noun} checkpoint cannot be read ({error})") from None
+        raise machine_fault(error, path) or InputError(f"{path}: {noun} checkpoint cannot be read ({error})") from None

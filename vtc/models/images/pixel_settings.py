@@ -9,6 +9,7 @@ from typing import Any
 
 from vtc.errors import ModelError
 from vtc.inputs.pixels import Picture, PixelSpec
+from vtc.machine import machine_fault
 
 
 def plain_spec(settings: Mapping[str, Any]) -> PixelSpec:
@@ -82,7 +83,9 @@ def image_settings(path: Path, *, clips: bool = False) -> dict[str, Any]:
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            raise ModelError(f"{path / name}: cannot be read as JSON ({error}); fetch the checkpoint again") from None
+            raise machine_fault(error) or ModelError(
+                f"{path / name}: cannot be read as JSON ({error}); fetch the checkpoint again"
+            ) from None
         if not name.startswith("processor") or "image_processor" in settings:
             return dict(settings.get("image_processor", settings))
     raise ModelError(f"{path}: ships no image processor settings (preprocessor_config.json); fetch them too")
