@@ -7,13 +7,13 @@ A file is found, read, overridden and validated, and every fault it has is repor
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from vtc.errors import RecipeError
+from vtc.files import read_bytes
 from vtc.machine import PLACES, machine_fault
 from vtc.recipe.faults import did_you_mean, faults
 from vtc.recipe.overrides import override
@@ -128,27 +128,18 @@ def _locate(name_or_path: str | Path) -> Path:
 
 
 def _read(path: Path) -> str:
-    """Read a file that is a regular file of a recipe's size; nothing else is opened."""
     name = shown(_display(path), PATH)
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise RecipeError(f"{name}: a directory, not a recipe file")
-        if not stat.S_ISREG(mode):
-            raise RecipeError(f"{name}: a device or a pipe, not a recipe file")
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        return read_bytes(path, MAX_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise RecipeError(f"{name}: not UTF-8 text, this is not a recipe") from None
+    except ValueError as error:
+        raise RecipeError(f"{name}: {error}; this is not a recipe") from None
     except FileNotFoundError:
         raise RecipeError(f"{name}: no such recipe file") from None
     except OSError as error:
-        fault = machine_fault(error)
-        raise fault or RecipeError(f"{name}: {PLACES.get(error.errno or 0, error.strerror)}") from None
-    if len(data) > MAX_BYTES:
-        raise RecipeError(f"{name}: larger than {MAX_BYTES // 1024} KiB, this is not a recipe")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise RecipeError(f"{name}: not UTF-8 text, this is not a recipe") from None
+        reason = PLACES.get(error.errno or 0, error.strerror)
+        raise machine_fault(error) or RecipeError(f"{name}: {reason}") from None
 
 
 def _display(path: Path) -> str:
