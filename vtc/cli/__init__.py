@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 import click
@@ -47,29 +49,11 @@ class Verbs(click.Group):
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run the command as a process does: with streams and signals made safe, and an exit code at the end."""
+        run: Callable[[], Any] = partial(super().main, *args, standalone_mode=False, **extra)
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)
+            return run()
         with stopped_by_signals():
-            sys.exit(self._exit_code(*args, **extra))
-
-    def _exit_code(self, *args: Any, **extra: Any) -> int:
-        with safe_streams():
-            try:
-                code = super().main(*args, standalone_mode=False, **extra)
-                sys.stdout.flush()
-                return code if isinstance(code, int) else 0
-            except ReaderLeft:
-                return CLOSED_PIPE
-            except click.Abort:
-                message, code = "interrupted", INTERRUPTED
-            except Stopped as stopped:
-                message, code = str(stopped), stopped.exit_code
-            except click.ClickException as error:
-                message, code = line(f"error: {error.format_message()}"), error.exit_code
-            except Exception as error:  # of the options before the verb, or of what was left to be written
-                message, code = describe(error)
-            note(message)
-            return code
+            sys.exit(_exit_code(run))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name the verbs in the order in which a user meets them."""
@@ -129,6 +113,27 @@ class Verbs(click.Group):
 
                 traceback.print_exc()
             _fail(*describe(error))
+
+
+def _exit_code(run: Callable[[], Any]) -> int:
+    """Run a command; tell of what ends it early."""
+    with safe_streams():
+        try:
+            code = run()
+            sys.stdout.flush()
+            return code if isinstance(code, int) else 0
+        except ReaderLeft:
+            return CLOSED_PIPE
+        except click.Abort:
+            message, code = "interrupted", INTERRUPTED
+        except Stopped as stopped:
+            message, code = str(stopped), stopped.exit_code
+        except click.ClickException as error:
+            message, code = line(f"error: {error.format_message()}"), error.exit_code
+        except Exception as error:  # of the options before the verb, or of what was left to be written
+            message, code = describe(error)
+        note(message)
+        return code
 
 
 def _usage_line(error: click.UsageError) -> str:

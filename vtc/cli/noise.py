@@ -31,14 +31,14 @@ def quiet_libraries() -> Iterator[None]:
             warnings.filterwarnings("default", module=rf"({'|'.join(OWN)})\b")
         warnings.showwarning = _show
         # Libraries log through handlers of their own, so what all loggers have in common is changed.
-        logging.Logger.callHandlers = _log  # type: ignore[method-assign]
+        logging.Logger.callHandlers = _log  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
             logging.Logger.callHandlers = all_handlers  # type: ignore[method-assign]
 
 
-def _show(message: Warning | str, *_: Any) -> None:
+def _show(message: Warning | str, *_: Any, **__: Any) -> None:
     _note(str(message))
 
 
