@@ -20,6 +20,7 @@ from typing import Any
 
 from vtc.errors import BundleError
 from vtc.files import parse_json, read_bytes, read_json
+from vtc.machine import machine_fault
 from vtc.replacement import flush, old_place, replace_directory
 from vtc.staging import (
     JOURNAL,
@@ -222,7 +223,9 @@ def read_manifest(path: Path, kind: str, schema: int) -> dict[str, Any]:
     except FileNotFoundError:
         raise BundleError(f"{path}: is not a {_noun(kind)}: it holds no {MANIFEST}") from None
     except (OSError, ValueError) as error:
-        raise BundleError(f"{file}: cannot be read ({error}); write the {_noun(kind)} again") from None
+        raise machine_fault(error) or BundleError(
+            f"{file}: cannot be read ({error}); write the {_noun(kind)} again"
+        ) from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("schema"), int):
         raise BundleError(f"{file}: is not a manifest of vtc's")
     if manifest.get("kind") != kind:
@@ -260,8 +263,10 @@ def verify_files(root: Path, files: object, *, hashes: bool = True) -> None:
         path = inside(root, name)
         try:
             status = path.stat()
-        except OSError:
-            raise BundleError(f"{root}: {name} is missing; copy or write it again, whole") from None
+        except OSError as error:
+            raise machine_fault(error) or BundleError(
+                f"{root}: {name} is missing; copy or write it again, whole"
+            ) from None
         if not stat.S_ISREG(status.st_mode):
             raise BundleError(f"{root}: {name} is not a file; copy or write it again, whole")
         told = expected if isinstance(expected, dict) else {}

@@ -11,6 +11,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from vtc.shown import shown
+
 Report = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
@@ -35,11 +37,12 @@ def progress(stream: TextIO | None = None) -> Iterator[Report]:
     if not out.isatty():
         yield _plain(out)
         return
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(file=out), transient=True) as bars:
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(file=out, emoji=False), transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
         def show(label: str, done: int, total: int) -> None:
+            label = shown(label)
             if label not in tasks:
                 tasks[label] = bars.add_task(label, total=total)
             bars.update(tasks[label], completed=done, total=total, visible=done < total)
@@ -56,7 +59,7 @@ def _plain(out: TextIO) -> Report:
         # Logs want a line when something is finished, and a sign of life in between.
         if done >= total or now - last >= _LINE_EVERY_S:
             last = now
-            print(f"{label} {done}/{total}", file=out, flush=True)
+            print(f"{shown(label)} {done}/{total}", file=out, flush=True)
 
     return show
 

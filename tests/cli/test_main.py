@@ -139,7 +139,11 @@ def test_recipe_error_is_a_line_a_fault(failing: ModuleType) -> None:
     ("error", "line", "code"),
     [
         (ValueError("a\nb"), "unexpected ValueError: a b (vtc --debug shows the traceback)", 1),
-        (OSError(28, "No space left on device", "out/x"), "error: No space left on device: out/x", 1),
+        (
+            OSError(28, "No space left on device", "out/x"),
+            "error: out/x: no space left on the disk; free some and run the same command again",
+            2,
+        ),
         (
             ModuleNotFoundError("No module named 'torch'", name="torch"),
             "error: this needs torch: pip install 'vtc[compress]'",

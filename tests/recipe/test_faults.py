@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.recipe.texts import PRUNE, faults, with_stage
 from tests.strategies import in_any_order, recipes
-from vtc.errors import RecipeError
+from vtc.errors import OutOfResources, RecipeError
 from vtc.recipe import STAGES, load_recipe, parse_recipe
 from vtc.recipe.selectors import DECODER_SELECTORS, ENCODER_SELECTORS
 from vtc.recipe.yaml_lines import MAX_BYTES
@@ -246,3 +250,106 @@ def test_override_fault(override: str, fault: str) -> None:
 def test_fault_inside_an_overridden_value_names_the_override() -> None:
     (line,) = faults(PRUNE, "stages.0={kind: prune, keep: 0, selector: random}")
     assert line.startswith("--set stages.0={kind: prune, keep: 0, selector: random}: stages.0.keep: must keep")
+
+
+# Hostile texts and files ---------------------------------------------------------------------------------------------
+
+
+def in_keep(value: str) -> str:
+    return f"version: 1\nname: n\nstages:\n  - {{kind: prune, selector: random, keep: {value}}}\n"
+
+
+HOSTILE = {
+    "hex": (in_keep("0x" + "f" * 6000), 4, "is too large a number"),
+    "binary": (in_keep("0b" + "1" * 6000), 4, "is too large a number"),
+    "decimal": (in_keep("9" * 6000), 4, "is not a value"),
+    "65 bits": (in_keep(str(2**64)), 4, "is too large a number"),
+    "base 60": (in_keep("1:" + ":".join(["59"] * 2000)), 4, "is too large a number"),
+    "infinity": (in_keep(".inf"), 4, "a fraction lies between 0 and 1, inf does not"),
+    "large float": (in_keep("1.0e+999"), 4, "a fraction lies between 0 and 1, inf does not"),
+    "name": (f"version: 1\nname: {'n' * 300}\nstages: []\n", 2, "is at most 64 letters"),
+    "key": (f"version: 1\n? {'k' * 50_000}\n: 1\nname: n\nstages: []\n", 2, "unknown key"),
+    "escape": ('version: 1\nname: n\nstages: []\n"\\e[2J\\u202e\\nr.yaml:1: forged": 1\n', 4, "unknown key"),
+    "twice": (f"version: 1\n{'k' * 900}: 1\n{'k' * 900}: 1\n", 3, "is given twice, first on line 2"),
+    "tag": (f"version: !{'t' * 5000} 1\n", 1, "is not allowed, write plain values"),
+    "lists": ("[" * 30_000, 1, "nested too deeply"),
+    "blocks": ("\n".join(" " * depth + "a:" for depth in range(200)), 34, "nested more than 32 levels deep"),
+    "aliases": (
+        "a: &a [x, x, x, x, x, x, x, x, x]\n"
+        + "".join(f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in itertools.pairwise("abcdefgh")),
+        1,
+        "more than 10000 values",
+    ),
+    "itself": ("version: 1\nname: n\nstages: &a [*a]\n", 3, "nested more than 32 levels deep"),
+}
+"""Text of a recipe → line and end of its one fault."""
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_text_is_one_short_line(case: str) -> None:
+    text, line, fault = HOSTILE[case]
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(text, file="r.yaml")
+    message = str(error.value)
+    assert message.startswith(f"r.yaml:{line}: ")
+    assert fault in message
+    assert message.isprintable()
+    assert len(message) < 300
+
+
+HOSTILE_SETS = {
+    "hex": "stages.0.keep=0x" + "f" * 6000,
+    "index": f"stages.{'9' * 5000}.keep=1",
+    "no value": "x" * 5000,
+    "depth": "x." * 5000 + "y=1",
+    "escape": "stages.0.\x1b[2J\u202e\n=1",
+    "lists": "stages.0.keep=" + "[" * 5000,
+    "text": "stages.0.keep=" + "x" * 5000,
+    "surrogate": "\udc80=\udcff",
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_SETS)
+def test_hostile_override_is_one_short_line(case: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(in_keep("4"), overrides=[HOSTILE_SETS[case]])
+    message = str(error.value)
+    assert message.isprintable()
+    assert len(message) < 400
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("pipe.yaml", "is a named pipe, not a regular file"),
+        ("zero.yaml", "is a device, not a regular file"),
+        ("directory.yaml", "is a directory, not a regular file"),
+        ("loop.yaml", "its symbolic links lead in a circle"),
+        ("large.yaml", "holds 1000000000000 bytes, and may hold 65536"),
+        ("text.yaml/x.yaml", "a part of the path is a file, not a directory"),
+        ("x" * 300 + ".yaml", "the name is too long for the file system"),
+        ("none.yaml", "no such recipe file"),
+        ("text.yaml", "not UTF-8 text, this is not a recipe"),
+    ],
+)
+def test_what_is_no_recipe_file_is_not_read(name: str, fault: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    (tmp_path / "directory.yaml").mkdir()
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    (tmp_path / "text.yaml").write_bytes(b"\xff\xfe")
+    (tmp_path / "large.yaml").touch()
+    os.truncate(tmp_path / "large.yaml", 10**12)
+    with pytest.raises(RecipeError, match=fault):
+        load_recipe(tmp_path / name)
+
+
+def test_handles_that_run_out_are_not_the_recipe_s_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "r.yaml").write_text(in_keep("4"))
+
+    def none_left(*_: object) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files", "r.yaml")
+
+    monkeypatch.setattr("vtc.recipe.loading.read_bytes", none_left)
+    with pytest.raises(OutOfResources, match="too many open files"):
+        load_recipe(tmp_path / "r.yaml")

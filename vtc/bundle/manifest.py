@@ -24,6 +24,7 @@ from vtc.inputs.generation import GenerationRules
 from vtc.inputs.layouts import Offer
 from vtc.inputs.pixels import PixelSpec
 from vtc.inputs.positions import PositionRule
+from vtc.machine import machine_fault
 from vtc.staging import Work
 
 __all__ = [
@@ -299,7 +300,9 @@ class Manifest:
         try:
             content = read_json(self.file(name))
         except (OSError, ValueError) as error:
-            raise BundleError(f"{self.root}: {name} cannot be read ({error}); export it again") from None
+            raise machine_fault(error) or BundleError(
+                f"{self.root}: {name} cannot be read ({error}); export it again"
+            ) from None
         if not isinstance(content, dict):
             raise BundleError(f"{self.root}: {name} is not a JSON object; export it again")
         return content

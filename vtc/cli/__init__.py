@@ -6,14 +6,21 @@ recipe's, one a fault) and the exit code of its kind; a traceback needs ``vtc --
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import io
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 import click
 
-from vtc.errors import CheckpointError, RecipeError, VtcError
+from vtc.cli.faults import describe
+from vtc.cli.noise import quiet_libraries
+from vtc.cli.output import note, say
+from vtc.cli.signals import Stopped, stopped_by_signals
+from vtc.cli.streams import CLOSED_PIPE, ReaderLeft, safe_streams
+from vtc.shown import line
 
 VERBS: dict[str, tuple[str, str, str]] = {
     "ls": ("vtc.cli.ls", "command", "List models, selectors, recipes or targets."),
@@ -34,22 +41,19 @@ VERBS: dict[str, tuple[str, str, str]] = {
 }
 """Verb → module, attribute, short help, which stands here so that ``vtc --help`` imports no verb."""
 
-EXTRAS = {
-    "torch": "compress",
-    "transformers": "compress",
-    "onnx": "compress",
-    "onnxscript": "compress",
-    "tensorrt": "tensorrt",
-    "tensorrt_rtx": "rtx",
-    "matplotlib": "report",
-}
-"""Import name of an optional package → the extra of vtc that installs it."""
-
 INTERRUPTED = 130
 
 
 class Verbs(click.Group):
     """The group of verbs: imports them lazily, and turns what they raise into a line and an exit code."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run the command as a process does: with streams and signals made safe, and an exit code at the end."""
+        run: Callable[[], Any] = partial(super().main, *args, standalone_mode=False, **extra)
+        if not standalone_mode:
+            return run()
+        with stopped_by_signals():
+            sys.exit(_exit_code(run))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name the verbs in the order in which a user meets them."""
@@ -95,10 +99,11 @@ class Verbs(click.Group):
         """Run the verb."""
         debug = bool(ctx.params.get("debug"))
         try:
-            return super().invoke(ctx)
+            with contextlib.nullcontext() if debug else quiet_libraries():
+                return super().invoke(ctx)
         except click.UsageError as error:
             _fail(_usage_line(error), error.exit_code)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except (click.ClickException, click.exceptions.Exit, click.Abort, ReaderLeft):
             raise  # click knows what to do with these
         except KeyboardInterrupt:
             _fail("interrupted", INTERRUPTED)
@@ -107,43 +112,38 @@ class Verbs(click.Group):
                 import traceback
 
                 traceback.print_exc()
-            line, code = describe(error)
-            _fail(line, code)
+            _fail(*describe(error))
 
 
-def describe(error: Exception) -> tuple[str, int]:
-    """Say in a line what an exception means to the user.
-
-    Returns
-    -------
-    str, int
-        The message (a recipe's faults stay one a line), and the exit code.
-    """
-    if isinstance(error, RecipeError):
-        return str(error), error.exit_code
-    if isinstance(error, CheckpointError):
-        return "\n".join(f"error: {line}" for line in str(error).splitlines()), error.exit_code
-    if isinstance(error, VtcError):
-        return f"error: {_one_line(error)}", error.exit_code
-    if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").partition(".")[0]) in EXTRAS:
-        return f"error: this needs {package}: pip install 'vtc[{EXTRAS[package]}]'", 2
-    if isinstance(error, OSError) and error.strerror:
-        return f"error: {error.strerror}{f': {error.filename}' if error.filename else ''}", 1
-    return f"unexpected {type(error).__name__}: {_one_line(error)} (vtc --debug shows the traceback)", 1
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _exit_code(run: Callable[[], Any]) -> int:
+    """Run a command; tell of what ends it early."""
+    with safe_streams():
+        try:
+            code = run()
+            sys.stdout.flush()
+            return code if isinstance(code, int) else 0
+        except ReaderLeft:
+            return CLOSED_PIPE
+        except click.Abort:
+            message, code = "interrupted", INTERRUPTED
+        except Stopped as stopped:
+            message, code = str(stopped), stopped.exit_code
+        except click.ClickException as error:
+            message, code = line(f"error: {error.format_message()}"), error.exit_code
+        except Exception as error:  # of the options before the verb, or of what was left to be written
+            message, code = describe(error)
+        note(message)
+        return code
 
 
 def _usage_line(error: click.UsageError) -> str:
     command = error.ctx.command_path if error.ctx else "vtc"
-    message = _one_line(Exception(error.format_message())).rstrip(".")
-    return f"{command}: {message} ({command} --help)"
+    message = " ".join(error.format_message().split()).rstrip(".")
+    return line(f"{command}: {message} ({command} --help)")
 
 
-def _fail(line: str, code: int) -> NoReturn:
-    click.echo(line, err=True)
+def _fail(message: str, code: int) -> NoReturn:
+    note(message)
     raise click.exceptions.Exit(code)
 
 
@@ -151,7 +151,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
     if wanted and not ctx.resilient_parsing:
         from vtc.runtime.versions import vtc_version
 
-        click.echo(f"vtc {vtc_version()}")
+        say(f"vtc {vtc_version()}")
         ctx.exit()
 
 
@@ -175,8 +175,5 @@ Completion with the tab key: add eval "$(_VTC_COMPLETE=bash_source vtc)" to ~/.b
 @click.pass_context
 def main(ctx: click.Context, debug: bool) -> None:
     """Visual token compression: make a vision-language model cheaper by a recipe, and prove what it kept."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A terminal that cannot show a letter gets an escape, not a traceback.
-        sys.stdout.reconfigure(errors="backslashreplace")
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+        say(ctx.get_help())

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from vtc.cli.image_options import image_option_flags
-from vtc.cli.output import print_json
+from vtc.cli.output import print_json, say
 from vtc.cli.verb import suggest, verb
 from vtc.errors import InputError
 from vtc.facts.layout import ANY_IMAGE, ImageOptions
@@ -84,5 +84,5 @@ def command(
     if as_json:
         print_json(report)
     else:
-        click.echo("\n".join([*lines, "ok"]))
+        say("\n".join([*lines, "ok"]))
     suggest("inspect", model or "reference", "--recipe", recipe_name)

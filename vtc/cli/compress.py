@@ -9,6 +9,7 @@ import click
 
 from vtc.cli.data_options import images_outside_flag
 from vtc.cli.image_options import image_option_flags
+from vtc.cli.output import say
 from vtc.cli.verb import suggest, verb
 from vtc.progress import progress
 
@@ -37,7 +38,7 @@ def command(**asked: Any) -> None:
     with progress() as tell:
         result = vtc.compress(asked.pop("model"), progress=tell, **asked)
     plan = result.plan
-    click.echo(
+    say(
         f"{result.path}: {result.recipe.name}, {plan.visual_tokens_in} -> {plan.keep} visual tokens "
         f"(layer average {plan.layer_average:.1f}), {len(plan.decoder_layers)} decoder layers"
     )

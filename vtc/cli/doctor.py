@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from exporters.available import entries
-from vtc.cli.output import print_json, print_table
+from vtc.cli.output import print_json, print_table, say
 from vtc.cli.verb import suggest, verb
 from vtc.runtime.versions import package_version, vtc_version
 
@@ -88,12 +88,12 @@ def _install(extra: str) -> str:
 
 
 def _print(report: dict[str, Any]) -> None:
-    click.echo(f"vtc {report['vtc']}, Python {report['python']}, {report['platform']}\n")
+    say(f"vtc {report['vtc']}, Python {report['python']}, {report['platform']}\n")
     print_table(
         ["package", "version", "for"],
         [[p["name"], p["version"] or "-", p["extra"]] for p in report["packages"]],
     )
-    click.echo()
+    say("")
     rows = [
         [
             c["name"],

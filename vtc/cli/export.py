@@ -11,6 +11,7 @@ import click
 from exporters.precision import LAYER_TOLERANCE, NAMES, PRECISIONS, precision
 from vtc.cli.data_options import images_outside_flag
 from vtc.cli.image_options import image_option_flags
+from vtc.cli.output import say
 from vtc.cli.verb import suggest, verb
 from vtc.facts.layout import ImageOptions
 from vtc.heap import return_large_blocks
@@ -79,12 +80,12 @@ def command(directory: Path, image_options: list[ImageOptions], **asked: Any) ->
     with progress() as tell:
         result = vtc.export(directory, image_options=image_options, progress=tell, **asked)
     for name, figures in result.parity.items():
-        click.echo(f"{result.path}: {_told(name, figures)}")
+        say(f"{result.path}: {_told(name, figures)}")
     for line in _values(result.path):
-        click.echo(f"{result.path}: {line}")
+        say(f"{result.path}: {line}")
     if asked["targets"]:
         targets = list(dict.fromkeys(asked["targets"]))
-        click.echo(f"{result.path}: suits {', '.join(targets)}; see {result.path / 'README.md'}")
+        say(f"{result.path}: suits {', '.join(targets)}; see {result.path / 'README.md'}")
         suggest("build", result.path, "--target", targets[0])
     else:
         suggest("validate", result.path, *(["--data", asked["data"]] if asked["data"] else []))

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from vtc.cli.image_options import image_option_flags
-from vtc.cli.output import print_json, print_table, with_unit
+from vtc.cli.output import print_json, print_table, say, with_unit
 from vtc.cli.verb import suggest, verb
 from vtc.compressed.inspection import TEXT_TOKENS, Inspection, is_finished
 from vtc.plan import TokenPlan
@@ -43,17 +43,17 @@ def command(target: str, recipe: str | None, as_json: bool, **asked: Any) -> Non
 
 def _print(inspection: Inspection) -> None:
     made, base = inspection.plan, inspection.baseline
-    click.echo(f"model   {inspection.model} ({inspection.family}), {made.visual_tokens_in} visual tokens an image")
-    click.echo(f"recipe  {inspection.recipe}, digest {inspection.digest[:12]}")
+    say(f"model   {inspection.model} ({inspection.family}), {made.visual_tokens_in} visual tokens an image")
+    say(f"recipe  {inspection.recipe}, digest {inspection.digest[:12]}")
     if made.provisional:
-        click.echo(f"assumed until calibration: {', '.join(made.provisional)}")
-    click.echo()
+        say(f"assumed until calibration: {', '.join(made.provisional)}")
+    say("")
     if made.stages:
         rows = [[s.kind, s.detail, f"{s.tokens_in} -> {s.tokens_out}"] for s in made.stages]
         print_table(["stage", "what it does here", ">visual tokens"], rows)
-        click.echo()
+        say("")
     print_table(["decoder layers", ">visual tokens"], _layer_rows(made, len(base.decoder_layers)))
-    click.echo()
+    say("")
     rows = [["visual tokens into the decoder", str(base.keep), str(made.keep), _share(made.keep, base.keep)]]
     averages = (base.layer_average, made.layer_average)
     rows.append(["visual tokens, layer average", *(f"{x:.4g}" for x in averages), _share(averages[1], averages[0])])

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from vtc.cli.output import print_json, print_table
+from vtc.cli.output import print_json, print_table, say
 from vtc.cli.verb import suggest, verb
 from vtc.errors import InputError
 
@@ -74,7 +74,7 @@ def _tell(what: str, entry: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json({"kind": "ls", what: [entry]})
     elif what == "recipes":
-        click.echo(Path(entry["path"]).read_text(encoding="utf-8"), nl=False)
+        say(Path(entry["path"]).read_text(encoding="utf-8"), newline=False)
         suggest("inspect", "reference", "--recipe", entry["name"])
     else:
         rows = [[key, _cell(value)] for key, value in entry.items() if key != "name" and key not in IN_JSON]

@@ -9,6 +9,21 @@ from typing import Any
 
 import click
 
+from vtc.shown import shown, tamed
+
+CELL = 400
+"""Letters that are shown of a cell."""
+
+
+def say(text: str, *, newline: bool = True) -> None:
+    """Write text to stdout, for people; what it quotes cannot rule the terminal."""
+    click.echo(tamed(text), nl=newline)
+
+
+def note(text: str) -> None:
+    """Write a line to stderr, for people; what it quotes cannot rule the terminal."""
+    click.echo(tamed(text), err=True)
+
 
 def print_json(data: Any) -> None:
     """Print data as JSON."""
@@ -28,7 +43,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
         A line above it.
     """
     right = [column.startswith(">") for column in columns]
-    headings = [column.removeprefix(">") for column in columns]
+    headings = [shown(column.removeprefix(">")) for column in columns]
+    rows = [[shown(cell, CELL) for cell in row] for row in rows]
     if sys.stdout.isatty():
         _print_rich(headings, right, rows, title)
         return
@@ -36,13 +52,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
     lines = [headings, *rows]
     widths = [max(len(line[index]) for line in lines) for index in range(len(headings))]
     if title:
-        click.echo(title)
+        say(title)
     for line in lines:
         cells = [
             cell.rjust(width) if is_right else cell.ljust(width)
             for cell, width, is_right in zip(line, widths, right, strict=True)
         ]
-        click.echo("  ".join(cells).rstrip())
+        say("  ".join(cells).rstrip())
 
 
 def _print_rich(headings: Sequence[str], right: Sequence[bool], rows: Sequence[Sequence[str]], title: str) -> None:
@@ -51,12 +67,12 @@ def _print_rich(headings: Sequence[str], right: Sequence[bool], rows: Sequence[S
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=escape(shown(title, CELL)) or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading, is_right in zip(headings, right, strict=True):
-        table.add_column(heading, justify="right" if is_right else "left")
+        table.add_column(escape(heading), justify="right" if is_right else "left")
     for row in rows:
         table.add_row(*map(escape, row))
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 def with_unit(value: float, unit: str = "") -> str:

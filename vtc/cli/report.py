@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 from rich import box
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from vtc.cli.output import say
 from vtc.errors import InputError
+from vtc.shown import line, shown
 
 _SKIPPED_SHOWN = 5
 
@@ -57,6 +58,11 @@ def write_json(report: Mapping[str, Any], path: Path) -> None:
         raise
 
 
+def _plain(text: object) -> str:
+    """Write foreign text in a table or a line of rich's, where brackets would be its markup."""
+    return escape(shown(text))
+
+
 def percent(value: float | None) -> str:
     """A share as percent with one decimal; a dash where there is none."""
     return "-" if value is None else f"{100 * value:.1f}"
@@ -72,7 +78,7 @@ def validate_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     alone = not report["fidelity"]
     parts: list[RenderableType] = [_accuracy_table(report, name, result, alone)]
     parts += _data_lines(report)
-    parts += [f"baseline {name} is left out: {escape(why)}" for name, why in report.get("left_out", {}).items()]
+    parts += [f"baseline {name} is left out: {escape(line(why))}" for name, why in report.get("left_out", {}).items()]
     if not alone:
         parts += _retention_lines(name, result)
         parts += _evidence_lines(result["evidence"])
@@ -94,10 +100,10 @@ def _accuracy_table(report: Mapping[str, Any], name: str, result: Mapping[str, A
     table.add_column("capability")
     table.add_column("n", justify="right")
     for title, _ in columns:
-        table.add_column(escape(title), justify="right", style="bold" if title == name else None, overflow="fold")
+        table.add_column(_plain(title), justify="right", style="bold" if title == name else None, overflow="fold")
     for category, part in result["by_capability"].items():
         cells = [_accuracy(entry["by_capability"][category]) for _, entry in columns]
-        table.add_row(escape(category), str(part["n"]), *cells)
+        table.add_row(_plain(category), str(part["n"]), *cells)
     table.add_section()
     table.add_row("all", str(result["n"]), *(_accuracy(entry) for _, entry in columns), style="bold")
     retention = [
@@ -119,13 +125,13 @@ def _accuracy(entry: Mapping[str, Any] | float) -> str:
 def _data_lines(report: Mapping[str, Any]) -> list[str]:
     data = report["data"]
     chance = "" if data["chance"] is None else f"; guessing without the image scores {percent(data['chance'])} %"
-    lines = [f"{data['items']} questions about {data['images']} images of {escape(data['name'])}{chance}"]
+    lines = [f"{data['items']} questions about {data['images']} images of {_plain(data['name'])}{chance}"]
     skipped = data.get("skipped", [])
     if skipped:
         lines.append(f"{len(skipped)} more could not be asked and are left out:")
     for item in skipped[:_SKIPPED_SHOWN]:
         place = f"{item['where']}: " if item["where"] else ""
-        lines.append(escape(f"  {place}item '{item['id']}': {item['why']}"))
+        lines.append(_plain(f"  {place}item '{item['id']}': {item['why']}"))
     if len(skipped) > _SKIPPED_SHOWN:
         lines.append(f"  and {len(skipped) - _SKIPPED_SHOWN} more, which the JSON report names")
     return lines
@@ -133,7 +139,7 @@ def _data_lines(report: Mapping[str, Any]) -> list[str]:
 
 def _retention_lines(name: str, result: Mapping[str, Any]) -> list[str]:
     return [
-        f"retention {percent(result['retention'])} %{_span(result['ci95'])}: accuracy of {escape(name)} / "
+        f"retention {percent(result['retention'])} %{_span(result['ci95'])}: accuracy of {_plain(name)} / "
         f"accuracy of the original, with its 95 % interval; "
         f"{result['lost']} answers lost, {result['gained']} gained"
     ]
@@ -162,7 +168,7 @@ def _gate_lines(gate: Mapping[str, Any]) -> list[str]:
     lines = [f"gate: {_coloured(gate['status'])}"]
     for check in gate["checks"]:
         value = "-" if check["value"] is None else f"{check['value']:.4g}"
-        lines.append(f"  {_coloured(check['status'])}  {check['name']} {value}: {check['reason']}")
+        lines.append(f"  {_coloured(check['status'])}  {check['name']} {value}: {escape(line(check['reason']))}")
     return lines
 
 
@@ -175,7 +181,7 @@ def bench_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     table = _table("median (90th percentile)")
     table.add_column("figure")
     for run in report["runs"]:
-        table.add_column(escape(run["name"]), justify="right", overflow="fold")
+        table.add_column(_plain(run["name"]), justify="right", overflow="fold")
     for figure, cell in _FIGURES.items():
         table.add_row(figure, *(cell(run) for run in report["runs"]))
     parts: list[RenderableType] = [table]
@@ -183,12 +189,13 @@ def bench_tables(report: Mapping[str, Any]) -> list[RenderableType]:
         parts.append(_speedup_line(report["speedup"]))
     if "shape" in report:
         parts = [_shape_line(report["shape"]), *parts, _prediction_table(report), *_selection_line(report)]
-    parts += [f"{name}: {text}" for name, text in report["protocol"]["terms"].items()]
+    parts += [f"{name}: {escape(line(text))}" for name, text in report["protocol"]["terms"].items()]
     return parts
 
 
 def _shape_line(shape: Mapping[str, Any]) -> str:
-    return f"{escape(shape['summary'])}; random weights, {shape['text_tokens']} text tokens, {shape['backend']} backend"
+    summary = escape(line(shape["summary"]))
+    return f"{summary}; random weights, {shape['text_tokens']} text tokens, {shape['backend']} backend"
 
 
 def _prediction_table(report: Mapping[str, Any]) -> Table:
@@ -199,7 +206,7 @@ def _prediction_table(report: Mapping[str, Any]) -> Table:
         entry = report["prediction"]["speedup"][name]
         table.add_row(label, f"{entry['predicted']:.2f}x", f"{entry['measured']:.2f}x", f"{entry['reached']:.2f}")
     for run, predicted in zip(report["runs"], report["prediction"]["runs"], strict=True):
-        name = escape(run["name"])
+        name = _plain(run["name"])
         pairs = [("KV cache, MB", predicted["kv_bytes"] / 1e6, run["kv_bytes"] / 1e6)]
         if run["peak_memory_mb"] is not None:
             pairs.append(("weights, peak memory, MB", predicted["weight_bytes"] / 2**20, run["peak_memory_mb"]))
@@ -267,15 +274,15 @@ def print_report(
     if out is not None:
         write_json(report, out)
     if as_json:
-        click.echo(to_json(report))
+        say(to_json(report))
     else:
         print_tables(tables(report))
 
 
 def print_tables(parts: Sequence[RenderableType]) -> None:
     """Print tables and lines; in a pipe, neither is wrapped or cut."""
-    console = Console()
+    console = Console(emoji=False)
     if not console.is_terminal:
-        console = Console(width=200)
+        console = Console(emoji=False, width=200)
     for part in parts:
         console.print(part, highlight=False, soft_wrap=isinstance(part, str) and not console.is_terminal)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from vtc.cli.output import print_json, say
 from vtc.cli.runtime_options import runtime_flags
 from vtc.cli.verb import suggest, verb
 from vtc.runtime.options import RuntimeOptions
@@ -58,7 +59,6 @@ def command(
     vtc run out/bundle --image a.png --image b.png --prompt "What differs?" --json
     """
     import vtc
-    from vtc.cli.output import print_json
     from vtc.runtime.image import open_image
     from vtc.runtime.sampling import Sampler
 
@@ -81,6 +81,6 @@ def command(
         )
     else:
         for piece in running.stream():
-            click.echo(piece, nl=False)
-        click.echo()
+            say(piece, newline=False)
+        say("")
     suggest("validate", bundle)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from vtc.cli.image_options import image_option_flags
+from vtc.cli.output import say
 from vtc.cli.verb import suggest, verb
 from vtc.facts.layout import ANY_IMAGE, ImageOptions
 
@@ -68,6 +69,6 @@ def command(
     shown = draw_kept_tokens(opened, picture, prompt)
     out.parent.mkdir(parents=True, exist_ok=True)
     shown.picture.save(out)
-    click.echo(f"{out}: {', '.join(shown.captions)}; answer: {shown.answer}")
+    say(f"{out}: {', '.join(shown.captions)}; answer: {shown.answer}")
     if recipe is not None:
         suggest("compress", model, "--recipe", recipe, "-o", "out/compressed")

@@ -10,6 +10,9 @@ from typing import Any
 
 import click
 
+from vtc.cli.output import note
+from vtc.shown import line
+
 FORMER_NAMES: dict[str, dict[str, str]] = {
     "bench": {"--output": "--out", "--new-tokens": "--max-new-tokens"},
     "show": {"--output": "--out"},
@@ -35,7 +38,7 @@ def _renamed(arg: str, names: Mapping[str, str]) -> str:
     former, equals, value = arg.partition("=")
     if former not in names:
         return arg
-    click.echo(f"note: {former} is called {names[former]} now; the former name goes with vtc 0.3", err=True)
+    note(f"note: {former} is called {names[former]} now; the former name goes with vtc 0.3")
     return f"{names[former]}{equals}{value}"
 
 
@@ -63,4 +66,4 @@ def suggest(*words: str | Path) -> None:
     words : str or Path
         The command after ``vtc``.
     """
-    click.echo(f"next: vtc {shlex.join(map(str, words))}", err=True)
+    note(line(f"next: vtc {shlex.join(map(str, words))}"))

@@ -31,6 +31,7 @@ from vtc.inputs.generation import FILE as GENERATION_FILE
 from vtc.inputs.generation import GenerationRules, rules_of
 from vtc.inputs.pixels import PixelSpec, to_pixels
 from vtc.inputs.prompts import expand, render_chat, without_marks, writes_start
+from vtc.machine import machine_fault
 from vtc.models.chat_templates import check_prompt, needed_template
 from vtc.models.images.processor_files import image_settings, video_settings
 from vtc.models.parts.attention import GROUPED_ATTENTION
@@ -125,7 +126,9 @@ class VLMAdapter(ABC):
         try:
             return AutoConfig.from_pretrained(path, local_files_only=True)
         except Exception as error:
-            raise ModelError(f"{path / 'config.json'}: not a usable configuration ({one_line(error)})") from error
+            raise machine_fault(error, path) or ModelError(
+                f"{path / 'config.json'}: not a usable configuration ({one_line(error)})"
+            ) from error
 
     @classmethod
     def settings(cls, path: Path, options: ImageOptions) -> dict[str, Any]:
@@ -163,7 +166,9 @@ class VLMAdapter(ABC):
             )
             tokenizer = load_tokenizer(path, local_files_only=True)
         except Exception as error:  # transformers, safetensors and tokenizers each raise kinds of their own
-            raise ModelError(f"{path}: checkpoint cannot be loaded ({one_line(error)}); fetch it again") from error
+            raise machine_fault(error, path) or ModelError(
+                f"{path}: checkpoint cannot be loaded ({one_line(error)}); fetch it again"
+            ) from error
         missing = sorted(report["missing_keys"])
         if missing:
             raise ModelError(

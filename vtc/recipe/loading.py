@@ -13,10 +13,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from vtc.errors import RecipeError
+from vtc.files import read_bytes
+from vtc.machine import PLACES, machine_fault
 from vtc.recipe.faults import did_you_mean, faults
 from vtc.recipe.overrides import override
 from vtc.recipe.recipe import Recipe, RecipeSource
 from vtc.recipe.yaml_lines import MAX_BYTES, read_yaml
+from vtc.shown import PATH, shown
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -59,15 +62,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         With every problem, one a line.
     """
     path = _locate(name_or_path)
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise RecipeError(f"{_display(path)}: larger than {MAX_BYTES // 1024} KiB, this is not a recipe")
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise RecipeError(f"{_display(path)}: not UTF-8 text, this is not a recipe") from None
-    except OSError as error:
-        raise RecipeError(f"{_display(path)}: {error.strerror}") from None
-    return parse_recipe(text, file=_display(path), directory=path.parent, overrides=overrides)
+    return parse_recipe(_read(path), file=_display(path), directory=path.parent, overrides=overrides)
 
 
 def parse_recipe(
@@ -96,6 +91,7 @@ def parse_recipe(
     RecipeError
         With every problem, one a line.
     """
+    file = shown(file, PATH)
     document = read_yaml(text)
     if document.problems:
         raise RecipeError("\n".join(f"{file}:{line}: {problem}" for line, problem in document.problems))
@@ -126,19 +122,29 @@ def _locate(name_or_path: str | Path) -> Path:
         builtin = builtin_recipes()
         if text not in builtin:
             guess = did_you_mean(text, list(builtin)) or "see vtc ls recipes;"
-            raise RecipeError(f"no shipped recipe '{text[:80]}', {guess} a file needs a path or the suffix .yaml")
+            raise RecipeError(f"no shipped recipe '{shown(text)}', {guess} a file needs a path or the suffix .yaml")
         return builtin[text]
-    path = Path(name_or_path)
-    if path.is_dir():
-        raise RecipeError(f"{text}: a directory, not a recipe file")
-    if not path.is_file():
-        raise RecipeError(f"{text}: no such recipe file")
-    return path
+    return Path(name_or_path)
+
+
+def _read(path: Path) -> str:
+    name = shown(_display(path), PATH)
+    try:
+        return read_bytes(path, MAX_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise RecipeError(f"{name}: not UTF-8 text, this is not a recipe") from None
+    except ValueError as error:
+        raise RecipeError(f"{name}: {error}; this is not a recipe") from None
+    except FileNotFoundError:
+        raise RecipeError(f"{name}: no such recipe file") from None
+    except OSError as error:
+        reason = PLACES.get(error.errno or 0, error.strerror)
+        raise machine_fault(error) or RecipeError(f"{name}: {reason}") from None
 
 
 def _display(path: Path) -> str:
     """Return the path as the user would type it here."""
     try:
         return str(path.relative_to(Path.cwd()))
-    except ValueError:
+    except (ValueError, OSError):  # elsewhere; or the current directory is gone
         return str(path)

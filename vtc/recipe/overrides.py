@@ -10,6 +10,10 @@ from typing import Any
 from vtc.errors import RecipeError
 from vtc.recipe.recipe import RecipeSource
 from vtc.recipe.yaml_lines import KeyPath, read_yaml
+from vtc.shown import shown
+
+_DIGITS = 9
+"""Of the number of a stage."""
 
 
 def override(data: dict[str, Any], overrides: Sequence[str], source: RecipeSource) -> RecipeSource:
@@ -20,13 +24,13 @@ def override(data: dict[str, Any], overrides: Sequence[str], source: RecipeSourc
         dotted, equals, value_text = override.partition("=")
         document = read_yaml(value_text)
         if not equals or not dotted.strip():
-            problems.append(f"--set {override}: write it as key.path=value, such as stages.0.keep=64")
+            problems.append(f"--set {shown(override)}: write it as key.path=value, such as stages.0.keep=64")
         elif document.problems:
-            problems.append(f"--set {override}: {document.problems[0][1]}")
+            problems.append(f"--set {shown(override)}: {document.problems[0][1]}")
         else:
             path, problem = _set_value(data, dotted.strip().split("."), document.data)
             if problem:
-                problems.append(f"--set {override}: {problem}")
+                problems.append(f"--set {shown(override)}: {problem}")
             else:
                 given = {key: text for key, text in given.items() if key[: len(path)] != path}
                 given[path] = override
@@ -44,16 +48,16 @@ def _set_value(data: dict[str, Any], keys: list[str], value: Any) -> tuple[KeyPa
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
         if isinstance(target, list):
-            if not key.isdecimal() or int(key) >= len(target):
+            if not key.isdecimal() or len(key) > _DIGITS or int(key) >= len(target):
                 has = f"has {len(target)} entries, counted from 0" if target else "is empty"
-                return path, f"no {'.'.join([*map(str, path), key])}, {'.'.join(map(str, path))} {has}"
+                return path, f"no {_dotted(*path, key)}, {_dotted(*path)} {has}"
             step: str | int = int(key)
         else:
             step = key
             if not last and key == "selector" and isinstance(target.get(key), str):
                 target[key] = {"name": target[key]}
             if not last and key not in target:
-                return path, f"no {'.'.join([*map(str, path), key])} in this recipe"
+                return path, f"no {_dotted(*path, key)} in this recipe"
         path = (*path, step)
         if last:
             target[step] = value
@@ -62,6 +66,10 @@ def _set_value(data: dict[str, Any], keys: list[str], value: Any) -> tuple[KeyPa
             if not isinstance(target, dict | list):
                 return (
                     path,
-                    f"{'.'.join(map(str, path))} is {reprlib.repr(target)}, nothing can be set inside it",
+                    f"{_dotted(*path)} is {reprlib.repr(target)}, nothing can be set inside it",
                 )
     return path, ""
+
+
+def _dotted(*path: str | int) -> str:
+    return shown(".".join(map(str, path)))

@@ -19,6 +19,7 @@ from vtc.recipe.stages import Stage
 from vtc.recipe.trained import Trained
 from vtc.recipe.values import Written
 from vtc.recipe.yaml_lines import KeyPath
+from vtc.shown import shown
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class RecipeSource:
         """The place of a value, or of the nearest around it: ``file:line`` or ``--set …``."""
         for length in range(len(path), -1, -1):
             if path[:length] in self.overrides:
-                return f"--set {self.overrides[path[:length]]}"
+                return f"--set {shown(self.overrides[path[:length]])}"
             if path[:length] in self.lines:
                 return f"{self.file}:{self.lines[path[:length]]}"
         return self.file
@@ -45,7 +46,7 @@ class RecipeSource:
 
     def message(self, path: KeyPath, problem: str) -> str:
         """One line: where, the key's path, what is wrong with it."""
-        return ": ".join(filter(None, [self.where(path), ".".join(map(str, path)), problem]))
+        return ": ".join(filter(None, [self.where(path), shown(".".join(map(str, path))), problem]))
 
 
 def _version(value: object) -> int:

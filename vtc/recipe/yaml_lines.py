@@ -13,12 +13,16 @@ from typing import Any
 
 import yaml
 
+from vtc.shown import shown
+
 KeyPath = tuple[str | int, ...]
 """Where a value sits: ``("stages", 0, "keep")``."""
 
 MAX_BYTES = 64 * 1024
 MAX_NODES = 10_000
 MAX_DEPTH = 32
+MAX_BITS = 64
+"""Of an integer: Python neither writes nor reads integers of thousands of digits in decimals."""
 
 _MAP = "tag:yaml.org,2002:map"
 _SEQUENCE = "tag:yaml.org,2002:seq"
@@ -64,7 +68,7 @@ class _Reader:
             return [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
-        self.problems.append((line, f"the tag {node.tag} is not allowed, write plain values"))
+        self.problems.append((line, f"the tag {shown(node.tag)} is not allowed, write plain values"))
         return None
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
@@ -77,7 +81,7 @@ class _Reader:
                 continue
             if key in data:
                 first = self.lines[(*path, key)]
-                self.problems.append((line, f"'{key}' is given twice, first on line {first}"))
+                self.problems.append((line, f"'{shown(key)}' is given twice, first on line {first}"))
                 continue
             self.lines[(*path, key)] = line
             data[key] = self.build(value_node, (*path, key))
@@ -87,9 +91,12 @@ class _Reader:
         if node.tag == "tag:yaml.org,2002:merge":
             return node.value  # merge keys expand without a bound; "<<" then is an unknown key like any other
         try:
-            return self.loader.construct_object(node)
+            value = self.loader.construct_object(node)
+            if not isinstance(value, int) or value.bit_length() <= MAX_BITS:
+                return value
+            self.problems.append((_line(node), f"{_shown(node)} is too large a number"))
         except yaml.YAMLError:
-            self.problems.append((_line(node), f"the tag {node.tag} is not allowed, write plain values"))
+            self.problems.append((_line(node), f"the tag {shown(node.tag)} is not allowed, write plain values"))
         except (
             ValueError,
             OverflowError,
@@ -149,5 +156,5 @@ def _line(node: yaml.Node) -> int:
 
 def _shown(node: yaml.Node) -> str:
     if isinstance(node, yaml.ScalarNode):
-        return f"'{node.value[:40]}'"
+        return f"'{shown(node.value, 40)}'"
     return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"

@@ -8,29 +8,48 @@ import sys
 import threading
 from collections.abc import Iterator
 
-_TURN = threading.RLock()
-"""There is one stderr; of two threads that turn it away and back, one would take the other's nowhere for it."""
+_lock = threading.Lock()
+_bodies = 0
+_stderr: int | None = None
 
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Drop what native libraries write to stderr."""
-    with _TURN:
-        yield from _quiet()
-
-
-def _quiet() -> Iterator[None]:
-    sys.stderr.flush()
+    """Drop what native libraries write to stderr while the body runs; several threads may be in bodies at once."""
+    _enter()
     try:
-        saved = os.dup(2)
-    except OSError:  # no stderr to write to
-        yield
-        return
-    try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
         yield
     finally:
-        sys.stderr.flush()
-        os.dup2(saved, 2)
-        os.close(saved)
+        _leave()
+
+
+def _enter() -> None:
+    global _bodies, _stderr
+    with _lock:
+        _bodies += 1
+        if _bodies > 1:
+            return
+        _flush()
+        with contextlib.suppress(OSError):  # there may be no stderr, or no file handle to keep it by
+            _stderr = os.dup(2)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 2)
+            os.close(nowhere)
+
+
+def _leave() -> None:
+    global _bodies, _stderr
+    with _lock:
+        _bodies -= 1
+        if _bodies or _stderr is None:
+            return
+        _flush()
+        os.dup2(_stderr, 2)
+        os.close(_stderr)
+        _stderr = None
+
+
+def _flush() -> None:
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()

@@ -13,6 +13,7 @@ from tokenizers.decoders import DecodeStream
 from vtc.bundle.manifest import Manifest, ServedImage
 from vtc.errors import BundleError
 from vtc.inputs.prompts import expand, render_chat, without_marks, writes_start
+from vtc.machine import machine_fault
 
 IntArray = NDArray[np.int64]
 
@@ -37,7 +38,9 @@ class Text:
         except BundleError:
             raise
         except Exception as error:  # tokenizers raises bare Exceptions
-            raise BundleError(f"{manifest.root}: tokenizer.json cannot be loaded ({error}); export it again") from error
+            raise machine_fault(error, manifest.root / "tokenizer.json") or BundleError(
+                f"{manifest.root}: tokenizer.json cannot be loaded ({error}); export it again"
+            ) from error
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         config = manifest.json("tokenizer_config.json")

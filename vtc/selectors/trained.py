@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vtc.errors import InputError
 from vtc.finite import first_not_finite
+from vtc.machine import machine_fault
 
 MODEL = "model_sha256"
 
@@ -118,4 +119,4 @@ def _read(path: Path, noun: str) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = file.metadata() or {}
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: {noun} checkpoint cannot be read ({error})") from None
+        raise machine_fault(error, path) or InputError(f"{path}: {noun} checkpoint cannot be read ({error})") from None

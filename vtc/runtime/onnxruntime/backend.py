@@ -20,6 +20,7 @@ from vtc.bundle.engines import Limits
 from vtc.bundle.interface import Shapes, check_interface
 from vtc.bundle.manifest import Manifest
 from vtc.errors import BundleError
+from vtc.machine import machine_fault
 from vtc.runtime.interface import DTYPES, Array, IntArray, LoadedGraph, Past, Result, Tensor
 from vtc.runtime.onnxruntime.providers import (
     ON_GPU,
@@ -72,7 +73,7 @@ class Graph:
 
     def _open(self, path: Path, provider: Provider, threads: int | None, sparing: bool) -> Any:
         options = self._runtime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails is raised as well, and told in one line
         # A bundle is several sessions that run in turn. Threads that spin between runs take the cores away
         # from the session that runs, and on a busy machine cost a factor of two.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -91,7 +92,9 @@ class Graph:
             session = self._start(path, options, names, ["ConstantFolding"] if sparing else [])
         except Exception as error:  # ONNX Runtime raises a kind of its own for each status code
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise BundleError(f"{path}: ONNX Runtime cannot load the graph ({reason})") from error
+            raise machine_fault(error, path) or BundleError(
+                f"{path}: ONNX Runtime cannot load the graph ({reason})"
+            ) from error
         return session
 
     def _start(self, path: Path, options: Any, names: list[str], without: list[str]) -> Any:

@@ -77,7 +77,7 @@ def import_onnxruntime() -> Any:
             f"onnxruntime cannot be imported ({error}): pip install onnxruntime, "
             "or onnxruntime-gpu on an NVIDIA machine"
         ) from error
-    onnxruntime.set_default_logger_severity(3)
+    onnxruntime.set_default_logger_severity(4)
     return onnxruntime
 
 
