@@ -20,7 +20,9 @@ from vtc.models.base import VLMAdapter
 from vtc.plan import plan
 from vtc.progress import Report, silent
 from vtc.recipe import Recipe
+from vtc.selectors.trained import read_metadata
 from vtc.training.auto import AutoTrained
+from vtc.training.verdict import WARNING
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,14 @@ class Completed:
         Without ``auto`` values.
     measurements : dict
         What was measured to choose them.
+    warnings : tuple of str
+        What a training had to say against its own result.
     """
 
     model: CompressedModel
     recipe: Recipe
     measurements: dict[str, Any]
+    warnings: tuple[str, ...] = ()
 
 
 def load_checkpoint(model: str | Path, image_options: ImageOptions = ANY_IMAGE) -> Checkpoint:
@@ -156,7 +161,9 @@ def complete(
     samples = samples_from(adapter, calibration.data, calibration.samples, calibration.seed) if measured(recipe) else []
     measurements = Measurements(work / f".measurements-{digest[:12]}-{calibration.samples}-{calibration.seed}.json")
     resolved = Calibrator(adapter, samples, measurements, digest, progress, parts).resolve(recipe)
-    return Completed(apply_recipe(adapter, resolved, model_digest=digest), resolved, measurements.values)
+    files = [resolved.checkpoint(number) for number, *_ in resolved.trained()]
+    warnings = tuple(text for text in (read_metadata(file).get(WARNING) for file in files) if text)
+    return Completed(apply_recipe(adapter, resolved, model_digest=digest), resolved, measurements.values, warnings)
 
 
 def measured(recipe: Recipe) -> list[str]:
@@ -208,5 +215,7 @@ def compress(
     work = staging_dir(out)
     work.mkdir(parents=True, exist_ok=True)
     completed = complete(checkpoint, recipe, work, replace(calibration, data=data), progress)
-    save_compressed(work, out, completed.model, completed.recipe, checkpoint.origin, completed.measurements)
+    save_compressed(
+        work, out, completed.model, completed.recipe, checkpoint.origin, completed.measurements, completed.warnings
+    )
     return completed

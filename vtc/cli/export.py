@@ -10,7 +10,7 @@ import click
 
 from exporters.precision import NAMES, PRECISIONS
 from vtc.cli.image_options import image_option_flags
-from vtc.cli.verb import suggest, verb
+from vtc.cli.verb import suggest, tell_warnings, verb
 from vtc.facts.layout import ImageOptions
 from vtc.heap import return_large_blocks
 from vtc.progress import progress
@@ -80,6 +80,7 @@ def command(directory: Path, image_options: list[ImageOptions], **asked: Any) ->
         click.echo(f"{result.path}: {_told(name, figures)}")
     for line in _values(result.path):
         click.echo(f"{result.path}: {line}")
+    tell_warnings(directory)
     if asked["targets"]:
         targets = list(dict.fromkeys(asked["targets"]))
         click.echo(f"{result.path}: suits {', '.join(targets)}; see {result.path / 'README.md'}")

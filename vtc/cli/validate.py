@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from vtc.cli.runtime_options import runtime_flags
-from vtc.cli.verb import suggest, verb
+from vtc.cli.verb import suggest, tell_warnings, verb
 from vtc.evaluate.contestants import BASELINES
 
 
@@ -88,6 +88,7 @@ def command(
     with progress() as tell:
         report = vtc.validate(None if target == "none" else target, thresholds=thresholds, progress=tell, **asked)
     print_report(report, validate_tables, as_json, out)
+    tell_warnings(target)
     _leave(report["gate"])
     if target != "none":
         suggest("bench", target, *(["--against", asked["against"]] if asked["against"] else []))

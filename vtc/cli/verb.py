@@ -64,3 +64,11 @@ def suggest(*words: str | Path) -> None:
         The command after ``vtc``.
     """
     click.echo(f"next: vtc {shlex.join(map(str, words))}", err=True)
+
+
+def tell_warnings(directory: str | Path) -> None:
+    """Repeat what an artifact's own manifest warns of, on stderr; other directories have nothing to say."""
+    from vtc.compressed.inspection import warnings_of
+
+    for text in warnings_of(Path(directory)):
+        click.echo(f"warning: {text}", err=True)

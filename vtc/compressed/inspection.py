@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,12 @@ def _compressed(directory: Path) -> Inspection:
     verify_files(directory, manifest["files"])
     recipe = load_recipe(directory / "recipe.yaml")
     return planned(manifest["model"]["name"], recipe, image_options=image_options_of(manifest))
+
+
+def warnings_of(directory: Path) -> list[str]:
+    """What a compressed model's manifest warns of; nothing of what is no such directory."""
+    try:
+        stored = read_manifest(directory, "compressed", sys.maxsize).get("warnings", [])
+    except BundleError:
+        return []
+    return [text for text in stored if isinstance(text, str)] if isinstance(stored, list) else []
