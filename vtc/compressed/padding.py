@@ -91,7 +91,7 @@ def bars(blank: Tensor) -> Tensor:
 def _from_edges(blank: Tensor) -> Tensor:
     """Of lines (V, n) that are blank (1) or not (0), those with none that is not between them and an edge."""
     places = torch.arange(blank.shape[1], device=blank.device)
-    before = (places.unsqueeze(1) <= places).float()
-    seen = 1 - blank
-    reached = torch.minimum(torch.matmul(seen, before), torch.matmul(seen, before.T))
-    return (reached < 0.5).float()
+    up_to = (places <= places.unsqueeze(1)).float()
+    seen = (1 - blank).unsqueeze(1)
+    reached = torch.minimum((seen * up_to).amax(dim=2), (seen * up_to.T).amax(dim=2))
+    return 1 - reached
