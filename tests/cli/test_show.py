@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -13,6 +14,7 @@ from tests.tiny import image
 from vtc.cli import main
 from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import Origin
+from vtc.compressed.padding import padding_of
 from vtc.data.samples import samples_from
 from vtc.evaluate.picture import MARGIN, PANEL
 from vtc.facts.layout import ImageOptions
@@ -20,6 +22,7 @@ from vtc.models import load_adapter, model_digest
 from vtc.models.base import VLMAdapter
 from vtc.models.random.tiny_families import write_tiny
 from vtc.recipe import Recipe, load_recipe
+from vtc.runtime.vlm import VLM
 
 RECIPE = """
 version: 1
@@ -139,3 +142,13 @@ def test_a_bundle_of_two_layouts_shows_each_image_in_its_own(tmp_path: Path) -> 
         assert result.exit_code == 0, result.output
         height = Image.open(tmp_path / "a.png").height
         assert (height > PANEL * 2) == (size[1] > size[0])
+    # The graph finds the bars of an image of another shape as the model does, and keeps none of them.
+    square = image(1, (56, 56))
+    padding = padding_of(models[0].adapter, models[0].adapter.preprocess([square]))
+    assert padding is not None
+    places = np.flatnonzero(padding[0].numpy())
+    asked = [[square]], [models[0].adapter.chat("what is red ?")]
+    (ran,), (eager,) = VLM.load(tmp_path / "bundle").kept(*asked), models[0].kept(*asked)
+    assert ran.tolist() == eager.tolist()
+    assert len(places) > 0
+    assert not np.isin(ran[0], places).any()
