@@ -107,8 +107,16 @@ _RTX_PORTABILITY = (
 )
 
 _JETSON_ONNXRUNTIME = """\
-On a Jetson, ONNX Runtime runs on the processor: the package that pip installs there has no CUDA. `--provider cuda`
-needs a build of onnxruntime-gpu for this JetPack, in place of onnxruntime."""
+On a Jetson, ONNX Runtime runs on the processor: the package that pip installs there has no CUDA, and engines need
+none. `--provider cuda` needs a build of onnxruntime-gpu for this JetPack in its place, from the Jetson AI Lab's index
+(`jp6/cu126` is JetPack 6 with CUDA 12.6; take the folder of your JetPack and CUDA) or NVIDIA's
+[Jetson Zoo](https://elinux.org/Jetson_Zoo#ONNX_Runtime):
+
+```sh
+pip uninstall -y onnxruntime
+pip install onnxruntime-gpu --index-url https://pypi.jetson-ai-lab.io/jp6/cu126
+vtc doctor                                # says whether ONNX Runtime has CUDA here, and whether that starts
+```"""
 _ONNXRUNTIME = """\
 On x86, ONNX Runtime takes the GPU where CUDA and cuDNN are installed for it, and the processor elsewhere;
 `--provider cuda` insists on the GPU."""

@@ -40,7 +40,7 @@ class MissingDependency(InputError):
 
 
 class OutOfResources(InputError):
-    """The system has no file handle or no memory left; nothing is wrong with what was to be read."""
+    """The machine lacks something: memory, file handles, space or a permission. Nothing is wrong with the file itself."""
 
 
 class GateFailed(VtcError):

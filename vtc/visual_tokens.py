@@ -54,6 +54,8 @@ class VisualTokens:
         The question, where a selector asked for it.
     deepstack : Tensor of shape (B, N, C) or None
         Outputs of earlier encoder layers that go with the tokens into the decoder (DeepStack).
+    padding : Tensor of shape (B, N), bool, or None
+        Which tokens show nothing but the bars around an image of another aspect ratio; None where images get none.
     """
 
     features: Tensor
@@ -63,6 +65,7 @@ class VisualTokens:
     projected: Tensor | None = None
     text: TextEmbeddings | None = None
     deepstack: Tensor | None = None
+    padding: Tensor | None = None
 
     @property
     def grids_or_row(self) -> tuple[tuple[int, int], ...]:
@@ -79,6 +82,7 @@ class VisualTokens:
             readings={reading: _gather_reading(reading, value, chosen) for reading, value in self.readings.items()},
             projected=None if self.projected is None else gather_tokens(self.projected, chosen),
             deepstack=None if self.deepstack is None else gather_tokens(self.deepstack, chosen),
+            padding=None if self.padding is None else torch.gather(self.padding.long(), 1, chosen) > 0,
         )
 
 

@@ -48,34 +48,48 @@ def plot_budgets(results: Mapping[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
+LEARNED = "LearnPruner, stage 1"
 PANELS = {
-    "attention": ("FasterVLM", "VTC-CLS", "HiPrune", "FoPru", "VisPruner", "GlobalCom2", "LearnPruner, stage 1"),
-    "diversity and coverage": ("DivPrune", "ToDRE, stage 1", "MMTok", "CDPruner", "LearnPruner, stage 1"),
+    "attention": ("FasterVLM", "VTC-CLS", "HiPrune", "FoPru", "VisPruner", "GlobalCom2", LEARNED),
+    "diversity and coverage": ("DivPrune", "ToDRE, stage 1", "MMTok", "CDPruner", LEARNED),
     "merging": ("VScan, stage 1", "VisionZip", "PruMerge", "PruMerge+", "ToMe", "Turbo", "clustering", "pooling"),
 }
-BASELINES = {"uniform": "^-", "random": "s-", "downsampling": "v-"}
+BASELINES = {"uniform": ("^-", "#4d4d4d"), "random": ("s-", "#8c8c8c"), "downsampling": ("v-", "#bdbdbd")}
 
 
 def plot_selectors(results: Mapping[str, Any], path: Path) -> None:
-    """Retention of every selector against its budget: a panel for each kind, baselines in grey in all."""
-    figure, axes = plt.subplots(2, 2, figsize=(11, 9), sharey=True)
-    for axis, (title, names) in zip(axes.flat, [*PANELS.items(), ("inside the decoder", None)], strict=True):
-        rows = results["inside"] if names is None else {name: results["before"][name] for name in names}
-        if names is not None:
-            for (name, marker), grey in zip(BASELINES.items(), ("#4d4d4d", "#8c8c8c", "#bdbdbd"), strict=True):
-                _line(axis, results["before"][name], marker, label=name, color=grey, lw=1.2)
-        for number, (name, row) in enumerate(rows.items()):
-            learned = name.startswith("LearnPruner")
-            style = {"color": "black", "ls": "--"} if learned else {"color": f"C{number}"}
-            _line(axis, row, "o", label=name, lw=1.6, **{"ls": "-"} | style)
-        axis.axhline(100 * results["blind"]["retention"], color="black", lw=1, ls=":")
+    """Retention of every selector against its budget: a panel for each kind, baselines in grey in all.
+
+    A colour is one method's throughout; legends stand beside the panels.
+    """
+    panels = [(title, {name: results["before"][name] for name in names}) for title, names in PANELS.items()]
+    panels.append(("inside the decoder", results["inside"]))
+    colors = _colors([name for _, rows in panels for name in rows])
+    figure, axes = plt.subplots(2, 2, figsize=(14, 9), sharey=True)
+    for axis, (title, rows) in zip(axes.flat, panels, strict=True):
+        inside = rows is results["inside"]
+        for name, (marker, grey) in BASELINES.items():
+            label = f"{name}, before the decoder" if inside else name
+            _line(axis, results["before"][name], marker, label=label, color=grey, lw=1.2)
+        for name, row in rows.items():
+            _line(axis, row, "o", label=name, lw=1.6, ls="--" if name == LEARNED else "-", color=colors[name])
+        axis.axhline(100 * results["blind"]["retention"], color="black", lw=1, ls=":", label="blind")
         axis.set(title=title, ylim=(25, 103))
-        axis.set_xlabel("visual tokens kept" + ("" if names else " from decoder layer 2 on"))
+        axis.set_xlabel("visual tokens kept" + (" from decoder layer 2 on" if inside else ""))
         axis.grid(alpha=0.3)
-        axis.legend(loc="lower right", fontsize=8)
+        axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
     for axis in axes[:, 0]:
         axis.set_ylabel("retention of accuracy, %")
     _save(figure, path)
+
+
+def _colors(names: Sequence[str]) -> dict[str, Any]:
+    """A colour for each method; no grey, which is the baselines'."""
+    strong = [plt.get_cmap("tab20")(number) for number in (*range(0, 14, 2), 16, 18)]
+    pale = [plt.get_cmap("tab20")(number) for number in (*range(1, 14, 2), 17, 19)]
+    dark = [tuple(0.55 * part for part in color[:3]) for color in strong]
+    others = [name for name in dict.fromkeys(names) if name != LEARNED]
+    return {LEARNED: "black", **dict(zip(others, [*strong, *dark, *pale], strict=False))}
 
 
 def _line(axis: Any, row: Mapping[str, Any], marker: str, **style: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -13,11 +14,15 @@ from tests.tiny import image
 from vtc.cli import main
 from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import Origin
+from vtc.compressed.padding import padding_of
 from vtc.data.samples import samples_from
 from vtc.evaluate.picture import MARGIN, PANEL
-from vtc.models import model_digest
+from vtc.facts.layout import ImageOptions
+from vtc.models import load_adapter, model_digest
 from vtc.models.base import VLMAdapter
-from vtc.recipe import load_recipe
+from vtc.models.random.tiny_families import write_tiny
+from vtc.recipe import Recipe, load_recipe
+from vtc.runtime.vlm import VLM
 
 RECIPE = """
 version: 1
@@ -108,3 +113,42 @@ def test_what_cannot_be_shown_is_said_in_one_line(photo: Path, arguments: list[s
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not photo.with_name("kept.png").exists()
+
+
+def test_merged_tokens_are_told_to_be_such(adapter: VLMAdapter, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "merged.yaml").write_text(
+        "version: 1\nname: merged\nstages:\n  - {kind: prune, keep: 5, selector: pooling}\n"
+        "  - {kind: prune_in_decoder, layer: 2, keep: 3}\n"
+    )
+    result = show(photo, "--recipe", tmp_path / "merged.yaml", "--model", adapter.path, "-o", tmp_path / "a.png")
+    assert result.exit_code == 0, result.output
+    assert "into the decoder: 5 merged tokens, framed where each stands" in result.stdout
+    assert "from decoder layer 2 on: 3 merged tokens" in result.stdout
+
+
+def test_a_bundle_of_two_layouts_shows_each_image_in_its_own(tmp_path: Path) -> None:
+    path = write_tiny("qwen2_vl", tmp_path / "model", encoder_layers=1, decoder_layers=2)
+    digest = model_digest(path)
+    recipe = Recipe.model_validate(
+        {"version": 1, "name": "half", "stages": [{"kind": "prune", "keep": 0.5, "selector": "uniform"}]}
+    )
+    layouts = [ImageOptions(image_size=size) for size in ((56, 112), (112, 56))]
+    models = [apply_recipe(load_adapter(path, layout), recipe, model_digest=digest) for layout in layouts]
+    samples = samples_from(models[0].adapter, None, 1, 0)
+    export(ExportRequest(models, recipe, Origin(str(path), digest), samples), tmp_path / "bundle")
+    for size in ((112, 56), (56, 112)):
+        image(1, size).save(tmp_path / "photo.png")
+        result = show(tmp_path / "photo.png", tmp_path / "bundle", "-o", tmp_path / "a.png")
+        assert result.exit_code == 0, result.output
+        height = Image.open(tmp_path / "a.png").height
+        assert (height > PANEL * 2) == (size[1] > size[0])
+    # The graph finds the bars of an image of another shape as the model does, and keeps none of them.
+    square = image(1, (56, 56))
+    padding = padding_of(models[0].adapter, models[0].adapter.preprocess([square]))
+    assert padding is not None
+    places = np.flatnonzero(padding[0].numpy())
+    asked = [[square]], [models[0].adapter.chat("what is red ?")]
+    (ran,), (eager,) = VLM.load(tmp_path / "bundle").kept(*asked), models[0].kept(*asked)
+    assert ran.tolist() == eager.tolist()
+    assert len(places) > 0
+    assert not np.isin(ran[0], places).any()

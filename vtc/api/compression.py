@@ -28,11 +28,14 @@ class CompressResult:
         Tokens at every stage and decoder layer, FLOPs, KV bytes.
     recipe : Recipe
         With a value for everything that was left ``auto``.
+    warnings : tuple of str
+        What a training had to say against its own result: that it learned nothing.
     """
 
     path: Path
     plan: TokenPlan
     recipe: Recipe
+    warnings: tuple[str, ...] = ()
 
 
 def compress(
@@ -101,4 +104,4 @@ def compress(
 
     calibration = Calibration(None if data is None else str(data), samples, seed, retrain)
     done = run(model, as_recipe(recipe, overrides), Path(out), calibration, image_options, progress)
-    return CompressResult(Path(out), done.model.plan, done.recipe)
+    return CompressResult(Path(out), done.model.plan, done.recipe, done.warnings)

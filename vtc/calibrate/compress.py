@@ -20,9 +20,11 @@ from vtc.models.base import VLMAdapter
 from vtc.plan import plan
 from vtc.progress import Report, silent
 from vtc.recipe import Recipe
+from vtc.selectors.trained import read_metadata
 from vtc.staging import open_work
 from vtc.training.auto import AutoTrained, part_names
 from vtc.training.trainers import check_trainable
+from vtc.training.verdict import WARNING
 
 MEASUREMENTS = ".measurements-"
 """How the names of files begin that keep measurements for a rerun."""
@@ -75,11 +77,14 @@ class Completed:
         Without ``auto`` values.
     measurements : dict
         What was measured to choose them.
+    warnings : tuple of str
+        What a training had to say against its own result.
     """
 
     model: CompressedModel
     recipe: Recipe
     measurements: dict[str, Any]
+    warnings: tuple[str, ...] = ()
 
 
 def load_checkpoint(model: str | Path, image_options: ImageOptions = ANY_IMAGE) -> Checkpoint:
@@ -161,7 +166,9 @@ def complete(
     samples = samples_from(adapter, calibration.data, calibration.samples, calibration.seed) if measured(recipe) else []
     measurements = Measurements(work / f"{MEASUREMENTS}{digest[:12]}-{calibration.samples}-{calibration.seed}.json")
     resolved = Calibrator(adapter, samples, measurements, digest, progress, parts).resolve(recipe)
-    return Completed(apply_recipe(adapter, resolved, model_digest=digest), resolved, measurements.values)
+    files = [resolved.checkpoint(number) for number, *_ in resolved.trained()]
+    warnings = tuple(text for text in (read_metadata(file).get(WARNING) for file in files) if text)
+    return Completed(apply_recipe(adapter, resolved, model_digest=digest), resolved, measurements.values, warnings)
 
 
 def measured(recipe: Recipe) -> list[str]:
@@ -217,5 +224,6 @@ def compress(
     with open_work(out, "vtc compress") as work:
         work.claim(*FILES, f"{MEASUREMENTS}*", *part_names(recipe))
         completed = complete(checkpoint, recipe, work.path, replace(calibration, data=data), progress)
-        save_compressed(work, out, completed.model, completed.recipe, checkpoint.origin, completed.measurements)
+        found = completed.model, completed.recipe, checkpoint.origin, completed.measurements, completed.warnings
+        save_compressed(work, out, *found)
     return completed

@@ -10,7 +10,7 @@ import click
 from vtc.cli.data_options import images_outside_flag
 from vtc.cli.image_options import image_option_flags
 from vtc.cli.output import say
-from vtc.cli.verb import suggest, verb
+from vtc.cli.verb import suggest, tell_warnings, verb
 from vtc.progress import progress
 
 
@@ -42,4 +42,5 @@ def command(**asked: Any) -> None:
         f"{result.path}: {result.recipe.name}, {plan.visual_tokens_in} -> {plan.keep} visual tokens "
         f"(layer average {plan.layer_average:.1f}), {len(plan.decoder_layers)} decoder layers"
     )
+    tell_warnings(result.path)
     suggest("export", result.path, "-o", result.path.with_name("bundle"))

@@ -12,7 +12,7 @@ from exporters.precision import LAYER_TOLERANCE, NAMES, PRECISIONS, precision
 from vtc.cli.data_options import images_outside_flag
 from vtc.cli.image_options import image_option_flags
 from vtc.cli.output import say
-from vtc.cli.verb import suggest, verb
+from vtc.cli.verb import suggest, tell_warnings, verb
 from vtc.facts.layout import ImageOptions
 from vtc.heap import return_large_blocks
 from vtc.progress import progress
@@ -83,6 +83,7 @@ def command(directory: Path, image_options: list[ImageOptions], **asked: Any) ->
         say(f"{result.path}: {_told(name, figures)}")
     for line in _values(result.path):
         say(f"{result.path}: {line}")
+    tell_warnings(directory)
     if asked["targets"]:
         targets = list(dict.fromkeys(asked["targets"]))
         say(f"{result.path}: suits {', '.join(targets)}; see {result.path / 'README.md'}")

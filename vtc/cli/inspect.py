@@ -9,7 +9,7 @@ import click
 
 from vtc.cli.image_options import image_option_flags
 from vtc.cli.output import print_json, print_table, say, with_unit
-from vtc.cli.verb import suggest, verb
+from vtc.cli.verb import suggest, tell_warnings, verb
 from vtc.compressed.inspection import TEXT_TOKENS, Inspection, is_finished
 from vtc.plan import TokenPlan
 
@@ -37,6 +37,7 @@ def command(target: str, recipe: str | None, as_json: bool, **asked: Any) -> Non
         print_json(inspection.to_dict())
     else:
         _print(inspection)
+    tell_warnings(target)
     if not is_finished(target):
         suggest("compress", target, "--recipe", recipe or "fastervlm-25", "-o", "out/compressed")
 

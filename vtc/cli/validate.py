@@ -9,7 +9,7 @@ import click
 
 from vtc.cli.data_options import images_outside_flag
 from vtc.cli.runtime_options import runtime_flags
-from vtc.cli.verb import suggest, verb
+from vtc.cli.verb import suggest, tell_warnings, verb
 from vtc.evaluate.baselines import BASELINES
 
 
@@ -97,6 +97,7 @@ def command(
     with progress() as tell:
         report = vtc.validate(None if target == "none" else target, thresholds=thresholds, progress=tell, **asked)
     print_report(report, validate_tables, as_json, out)
+    tell_warnings(target)
     _leave(report["gate"])
     if target != "none":
         suggest("bench", target, *(["--against", asked["against"]] if asked["against"] else []))

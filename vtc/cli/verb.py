@@ -67,3 +67,11 @@ def suggest(*words: str | Path) -> None:
         The command after ``vtc``.
     """
     note(line(f"next: vtc {shlex.join(map(str, words))}"))
+
+
+def tell_warnings(directory: str | Path) -> None:
+    """Repeat what an artifact's own manifest warns of, on stderr; other directories have nothing to say."""
+    from vtc.compressed.inspection import warnings_of
+
+    for text in warnings_of(Path(directory)):
+        note(line(f"warning: {text}"))

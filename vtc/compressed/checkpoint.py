@@ -7,6 +7,7 @@ The base model's weights are not copied; their digest is kept, and a base that h
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,13 @@ class Origin:
 
 
 def save_compressed(
-    work: Work | Path, out: Path, model: CompressedModel, recipe: Recipe, origin: Origin, calibration: dict[str, Any]
+    work: Work | Path,
+    out: Path,
+    model: CompressedModel,
+    recipe: Recipe,
+    origin: Origin,
+    calibration: dict[str, Any],
+    warnings: Sequence[str] = (),
 ) -> Path:
     """Write a compressed model, whole or not at all.
 
@@ -66,6 +73,8 @@ def save_compressed(
     origin : Origin
     calibration : dict
         What was measured to choose values, for the record.
+    warnings : sequence of str
+        What whoever uses the model should be told (see :func:`vtc.compressed.inspection.warnings_of`).
 
     Returns
     -------
@@ -87,6 +96,7 @@ def save_compressed(
         "plan": model.plan.to_dict(),
         "image_options": asdict(model.adapter.wanted),
         "calibration": calibration,
+        "warnings": list(warnings),
     }
     return publish(work, out, manifest, [file.relative_to(directory).as_posix() for file in files if file.is_file()])
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vtc.artifact import MANIFEST, MAX_MANIFEST_BYTES
+from vtc.artifact import MANIFEST, MAX_MANIFEST_BYTES, read_manifest
 from vtc.errors import BundleError
 from vtc.facts.layout import ANY_IMAGE, ImageOptions, image_options_of
 from vtc.files import read_json
@@ -129,3 +130,12 @@ def _compressed(directory: Path) -> Inspection:
 
     manifest, recipe, origin = read_compressed(directory)
     return planned(origin.name, recipe, image_options=image_options_of(manifest))
+
+
+def warnings_of(directory: Path) -> list[str]:
+    """What a compressed model's manifest warns of; nothing of what is no such directory."""
+    try:
+        stored = read_manifest(directory, "compressed", sys.maxsize).get("warnings", [])
+    except BundleError:
+        return []
+    return [text for text in stored if isinstance(text, str)] if isinstance(stored, list) else []

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vtc.compressed.assembly import assemble, with_separators
+from vtc.compressed.padding import padding_of
 from vtc.compressed.readings import read_tokens
 from vtc.facts.layout import Grid, single_view
 from vtc.models.base import VLMAdapter
@@ -61,6 +62,8 @@ class VisionEncoder(nn.Module):
                 inputs[layer] = hidden
             hidden = outputs[layer] = self.adapter.encoder_layer(layer, hidden)
         tokens = self.with_readings(hidden, inputs)
+        if len(self.stages):
+            tokens = replace(tokens, padding=padding_of(self.adapter, pixel_values))
         layers = self.adapter.deepstack_layers
         if not layers:
             return tokens

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from vtc.errors import InputError
 from vtc.evaluate.contestants import Opened
 from vtc.evaluate.picture import Panel, draw, seen_by_model
-from vtc.inputs.pixels import to_pixels
+from vtc.facts.layout import Grid
+from vtc.inputs.pixels import PixelSpec, to_pixels
+from vtc.recipe import Recipe
+
+MERGED = " merged tokens, framed where each stands; they hold of the others too"
+"""Of a step whose tokens are not what they were: a frame is one place of what a token is made of."""
 
 
 @dataclass(frozen=True)
@@ -52,28 +55,54 @@ def draw_kept_tokens(opened: Opened, image: Image.Image, question: str) -> KeptT
     Raises
     ------
     InputError
-        If its tokens are not places on one grid.
+        If its tokens are not places on one grid. Of several layouts of a bundle, the image's own counts.
     """
     contestant, plan = opened.contestant, opened.plan
     predictor: Any = contestant.predictor
-    if contestant.locator is None or plan is None:
-        problem = "chooses no places in the image, so there are none to show"
-        if plan is not None and plan.chooses_places:
-            problem = "chooses among several views or layouts of an image, and only one grid of tokens can be drawn"
-        raise InputError(f"{contestant.name}: {problem}")
+    if plan is None or not plan.chooses_places:
+        raise InputError(f"{contestant.name}: chooses no places in the image, so there are none to show")
+    spec, grid = _layout(predictor, image)
+    if grid is None:
+        raise InputError(
+            f"{contestant.name}: chooses among several views of an image, and only one grid of tokens can be drawn"
+        )
     asked = [[image]], [contestant.chat(question)]
     steps = ["into the decoder", *(f"from decoder layer {layer} on" for layer in plan.cut_layers)]
     kept = predictor.kept(*asked)
-    captions = [f"{step}: {places.shape[1]}" for step, places in zip(steps, kept, strict=True)]
-    panels = [Panel(f"as the model sees it: {plan.visual_tokens_in} tokens")]
+    captions = [
+        f"{step}: {places.shape[1]}{MERGED if merged else ''}"
+        for step, places, merged in zip(steps, kept, _merged(predictor, len(steps)), strict=True)
+    ]
+    panels = [Panel(f"as the model sees it: {prod(grid)} tokens")]
     panels += [Panel(caption, places[0]) for caption, places in zip(captions, kept, strict=True)]
     answer = predictor.generate(*asked)[0].text
     title = f"{contestant.name}, {contestant.layer_average:.3g} tokens on average   |   {question}   {answer}"
-    pixels = seen_by_model(_preprocess(predictor), image)
-    return KeptTokens(draw(pixels, contestant.locator.grid, panels, title), captions, answer)
+    pixels = seen_by_model(partial(to_pixels, replace(spec, patches=None)), image)
+    return KeptTokens(draw(pixels, grid, panels, title), captions, answer)
 
 
-def _preprocess(predictor: Any) -> Callable[[list[Image.Image]], NDArray[np.float32]]:
-    """Return what makes pixels (n, 3, H, W) of images for a bundle or a model in PyTorch; not rows of patches."""
-    spec = predictor.manifest.images[0].pixels if hasattr(predictor, "manifest") else predictor.adapter.pixels
-    return partial(to_pixels, replace(spec, patches=None))
+def _layout(predictor: Any, image: Image.Image) -> tuple[PixelSpec, Grid | None]:
+    """How a bundle or a model in PyTorch sees an image, and its grid of tokens; None where there are several."""
+    if hasattr(predictor, "manifest"):
+        served = predictor.serve([[image]])
+        return served.pixels, served.grids[0] if len(served.grids) == served.spans == 1 else None
+    facts = predictor.adapter.facts
+    return predictor.adapter.pixels, facts.grid if facts.layout.spans == 1 else None
+
+
+def _merged(predictor: Any, steps: int) -> list[bool]:
+    """Whether the tokens of each step hold something of others: a selector before it merges."""
+    if hasattr(predictor, "manifest"):
+        stages = Recipe.model_validate(predictor.manifest.recipe).stages
+        selecting = [stage for stage in stages if hasattr(stage, "selector")]
+        merges = [
+            [stage.selector.merges for stage in selecting if (stage.cut_before is None) == first]
+            for first in (True, False)
+        ]
+    else:
+        merges = [
+            [module.selector.entry.merges for module in part if hasattr(module, "selector")]
+            for part in (getattr(predictor.vision, "stages", ()), predictor.handoffs)
+        ]
+    before = any(merges[0])
+    return [before or any(merges[1][:step]) for step in range(steps)]

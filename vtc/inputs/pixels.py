@@ -91,6 +91,18 @@ class Picture:
         """Rows and columns of each view."""
         return self.size[0] // self.tiles[0], self.size[1] // self.tiles[1]
 
+    @property
+    def pads(self) -> bool:
+        """Whether the picture of some image has bars around what the image gives."""
+        if self.canvas is not None and self.canvas != self._content:
+            return True
+        if self.crop is None:
+            return False
+        least: Size = self.resize[-1] if self.resize else (self.shortest_edge or 1,) * 2
+        if self.longest_edge is not None and not self.resize:
+            least = (1, 1)
+        return self.crop[0] > least[0] or self.crop[1] > least[1]
+
 
 @dataclass(frozen=True)
 class PixelSpec:
@@ -149,6 +161,11 @@ class PixelSpec:
     def views(self) -> int:
         """Views of one image."""
         return sum(math.prod(picture.tiles) for picture in self.pictures)
+
+    @property
+    def pads(self) -> bool:
+        """Whether some image gets bars of `background`, or of black, around it."""
+        return self.aspect is not None or any(picture.pads for picture in self.pictures)
 
     @property
     def patch_grid(self) -> tuple[int, int, int]:

@@ -81,7 +81,7 @@ class Scorer(Selector[E]):
         """Importance of each token, (B, N), float; higher is kept."""
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
-        return ascending(top_k(self.score(tokens), keep))
+        return ascending(top_k(padding_last(self.score(tokens), tokens.padding), keep))
 
 
 class Merger(Selector[E]):
@@ -106,6 +106,60 @@ class Merger(Selector[E]):
         indices, features = self.merge(tokens, keep)
         # Whatever was projected before is no longer what these tokens are.
         return replace(tokens.keep(indices), features=features, projected=None)
+
+
+LAST = -1e30
+"""A score below every other one."""
+
+
+def padding_last(score: Tensor, padding: Tensor | None, last: float = LAST) -> Tensor:
+    """Scores (..., N) that put padding after everything else.
+
+    Every selector ranks by scores that have been through here, so that padding fills a budget only where there are
+    fewer other tokens.
+
+    Parameters
+    ----------
+    score : Tensor of shape (B, N) or (B, 1, N)
+    padding : Tensor of shape (B, N), bool, or None
+        None where images get no padding; scores then stay as they are.
+    last : float
+        Score of padding. A greedy choice puts it between those of tokens that are left and of tokens that are taken.
+    """
+    if padding is None:
+        return score
+    return torch.where(padding if score.dim() == 2 else padding.unsqueeze(1), last, score)
+
+
+def evenly(tokens: Tensor, keep: int, padding: Tensor | None) -> Tensor:
+    """Tokens spread evenly over those that are no padding.
+
+    Parameters
+    ----------
+    tokens : Tensor of shape (B, N, D)
+        Whose number counts.
+    keep : int
+    padding : Tensor of shape (B, N), bool, or None
+
+    Returns
+    -------
+    Tensor of shape (B, keep), int64
+        Of the n tokens that are no padding, in raster order, those number ``floor((i + 1/2) n / keep)`` for
+        i = 0 .. keep - 1. Padding follows where they are fewer than `keep`.
+    """
+    (batch, count), device = tokens.shape[:2], tokens.device
+    if padding is None:
+        spread = [(2 * i + 1) * count // (2 * keep) for i in range(keep)]
+        return torch.tensor(spread, device=device).expand(batch, keep)
+    order = top_k(-(torch.arange(count, device=device) + count * padding.float()), count)
+    return ascending(torch.gather(order, 1, strides(padding, keep)))
+
+
+def strides(padding: Tensor, keep: int) -> Tensor:
+    """Numbers (B, keep) of :func:`evenly`, in an order that has padding (B, N) last."""
+    odd = torch.arange(1, 2 * keep, 2, device=padding.device)
+    real = (~padding).long().sum(dim=1, keepdim=True).clamp(min=keep)
+    return torch.div(odd * real, 2 * keep, rounding_mode="floor")
 
 
 def top_k(score: Tensor, keep: int) -> Tensor:

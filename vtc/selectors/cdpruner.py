@@ -20,13 +20,14 @@ import torch
 from torch import Tensor
 
 from vtc.recipe.selectors.cdpruner import CDPrunerEntry
-from vtc.selectors.base import Selector, ascending, best
+from vtc.selectors.base import Selector, ascending, best, padding_last
 from vtc.selectors.given import projected, text
 from vtc.selectors.similarity import column_of, cosines, row_of, unit, with_diagonal
 from vtc.selectors.ties import first_equal, read_at
 from vtc.visual_tokens import VisualTokens
 
 EPSILON = 1e-6
+PADDED = -0.5  # Below what is left, above the -1 of what is chosen.
 LEAST_LEFT = 1e-4  # Well above what rounding leaves of a token that others span.
 
 
@@ -37,7 +38,8 @@ class CDPruner(Selector[CDPrunerEntry]):
         features, question = projected(tokens), text(tokens)
         similarity = mean_cosine(features, question.states, question.mask)
         signed = similarity if self.entry.relevance == "cosine" else -similarity
-        return ascending(most_probable(features, scaled(signed, whole_batch=self.entry.as_published), keep))
+        relevance = scaled(signed, whole_batch=self.entry.as_published)
+        return ascending(most_probable(features, relevance, keep, tokens.padding))
 
 
 def mean_cosine(image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
@@ -67,7 +69,7 @@ def scaled(relevance: Tensor, whole_batch: bool = False) -> Tensor:
     return (relevance - low + EPSILON) / (high - low).clamp(min=EPSILON)
 
 
-def most_probable(features: Tensor, relevance: Tensor, keep: int) -> Tensor:
+def most_probable(features: Tensor, relevance: Tensor, keep: int, padding: Tensor | None = None) -> Tensor:
     """Greedy maximum of the determinant of the kept part of the kernel, by a Cholesky factor that grows a row a step.
 
     Parameters
@@ -76,6 +78,8 @@ def most_probable(features: Tensor, relevance: Tensor, keep: int) -> Tensor:
     relevance : Tensor of shape (B, N)
         Positive.
     keep : int
+    padding : Tensor of shape (B, N), bool, or None
+        Tokens that come after all others.
 
     Returns
     -------
@@ -90,8 +94,8 @@ def most_probable(features: Tensor, relevance: Tensor, keep: int) -> Tensor:
     least = weight.square() * LEAST_LEFT
     chosen = torch.full_like(least[..., :1], -1.0)
     # What of a token's own weight the chosen ones do not span.
-    left = torch.maximum(length * weight.square(), least)
-    floor = least
+    left = padding_last(torch.maximum(length * weight.square(), least), padding, last=PADDED)
+    floor = padding_last(least, padding, last=PADDED)
     pick = best(left)
     picks = [pick]
     factor: Tensor | None = None
@@ -99,7 +103,9 @@ def most_probable(features: Tensor, relevance: Tensor, keep: int) -> Tensor:
         row = row_of(kernel, pick)
         if factor is not None:
             row = row - read_at(torch.matmul(column_of(factor, pick).transpose(1, 2), factor), first)
-        row = row / left.amax(dim=-1, keepdim=True).sqrt()
+        pivot = left.amax(dim=-1, keepdim=True)
+        # Once padding is taken, nothing else is left that its row could rank.
+        row = row / (pivot if padding is None else pivot.clamp(min=EPSILON)).sqrt()
         factor = row if factor is None else torch.cat([factor, row], dim=1)
         # Nothing is left of the pick itself, so it falls to its floor, from which nothing rises.
         floor = floor.scatter(2, pick, chosen)

@@ -18,4 +18,5 @@ class Clustering(Merger[ClusteringEntry]):
     """Density peaks of the features."""
 
     def merge(self, tokens: VisualTokens, keep: int) -> tuple[Tensor, Tensor]:
-        return ascending_with(*cluster(tokens.features, keep, min(self.entry.neighbours, tokens.features.shape[1])))
+        neighbours = min(self.entry.neighbours, tokens.features.shape[1])
+        return ascending_with(*cluster(tokens.features, keep, neighbours, padding=tokens.padding))

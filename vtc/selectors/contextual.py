@@ -15,7 +15,12 @@ from vtc.visual_tokens import gather_tokens
 
 
 def contextual_merge(
-    features: Tensor, metric: Tensor, dominant: Tensor, count: int, published: bool = False
+    features: Tensor,
+    metric: Tensor,
+    dominant: Tensor,
+    count: int,
+    published: bool = False,
+    padding: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Merge the tokens that are not dominant into `count` ones.
 
@@ -31,6 +36,8 @@ def contextual_merge(
     published : bool
         Give a target plus the mean of what went to it, as the authors' code does: about twice the norm that the model
         knows. Otherwise the mean of a target and all that went to it.
+    padding : Tensor of shape (B, N), bool, or None
+        Tokens that are merged into none, and are targets only where fewer than C others are left.
 
     Returns
     -------
@@ -44,14 +51,27 @@ def contextual_merge(
     step = max(1, left // count)
     # Dominant tokens are moved after all others, which stay in raster order.
     order = torch.arange(total, device=features.device) + total * kept_mask(dominant, total)
-    rest = torch.sort(order, dim=-1).indices[:, :left]
-    target_indices = rest[:, : step * count : step]
+    place = torch.arange(left, device=features.device)
+    if padding is None:
+        rest = torch.sort(order, dim=-1).indices[:, :left]
+        target_indices = rest[:, : step * count : step]
+        is_target = (place % step == 0) & (place < step * count)
+    else:
+        # Padding stands between the tokens that are left and the dominant ones, and the stride ends before it.
+        is_dominant = kept_mask(dominant, total)
+        order = order + total * torch.maximum(is_dominant, padding.float())
+        rest = torch.sort(order, dim=-1).indices[:, :left]
+        real = left - torch.gather(padding.float(), 1, rest).sum(dim=1, keepdim=True).long()
+        strides = torch.div(real, count, rounding_mode="floor").clamp(min=1)
+        target_places = torch.arange(count, device=features.device) * strides
+        target_indices = torch.gather(rest, 1, target_places)
+        is_target = kept_mask(target_places, left) > 0
 
     cosine = cosines(gather_tokens(metric, rest), gather_tokens(metric, target_indices))
     targets = torch.arange(count, device=features.device)
-    place = torch.arange(left, device=features.device)
-    is_target = (place % step == 0) & (place < step * count)
     goes = (best(cosine.flatten(0, 1)).reshape(-1, left, 1) == targets) & ~is_target.unsqueeze(-1)
+    if padding is not None:
+        goes = goes & (torch.gather(padding.float(), 1, rest) == 0).unsqueeze(-1)
     members = goes.float().transpose(1, 2)
     size = members.sum(dim=-1, keepdim=True)
     own = gather_tokens(features, target_indices).float()

@@ -11,12 +11,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vtc.selectors.base import best, top_k
+from vtc.selectors.base import best, padding_last, top_k
 from vtc.selectors.ties import first_equal, read_at
 from vtc.visual_tokens import gather_tokens
 
 
-def cluster(states: Tensor, count: int, neighbours: int, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def cluster(
+    states: Tensor, count: int, neighbours: int, noise: Tensor | None = None, padding: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Cluster tokens.
 
     Parameters
@@ -28,6 +30,8 @@ def cluster(states: Tensor, count: int, neighbours: int, noise: Tensor | None = 
         In 1..n.
     noise : Tensor of shape (I, n) or None
         Added to the densities. Without it, the lower index is the denser of equals.
+    padding : Tensor of shape (I, n), bool, or None
+        Tokens that are centres after all others, and members of no other's cluster.
 
     Returns
     -------
@@ -48,7 +52,7 @@ def cluster(states: Tensor, count: int, neighbours: int, noise: Tensor | None = 
     farthest = squared.amax(dim=(1, 2), keepdim=True)
     to_denser = torch.where(denser, squared, farthest).amin(dim=-1)
     # The product's logarithm: half that of the squared distance, which must not be 0.
-    centres = top_k(0.5 * torch.log(to_denser.clamp(min=1e-30)) + log_density, count)
+    centres = top_k(padding_last(0.5 * torch.log(to_denser.clamp(min=1e-30)) + log_density, padding), count)
 
     to_centres = gather_tokens(squared, centres).transpose(1, 2)
     is_centre = centres.unsqueeze(1) == places.unsqueeze(1)
@@ -56,6 +60,8 @@ def cluster(states: Tensor, count: int, neighbours: int, noise: Tensor | None = 
     nearness = torch.where(is_centre, 1.0, -to_centres)
     joins = best(nearness.flatten(0, 1)).reshape(-1, total, 1) == torch.arange(count, device=values.device)
     members = joins.float().transpose(1, 2)
+    if padding is not None:
+        members = torch.where(padding.unsqueeze(1) & ~is_centre.transpose(1, 2), 0.0, members)
     merged = torch.matmul(members, values) / members.sum(dim=-1, keepdim=True)
     return centres, merged.to(states.dtype)
 

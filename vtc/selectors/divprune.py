@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vtc.recipe.selectors.divprune import DivPruneEntry
-from vtc.selectors.base import Selector, ascending, best
+from vtc.selectors.base import Selector, ascending, best, padding_last
 from vtc.selectors.given import projected
 from vtc.selectors.similarity import cosines, row_of, with_diagonal
 from vtc.visual_tokens import VisualTokens
@@ -21,16 +21,18 @@ class DivPrune(Selector[DivPruneEntry]):
     """Farthest-point choice by cosine of the projected tokens; no parameters."""
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
-        return ascending(farthest(projected(tokens), keep))
+        return ascending(farthest(projected(tokens), keep, tokens.padding))
 
 
-def farthest(features: Tensor, keep: int) -> Tensor:
+def farthest(features: Tensor, keep: int, padding: Tensor | None = None) -> Tensor:
     """Greedy max-min choice.
 
     Parameters
     ----------
     features : Tensor of shape (B, N, D)
     keep : int
+    padding : Tensor of shape (B, N), bool, or None
+        Tokens that come after all others.
 
     Returns
     -------
@@ -39,9 +41,12 @@ def farthest(features: Tensor, keep: int) -> Tensor:
     """
     # Negated cosines rank as distances do. Below -1 on the diagonal, so that a token drops out once it is chosen.
     distance = with_diagonal(-cosines(features), -2.0)
-    pick = best(with_diagonal(distance, 2.0).amin(dim=-1).unsqueeze(1))
+    pick = best(padding_last(with_diagonal(distance, 2.0).amin(dim=-1).unsqueeze(1), padding))
     picks = [pick]
+    # Padding lies below what is left and above what is chosen.
     nearest = row_of(distance, pick)
+    if padding is not None:
+        nearest = torch.minimum(nearest, padding_last(torch.full_like(nearest, 2.0), padding, last=-1.5))
     for _ in range(keep - 1):
         pick = best(nearest)
         picks.append(pick)

@@ -15,7 +15,7 @@ from typing_extensions import Self
 
 from vtc.facts.model import ModelFacts
 from vtc.recipe.selectors.evs import EVSEntry
-from vtc.selectors.base import Selector, ascending, top_k
+from vtc.selectors.base import Selector, ascending, evenly, padding_last, top_k
 from vtc.selectors.given import projected
 from vtc.visual_tokens import VisualTokens
 
@@ -42,14 +42,12 @@ class EVS(Selector[EVSEntry]):
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
         video = projected(tokens)
-        batch, count, _ = video.shape
-        size, left = divmod(count, self.frames)
+        size, left = divmod(video.shape[1], self.frames)
         if left:
-            raise ValueError(f"{count} visual tokens are not {self.frames} frames of equal size")
+            raise ValueError(f"{video.shape[1]} visual tokens are not {self.frames} frames of equal size")
         if keep < size:
-            spread = [(2 * i + 1) * size // (2 * keep) for i in range(keep)]
-            return torch.tensor(spread, device=video.device).expand(batch, keep)
-        return ascending(top_k(dissimilarity(video, size), keep))
+            return evenly(video[:, :size], keep, None if tokens.padding is None else tokens.padding[:, :size])
+        return ascending(top_k(padding_last(dissimilarity(video, size), tokens.padding), keep))
 
 
 def dissimilarity(video: Tensor, size: int) -> Tensor:

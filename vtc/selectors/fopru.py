@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vtc.recipe.selectors.fopru import FoPruEntry
-from vtc.selectors.base import Scorer, ascending, top_k
+from vtc.selectors.base import Scorer, ascending, padding_last, top_k
 from vtc.selectors.ranking import ranks
 from vtc.selectors.ties import first_equal, read_at
 from vtc.visual_tokens import VisualTokens
@@ -32,7 +32,7 @@ class FoPru(Scorer[FoPruEntry]):
         score = self.score(tokens)
         if self.entry.strategy == "row" and len(tokens.grids) == 1:
             score = _by_rows(score, tokens.grids[0])
-        return ascending(top_k(score, keep))
+        return ascending(top_k(padding_last(score, tokens.padding), keep))
 
 
 def _by_rows(score: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vtc.facts.layout import Grid
 from vtc.facts.views import Views
 from vtc.recipe.selectors.globalcom2 import GlobalCom2Entry
-from vtc.selectors.base import ascending, top_k
+from vtc.selectors.base import ascending, padding_last, top_k
 from vtc.selectors.views import ViewsSelector, apportion, totals, view_tokens
 from vtc.visual_tokens import VisualTokens
 
@@ -29,13 +29,13 @@ class GlobalCom2(ViewsSelector[GlobalCom2Entry]):
         logits = self.read(tokens, "scores").float()
         views = self.views
         if views is None:
-            return ascending(top_k(logits, keep))
+            return ascending(top_k(padding_last(logits, tokens.padding), keep))
         thumbnail = view_tokens(logits, views, 0)
         sizes = [len(views.tokens_of(view)) for view in range(1 + views.number)]
         factors = self.factors(thumbnail, views)
         budgets = torch.cat([torch.ones_like(factors[:, :1]), factors], dim=1) * (keep / logits.shape[1])
         budgets = budgets * torch.tensor(sizes, device=budgets.device)
-        return apportion(self.scores(logits, thumbnail, views), views, budgets, keep)
+        return apportion(self.scores(logits, thumbnail, views), views, budgets, keep, tokens.padding)
 
     def scores(self, logits: Tensor, thumbnail: Tensor, views: Views) -> Tensor:
         """What ranks all tokens (B, N) within their own view, by their logits (B, N) and the thumbnail's (B, n)."""

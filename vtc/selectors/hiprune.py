@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from vtc.facts.layout import Grid
 from vtc.recipe.selectors.hiprune import HiPruneEntry
-from vtc.selectors.base import Selector, ascending, kept_mask, top_k
+from vtc.selectors.base import Selector, ascending, kept_mask, padding_last, top_k
 from vtc.selectors.ranking import ranks
 from vtc.visual_tokens import VisualTokens
 
@@ -33,11 +33,21 @@ class HiPrune(Selector[HiPruneEntry]):
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
         found, deep = self.read(tokens, "object"), self.read(tokens, "deep")
-        return hierarchical(found, deep, tokens.grids_or_row, keep, self.entry.alpha, self.entry.as_published)
+        if tokens.padding is not None:
+            found, deep = (padding_last(score.float(), tokens.padding) for score in (found, deep))
+        return hierarchical(
+            found, deep, tokens.grids_or_row, keep, self.entry.alpha, self.entry.as_published, tokens.padding
+        )
 
 
 def hierarchical(
-    found: Tensor, deep: Tensor, grids: Sequence[Grid], keep: int, alpha: float, as_published: bool = False
+    found: Tensor,
+    deep: Tensor,
+    grids: Sequence[Grid],
+    keep: int,
+    alpha: float,
+    as_published: bool = False,
+    padding: Tensor | None = None,
 ) -> Tensor:
     """HiPrune's choice by two scores of any scale.
 
@@ -50,6 +60,8 @@ def hierarchical(
     keep : int
     alpha : float
     as_published : bool
+    padding : Tensor of shape (B, N), bool, or None
+        Tokens that come after all others, also beside an anchor; lowest by both scores.
 
     Returns
     -------
@@ -63,7 +75,7 @@ def hierarchical(
     anchor = kept_mask(chosen, count)
     beside = _beside_by_index(chosen, grids) if as_published else _beside(anchor, grids)
     tier = torch.where(anchor > 0, 2.0, beside)
-    return ascending(top_k(tier * count - ranks(deep.float()), keep))
+    return ascending(top_k(padding_last(tier * count - ranks(deep.float()), padding), keep))
 
 
 def _beside(anchor: Tensor, grids: Sequence[Grid]) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vtc.facts.views import Views
 from vtc.recipe.selectors.hired import HiREDEntry
-from vtc.selectors.base import ascending, kept_mask, top_k
+from vtc.selectors.base import ascending, kept_mask, padding_last, top_k
 from vtc.selectors.views import ViewsSelector, apportion, totals, view_tokens
 from vtc.visual_tokens import VisualTokens
 
@@ -26,10 +26,10 @@ class HiRED(ViewsSelector[HiREDEntry]):
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
         last = self.read(tokens, "last").float()
         if self.views is None:
-            return ascending(top_k(last, keep))
+            return ascending(top_k(padding_last(last, tokens.padding), keep))
         first = self.read(tokens, "first").float()
         budgets = self.budgets(view_tokens(first, self.views, 0), keep, self.views)
-        return apportion(last, self.views, budgets, keep)
+        return apportion(last, self.views, budgets, keep, tokens.padding)
 
     def budgets(self, attention: Tensor, keep: int, views: Views) -> Tensor:
         """Tokens, in fractions, for the full view and each crop, (B, 1 + crops), by the former's attention (B, n)."""

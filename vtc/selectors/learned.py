@@ -15,7 +15,7 @@ from typing_extensions import Self
 
 from vtc.facts.model import ModelFacts
 from vtc.recipe.selectors.learned import LearnedEntry
-from vtc.selectors.base import Selector, ascending, kept_mask, top_k
+from vtc.selectors.base import Selector, ascending, kept_mask, padding_last, top_k
 from vtc.selectors.similarity import unit
 from vtc.selectors.ties import first_equal, read_at
 from vtc.selectors.trained import TrainedPart
@@ -57,13 +57,13 @@ class Learned(Selector[LearnedEntry], TrainedPart):
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
         diverse = min(round(keep * self.entry.diversity), keep - 1)
-        chosen = top_k(self.score(tokens), keep - diverse)
+        chosen = top_k(padding_last(self.score(tokens), tokens.padding), keep - diverse)
         if diverse:
-            chosen = add_diverse(tokens.features, chosen, diverse)
+            chosen = add_diverse(tokens.features, chosen, diverse, tokens.padding)
         return ascending(chosen)
 
 
-def add_diverse(features: Tensor, chosen: Tensor, count: int) -> Tensor:
+def add_diverse(features: Tensor, chosen: Tensor, count: int, padding: Tensor | None = None) -> Tensor:
     """Extend a choice by farthest-point picks: each the token whose highest cosine to the chosen ones is lowest.
 
     Parameters
@@ -72,6 +72,8 @@ def add_diverse(features: Tensor, chosen: Tensor, count: int) -> Tensor:
     chosen : Tensor of shape (B, K), int64
     count : int
         Tokens to add; the loop is unrolled, so an exported graph has one step for each.
+    padding : Tensor of shape (B, N), bool, or None
+        Tokens to add after all others.
 
     Returns
     -------
@@ -86,8 +88,8 @@ def add_diverse(features: Tensor, chosen: Tensor, count: int) -> Tensor:
     similarity = nearness(chosen)
     taken = kept_mask(chosen, features.shape[1])
     for _ in range(count):
-        # Cosines are at most 1, so 2 puts a taken token out of reach.
-        pick = top_k(-torch.where(taken > 0, 2.0, similarity), 1)
+        # Cosines are at most 1, so 2 puts a taken token out of reach, and padding just before it.
+        pick = top_k(-torch.where(taken > 0, 2.0, padding_last(similarity, padding, last=1.5)), 1)
         similarity = torch.maximum(similarity, nearness(pick))
         taken = taken.scatter(1, pick, 1.0)
         chosen = torch.cat([chosen, pick], dim=1)

@@ -6,7 +6,7 @@ the number of text tokens; image rows are ``softmax of cos(c, c') / vision_tempe
 N, times `alpha`. The sum over rows of the highest kept entry is maximised greedily.
 
 The authors drop stop words from the question first; a graph has no word list, so here every text token counts. They
-can also bar patches from being kept, which still have to be covered; here every token that is given may be kept.
+can also bar patches from being kept, which still have to be covered; here padding alone is barred, and need not be.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vtc.recipe.selectors.mmtok import MMTokEntry
-from vtc.selectors.base import Selector, ascending, best
+from vtc.selectors.base import Selector, ascending, best, padding_last
 from vtc.selectors.given import projected, text
 from vtc.selectors.similarity import column_of, cosines
 from vtc.selectors.ties import first_equal, read_at
@@ -30,8 +30,11 @@ class MMTok(Selector[MMTokEntry]):
         image, features = projected(tokens), tokens.features
         asked = _text_rows(image, question.states, question.mask, self.entry.text_temperature)
         seen = torch.softmax(cosines(features) / self.entry.vision_temperature, dim=-1) / features.shape[1]
+        if tokens.padding is not None:
+            seen = seen * (~tokens.padding).float().unsqueeze(-1)  # nothing need stand for it
         cover = torch.cat([asked, seen * self.entry.alpha], dim=1)
-        return ascending(best_cover(cover, first_equal(torch.cat([features, image], dim=-1)), keep))
+        first = first_equal(torch.cat([features, image], dim=-1))
+        return ascending(best_cover(cover, first, keep, tokens.padding))
 
 
 def _text_rows(image: Tensor, text: Tensor, mask: Tensor, temperature: float) -> Tensor:
@@ -40,7 +43,7 @@ def _text_rows(image: Tensor, text: Tensor, mask: Tensor, temperature: float) ->
     return torch.softmax(cosines(text, image) / temperature, dim=-1) * weights.unsqueeze(-1)
 
 
-def best_cover(cover: Tensor, first: Tensor, keep: int) -> Tensor:
+def best_cover(cover: Tensor, first: Tensor, keep: int, padding: Tensor | None = None) -> Tensor:
     """Greedy choice of columns whose highest entries, summed over rows, are most.
 
     Parameters
@@ -50,6 +53,8 @@ def best_cover(cover: Tensor, first: Tensor, keep: int) -> Tensor:
     first : Tensor of shape (B, N), int64
         Place of the first token that equals each.
     keep : int
+    padding : Tensor of shape (B, N), bool, or None
+        Tokens that come after all others.
 
     Returns
     -------
@@ -61,13 +66,14 @@ def best_cover(cover: Tensor, first: Tensor, keep: int) -> Tensor:
     # What each token would add to what is covered: entries above the highest kept one.
     missing = cover
     gain = read_at(torch.matmul(each, missing), first)
-    pick = best(gain)
+    pick = best(padding_last(gain, padding, last=-0.5))
     picks = [pick]
     chosen, barred = torch.ones_like(gain[..., :1]), torch.zeros_like(gain)
     for _ in range(keep - 1):
         barred = barred.scatter(2, pick, chosen)
         missing = torch.relu(missing - column_of(missing, pick))
         # Nothing more is gained by a chosen token, which may tie with others.
-        pick = best(read_at(torch.matmul(each, missing), first) - barred)
+        gain = padding_last(read_at(torch.matmul(each, missing), first), padding, last=-0.5)
+        pick = best(gain - barred)
         picks.append(pick)
     return torch.cat(picks, dim=-1).squeeze(1)

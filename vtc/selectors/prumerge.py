@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vtc.recipe.selectors.prumerge import PruMergeEntry
-from vtc.selectors.base import Merger, ascending_with, best, kept_mask, top_k
+from vtc.selectors.base import Merger, ascending_with, best, kept_mask, padding_last, strides, top_k
 from vtc.selectors.ranking import ranks
 from vtc.selectors.similarity import cosines
 from vtc.visual_tokens import VisualTokens, gather_tokens
@@ -31,7 +31,10 @@ class PruMerge(Merger[PruMergeEntry]):
         batch, count = attention.shape
         if keep == count and not self.entry.as_published:
             return torch.arange(count, device=attention.device).expand(batch, -1), tokens.features
-        kept = self.choose(attention, max(1, keep - 1))
+        padding = tokens.padding
+        kept = self.choose(padding_last(attention, padding), max(1, keep - 1), padding)
+        # Nothing of padding is blended into others, nor into the token for all that is dropped.
+        attention = padding_last(attention, padding, last=0.0)
         features = tokens.features.float()
         weights = attention if self.entry.as_published else attention.clamp(min=LEAST_WEIGHT)
         blended = blend(features, self.read(tokens, "keys"), weights, kept, self.entry.as_published)
@@ -42,8 +45,11 @@ class PruMerge(Merger[PruMergeEntry]):
             kept = torch.cat([kept, extra], dim=1)
         return ascending_with(kept, blended.to(tokens.features.dtype))
 
-    def choose(self, attention: Tensor, count: int) -> Tensor:
-        """Tokens (B, count) that are kept, by attention (B, N); those by attention come first, best first."""
+    def choose(self, attention: Tensor, count: int, padding: Tensor | None = None) -> Tensor:
+        """Tokens (B, count) that are kept, by attention (B, N); those by attention come first, best first.
+
+        Padding (B, N), which has the lowest attention, comes after all others.
+        """
         if not self.entry.spatial:
             return top_k(attention, count)
         total = attention.shape[1]
@@ -57,9 +63,16 @@ class PruMerge(Merger[PruMergeEntry]):
             sampled = (places % step == 0) & (places < total - 1)
             # Samples in raster order come before all others, which are there for budgets that the samples do not fill.
             order = torch.where(sampled, places.float() - total, ranks(attention))
-            return torch.cat([important, top_k(-(order + 2 * total * kept_mask(important, total)), spread)], dim=1)
+            if padding is not None:
+                order = order + 2 * total * padding.float()
+            return torch.cat([important, top_k(-(order + 4 * total * kept_mask(important, total)), spread)], dim=1)
         left = total - important.shape[1]
         places = torch.arange(total, device=attention.device)
+        if padding is not None:
+            taken = kept_mask(important, total)
+            others = top_k(-(places + total * torch.maximum(padding.float(), 2 * taken)), left)
+            own = torch.gather(padding.float(), 1, others) > 0
+            return torch.cat([important, torch.gather(others, 1, strides(own, spread))], dim=1)
         others = top_k(-(places + total * kept_mask(important, total)), left)
         even = torch.tensor([(2 * i + 1) * left // (2 * spread) for i in range(spread)], device=attention.device)
         return torch.cat([important, others.index_select(1, even)], dim=1)

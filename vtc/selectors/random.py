@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vtc.recipe.selectors.random import RandomEntry
-from vtc.selectors.base import Selector
+from vtc.selectors.base import Selector, ascending, padding_last, top_k
 from vtc.visual_tokens import VisualTokens
 
 
@@ -20,5 +20,9 @@ class Random(Selector[RandomEntry]):
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
         batch, count, _ = tokens.features.shape
-        chosen = np.sort(np.random.default_rng(self.entry.seed).permutation(count)[:keep])
+        drawn = np.random.default_rng(self.entry.seed).permutation(count)
+        if tokens.padding is not None:
+            score = torch.tensor((-np.argsort(drawn)).tolist(), device=tokens.features.device).float().expand(batch, -1)
+            return ascending(top_k(padding_last(score, tokens.padding), keep))
+        chosen = np.sort(drawn[:keep])
         return torch.tensor(chosen.tolist(), device=tokens.features.device).expand(batch, keep)

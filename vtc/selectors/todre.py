@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vtc.recipe.selectors.todre import ToDREEntry
-from vtc.selectors.base import Selector, ascending, best
+from vtc.selectors.base import Selector, ascending, best, padding_last
 from vtc.selectors.given import projected
 from vtc.selectors.similarity import cosines, row_of, with_diagonal
 from vtc.selectors.ties import first_equal, read_at
@@ -25,10 +25,10 @@ class ToDRE(Selector[ToDREEntry]):
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
         attention = self.read(tokens, "start") if self.readings else None
-        return ascending(least_alike(projected(tokens), keep, attention))
+        return ascending(least_alike(projected(tokens), keep, attention, tokens.padding))
 
 
-def least_alike(features: Tensor, keep: int, attention: Tensor | None = None) -> Tensor:
+def least_alike(features: Tensor, keep: int, attention: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
     """Greedy max-sum choice.
 
     Parameters
@@ -37,6 +37,8 @@ def least_alike(features: Tensor, keep: int, attention: Tensor | None = None) ->
     keep : int
     attention : Tensor of shape (B, N) or None
         Its highest is the first token; without it, the token most similar to the mean direction is.
+    padding : Tensor of shape (B, N), bool, or None
+        Tokens that come after all others.
 
     Returns
     -------
@@ -45,11 +47,14 @@ def least_alike(features: Tensor, keep: int, attention: Tensor | None = None) ->
     """
     similarity = cosines(features)
     start = read_at(similarity.mean(dim=-1), first_equal(features)) if attention is None else attention.float()
-    pick = best(start.unsqueeze(1))
+    pick = best(padding_last(start.unsqueeze(1), padding))
     picks = [pick]
     # Sums of cosines stay within the count of tokens: a chosen one falls below all others.
-    contrast = with_diagonal(-similarity, -4.0 * similarity.shape[-1])
+    count = similarity.shape[-1]
+    contrast = with_diagonal(-similarity, -4.0 * count if padding is None else -8.0 * count)
     score = row_of(contrast, pick)
+    if padding is not None:
+        score = score - 3.0 * count * padding.float().unsqueeze(1)
     for _ in range(keep - 1):
         pick = best(score)
         picks.append(pick)

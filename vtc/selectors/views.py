@@ -11,7 +11,7 @@ from typing_extensions import Self
 from vtc.facts.model import ModelFacts
 from vtc.facts.views import Views, views_of
 from vtc.recipe.needs import Reading
-from vtc.selectors.base import E, Selector, ascending, top_k
+from vtc.selectors.base import E, Selector, ascending, padding_last, top_k
 from vtc.selectors.ranking import ranks_within
 
 
@@ -54,7 +54,7 @@ def totals(values: Tensor, members: Sequence[int], crops: int) -> Tensor:
     return torch.matmul(values, torch.tensor(table, device=values.device))
 
 
-def apportion(score: Tensor, views: Views, budgets: Tensor, keep: int) -> Tensor:
+def apportion(score: Tensor, views: Views, budgets: Tensor, keep: int, padding: Tensor | None = None) -> Tensor:
     """The best tokens of each view, as many as its budget says, and exactly `keep` in all.
 
     Every view gets the whole part of its budget; what that leaves goes to the largest fractions, one token each, and
@@ -68,6 +68,8 @@ def apportion(score: Tensor, views: Views, budgets: Tensor, keep: int) -> Tensor
     budgets : Tensor of shape (B, 1 + crops)
         Tokens for the full view and each crop, adding up to `keep` or less; may be fractions, and more than there are.
     keep : int
+    padding : Tensor of shape (B, N), bool, or None
+        Tokens that no view keeps while another has others.
 
     Returns
     -------
@@ -75,4 +77,5 @@ def apportion(score: Tensor, views: Views, budgets: Tensor, keep: int) -> Tensor
         Ascending places among the N tokens.
     """
     owners = torch.tensor(views.owners, device=score.device)
-    return ascending(top_k(budgets.index_select(1, owners) - ranks_within(score, views.owners), keep))
+    ranked = ranks_within(padding_last(score, padding), views.owners)
+    return ascending(top_k(padding_last(budgets.index_select(1, owners) - ranked, padding), keep))

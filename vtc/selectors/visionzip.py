@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vtc.recipe.selectors.visionzip import VisionZipEntry
-from vtc.selectors.base import Merger, ascending, ascending_with, top_k
+from vtc.selectors.base import Merger, ascending, ascending_with, padding_last, top_k
 from vtc.selectors.contextual import contextual_merge
 from vtc.visual_tokens import VisualTokens, gather_tokens
 
@@ -23,11 +23,13 @@ class VisionZip(Merger[VisionZipEntry]):
 
     def merge(self, tokens: VisualTokens, keep: int) -> tuple[Tensor, Tensor]:
         contextual = min(max(round(keep * self.entry.contextual), 0), keep - 1)
-        score = self.read(tokens, "attention").float()
+        score = padding_last(self.read(tokens, "attention").float(), tokens.padding)
         dominant = ascending(top_k(score, keep - contextual))
         if not contextual:
             return dominant, gather_tokens(tokens.features, dominant)
         keys = self.read(tokens, "keys")
-        targets, merged = contextual_merge(tokens.features, keys, dominant, contextual, self.entry.as_published)
+        targets, merged = contextual_merge(
+            tokens.features, keys, dominant, contextual, self.entry.as_published, tokens.padding
+        )
         features = torch.cat([gather_tokens(tokens.features, dominant), merged], dim=1)
         return ascending_with(torch.cat([dominant, targets], dim=1), features)

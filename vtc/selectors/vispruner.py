@@ -16,25 +16,31 @@ import torch
 from torch import Tensor
 
 from vtc.recipe.selectors.vispruner import VisPrunerEntry
-from vtc.selectors.base import Selector, ascending, top_k
+from vtc.selectors.base import Selector, ascending, kept_mask, padding_last, top_k
 from vtc.selectors.similarity import cosines
 from vtc.selectors.ties import read_at
 from vtc.visual_tokens import VisualTokens, gather_tokens
 
 ROUND = 8
+TAKEN = 2.0  # Above all attention.
 
 
 class VisPruner(Selector[VisPrunerEntry]):
     """Important tokens by CLS attention, diverse ones by removing duplicates."""
 
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
-        attention = self.read(tokens, "attention").float()
+        attention = padding_last(self.read(tokens, "attention").float(), tokens.padding)
         order = top_k(attention, attention.shape[-1])
         important = int(keep * self.entry.important)
         if important == keep:
             return ascending(order[:, :keep])
         diverse = _least_duplicated(cosines(tokens.features), order[:, important:], keep - important)
-        return ascending(torch.cat([order[:, :important], diverse], dim=1))
+        chosen = torch.cat([order[:, :important], diverse], dim=1)
+        if tokens.padding is not None:
+            # Rounds may leave padding on the list; what comes next by attention takes its place.
+            kept = kept_mask(chosen, attention.shape[-1])
+            chosen = top_k(padding_last(attention + kept * TAKEN, tokens.padding), keep)
+        return ascending(chosen)
 
 
 def _least_duplicated(similarity: Tensor, listed: Tensor, keep: int) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vtc.recipe.selectors.vscan import VScanEntry
-from vtc.selectors.base import Selector, ascending, best, kept_mask, top_k
+from vtc.selectors.base import Selector, ascending, best, kept_mask, padding_last, top_k
 from vtc.selectors.given import projected
 from vtc.selectors.ranking import ranks, ranks_within
 from vtc.selectors.similarity import cosines
@@ -36,16 +36,16 @@ class VScan(Selector[VScanEntry]):
     def select(self, tokens: VisualTokens, keep: int) -> Tensor:
         windows = _windows(tokens.grids_or_row, self.entry.windows if tokens.grids else 1)
         local = keep // 2
-        overall = self.read(tokens, "overall").float()
+        overall = padding_last(self.read(tokens, "overall").float(), tokens.padding)
         if not local:
             return ascending(top_k(overall, keep))
-        chosen = by_window(self.read(tokens, "local").float(), windows, local)
+        chosen = by_window(self.read(tokens, "local").float(), windows, local, tokens.padding)
         rest = torch.where(kept_mask(chosen, overall.shape[-1]) > 0, -torch.inf, overall)
         return ascending(torch.cat([chosen, top_k(rest, keep - local)], dim=1))
 
     def prune(self, tokens: VisualTokens, keep: int) -> VisualTokens:
         chosen = self.select(tokens, keep)
-        return replace(tokens.keep(chosen), projected=averaged(projected(tokens), chosen))
+        return replace(tokens.keep(chosen), projected=averaged(projected(tokens), chosen, tokens.padding))
 
 
 def _windows(grids: Sequence[tuple[int, int]], per_side: int) -> list[int]:
@@ -58,7 +58,7 @@ def _windows(grids: Sequence[tuple[int, int]], per_side: int) -> list[int]:
     ]
 
 
-def by_window(score: Tensor, windows: list[int], keep: int) -> Tensor:
+def by_window(score: Tensor, windows: list[int], keep: int, padding: Tensor | None = None) -> Tensor:
     """The highest scores, as many of each window as of any other.
 
     The highest of every window comes first, then the second of every window, and so on. Of the round in which the
@@ -70,22 +70,28 @@ def by_window(score: Tensor, windows: list[int], keep: int) -> Tensor:
     windows : list of int
         The window of each token.
     keep : int
+    padding : Tensor of shape (B, N), bool, or None
+        Tokens that come after all others.
 
     Returns
     -------
     Tensor of shape (B, keep), int64
         In the order of choice.
     """
-    return top_k(-(ranks_within(score, windows) * len(windows) + ranks(score)), keep)
+    score = padding_last(score, padding)
+    order = -(ranks_within(score, windows) * len(windows) + ranks(score))
+    return top_k(padding_last(order, padding), keep)
 
 
-def averaged(features: Tensor, chosen: Tensor) -> Tensor:
+def averaged(features: Tensor, chosen: Tensor, padding: Tensor | None = None) -> Tensor:
     """Chosen tokens with the dropped ones averaged in, each into the chosen one most similar to it.
 
     Parameters
     ----------
     features : Tensor of shape (B, N, D)
     chosen : Tensor of shape (B, K), int64
+    padding : Tensor of shape (B, N), bool, or None
+        Tokens that are not averaged into others.
 
     Returns
     -------
@@ -94,6 +100,8 @@ def averaged(features: Tensor, chosen: Tensor) -> Tensor:
     """
     target = best(cosines(features, gather_tokens(features, chosen)))
     dropped = 1 - kept_mask(chosen, features.shape[1])
+    if padding is not None:
+        dropped = dropped * (~padding).float()
     places = torch.arange(chosen.shape[1], device=chosen.device)
     joins = (target == places).float() * dropped.unsqueeze(-1)
     merged = gather_tokens(features, chosen).float() + torch.matmul(joins.transpose(1, 2), features.float())

@@ -16,7 +16,9 @@ from vtc.data.datasets import data_for
 from vtc.errors import InputError, VtcError
 from vtc.progress import progress
 from vtc.recipe import load_recipe
+from vtc.selectors.trained import read_metadata
 from vtc.training.auto import left_open
+from vtc.training.verdict import WARNING
 
 
 @click.command()
@@ -38,7 +40,10 @@ def main(model: str, recipe_name: str, overrides: tuple[str, ...], data: str | N
     with progress() as tell:
         train = trained_parts(checkpoint, out, Calibration(source, retrain=True), tell)
         for number in left_open(recipe):
-            click.echo(train(recipe, number))
+            file = train(recipe, number)
+            click.echo(file)
+            if warning := read_metadata(file).get(WARNING):
+                click.echo(f"warning: {warning}", err=True)
 
 
 if __name__ == "__main__":

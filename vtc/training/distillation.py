@@ -32,6 +32,7 @@ from vtc.training.job import TrainingJob
 from vtc.training.learning_rate import learning_rate_factor
 from vtc.training.log import write_log
 from vtc.training.state import Row, load_state, save_state, state_path
+from vtc.training.verdict import WARNING, check_finite, learned_nothing
 
 LOG_FIELDS = ("step", "seconds", "kl", "learning_rate", "validation_kl", "validation_agreement")
 LOGGED = 10
@@ -70,8 +71,10 @@ def train_by_distillation(job: TrainingJob) -> None:
         model, part = _model(job)
         log = _train(job, config, model, original, part, train_on, validate_on, run)
     write_log(log_path(job.path), log, LOG_FIELDS)
-    last = {name: log[-1][name] for name in ("validation_kl", "validation_agreement")} if log else {}
+    last = {name: log[-1][name] for name in ("validation_kl", "validation_agreement")}
     facts = {**config.model_dump(mode="json"), **last, "run": run, "data": job.source, "questions": len(train_on)}
+    warning = learned_nothing(log, part.noun, "kl", "validation_kl", log[0]["untrained_kl"])
+    facts |= {WARNING: warning} if warning else {}
     save_trained(job.path, part, job.model_digest, facts)
     state_path(job.path).unlink(missing_ok=True)
 
@@ -104,6 +107,7 @@ def _train(
     done, log = load_state(state_path(job.path), part, optimizer, run)
     spent, began = (log[-1]["seconds"] if log else 0.0), time.monotonic()
     every = max(1, config.steps // LOGGED)
+    before = log[0] if log else {"untrained_kl": _validate(model, original, validate_on, config.batch)["validation_kl"]}
     losses: list[float] = []
     for step in range(done, config.steps):
         rng = np.random.default_rng([config.seed, step])
@@ -123,6 +127,8 @@ def _train(
         if (step + 1) % every == 0 or step + 1 == config.steps:
             row = {"step": step + 1.0, "seconds": round(spent + time.monotonic() - began, 1), "learning_rate": rate}
             log.append(row | {"kl": float(np.mean(losses))} | _validate(model, original, validate_on, config.batch))
+            check_finite(log[-1], part.noun)
+            log[-1]["untrained_kl"] = before["untrained_kl"]
             losses = []
             save_state(state_path(job.path), part, optimizer, step + 1, log, run)
     return log

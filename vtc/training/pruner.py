@@ -37,6 +37,7 @@ from vtc.training.learning_rate import learning_rate_factor
 from vtc.training.log import write_log
 from vtc.training.masks import soft_top_k, straight_through
 from vtc.training.state import Row, load_state, save_state, state_path
+from vtc.training.verdict import WARNING, check_finite, learned_nothing
 from vtc.training.whitening import Whitening
 from vtc.visual_tokens import gather_tokens
 
@@ -134,6 +135,16 @@ def train_pruner(
             "spread_over_processes": spread,
             **config.model_dump(mode="json", exclude={"images"}),
         }
+        warning = learned_nothing(
+            log,
+            Learned.noun,
+            "loss",
+            "validation_accuracy",
+            log[0]["untrained_accuracy"],
+            higher_is_better=True,
+            best=run.unpruned,
+        )
+        facts |= {WARNING: warning} if warning else {}
         save_trained(path, selector, subject.model_digest, facts)
         state_path(path).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
@@ -181,6 +192,7 @@ class _Run:
         """All steps that are still to be done; returns the whole log."""
         config = self.config
         step, log = load_state(self.state, self._plain_mlp(), self.optimizer.optimizer, self.fingerprint)
+        untrained = log[0]["untrained_accuracy"] if log else self._accuracy(self.selector(), self.subject.keep)
         if step == 0:
             self._imitate()
         spent = log[-1]["seconds"] if log else 0.0
@@ -198,7 +210,8 @@ class _Run:
             if step % every == 0 or step == config.steps:
                 since = step - (int(log[-1]["step"]) if log else 0)
                 row = self._row(step, {name: total / since for name, total in sums.items()}, rate, spent)
-                log.append(row)
+                log.append(row | {"untrained_accuracy": untrained})
+                check_finite(row, Learned.noun)
                 sums = {}
                 label = (
                     f"training the pruner (loss {row['loss']:.3f}, kept {row['kept_ratio']:.1%}, "

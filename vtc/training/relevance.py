@@ -27,6 +27,7 @@ from vtc.training.frozen import frozen
 from vtc.training.learning_rate import learning_rate_factor
 from vtc.training.log import write_log
 from vtc.training.state import Row, load_state, save_state, state_path
+from vtc.training.verdict import WARNING, check_finite, learned_nothing
 
 LOG_FIELDS = ("epoch", "seconds", "kl", "learning_rate", "validation_kl", "validation_overlap")
 OVERLAP = 0.25
@@ -72,6 +73,8 @@ def train_relevance(
             "validation_overlap": log[-1]["validation_overlap"],
             **config.model_dump(mode="json", exclude={"images"}),
         }
+        warning = learned_nothing(log, network.noun, "kl", "validation_kl", log[0]["untrained_kl"])
+        facts |= {WARNING: warning} if warning else {}
         save_trained(path, network, subject.model_digest, facts)
         for note in (*notes.values(), state_path(path)):
             note.unlink(missing_ok=True)
@@ -113,6 +116,7 @@ def fit(
     epochs, log = load_state(state, network, optimizer, fingerprint)
     spent, began = (log[-1]["seconds"] if log else 0.0), time.monotonic()
     batches = -(-len(train_on) // config.batch)
+    before = log[0] if log else {"untrained_kl": validate(network, validate_on, config.batch)["validation_kl"]}
     words = "training the relevance network"
     for epoch in range(epochs, config.epochs):
         order = torch.from_numpy(np.random.default_rng([config.seed, epoch]).permutation(len(train_on)))
@@ -130,6 +134,8 @@ def fit(
             report(words, step + 1, config.epochs * batches)
         row = {"epoch": epoch + 1.0, "seconds": round(spent + time.monotonic() - began, 1), "learning_rate": rate}
         log.append(row | {"kl": total / len(train_on)} | validate(network, validate_on, config.batch))
+        check_finite(log[-1], network.noun)
+        log[-1]["untrained_kl"] = before["untrained_kl"]
         words = f"training the relevance network (KL {log[-1]['kl']:.3f}, validation {log[-1]['validation_kl']:.3f})"
         save_state(state, network, optimizer, epoch + 1, log, fingerprint)
     return network, log

@@ -28,6 +28,8 @@ class SelectorEntry(Written):
     """What it looks at beyond the features, in words."""
     where: ClassVar[str]
     text_aware: ClassVar[bool] = False
+    merges: ClassVar[bool] = False
+    """Tokens that go on also hold something of those that do not; each stands at one of their places."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ class ClusteringEntry(EncoderSelectorEntry):
     Based on DPC-KNN (Du et al. 2016), as TCFormer (arXiv 2204.08680) and Chat-UniVi (arXiv 2311.08046) use it.
     """
 
+    merges = True
     summary = "means of clusters (DPC-KNN)"
     paper = "DPC-KNN, as in Chat-UniVi (arXiv 2311.08046)"
     reads = "features"

@@ -13,6 +13,7 @@ from vtc.recipe.selectors.base import Choice, EncoderSelectorEntry, Product
 class PoolingEntry(EncoderSelectorEntry):
     """The grid in cells of near-equal size, each the mean of its tokens: adaptive average pooling to any budget."""
 
+    merges = True
     summary = "mean over cells of the grid; a baseline that merges"
     name: Literal["pooling"] = "pooling"
 

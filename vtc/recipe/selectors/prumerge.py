@@ -19,6 +19,7 @@ class PruMergeEntry(EncoderSelectorEntry):
     Based on LLaVA-PruMerge (arXiv 2403.15388), at a fixed budget.
     """
 
+    merges = True
     summary = "highest CLS attention with neighbours merged in, one token for the rest"
     paper = "LLaVA-PruMerge (arXiv 2403.15388)"
     reads = "one-head CLS attention and keys of the encoder layer after the features"

@@ -17,6 +17,7 @@ class ToMeEntry(EncoderSelectorEntry):
     Based on ToMe (arXiv 2210.09461), applied after the encoder and not inside its layers.
     """
 
+    merges = True
     summary = "similar tokens merge pairwise (bipartite matching)"
     paper = "ToMe (arXiv 2210.09461)"
     reads = "keys of an encoder layer"

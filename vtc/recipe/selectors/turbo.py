@@ -18,6 +18,7 @@ class TurboEntry(EncoderSelectorEntry):
     Based on Turbo (arXiv 2407.11717).
     """
 
+    merges = True
     summary = "similar tokens of little CLS attention merge pairwise"
     paper = "Turbo (arXiv 2407.11717)"
     reads = "the CLS row and keys of an encoder layer"

@@ -21,6 +21,7 @@ class VisionZipEntry(EncoderSelectorEntry):
     Based on VisionZip (arXiv 2412.04467).
     """
 
+    merges = True
     summary = "highest attention, and contextual tokens that the others merge into"
     paper = "VisionZip (arXiv 2412.04467)"
     reads = "the CLS row (or attention received) and keys of an encoder layer"

@@ -22,6 +22,7 @@ class VScanEntry(EncoderSelectorEntry):
     Based on VScan (arXiv 2505.22654), its stage before the decoder.
     """
 
+    merges = True
     summary = "highest CLS attention by window and overall; the others merge into the nearest"
     paper = "VScan (arXiv 2505.22654)"
     reads = "the CLS rows of two encoder layers, projected tokens"

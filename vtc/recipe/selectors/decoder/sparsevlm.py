@@ -15,6 +15,7 @@ class SparseVLMEntry(DecoderSelectorEntry):
     Based on SparseVLM (arXiv 2410.04417); ties are resolved by the lowest index in place of noise.
     """
 
+    merges = True
     summary = "attention from text that resembles the image; dropped tokens recycled"
     paper = "SparseVLM (arXiv 2410.04417)"
     reads = "queries and keys of the decoder layer before the cut"

@@ -15,6 +15,7 @@ class VisionDropEntry(DecoderSelectorEntry):
     Based on VisionDrop (arXiv 2506.22283).
     """
 
+    merges = True
     summary = "attention from visual tokens, and contextual tokens that others merge into"
     paper = "VisionDrop (arXiv 2506.22283)"
     reads = "queries and keys of the decoder layer after the cut"
