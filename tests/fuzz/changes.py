@@ -275,9 +275,8 @@ def _seal(path: Path, change: Change) -> None:
         if isinstance(entry, dict) and held.is_file() and held.stat().st_size < MOST_BYTES:
             data = held.read_bytes()
             entry.update(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-    data = (
-        file.read_bytes() if manifest is None else json.dumps(manifest, indent=2, ensure_ascii=False).encode() + b"\n"
-    )
+    written = json.dumps(manifest, indent=2, ensure_ascii=False).encode(errors="surrogatepass") + b"\n"
+    data = file.read_bytes() if manifest is None else written
     blank = SEAL.sub(b"0" * 64, data)
     put(file, SEAL.sub(hashlib.sha256(blank).hexdigest().encode(), blank))
 

@@ -86,7 +86,7 @@ def near(random: Random, value: Any) -> Any:
     if isinstance(value, int):
         return random.choice([0, -value, value + 1, value - 1, value * 2, value * 10**6, float(value), str(value)])
     if isinstance(value, float):
-        return random.choice([-value, value * 2, 1 / value if value else 1.0, int(value), str(value), float("nan")])
+        return random.choice([-value, value * 2, value / 3, value * 1e300, str(value), float("nan"), float("inf")])
     if isinstance(value, str):
         return random.choice([value.upper(), value + "x", value[:-1], value * 50, [value], value + "\x1b[2J"])
     if isinstance(value, list):

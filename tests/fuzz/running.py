@@ -78,12 +78,13 @@ class Runner:
             shutil.rmtree(place, ignore_errors=True)
 
     def bases(self, name: str) -> Path:
-        """The directory with an area's bases, made when it is first asked for."""
+        """The directory with an area's bases, made when it is first asked for, as its worker is."""
         path = self.store / "bases" / name
         if name not in self._bases:
             path.mkdir(parents=True, exist_ok=True)
             AREAS[name].build(path)
             self._bases.add(name)
+            self._worker(AREAS[name].torch)
         return path
 
     def close(self) -> None:

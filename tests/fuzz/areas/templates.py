@@ -72,6 +72,7 @@ FILTERS = [
         "slice(3)",
     ),
 ]
+TESTS = ["defined", "string", "none", "mapping", "odd", "nothing", "sequence"]
 OPERATORS = ["+", "-", "*", "/", "//", "%", "**", "~", "==", "<", "in", "and", "or", "is", "is not", "if x else"]
 WRONG = [
     *(
@@ -173,7 +174,7 @@ def _value(random: Random, depth: int) -> str:
             f"{one}({two})",
             f"{one}[{two}]",
             f"[{one}, {two}]",
-            f"{one} is {random.choice(['defined', 'string', 'none', 'odd', 'nothing', 'sequence'])}",
+            f"{one} is {random.choice(TESTS)}",
         ]
     )
 
