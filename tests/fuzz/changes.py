@@ -138,7 +138,7 @@ def _extend(path: Path, change: Change) -> None:
 
 def _insert(path: Path, change: Change) -> None:
     lines = _text(path).split("\n")
-    lines.insert(change["at"] % (len(lines) + 1), change["text"])
+    lines.insert(change["at"] % (len(lines) + 1), change["text"] * change.get("times", 1))
     _put_text(path, "\n".join(lines))
 
 

@@ -84,7 +84,7 @@ def near(random: Random, value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
-        return random.choice([0, -value, value + 1, value - 1, value * 2, value * 10**6, float(value), str(value)])
+        return random.choice([0, -value, value + 1, value - 1, value * 2, value * 10**6, [value], str(value)])
     if isinstance(value, float):
         return random.choice([-value, value * 2, value / 3, value * 1e300, str(value), float("nan"), float("inf")])
     if isinstance(value, str):

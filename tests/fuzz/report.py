@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz.report COUNTS...``: the table of counts in docs/reliability.md, from files of ``make fuzz``."""
+"""``python -m tests.fuzz.report COUNTS...`` writes the table of docs/reliability.md from files of ``make fuzz``."""
 
 from __future__ import annotations
 
