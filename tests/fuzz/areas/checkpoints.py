@@ -118,13 +118,6 @@ def _wrong(random: Random) -> Change:
             "value": random.choice(["bert", 3, "\x1b[2J"]),
         },
         {"do": "drop", "file": "model/config.json", "path": ("vision_config",)},
-        {
-            "do": "write",
-            "file": "model/model.safetensors.index.json",
-            "text": json.dumps(
-                {"weight_map": {"lm_head.weight": random.choice(["../x.safetensors", "/x.safetensors"])}}
-            ),
-        },
     ]
     return random.choice(options)
 
