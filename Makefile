@@ -10,7 +10,7 @@ OUT ?= out/demo
 PYTEST := OMP_NUM_THREADS=1 SYMPY_CACHE_SIZE=50000 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full faults lint format types docs wheel study bench gpu test-js clean
+.PHONY: help install demo test test-full faults fuzz lint format types docs wheel study bench gpu test-js clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -72,6 +72,11 @@ gpu: ## Time the shapes of 7B models with the python3 at hand, whose PyTorch see
 test-js: $(STAMP) ## Run a bundle in transformers.js and compare the tokens (needs Node 20)
 	npm ci --prefix tests/js --silent
 	$(BIN)/python -m pytest tests/js -m js
+
+MINUTES ?= 5
+SEED ?= 0
+fuzz: $(STAMP) ## Try hostile inputs for MINUTES=5 from SEED=0; findings and counts go to out/fuzz
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) --seed $(SEED)
 
 clean: ## Remove what was built
 	rm -rf $(VENV) out build dist

@@ -40,7 +40,7 @@ class MissingDependency(InputError):
 
 
 class OutOfResources(InputError):
-    """The machine lacks something: memory, file handles, space or a permission. Nothing is wrong with the file itself."""
+    """The machine lacks memory, file handles, space or a permission; nothing is wrong with the file itself."""
 
 
 class GateFailed(VtcError):

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from vtc.errors import BundleError, VtcError
+from vtc.errors import BundleError, InputError
 from vtc.files import parse_json
 from vtc.replacement import old_place
 
@@ -112,7 +112,7 @@ def open_work(out: Path, command: str) -> Iterator[Work]:
     ------
     BundleError
         If another process writes the output, or somebody else's file lies in the work directory.
-    VtcError
+    InputError
         If the disk refuses.
     """
     out = Path(os.path.abspath(out))
@@ -270,11 +270,11 @@ def start_journal(path: Path, *patterns: str) -> None:
     _append(path, patterns)
 
 
-def cannot_write(out: Path, error: OSError, work: Path | None = None) -> VtcError:
+def cannot_write(out: Path, error: OSError, work: Path | None = None) -> InputError:
     """What a refusal of the disk means."""
     kept = "" if work is None else f"; the work is kept in {work.name}"
     what = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
-    return VtcError(f"{out}: cannot be written ({what}){kept}; free space or fix permissions and {_AGAIN}")
+    return InputError(f"{out}: cannot be written ({what}){kept}; free space or fix permissions and {_AGAIN}")
 
 
 def not_ours(directory: Path, foreign: Collection[str]) -> BundleError:
