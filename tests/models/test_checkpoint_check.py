@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from tests.tiny import IMAGE
 from vtc.cli import main
 from vtc.errors import CheckpointError, ModelError
-from vtc.models import check_model, load_adapter, model_digest, read_facts
+from vtc.models import check_model, load_adapter, model_digest, read_facts, resolve_model
 from vtc.models.configuration import MOST, check_configurations
 from vtc.models.random.tiny_families import write_tiny
 from vtc.reference import reference_dir
@@ -166,6 +166,12 @@ def test_fault_is_found_before_any_weights_are_loaded(fault: str, copy: Path, mo
         check_model(copy)
     assert len(str(caught.value).splitlines()) == 1
     assert str(copy) in str(caught.value)
+
+
+def test_an_adapter_without_any_configuration_is_told_how_to_be_merged(tmp_path: Path) -> None:
+    adapter(tmp_path)
+    with pytest.raises(ModelError, match="no model; merge it first: .*'org/base'"):
+        resolve_model(tmp_path)
 
 
 def test_every_fault_is_told_in_a_line_of_its_own_by_every_verb(copy: Path, tmp_path: Path) -> None:
