@@ -170,7 +170,7 @@ def test_fault_is_found_before_any_weights_are_loaded(fault: str, copy: Path, mo
 
 def test_an_adapter_without_any_configuration_is_told_how_to_be_merged(tmp_path: Path) -> None:
     adapter(tmp_path)
-    with pytest.raises(ModelError, match="no model; merge it first: .*'org/base'"):
+    with pytest.raises(ModelError, match=r"no model; merge it first: .*'org/base'"):
         resolve_model(tmp_path)
 
 

@@ -174,14 +174,14 @@ def _vocabulary(path: Path, settings: Mapping[str, Any], faults: list[str]) -> d
         faults.append(f"{file}: tokenizer cannot be loaded ({str(error)[:200]}); fetch it again")
         return None
     added = settings.get("added_tokens_decoder")
-    own = {int(number): str(token) for number, token in added.items() if number.isdecimal()} if _is(added) else {}
+    own = (
+        {int(number): str(token) for number, token in added.items() if number.isdecimal()}
+        if isinstance(added, dict)
+        else {}
+    )
     more = _configuration(path, "added_tokens.json", faults)
     named = {number: token for token, number in {**more, **words}.items() if isinstance(number, int)}
     return own | named
-
-
-def _is(value: Any) -> bool:
-    return isinstance(value, dict)
 
 
 def _generation_faults(generation: Mapping[str, Any]) -> Iterator[str]:

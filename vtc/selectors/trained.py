@@ -83,8 +83,8 @@ def load_trained(path: Path, part: TrainedPart, model_digest: str) -> None:
                 f"{path}: {part.noun} was trained for {name.replace('_', ' ')} {metadata.get(name)}, "
                 f"here it is {value}; train it again"
             )
-    if (name := first_not_finite(tensors.items())) is not None:
-        raise InputError(f"{path}: {name} of the {part.noun} is not all finite numbers; train it again")
+    if (wrong := first_not_finite(tensors.items())) is not None:
+        raise InputError(f"{path}: {wrong} of the {part.noun} is not all finite numbers; train it again")
     try:
         part.load_state_dict(tensors)
     except RuntimeError as error:
