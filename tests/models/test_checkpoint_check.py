@@ -58,7 +58,11 @@ def rename(name: str, new: str) -> Change:
 
 
 def remove(*names: str) -> Change:
-    return lambda path: [(path / name).unlink() for name in names]
+    def change(path: Path) -> None:
+        for name in names:
+            (path / name).unlink()
+
+    return change
 
 
 def adapter(path: Path) -> None:
@@ -206,13 +210,11 @@ def test_check_prints_what_is_there(checkpoint: Path) -> None:
 
 def test_check_says_what_compress_will_say(checkpoint: Path, tmp_path: Path) -> None:
     qwen = write_tiny("qwen2_vl", tmp_path / "qwen")
-    said = [
-        CliRunner().invoke(main, [*verb, str(qwen), *more]).stderr.splitlines()[-1]
-        for verb, more in (
-            (["check", "learnpruner-encoder", "--model"], []),
-            (["compress", "--recipe", "learnpruner-encoder", "--data", "reference", "-o", str(tmp_path / "out")], []),
-        )
+    tried: list[list[str]] = [
+        ["check", "learnpruner-encoder", "--model", str(qwen)],
+        ["compress", str(qwen), "--recipe", "learnpruner-encoder", "--data", "reference", "-o", str(tmp_path / "out")],
     ]
+    said = [CliRunner().invoke(main, args).stderr.splitlines()[-1] for args in tried]
     assert said[0] == said[1]
     assert "no selector can be trained for qwen2_vl" in said[0]
     result = CliRunner().invoke(
