@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from tests.tiny import IMAGE
 from vtc.cli import main
 from vtc.errors import CheckpointError, ModelError
-from vtc.models import check_model, load_adapter, model_digest, read_facts
+from vtc.models import check_model, load_adapter, model_digest, read_facts, resolve_model
 from vtc.models.configuration import MOST, check_configurations
 from vtc.models.random.tiny_families import write_tiny
 from vtc.reference import reference_dir
@@ -58,7 +58,11 @@ def rename(name: str, new: str) -> Change:
 
 
 def remove(*names: str) -> Change:
-    return lambda path: [(path / name).unlink() for name in names]
+    def change(path: Path) -> None:
+        for name in names:
+            (path / name).unlink()
+
+    return change
 
 
 def adapter(path: Path) -> None:
@@ -168,6 +172,12 @@ def test_fault_is_found_before_any_weights_are_loaded(fault: str, copy: Path, mo
     assert str(copy) in str(caught.value)
 
 
+def test_an_adapter_without_any_configuration_is_told_how_to_be_merged(tmp_path: Path) -> None:
+    adapter(tmp_path)
+    with pytest.raises(ModelError, match=r"no model; merge it first: .*'org/base'"):
+        resolve_model(tmp_path)
+
+
 def test_every_fault_is_told_in_a_line_of_its_own_by_every_verb(copy: Path, tmp_path: Path) -> None:
     adapter(copy)
     edit("generation_config.json", eos_token_id="x")(copy)
@@ -200,13 +210,11 @@ def test_check_prints_what_is_there(checkpoint: Path) -> None:
 
 def test_check_says_what_compress_will_say(checkpoint: Path, tmp_path: Path) -> None:
     qwen = write_tiny("qwen2_vl", tmp_path / "qwen")
-    said = [
-        CliRunner().invoke(main, [*verb, str(qwen), *more]).stderr.splitlines()[-1]
-        for verb, more in (
-            (["check", "learnpruner-encoder", "--model"], []),
-            (["compress", "--recipe", "learnpruner-encoder", "--data", "reference", "-o", str(tmp_path / "out")], []),
-        )
+    tried: list[list[str]] = [
+        ["check", "learnpruner-encoder", "--model", str(qwen)],
+        ["compress", str(qwen), "--recipe", "learnpruner-encoder", "--data", "reference", "-o", str(tmp_path / "out")],
     ]
+    said = [CliRunner().invoke(main, args).stderr.splitlines()[-1] for args in tried]
     assert said[0] == said[1]
     assert "no selector can be trained for qwen2_vl" in said[0]
     result = CliRunner().invoke(

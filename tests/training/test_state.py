@@ -15,7 +15,7 @@ from vtc.errors import InputError
 from vtc.training.state import load_state, save_state
 
 
-def trained(path: Path) -> tuple[nn.Module, torch.optim.Optimizer]:
+def trained(path: Path) -> tuple[nn.Linear, torch.optim.Optimizer]:
     """A module after one step, whose state is written."""
     module = nn.Linear(3, 2)
     optimizer = torch.optim.Adam(module.parameters())

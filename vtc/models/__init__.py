@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vtc.errors import MissingDependency, ModelError
 from vtc.facts.layout import ANY_IMAGE, ImageOptions
-from vtc.models.checkpoint_files import holds_weights, model_digest
+from vtc.models.checkpoint_files import adapter_fault, holds_weights, model_digest
 from vtc.models.configuration import check_configurations, read_configuration
 from vtc.models.refused import NEAREST, refusal
 
@@ -68,6 +68,8 @@ def resolve_model(name: str | Path) -> Path:
     if not path.is_dir():
         raise ModelError(f"{name}: no such checkpoint directory; give a directory with config.json, or 'reference'")
     if not (path / "config.json").is_file():
+        if fault := adapter_fault(path):
+            raise ModelError(fault)
         raise ModelError(f"{path}: holds no config.json, so it is not a Hugging Face checkpoint")
     return path
 

@@ -13,14 +13,20 @@ from tokenizers import Tokenizer
 
 from vtc.errors import CheckpointError, ModelError
 from vtc.facts.model import ModelFacts
-from vtc.models.checkpoint_files import INDEX, TEMPLATES, TOKENIZERS, is_lfs_pointer, weight_files
+from vtc.models.checkpoint_files import (
+    TEMPLATES,
+    TOKENIZERS,
+    adapter_fault,
+    has_model,
+    is_lfs_pointer,
+    weight_files,
+)
 from vtc.models.configuration import read_configuration
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 """Formats of weights that are taken."""
 QUANTISED = ("F8_E4M3", "F8_E5M2", "I8", "U8", "I32", "F4", "F8_E8M0")
 """Formats that hold numbers of fewer bits, alone or several in one."""
-ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 TOKENS = ("eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id")
 NUMBERS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens", "max_length")
 
@@ -64,9 +70,10 @@ def check_checkpoint(path: Path, config: Any, facts: ModelFacts) -> Contents:
         With every fault, one a line.
     """
     faults: list[str] = []
-    adapter = _adapter(path, faults)
+    adapter = adapter_fault(path)
+    faults += [adapter] if adapter else []
     quantised = _quantised(path, faults)
-    weights = "" if adapter and not _has_weights(path) else _weights(path, faults)
+    weights = "" if adapter and not has_model(path) else _weights(path, faults)
     generation = _configuration(path, "generation_config.json", faults)
     settings = _configuration(path, "tokenizer_config.json", faults)
     words = _vocabulary(path, settings, faults)
@@ -78,32 +85,11 @@ def check_checkpoint(path: Path, config: Any, facts: ModelFacts) -> Contents:
     return Contents(
         weights=weights,
         quantised=quantised or "no",
-        adapter=adapter or "none",
+        adapter="none",
         tokenizer=f"{len(words or {})} tokens, {facts.decoder.vocab} rows in the embedding",
         template=_template(path, settings),
         processor=_processor(path),
     )
-
-
-def _has_weights(path: Path) -> bool:
-    return any(not file.name.startswith("adapter") for file in path.glob("*.safetensors")) or (path / INDEX).exists()
-
-
-def _adapter(path: Path, faults: list[str]) -> str:
-    """A LoRA adapter, which transformers would load beside the weights, or in their place."""
-    if not any((path / name).exists() for name in ADAPTERS):
-        return ""
-    base, own = _configuration(path, ADAPTERS[0], faults).get("base_model_name_or_path"), _has_weights(path)
-    held = "an adapter (LoRA) beside its weights" if own else "an adapter (LoRA) and no model"
-    apart = f"mkdir {path}/adapter && mv {path}/adapter_* {path}/adapter/ && " if own else ""
-    model, adapter = (str(path), f"{path}/adapter") if own else (str(base or "BASE")[:200], str(path))
-    merge = (
-        "from peft import PeftModel; from transformers import AutoModelForImageTextToText as M, AutoProcessor as P; "
-        f"PeftModel.from_pretrained(M.from_pretrained({model!r}, dtype='auto'), {adapter!r})"
-        f".merge_and_unload().save_pretrained('merged'); P.from_pretrained({model!r}).save_pretrained('merged')"
-    )
-    faults.append(f'{path}: holds {held}; merge it first: pip install peft && {apart}python -c "{merge}"')
-    return held
 
 
 def _quantised(path: Path, faults: list[str]) -> str:

@@ -25,6 +25,7 @@ CONFIGURATIONS = (
 """JSON that transformers reads beside weights and vocabulary."""
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "vocab.txt")
 TEMPLATES = ("chat_template.jinja", "additional_chat_templates/*.jinja")
+ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 INDEX_BYTES = 64 * 2**20
 LFS = b"version https://git-lfs"
 
@@ -61,6 +62,31 @@ def weight_files(path: Path) -> list[Path]:
         more = f", and so are {len(missing) - 1} more of {len(shards)} files" if len(missing) > 1 else ""
         raise ModelError(f"{path}: weights are incomplete: {first}{more}; fetch them again (hf download MODEL)")
     return [path / name for name in shards]
+
+
+def has_model(path: Path) -> bool:
+    """Whether there are weights of a model, and not of an adapter alone."""
+    return (path / INDEX).exists() or any(not file.name.startswith("adapter") for file in path.glob("*.safetensors"))
+
+
+def adapter_fault(path: Path) -> str | None:
+    """What to tell of a LoRA adapter, which is no part of the weights; None where there is none."""
+    if not any((path / name).exists() for name in ADAPTERS):
+        return None
+    try:
+        base = read_json(path / ADAPTERS[0]).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        base = None
+    own = has_model(path)
+    held = "an adapter (LoRA) beside its weights" if own else "an adapter (LoRA) and no model"
+    apart = f"mkdir {path}/adapter && mv {path}/adapter_* {path}/adapter/ && " if own else ""
+    model, adapter = (str(path), f"{path}/adapter") if own else (str(base or "BASE")[:200], str(path))
+    merge = (
+        "from peft import PeftModel; from transformers import AutoModelForImageTextToText as M, AutoProcessor as P; "
+        f"PeftModel.from_pretrained(M.from_pretrained({model!r}, dtype='auto'), {adapter!r})"
+        f".merge_and_unload().save_pretrained('merged'); P.from_pretrained({model!r}).save_pretrained('merged')"
+    )
+    return f'{path}: holds {held}; merge it first: pip install peft && {apart}python -c "{merge}"'
 
 
 def holds_weights(path: Path) -> bool:
