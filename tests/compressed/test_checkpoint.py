@@ -7,16 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.tiny import image, recipe
+from vtc.artifact import publish, read_manifest
 from vtc.compressed.build import apply_recipe
-from vtc.compressed.checkpoint import Origin, load_compressed, save_compressed
+from vtc.compressed.checkpoint import KIND, SCHEMA, STATE, Origin, load_compressed, save_compressed
 from vtc.errors import BundleError, ModelError, RecipeError
 from vtc.models import load_adapter, model_digest
 from vtc.recipe import parse_recipe
 from vtc.recipe.selectors import LearnedEntry
 from vtc.selectors.learned import Learned
 from vtc.selectors.trained import save_trained
+
+SEALED = ("files", "digest")
+"""What publishing fills in."""
 
 
 def save(model_path: Path, out: Path, *stages: dict[str, object]) -> Path:
@@ -82,4 +87,34 @@ def test_base_model_that_changed_is_refused(checkpoint: Path, tmp_path: Path) ->
     weights = base / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     with pytest.raises(ModelError, match="is not the model that"):
+        load_compressed(out)
+
+
+@pytest.mark.parametrize("state", [b"", b"\xff" * 100, None], ids=["empty", "no header", "of another model"])
+def test_state_that_is_none_of_the_model_is_refused_though_its_hash_is_right(
+    checkpoint: Path, tmp_path: Path, state: bytes | None
+) -> None:
+    out = save(checkpoint, tmp_path / "c")
+    manifest = read_manifest(out, KIND, SCHEMA)
+    if state is None:
+        save_file({"x": torch.zeros(2)}, out / STATE)
+    else:
+        (out / STATE).write_bytes(state)
+    publish(out.rename(tmp_path / ".c"), out, {name: manifest[name] for name in manifest if name not in SEALED})
+    with pytest.raises(BundleError, match=r"state\.safetensors: is not of this model") as refused:
+        load_compressed(out)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "change", [{"model": None}, {"model": {"name": 1}}, {"recipe_digest": 3}, {"image_options": 1}]
+)
+def test_manifest_with_fields_of_other_types_is_refused(
+    checkpoint: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    out = save(checkpoint, tmp_path / "c")
+    manifest = read_manifest(out, KIND, SCHEMA)
+    kept = {name: manifest[name] for name in manifest if name not in SEALED}
+    publish(out.rename(tmp_path / ".c"), out, kept | change)
+    with pytest.raises(BundleError, match="compress again"):
         load_compressed(out)

@@ -60,6 +60,7 @@ def cases(folder: Path) -> list[Case]:
     build = [[folder / "bundle-0", "--target", "rtx", "--max-text", text] for text in ("64", "128")]
     judge = [[folder / "bundle-0", "--against", model, "--data", data, "--seed", seed] for seed in ("0", "1")]
     made = folder / "made"
+    made.mkdir()
     found = []
     for verb, kind, schema, variants, field in (
         ("compress", "compressed", 99, [[model, *one] for one in compress], "recipe_digest"),
