@@ -12,14 +12,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.tiny import image, recipe
+from vtc.artifact import publish, read_manifest
 from vtc.compressed.build import apply_recipe
-from vtc.compressed.checkpoint import Origin, load_compressed, save_compressed
+from vtc.compressed.checkpoint import KIND, SCHEMA, STATE, Origin, load_compressed, save_compressed
 from vtc.errors import BundleError, ModelError, RecipeError
 from vtc.models import load_adapter, model_digest
 from vtc.recipe import parse_recipe
 from vtc.recipe.selectors import LearnedEntry
 from vtc.selectors.learned import Learned
 from vtc.selectors.trained import save_trained
+
+SEALED = ("files", "digest")
+"""What publishing fills in."""
 
 
 def save(model_path: Path, out: Path, *stages: dict[str, object]) -> Path:
@@ -92,8 +96,8 @@ def test_base_model_that_changed_is_refused(checkpoint: Path, tmp_path: Path) ->
     ("change", "words"),
     [
         (lambda state: {name: torch.full_like(value, float("nan")) for name, value in state.items()}, "not all finite"),
-        (lambda state: {f"{name}.other": value for name, value in state.items()}, "is not of this recipe"),
-        (lambda state: {name: torch.zeros(1, 2, 3) for name in state}, "is not of this recipe"),
+        (lambda state: {f"{name}.other": value for name, value in state.items()}, "is not of this model"),
+        (lambda state: {name: torch.zeros(1, 2, 3) for name in state}, "is not of this model"),
     ],
 )
 def test_state_that_cannot_be_is_refused(
@@ -118,4 +122,34 @@ def test_state_that_cannot_be_is_refused(
     monkeypatch.setattr("vtc.compressed.checkpoint.save_file", save_changed)
     out = save_compressed(tmp_path / ".w", tmp_path / "c", model, learned, Origin(str(checkpoint), digest), {})
     with pytest.raises(BundleError, match=words):
+        load_compressed(out)
+
+
+@pytest.mark.parametrize("state", [b"", b"\xff" * 100, None], ids=["empty", "no header", "of another model"])
+def test_state_that_is_none_of_the_model_is_refused_though_its_hash_is_right(
+    checkpoint: Path, tmp_path: Path, state: bytes | None
+) -> None:
+    out = save(checkpoint, tmp_path / "c")
+    manifest = read_manifest(out, KIND, SCHEMA)
+    if state is None:
+        save_file({"x": torch.zeros(2)}, out / STATE)
+    else:
+        (out / STATE).write_bytes(state)
+    publish(out.rename(tmp_path / ".c"), out, {name: manifest[name] for name in manifest if name not in SEALED})
+    with pytest.raises(BundleError, match=r"state\.safetensors: is not of this model") as refused:
+        load_compressed(out)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "change", [{"model": None}, {"model": {"name": 1}}, {"recipe_digest": 3}, {"image_options": 1}]
+)
+def test_manifest_with_fields_of_other_types_is_refused(
+    checkpoint: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    out = save(checkpoint, tmp_path / "c")
+    manifest = read_manifest(out, KIND, SCHEMA)
+    kept = {name: manifest[name] for name in manifest if name not in SEALED}
+    publish(out.rename(tmp_path / ".c"), out, kept | change)
+    with pytest.raises(BundleError, match="compress again"):
         load_compressed(out)

@@ -19,9 +19,10 @@ from torch import Tensor
 from vtc.artifact import MANIFEST, publish, read_manifest, verify_files
 from vtc.compressed.build import apply_recipe
 from vtc.compressed.model import CompressedModel
-from vtc.errors import BundleError, ModelError
+from vtc.errors import BundleError, ModelError, one_line
 from vtc.facts.layout import ImageOptions, image_options_of
 from vtc.finite import first_not_finite
+from vtc.machine import machine_fault
 from vtc.models import load_adapter, model_digest, resolve_model
 from vtc.recipe import Recipe, load_recipe
 from vtc.runtime.versions import vtc_version
@@ -146,7 +147,9 @@ def _state(path: Path) -> dict[str, Tensor]:
     try:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise BundleError(f"{file}: cannot be read ({error}); compress again") from None
+        raise machine_fault(error, file) or BundleError(
+            f"{file}: is not of this model ({one_line(error)}); compress again"
+        ) from None
     if (name := first_not_finite(state.items())) is not None:
         raise BundleError(f"{file}: {name} is not all finite numbers; compress again")
     return state

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.runtime.conftest import picture
 from vtc.errors import InputError
@@ -34,7 +35,7 @@ def test_frames_of_a_clip_are_one_input() -> None:
 def test_of_layouts_that_fit_the_nearest_in_shape_then_in_size_is_taken() -> None:
     offers = [Offer((40, 40)), Offer((40, 80)), Offer((400, 800))]
     sizes = [(40, 40), (39, 80), (300, 620), (900, 880)]
-    assert layouts_of([[picture(0, size)] for size in sizes], offers) == [0, 1, 2, 0]
+    assert layouts_of([[Image.new("RGB", (width, height))] for height, width in sizes], offers) == [0, 1, 2, 0]
 
 
 def test_a_bundle_of_both_serves_each_prompt_its_own(toy_bundle: Path) -> None:
