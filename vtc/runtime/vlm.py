@@ -144,7 +144,10 @@ class VLM:
         """
         numbers = set(self.layouts([group for group in images if group])) or {0}
         if len(numbers) > 1:
-            raise InputError("images of a batch take different layouts of the bundle; ask about each shape by itself")
+            raise InputError(
+                "prompts of a batch take different layouts of the bundle, by the shape or number of their images; ask "
+                "about each by itself"
+            )
         return self.manifest.images[numbers.pop()]
 
     # One question -------------------------------------------------------------------------------------------
