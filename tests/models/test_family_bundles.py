@@ -33,7 +33,7 @@ from vtc.compressed.model import CompressedModel
 from vtc.compressed.padding import padding_of
 from vtc.data.datasets import Dataset, load_dataset
 from vtc.data.samples import samples_from
-from vtc.errors import InputError
+from vtc.errors import BundleError, InputError
 from vtc.evaluate.answers import Contestant, ask_all
 from vtc.evaluate.asking import Asking, Effort, Faults
 from vtc.evaluate.layouts import by_layout
@@ -178,6 +178,10 @@ def test_bars_take_no_place_after_a_cut_inside_the_decoder(
     write_engine_set(shutil.copytree(path, tmp_path / "bundle"), Limits(batch=3, images=2, text=128, new_tokens=12))
     for one in (bundle, VLM.load(tmp_path / "bundle", backend="tensorrt")):
         assert [places.tolist() for places in one.kept(*asked)] == [places.tolist() for places in kept]
+    see = VLM.see
+    monkeypatch.setattr(VLM, "see", lambda *arguments: see(*arguments)._replace(padding=None))
+    with pytest.raises(BundleError, match="takes padding, and the vision graph does not give it"):
+        bundle.kept(*asked)
 
 
 @every_family(*ALWAYS)
