@@ -13,7 +13,7 @@ from vtc.compressed.decoder import DecoderSegment
 from vtc.compressed.model import CompressedModel
 from vtc.compressed.selection import Selection
 from vtc.facts.model import DecoderFacts
-from vtc.runtime.decoder import BEFORE
+from vtc.runtime.decoder import BEFORE, KEPT_PADDING, PADDING, PRUNED
 from vtc.stages.base import Cut
 from vtc.stages.prune_in_decoder import PruneInDecoder
 from vtc.visual_tokens import TextEmbeddings
@@ -50,7 +50,8 @@ class GraphSpec:
 class VisionGraph(nn.Module):
     """`pixel_values` to `image_features` and `keep_indices`; float32 outside whatever the precision inside.
 
-    Where a selector looks at the questions, `text_embeds` and `text_mask` go in too.
+    Where a selector looks at the questions, `text_embeds` and `text_mask` go in too. Where cuts inside the decoder are
+    to know it, `padding` comes out too.
     """
 
     def __init__(self, model: CompressedModel, dtype: torch.dtype) -> None:
@@ -60,10 +61,10 @@ class VisionGraph(nn.Module):
 
     def forward(
         self, pixel_values: Tensor, text_embeds: Tensor | None = None, text_mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         text = None if text_embeds is None or text_mask is None else TextEmbeddings(text_embeds, text_mask)
-        features, keep_indices = self.vision(pixel_values.to(self.dtype), text)
-        return features.float(), keep_indices
+        features, *others = self.vision(pixel_values.to(self.dtype), text)
+        return (features.float(), *others)
 
 
 class EmbedGraph(nn.Module):
@@ -105,7 +106,10 @@ class SegmentGraph(nn.Module):
 
 
 class CutGraph(nn.Module):
-    """A cut inside the decoder; hidden states are float32 outside whatever the precision inside."""
+    """A cut inside the decoder; hidden states are float32 outside whatever the precision inside.
+
+    Where it is given `padding`, it gives out that of the tokens that stay, for the next cut.
+    """
 
     def __init__(self, cut: PruneInDecoder, dtype: torch.dtype) -> None:
         super().__init__()
@@ -119,10 +123,11 @@ class CutGraph(nn.Module):
         position_ids: Tensor,
         cut: Cut,
         before: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         before = None if before is None else before.to(self.dtype)
         kept, kept_positions, keep_indices = self.cut(hidden.to(self.dtype), attention_mask, position_ids, cut, before)
-        return kept.float(), kept_positions, keep_indices
+        padding = [] if cut.padding is None else [torch.gather(cut.padding, 1, keep_indices)]
+        return (kept.float(), kept_positions, keep_indices, *padding)
 
 
 def extra_inputs(decoder: DecoderFacts) -> dict[str, bool]:
@@ -154,7 +159,13 @@ def graph_specs(models: Sequence[CompressedModel], dtype: torch.dtype) -> list[G
     for number, (segment, spec) in enumerate(zip(first.segments, first.plan.segments, strict=True)):
         if spec.enters == "prune":
             specs += [
-                prune_spec(selector_name(number) + suffix(layout), model.handoffs[number], first.begins(number), dtype)
+                prune_spec(
+                    selector_name(number) + suffix(layout),
+                    model.handoffs[number],
+                    first.begins(number),
+                    dtype,
+                    padding=model.tells_padding,
+                )
                 for layout, model in enumerate(models)
             ]
         elif spec.enters != "same":
@@ -177,7 +188,7 @@ def _vision_spec(model: CompressedModel, ending: str, dtype: torch.dtype) -> Gra
         args = (*args, torch.zeros(rows, 5, facts.decoder.width), torch.ones(rows, 5, dtype=torch.long))
         inputs += ["text_embeds", "text_mask"]
         axes += [{0: "batch_size" if rows == 2 else "span_count", 1: "text_length"}] * 2
-    outputs = ["image_features", "keep_indices"]
+    outputs = ["image_features", "keep_indices", *[PADDING] * model.tells_padding]
     return GraphSpec(f"vision_encoder{ending}", VisionGraph(model, dtype), args, inputs, outputs, tuple(axes))
 
 
@@ -216,8 +227,11 @@ def _selector_spec(model: CompressedModel, number: int, enters: str) -> GraphSpe
     return GraphSpec(name, module, args, [*names, "indices"], ["hidden_states"], axes)
 
 
-def prune_spec(name: str, module: Any, layer: int, dtype: torch.dtype) -> GraphSpec:
-    """The graph of a cut inside the decoder, a :class:`PruneInDecoder` on tokens that stand before `layer`."""
+def prune_spec(name: str, module: Any, layer: int, dtype: torch.dtype, *, padding: bool = False) -> GraphSpec:
+    """The graph of a cut inside the decoder, a :class:`PruneInDecoder` on tokens that stand before `layer`.
+
+    With `padding` it is told which visual tokens are padding.
+    """
     rows, images, asking, text, shorter = 2, 3, 4, 7, 11
     length = module.tokens + text
     facts = module.selector.adapter.facts.decoder
@@ -229,6 +243,7 @@ def prune_spec(name: str, module: Any, layer: int, dtype: torch.dtype) -> GraphS
     sequence, kept = {0: "batch_size", 1: "sequence_length"}, {0: "batch_size", 1: "kept_length"}
     image, query = {0: "image_count"}, {0: "image_count", 1: "query_length"}
     before = [BEFORE] if module.selector.entry.reads_before else []
+    named = [field for field in Cut._fields if padding or field != PADDING]
     states = torch.zeros(rows, length, facts.hidden_width(layer))
     places, place_axes = _positions(facts, whole(rows, length))
     return GraphSpec(
@@ -244,12 +259,19 @@ def prune_spec(name: str, module: Any, layer: int, dtype: torch.dtype) -> GraphS
                 whole(images, asking) * (length - 1),
                 whole(images, asking),
                 torch.zeros(rows, shorter, dtype=torch.long),
+                torch.zeros_like(columns) if padding else None,
             ),
             *[states[..., : facts.width].clone() for _ in before],
         ),
-        ["full_hidden_states", "attention_mask", "position_ids", *Cut._fields, *before],
-        ["hidden_states", "kept_position_ids", "keep_indices"],
-        (sequence, sequence, place_axes, Cut._make([image, image, query, query, kept]), *[sequence for _ in before]),
+        ["full_hidden_states", "attention_mask", "position_ids", *named, *before],
+        [*PRUNED, *[KEPT_PADDING] * padding],
+        (
+            sequence,
+            sequence,
+            place_axes,
+            Cut._make([image, image, query, query, kept, image if padding else None]),
+            *[sequence for _ in before],
+        ),
     )
 
 

@@ -30,7 +30,7 @@ from vtc.runtime.interface import Array, Tensor
 from vtc.runtime.onnxruntime.backend import OnnxRuntime
 from vtc.runtime.onnxruntime.providers import import_onnxruntime
 from vtc.runtime.options import RuntimeOptions
-from vtc.runtime.vlm import VLM
+from vtc.runtime.vlm import VLM, Seen
 
 ROUNDING = 1e-5
 NOISY_RUNS = 8
@@ -99,16 +99,17 @@ class EncodedOnce(VLM):
     def __init__(self, manifest: Manifest, precision: str) -> None:
         large = any(external_data(manifest.graph(name, precision)).is_file() for name in manifest.graphs)
         super().__init__(manifest, OnnxRuntime(manifest, RuntimeOptions(precision=precision), sparing=large))
-        self._encoded: dict[str, tuple[Tensor, Indices]] = {}
+        self._encoded: dict[str, Seen] = {}
 
-    def see(self, batch: Batch, pixels: Array, embeds: Tensor) -> tuple[Tensor, Indices]:
+    def see(self, batch: Batch, pixels: Array, embeds: Tensor) -> Seen:
         """As :class:`VLM` does."""
         key = hashlib.sha256(batch.input_ids.tobytes() + pixels.tobytes()).hexdigest()
         if key not in self._encoded:
-            features, keep_indices = super().see(batch, pixels, embeds)
-            # A copy: the tensor itself would keep the memory of its session.
-            copy = import_onnxruntime().OrtValue.ortvalue_from_numpy(features.numpy())
-            self._encoded[key] = copy, keep_indices
+            features, keep_indices, padding = super().see(batch, pixels, embeds)
+            # Copies: the tensors themselves would keep the memory of their session.
+            copied = import_onnxruntime().OrtValue.ortvalue_from_numpy
+            padding = None if padding is None else copied(padding.numpy())
+            self._encoded[key] = Seen(copied(features.numpy()), keep_indices, padding)
         return self._encoded[key]
 
 

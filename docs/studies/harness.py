@@ -199,7 +199,7 @@ class _Encoded(nn.Module):
         self.vision = vision
         self.needs = vision.needs
 
-    def forward(self, rows: Tensor, text: TextEmbeddings | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, rows: Tensor, text: TextEmbeddings | None = None) -> tuple[Tensor, ...]:
         chosen = rows[:, 0]
         readings = {reading: self.questions.readings[reading][chosen] for reading in self.needs.readings}
         tokens = in_grids(self.questions.features[chosen], self.questions.adapter.facts.layout.grids, readings=readings)

@@ -78,3 +78,29 @@ def test_a_letterboxed_image_keeps_tokens_of_the_image_alone(tmp_path: Path) -> 
     assert not padding[0][torch.from_numpy(kept[0])].any()
     # Of an image that is all dark, nothing is to be preferred.
     assert not padding[1].any()
+
+
+@pytest.mark.parametrize("selector", ["fastv", "visiondrop"])
+def test_cuts_inside_the_decoder_keep_no_bar_where_there_are_separators(tmp_path: Path, selector: str) -> None:
+    path = write_tiny("llava_next", tmp_path / "model", encoder_layers=2, decoder_layers=4)
+    adapter = load_adapter(path, ImageOptions(image_size=(150, 60)))
+    layout = adapter.facts.layout
+    assert layout.tokens > layout.selectable
+    model = compressed(adapter, {"kind": "prune_in_decoder", "layer": 2, "keep": 0.25, "selector": selector})
+    wide = image(0, (60, 20))
+    padding = padding_of(adapter, adapter.preprocess([wide]))
+    assert padding is not None
+    bars = torch.tensor(layout.places)[padding[0]].tolist()
+    (_, (kept,)) = model.kept([[wide]], [adapter.chat("what is red ?")])
+    assert 0 < len(bars) <= layout.tokens - len(kept)
+    assert not set(bars) & set(kept.tolist())
+
+
+@pytest.mark.parametrize(("family", "tells"), [("qwen2_vl", True), ("gemma3", False)])
+def test_only_where_images_get_bars_and_cuts_follow_is_padding_told(tmp_path: Path, family: str, tells: bool) -> None:
+    adapter = load_adapter(write_tiny(family, tmp_path / "model", encoder_layers=1, decoder_layers=2))
+    assert adapter.pixels.pads == tells
+    prune: dict[str, object] = {"kind": "prune", "keep": 0.5, "selector": "uniform"}
+    assert compressed(adapter, {"kind": "prune_in_decoder", "layer": 1, "keep": 0.5}).tells_padding == tells
+    assert not compressed(adapter, prune).tells_padding
+    assert not compressed(adapter, prune, {"kind": "visual_exit", "layer": 1}).tells_padding

@@ -30,15 +30,17 @@ from vtc.bundle.engines import Limits
 from vtc.bundle.manifest import GenerationFacts
 from vtc.compressed.checkpoint import Origin
 from vtc.compressed.model import CompressedModel
+from vtc.compressed.padding import padding_of
 from vtc.data.datasets import Dataset, load_dataset
 from vtc.data.samples import samples_from
-from vtc.errors import InputError
+from vtc.errors import BundleError, InputError
 from vtc.evaluate.answers import Contestant, ask_all
 from vtc.evaluate.asking import Asking, Effort, Faults
 from vtc.evaluate.layouts import by_layout
 from vtc.facts.layout import ImageOptions
 from vtc.inputs.layouts import offer_of
 from vtc.recipe import Recipe
+from vtc.runtime.decoder import PADDING
 from vtc.runtime.vlm import VLM
 
 EVERYTHING = [
@@ -147,6 +149,39 @@ def test_engines_answer_as_onnx_runtime_does(
     wanted = VLM.load(bundle, provider="cpu", threads=1).generate(*asked, 12)
     answers = VLM.load(bundle, backend="tensorrt").generate(*asked, 12)
     assert [answer.token_ids for answer in answers] == [answer.token_ids for answer in wanted]
+
+
+@every_family("gemma3", "llava_next", "qwen2_5_vl")
+def test_bars_take_no_place_after_a_cut_inside_the_decoder(
+    bundles: Bundles, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, path = bundles(first_case(family))
+    adapter, bundle = model.adapter, VLM.load(path, provider="cpu", threads=1)
+    if not adapter.pixels.pads:
+        assert PADDING not in bundle.vision(bundle.manifest.images[0]).outputs
+        bundle.ask(image(0), "what is red ?", 1)
+        assert [PADDING in graph.inputs for graph in bundle.decoder.selectors] == [False]
+        return
+    height, width = adapter.facts.image_size
+    shapes = [[(width, height // 4)], [], [(width // 3, height), (width, height)]]
+    images = [[image(7, shape) for shape in group] for group in shapes]
+    asked = images, [adapter.chat("what is red ?", len(group)) for group in images]
+    kept = model.kept(*asked)
+    padding = padding_of(adapter, adapter.preprocess([one for group in images for one in group]))
+    assert padding is not None
+    for bars, entering, staying in zip(padding, *kept, strict=True):
+        where = np.asarray(adapter.facts.layout.places)[bars.numpy()]
+        entered = np.isin(entering, where)
+        assert np.isin(staying, where).sum() == max(0, len(staying) - (~entered).sum())
+    assert padding[0].any()
+    nvidia(monkeypatch)
+    write_engine_set(shutil.copytree(path, tmp_path / "bundle"), Limits(batch=3, images=2, text=128, new_tokens=12))
+    for one in (bundle, VLM.load(tmp_path / "bundle", backend="tensorrt")):
+        assert [places.tolist() for places in one.kept(*asked)] == [places.tolist() for places in kept]
+    see = VLM.see
+    monkeypatch.setattr(VLM, "see", lambda *arguments: see(*arguments)._replace(padding=None))
+    with pytest.raises(BundleError, match="takes padding, and the vision graph does not give it"):
+        bundle.kept(*asked)
 
 
 @every_family(*ALWAYS)

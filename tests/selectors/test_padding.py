@@ -10,9 +10,8 @@ from torch import Tensor
 
 from tests.selectors.inputs import NAMES, VIEWS, make, rows, tokens, views_of
 
-MERGING = {"pooling", "tome", "turbo"}
-"""They keep no tokens by rank: pooling has fixed cells, and token merging joins whatever is most alike."""
-RANKING = [name for name in (*NAMES, *VIEWS) if name not in MERGING]
+RANKING = [name for name in (*NAMES, *VIEWS) if name != "pooling"]
+"""Pooling has fixed cells, which all stay."""
 GRID = (6, 6)
 
 
@@ -51,3 +50,25 @@ def test_an_image_without_padding_keeps_what_it_kept(name: str) -> None:
         alone = selector.prune(rows(batch, slice(1, 2)), keep)
         assert torch.equal(with_bars.indices[1], alone.indices[0])
         torch.testing.assert_close(with_bars.features[1], alone.features[0])
+
+
+@pytest.mark.parametrize("name", ["tome", "turbo", "pooling"])
+def test_padding_has_no_part_in_what_is_merged(name: str) -> None:
+    padding = padded(1)
+    batch = replace(tokens(2, GRID, 0), padding=padding)
+    bright = replace(batch, features=torch.where(padding.unsqueeze(-1), 9.0, batch.features))
+    for keep in (4, 18):
+        kept, other = (make(name, GRID).prune(one, keep) for one in (batch, bright))
+        assert kept.padding is not None
+        real = (~kept.padding).unsqueeze(-1)
+        torch.testing.assert_close(kept.features * real, other.features * real, atol=1e-3, rtol=1e-3)
+
+
+def test_a_pooled_cell_is_padding_where_all_of_it_is() -> None:
+    padding = torch.zeros(1, 4, 4, dtype=torch.bool)
+    padding[:, :3] = True
+    batch = replace(rows(tokens(2, (4, 4), 0), slice(0, 1)), padding=padding.flatten(1))
+    kept = make("pooling", (4, 4)).prune(batch, 4)
+    assert kept.padding is not None
+    assert kept.padding.tolist() == [[True, True, False, False]]
+    torch.testing.assert_close(kept.features[0, 2], batch.features[0, 12:14].mean(dim=0))

@@ -13,7 +13,7 @@ from vtc.errors import BundleError
 Shapes = Mapping[str, Sequence[int | str | None]]
 """Names of tensors in order, with their sizes; a size that is not constant is a name or None."""
 _HANDED = {"gather": (2, 2), "merge": (3, 3), "prune": (8, 9)}
-"""Fewest and most inputs of a graph between segments."""
+"""Fewest and most inputs of a graph between segments, besides `padding`, which one that prunes may take."""
 
 
 def check_interface(manifest: Manifest, graph: str, inputs: Shapes, outputs: Shapes) -> None:
@@ -43,7 +43,8 @@ def check_interface(manifest: Manifest, graph: str, inputs: Shapes, outputs: Sha
             check.takes({"pixel_values"}, {"text_embeds", "text_mask"})
             check.gives({"image_features", "keep_indices"})
             check.sized(outputs, "image_features", -2, served.keep_per_span)
-            check.sized(outputs, "keep_indices", -1, served.keep_per_span)
+            for name in {"keep_indices", "padding"} & set(outputs):
+                check.sized(outputs, name, -1, served.keep_per_span)
             for axis, size in enumerate(served.pixels.shape, start=-len(served.pixels.shape)):
                 check.sized(inputs, "pixel_values", axis, size)
         for number, one in enumerate(manifest.segments):
@@ -111,9 +112,12 @@ def _layers(segment: SegmentFacts) -> str:
 
 def _check_selector(check: _Check, selector: SelectorFacts, tokens: int) -> None:
     fewest, most = _HANDED[selector.kind]
-    check.require(fewest <= len(check.inputs) <= most, f"takes {fewest} inputs to {selector.kind} tokens")
-    check.gives(
-        {"hidden_states", "kept_position_ids", "keep_indices"} if selector.kind == "prune" else {"hidden_states"}
-    )
-    if selector.kind == "prune":
-        check.sized(check.outputs, "keep_indices", -1, tokens)
+    padded = selector.kind == "prune" and "padding" in check.inputs
+    check.require(fewest <= len(check.inputs) - padded <= most, f"takes {fewest} inputs to {selector.kind} tokens")
+    if selector.kind != "prune":
+        check.gives({"hidden_states"})
+        return
+    places = {"keep_indices", *["kept_padding"] * padded}
+    check.gives({"hidden_states", "kept_position_ids", *places})
+    for name in places:
+        check.sized(check.outputs, name, -1, tokens)

@@ -135,5 +135,6 @@ def assemble(adapter: VLMAdapter, token_plan: TokenPlan, modules: Modules) -> Co
     """Put the modules of stages where they act; see :func:`apply_recipe` for what comes out."""
     stages = [module for module in modules.values() if isinstance(module, TokenStage)]
     cuts = {token_plan.segment_of(n): module for n, module in modules.items() if isinstance(module, CutStage)}
-    vision = VisionEncoder(adapter, token_plan.encoder_layers, stages)
+    tells_padding = bool(cuts) and adapter.pixels.pads
+    vision = VisionEncoder(adapter, token_plan.encoder_layers, stages, tells_padding=tells_padding)
     return CompressedModel(adapter, token_plan, vision, cuts=cuts).eval().requires_grad_(False)

@@ -66,8 +66,8 @@ class CompressedModel(nn.Module):
     adapter : VLMAdapter
     plan : TokenPlan
     vision : module
-        Pixels of images, and the questions where its `needs` say so, to features (spans, K, E) and keep indices
-        (spans, K).
+        Pixels of images, and the questions where its `needs` say so, to features (spans, K, E), keep indices
+        (spans, K) and, where cuts want to know it, which tokens are padding; see :class:`VisionEncoder`.
     keep_per_span : int or None
         K; None takes it from the plan.
     cuts : mapping of segment number to CutStage
@@ -139,6 +139,11 @@ class CompressedModel(nn.Module):
         return self.plan.spans * self.keep_per_span
 
     @property
+    def tells_padding(self) -> bool:
+        """Whether the vision module tells which tokens are padding, and cuts inside the decoder read it."""
+        return isinstance(self.vision, VisionEncoder) and self.vision.tells_padding
+
+    @property
     def reads_text(self) -> bool:
         """Whether the vision module looks at the questions."""
         return bool(self.vision.needs.text)
@@ -166,8 +171,9 @@ class CompressedModel(nn.Module):
         scheduled = schedule(ids, mask, image, self.keep_per_span, self.rules, self.plan.spans, decoder.bidirectional)
         embeds = self.embed_tokens(input_ids)
         keep_indices = input_ids.new_zeros(0, self.keep_per_span)
+        padding: list[Tensor] = []
         if pixel_values is not None:
-            features, keep_indices = self.encode(embeds, ids, mask, pixel_values)
+            features, keep_indices, *padding = self.encode(embeds, ids, mask, pixel_values)
             embeds = embeds.masked_scatter((input_ids == image).unsqueeze(-1), features.to(embeds.dtype))
         places = positions(ids, mask, image, _numbers(keep_indices), self.rule)
 
@@ -186,8 +192,10 @@ class CompressedModel(nn.Module):
             elif entry.enters == "merge":
                 hidden, position_ids = handoff(whole[0], hidden, *inputs), whole[1]
             elif entry.enters == "prune":
-                hidden, position_ids, kept = handoff(hidden, attention_mask, position_ids, Cut(*inputs), tapped)
+                cut = Cut(*inputs, *padding)
+                hidden, position_ids, kept = handoff(hidden, attention_mask, position_ids, cut, tapped)
                 state.kept.append(state.kept[-1].gather(1, kept))
+                padding = [marks.gather(1, kept) for marks in padding]
             attention_mask = here(entry.attention_mask)
             hidden, past, tapped = segment(
                 hidden,
@@ -221,19 +229,17 @@ class CompressedModel(nn.Module):
 
     def encode(
         self, embeds: Tensor, ids: NDArray[np.int64], mask: NDArray[np.int64], pixel_values: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Encode the images of prompts, embedded (B, S, E); token ids and mask (B, S) are on the host."""
         if not self.reads_text:
-            features, keep_indices = self.vision(pixel_values)
-            return features, keep_indices
+            return tuple(self.vision(pixel_values))
         image, spans = self.adapter.image_token_id, self.plan.spans
         where = query_tokens(ids, mask, image, self.keep_per_span, "text_after_image", spans)
         parts = (where.image_rows, where.query_columns, where.query_mask)
         rows, columns, real = (torch.from_numpy(part).to(embeds.device) for part in parts)
         own = embeds[..., : self.adapter.facts.decoder.width]
         text = TextEmbeddings(gather_tokens(own.index_select(0, rows), columns), real)
-        features, keep_indices = self.vision(pixel_values, text)
-        return features, keep_indices
+        return tuple(self.vision(pixel_values, text))
 
     def _no_past(self, layers: int, hidden: Tensor) -> list[KeyValue]:
         decoder = self.adapter.facts.decoder
@@ -305,7 +311,8 @@ class CompressedModel(nn.Module):
         if pixel_values is None:
             raise InputError("there is no image to encode")
         embeds = self.embed_tokens(input_ids)
-        return self.encode(embeds, _numbers(input_ids), _numbers(attention_mask), pixel_values)
+        features, keep_indices, *_ = self.encode(embeds, _numbers(input_ids), _numbers(attention_mask), pixel_values)
+        return features, keep_indices
 
     @torch.inference_mode()
     def kept(self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> list[NDArray[np.int64]]:

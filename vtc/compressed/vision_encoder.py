@@ -32,6 +32,8 @@ class VisionEncoder(nn.Module):
     stages : sequence of TokenStage
     needs : Needs
         What the caller looks at; what the stages look at comes on top.
+    tells_padding : bool
+        Give out which tokens are padding too: cuts inside the decoder want to know.
     """
 
     def __init__(
@@ -40,10 +42,12 @@ class VisionEncoder(nn.Module):
         layers: Sequence[int],
         stages: Sequence[TokenStage] = (),
         needs: Needs = NOTHING,
+        tells_padding: bool = False,
     ) -> None:
         super().__init__()
         self.adapter = adapter
         self.layers = tuple(layers)
+        self.tells_padding = tells_padding
         self.stages = nn.ModuleList(stages)
         self.needs = reduce(or_, (stage.needs for stage in stages), needs)
 
@@ -62,7 +66,7 @@ class VisionEncoder(nn.Module):
                 inputs[layer] = hidden
             hidden = outputs[layer] = self.adapter.encoder_layer(layer, hidden)
         tokens = self.with_readings(hidden, inputs)
-        if len(self.stages):
+        if len(self.stages) or self.tells_padding:
             tokens = replace(tokens, padding=padding_of(self.adapter, pixel_values))
         layers = self.adapter.deepstack_layers
         if not layers:
@@ -103,7 +107,7 @@ class VisionEncoder(nn.Module):
     def _project(self, features: Tensor) -> Tensor:
         return features if self.adapter.facts.layout.resized else cast(Tensor, self.adapter.projector(features))
 
-    def compress(self, tokens: VisualTokens) -> tuple[Tensor, Tensor]:
+    def compress(self, tokens: VisualTokens) -> tuple[Tensor, ...]:
         """Stages and projector; returns as :meth:`forward` does."""
         layout = self.adapter.facts.layout
         tokens = self.through_stages(tokens)
@@ -111,12 +115,20 @@ class VisionEncoder(nn.Module):
         projected = self._project(tokens.features) if tokens.projected is None else tokens.projected
         if tokens.deepstack is not None:
             projected = torch.cat([projected, self.adapter.project_deepstack(tokens.deepstack)], dim=-1)
+        padding = self._padding(tokens)
         if self.stages or layout.tokens == layout.selectable:
-            return projected, tokens.indices
+            return (projected, tokens.indices, *padding)
         places = torch.arange(layout.tokens, device=projected.device).expand(projected.shape[0], -1)
-        return with_separators(projected, self.adapter.separator, layout), places
+        padding = [with_separators(marks.unsqueeze(-1), marks.new_zeros(1), layout).squeeze(-1) for marks in padding]
+        return (with_separators(projected, self.adapter.separator, layout), places, *padding)
 
-    def forward(self, pixel_values: Tensor, text: TextEmbeddings | None = None) -> tuple[Tensor, Tensor]:
+    def _padding(self, tokens: VisualTokens) -> list[Tensor]:
+        """Which tokens are padding, (spans, K), int64, if that is to be told."""
+        if not self.tells_padding:
+            return []
+        return [torch.zeros_like(tokens.indices) if tokens.padding is None else tokens.padding.long()]
+
+    def forward(self, pixel_values: Tensor, text: TextEmbeddings | None = None) -> tuple[Tensor, ...]:
         """Encode images.
 
         Parameters
@@ -132,6 +144,9 @@ class VisionEncoder(nn.Module):
             :class:`vtc.facts.model.DecoderFacts`).
         keep_indices : Tensor of shape (spans, K), int64
             Their places among all of the span, ascending.
+        padding : Tensor of shape (spans, K), int64
+            1 for those that show nothing but a bar; only where `tells_padding`. A stage that makes tokens of another
+            kind ends what is known of them: 0.
         """
         return self.compress(replace(self.tokens(pixel_values), text=text))
 

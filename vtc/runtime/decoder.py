@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtc.bundle.manifest import Manifest, SegmentFacts, ServedImage
+from vtc.errors import BundleError
 from vtc.inputs.positions import positions
 from vtc.inputs.schedule import SegmentRule, schedule
 from vtc.runtime.interface import DTYPES, Array, Backend, IntArray, LoadedGraph, Past, Tensor
@@ -20,6 +21,10 @@ HANDED_OVER = "hidden_states"
 """Output of a graph between segments."""
 PRUNED = (HANDED_OVER, "kept_position_ids", "keep_indices")
 """Outputs of a selector that prunes."""
+PADDING = "padding"
+"""Input of such a selector, where images get bars: which visual tokens show nothing else. The vision graph gives it."""
+KEPT_PADDING = "kept_padding"
+"""The same of the tokens that stay, for the next selector."""
 Logits = NDArray[np.float32]
 
 
@@ -144,6 +149,7 @@ class Decoder:
         attention_mask: IntArray,
         keep_indices: IntArray,
         served: ServedImage,
+        padding: Tensor | None = None,
     ) -> tuple[Logits, Cache]:
         """Run prompts.
 
@@ -155,6 +161,8 @@ class Decoder:
         keep_indices : array of shape (spans, K)
         served : ServedImage
             What the images are.
+        padding : Tensor of shape (spans, K) or None
+            1 for visual tokens that are padding, where the vision graph tells.
 
         Returns
         -------
@@ -187,8 +195,10 @@ class Decoder:
                 hidden = self._hand_over(number, served, full, hidden, *inputs)[HANDED_OVER]
             elif entry.enters == "prune":
                 before = [] if tapped is None else [tapped]
-                named = self._hand_over(number, served, hidden, mask, position_ids, *inputs, *before)
+                values = hidden, mask, position_ids, *inputs, *before
+                named = self._hand_over(number, served, *values, padding=padding)
                 hidden, position_ids, kept = (named[name] for name in PRUNED)
+                padding = named.get(KEPT_PADDING)
                 cache.kept.append(kept)
             mask = entry.attention_mask
             entering = _as(hidden, segment.graph.inputs[segment.hidden])
@@ -201,10 +211,17 @@ class Decoder:
             cache.past.append(self._backend.past(segment.graph, present, mask, keys))
         return _logits(result), cache
 
-    def _hand_over(self, number: int, served: ServedImage, *values: Tensor | Array) -> dict[str, Tensor]:
+    def _hand_over(
+        self, number: int, served: ServedImage, *values: Tensor | Array, padding: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Run the graph before segment `number` on values in the order of its inputs; its outputs by name.
 
-        Graphs that prune are made for one layout, and opened when it comes.
+        Graphs that prune are made for one layout, and opened when it comes. Some take `padding` besides.
+
+        Raises
+        ------
+        BundleError
+            If the graph takes it, and the vision graph does not give it.
         """
         facts = self.plan[number].selector
         if facts is None:
@@ -214,8 +231,15 @@ class Decoder:
             if name not in self._selectors:
                 self._selectors[name] = self._backend.open(name)
         graph = self._selectors[name]
-        named = zip(graph.inputs.items(), values, strict=True)
-        feeds = {tensor: _as(value, dtype) for (tensor, dtype), value in named}
+        feeds = dict(zip((tensor for tensor in graph.inputs if tensor != PADDING), values, strict=True))
+        if PADDING in graph.inputs:
+            if padding is None:
+                raise BundleError(
+                    f"graph '{name}' takes {PADDING}, and the vision graph does not give it: they are of two exports; "
+                    "export the bundle again"
+                )
+            feeds[PADDING] = padding
+        feeds = {tensor: _as(value, graph.inputs[tensor]) for tensor, value in feeds.items()}
         return dict(zip(graph.outputs, graph.run(feeds), strict=True))
 
     def step(self, tokens: IntArray, cache: Cache) -> Logits:

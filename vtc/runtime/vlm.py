@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -27,13 +27,29 @@ from vtc.inputs.pixels import to_pixels
 from vtc.inputs.prompts import clips
 from vtc.inputs.schedule import query_tokens
 from vtc.runtime.backends import open_backend
-from vtc.runtime.decoder import Cache, Decoder, Logits
+from vtc.runtime.decoder import PADDING, Cache, Decoder, Logits
 from vtc.runtime.generation import Batch, Generation, Prefilled, RunningGeneration, milliseconds_since
 from vtc.runtime.image import ImageLike, open_batch, open_several
 from vtc.runtime.interface import Array, Backend, IntArray, LoadedGraph, Tensor
 from vtc.runtime.options import RuntimeOptions
 from vtc.runtime.sampling import Sampler
 from vtc.runtime.text import Text
+
+
+class Seen(NamedTuple):
+    """What a vision graph makes of a batch's images.
+
+    Attributes
+    ----------
+    features : Tensor of shape (spans, K, E')
+    keep_indices : array of shape (spans, K), int64
+    padding : Tensor of shape (spans, K) or None
+        1 for tokens that show nothing but a bar; where cuts inside the decoder read it.
+    """
+
+    features: Tensor
+    keep_indices: IntArray
+    padding: Tensor | None
 
 
 class VLM:
@@ -303,7 +319,7 @@ class VLM:
             return []
         if not any(segment.selector and segment.selector.kind == "prune" for segment in self.manifest.segments):
             with self.backend.lock:
-                return [self.see(batch, batch.pixels, self._embed(batch))[1]]
+                return [self.see(batch, batch.pixels, self._embed(batch)).keep_indices]
         with self.backend.lock:
             prefilled = self.prefill(batch)
             kept = [prefilled.keep_indices]
@@ -328,8 +344,8 @@ class VLM:
         if batch.pixels is None:
             raise InputError("there is no image to encode")
         with self.backend.lock:
-            features, keep_indices = self.see(batch, batch.pixels, self._embed(batch))
-            return features.numpy(), keep_indices
+            seen = self.see(batch, batch.pixels, self._embed(batch))
+            return seen.features.numpy(), seen.keep_indices
 
     def preprocess(self, images: Sequence[Image.Image]) -> Array:
         """Pixels of images, or of clips one frame after the other, as the vision graph takes them."""
@@ -365,30 +381,24 @@ class VLM:
             return self._prefill(batch)
 
     def _prefill(self, batch: Batch) -> Prefilled:
-        vision_ms = 0.0
+        vision_ms, padding = 0.0, None
         keep_indices = np.zeros((0, batch.served.keep_per_span), dtype=np.int64)
         embeds: Tensor | Array = (tokens := self._embed(batch))
         if batch.pixels is not None:
-            features, keep_indices = self.see(batch, batch.pixels, tokens)
+            features, keep_indices, padding = self.see(batch, batch.pixels, tokens)
             vision = self._visions.get(batch.served.suffix)
             vision_ms = vision.run_ms if vision else 0.0  # closed where features were known already
             embeds = self.backend.place(tokens, features, batch.input_ids == batch.served.token_id)
         begin = time.perf_counter()
-        logits, cache = self.decoder.prefill(embeds, batch.input_ids, batch.mask, keep_indices, batch.served)
+        logits, cache = self.decoder.prefill(embeds, batch.input_ids, batch.mask, keep_indices, batch.served, padding)
         return Prefilled(logits, cache, keep_indices, vision_ms, milliseconds_since(begin))
 
     def _embed(self, batch: Batch) -> Tensor:
         """Embeddings (B, S, E') of the token ids, placeholders included."""
         return self.embedding.run({"input_ids": batch.input_ids})[0]
 
-    def see(self, batch: Batch, pixels: Array, embeds: Tensor) -> tuple[Tensor, IntArray]:
-        """Encode a batch's images, by the questions where the bundle asks for them.
-
-        Returns
-        -------
-        features : Tensor of shape (spans, K, E')
-        keep_indices : array of shape (spans, K), int64
-        """
+    def see(self, batch: Batch, pixels: Array, embeds: Tensor) -> Seen:
+        """Encode a batch's images, by the questions where the bundle asks for them."""
         served, vision = batch.served, self.vision(batch.served)
         feeds: dict[str, Array] = {"pixel_values": pixels}
         if "text_embeds" in vision.inputs:
@@ -400,7 +410,7 @@ class VLM:
             feeds["text_mask"] = where.query_mask
         outputs = vision.run(feeds, host=("keep_indices",))
         named = dict(zip(vision.outputs, outputs, strict=True))
-        return named["image_features"], named["keep_indices"].numpy()
+        return Seen(named["image_features"], named["keep_indices"].numpy(), named.get(PADDING))
 
     def step(self, tokens: IntArray, cache: Cache) -> Logits:
         return self.decoder.step(tokens, cache)

@@ -7,7 +7,8 @@ the number of encoder tokens in each.
 The original does this inside every layer of the encoder, with the layer's own keys and with attention that counts a
 merged token as many. Here it runs after the encoder: keys are merged like the tokens, and steps follow each other, none
 merging more than a quarter of the tokens, until exactly the budget is left; between them tokens are in raster order, so
-that the sides interleave on the image.
+that the sides interleave on the image. Padding is dealt to side A as far as there is room, is merged before all else,
+and counts next to nothing in what takes it in.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from vtc.recipe.selectors.tome import ToMeEntry
 from vtc.selectors.base import E, Merger, ascending_with, best, top_k
 from vtc.selectors.similarity import cosines
 from vtc.visual_tokens import VisualTokens, gather_tokens
+
+PADDING_SIZE = 1e-6
+"""What a token of padding counts in a mean, where others count 1."""
 
 
 class PairMerger(Merger[E]):
@@ -40,10 +44,19 @@ class PairMerger(Merger[E]):
         metric_end = width + parts[1].shape[-1]
         sizes = torch.ones(batch, count, 1, device=state.device)
         places = torch.arange(count, device=state.device).expand(batch, -1)
+        if tokens.padding is not None:
+            sizes = torch.where(tokens.padding.unsqueeze(-1), PADDING_SIZE, sizes)
         while count > keep:
             step = min(count - keep, max(1, count // 4))
+            padding = None
+            if tokens.padding is not None:
+                padding = sizes.squeeze(-1) < 0.5
+                order = padding_on_one_side(padding)
+                padding = torch.gather(padding.long(), 1, order) > 0
+                places = torch.gather(places, 1, order)
+                state, sizes = gather_tokens(state, order), gather_tokens(sizes, order)
             guard = None if importance is None else state[..., -1]
-            pairs = match(state[..., width:metric_end], step, importance=guard)
+            pairs = match(state[..., width:metric_end], step, importance=guard, padding=padding)
             places = torch.cat([torch.gather(places[:, ::2], 1, pairs.unmerged), places[:, 1::2]], dim=1)
             places, state = ascending_with(places, torch.cat(merge_pairs(state, sizes, pairs), dim=-1))
             state, sizes = state[..., :-1], state[..., -1:]
@@ -71,7 +84,16 @@ class Pairs(NamedTuple):
     into: Tensor
 
 
-def match(metric: Tensor, r: int, importance: Tensor | None = None) -> Pairs:
+def padding_on_one_side(padding: Tensor) -> Tensor:
+    """An order (B, N) of tokens with padding (B, N) on even places, on odd ones where those are full; else as it is."""
+    count = padding.shape[1]
+    numbers = torch.arange(count, device=padding.device)
+    key = torch.where(padding, -1, numbers % 2) * count + numbers
+    sides = torch.sort(key.float(), dim=-1).indices
+    return sides[:, (numbers % 2) * (count - count // 2) + numbers // 2]
+
+
+def match(metric: Tensor, r: int, importance: Tensor | None = None, padding: Tensor | None = None) -> Pairs:
     """The `r` best pairs of tokens on even places with tokens on odd places.
 
     Parameters
@@ -80,6 +102,8 @@ def match(metric: Tensor, r: int, importance: Tensor | None = None) -> Pairs:
     r : int
     importance : Tensor of shape (B, N) or None
         Taken off the cosine of a pair by its token on the even place.
+    padding : Tensor of shape (B, N), bool, or None
+        Tokens that, on even places, come before all others.
     """
     r = min(r, metric.shape[1] // 2)
     similarity = cosines(metric[:, ::2], metric[:, 1::2])
@@ -87,6 +111,8 @@ def match(metric: Tensor, r: int, importance: Tensor | None = None) -> Pairs:
     score = similarity.amax(dim=-1)
     if importance is not None:
         score = score - importance[:, ::2]
+    if padding is not None:
+        score = torch.where(padding[:, ::2], 2.0, score)  # a cosine is at most 1
     order = top_k(score, score.shape[1])
     merged, unmerged = order[:, :r], order[:, r:]
     return Pairs(unmerged, merged, torch.gather(partner, 1, merged))

@@ -61,6 +61,8 @@ class Cut(NamedTuple):
     image_columns : Tensor of shape (I, K), int64
     query_columns, query_mask : Tensors of shape (I, Q), int64
     layout : Tensor of shape (B, S'), int64
+    padding : Tensor of shape (I, K), int64, or None
+        1 for tokens that show nothing but a bar around their image; None where images get none.
     """
 
     image_rows: Tensor
@@ -68,6 +70,7 @@ class Cut(NamedTuple):
     query_columns: Tensor
     query_mask: Tensor
     layout: Tensor
+    padding: Tensor | None = None
 
 
 class CutStage(nn.Module, ABC):

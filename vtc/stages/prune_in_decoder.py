@@ -50,6 +50,7 @@ class PruneInDecoder(CutStage):
             visual=cut.image_columns,
             queries=cut.query_columns,
             query_mask=cut.query_mask,
+            padding=None if cut.padding is None else cut.padding > 0,
         )
         keep_indices, merged = self.selector.prune(tokens, self.keep)
         kept = torch.gather(cut.image_columns, 1, keep_indices).flatten()

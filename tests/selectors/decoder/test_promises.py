@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,25 @@ def test_keeps_exactly_the_budget(name: str, adapter: VLMAdapter, data: st.DataO
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+def test_padding_is_kept_only_where_nothing_else_is_left(name: str, adapter: VLMAdapter) -> None:
+    selector, query_tokens = make(name, adapter)
+    mask, positions, told = batch(2, 21, 1, query_tokens)
+    hidden, before = states(adapter, 2, mask.shape[1])
+    visual, queries = told.image_columns, told.query_columns
+    tokens = DecoderTokens(hidden, before, mask, positions, visual, queries, told.query_mask)
+    padding = torch.zeros(2, 21, dtype=torch.bool)
+    padding[0, :5] = padding[0, 12:] = True
+    for keep in (1, 4, 7, 9, 21):
+        kept, merged = selector.prune(replace(tokens, padding=padding), keep)
+        assert kept.shape == (2, keep)
+        assert (kept.diff(dim=1) > 0).all()
+        assert int(padding[0][kept[0]].sum()) == max(0, keep - 7)
+        assert merged is None or merged.isfinite().all()
+        # An image without bars keeps what it kept.
+        assert torch.equal(kept[1], selector.prune(tokens, keep)[0][1])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
 def test_states_without_any_difference_still_keep_the_budget(name: str, adapter: VLMAdapter) -> None:
     for keep in (1, 5, 21):
         _, _, kept = run(name, adapter, 2, 21, keep, torch.zeros_like)
@@ -140,7 +159,7 @@ def test_of_equal_tokens_the_lower_place_is_kept(visual: int, adapter: VLMAdapte
 
 def test_of_equal_tokens_the_exported_graph_keeps_the_lower_place(adapter: VLMAdapter, tmp_path: Path) -> None:
     values, distinct = repeated(adapter, 75)
-    names = [field.name for field in fields(DecoderTokens)]
+    names = [field.name for field in fields(DecoderTokens)][: len(values)]
     axes = (tuple({0: "batch"} for _ in names),)
     spec = GraphSpec("choices", Unplaced(adapter), values, names, ["raters", "feather", "dart"], axes)
     path = tmp_path / "choices.onnx"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vtc.models.base import VLMAdapter
 from vtc.recipe.selectors.base import DecoderSelectorEntry
-from vtc.selectors.base import ascending, kept_mask, top_k
+from vtc.selectors.base import ascending, kept_mask, padding_last, top_k
 from vtc.selectors.ties import first_equal, read_at
 from vtc.visual_tokens import gather_tokens
 
@@ -32,6 +32,8 @@ class DecoderTokens:
         Where the image's tokens stand in its row, ascending.
     queries, query_mask : Tensors of shape (I, Q), int64
         Where the text tokens that ask stand; 0 in the mask is padding.
+    padding : Tensor of shape (I, K), bool, or None
+        Which of the image's tokens show nothing but a bar around it; None where images get none.
     """
 
     hidden: Tensor
@@ -41,6 +43,7 @@ class DecoderTokens:
     visual: Tensor
     queries: Tensor
     query_mask: Tensor
+    padding: Tensor | None = None
 
 
 E = TypeVar("E", bound=DecoderSelectorEntry)
@@ -135,7 +138,7 @@ class DecoderScorer(DecoderSelector[E]):
         """Importance of each visual token, (I, K), float32; higher is kept."""
 
     def select(self, tokens: DecoderTokens, keep: int) -> Tensor:
-        return ascending(top_k(self.score(tokens), keep))
+        return ascending(top_k(padding_last(self.score(tokens), tokens.padding), keep))
 
 
 class DecoderMerger(DecoderSelector[E]):

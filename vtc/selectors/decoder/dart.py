@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vtc.recipe.selectors.decoder.dart import DARTEntry
-from vtc.selectors.base import ascending, kept_mask, top_k
+from vtc.selectors.base import ascending, kept_mask, padding_last, top_k
 from vtc.selectors.decoder.base import DecoderSelector, DecoderTokens
 from vtc.selectors.ties import first_equal, read_at
 from vtc.visual_tokens import gather_tokens
@@ -31,7 +31,8 @@ class DART(DecoderSelector[DARTEntry]):
 
     def select(self, tokens: DecoderTokens, keep: int) -> Tensor:
         norm = self.keys(tokens).float().abs().sum(dim=(2, 3))
-        image_pivots = top_k(torch.gather(norm, 1, tokens.visual), min(self.entry.pivots_image, keep))
+        own = padding_last(torch.gather(norm, 1, tokens.visual), tokens.padding)
+        image_pivots = top_k(own, min(self.entry.pivots_image, keep))
         left = keep - image_pivots.shape[1]
         if not left:
             return ascending(image_pivots)
@@ -47,7 +48,8 @@ class DART(DecoderSelector[DARTEntry]):
         ]
         similarity = torch.matmul(unit[0], unit[1].transpose(1, 2))
         similarity = read_at(similarity, first_equal(self.visual_states(tokens)))
-        chosen = take_turns(similarity, image_pivots, left)
+        # Padding is taken after all others: their cosines are at most 1.
+        chosen = take_turns(padding_last(similarity, tokens.padding, last=2.0), image_pivots, left)
         return ascending(chosen)
 
     def _text_pivots(self, tokens: DecoderTokens, norm: Tensor) -> Tensor:
@@ -65,7 +67,7 @@ def take_turns(similarity: Tensor, pivots: Tensor, count: int) -> Tensor:
     Parameters
     ----------
     similarity : Tensor of shape (I, P, K)
-        Cosine of every pivot, in the order of their turns, to every visual token.
+        Cosine of every pivot, in the order of their turns, to every visual token; 2 puts a token last.
     pivots : Tensor of shape (I, p), int64
         Visual tokens that are taken before.
     count : int
@@ -79,7 +81,7 @@ def take_turns(similarity: Tensor, pivots: Tensor, count: int) -> Tensor:
     chosen = [pivots]
     gone = kept_mask(pivots, similarity.shape[2])
     for turn in range(min(turns, count)):
-        # Cosines are at most 1, so 4 puts a taken token after all others.
+        # Cosines are from -1 to 1 and padding has 2, so 4 puts a taken token after all others.
         cost = similarity[:, turn] + 4.0 * gone
         pick = top_k(-cost, count // turns + (turn < count % turns))
         gone = gone.scatter(1, pick, 1.0)

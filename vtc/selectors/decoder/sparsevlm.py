@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from vtc.recipe.selectors.decoder.sparsevlm import SparseVLMEntry
-from vtc.selectors.base import ascending_with, top_k
+from vtc.selectors.base import ascending_with, padding_last, top_k
 from vtc.selectors.decoder.base import DecoderMerger, DecoderTokens, mean_over_queries
 from vtc.selectors.density_peaks import cluster
 from vtc.visual_tokens import gather_tokens
@@ -44,12 +44,13 @@ class SparseVLM(DecoderMerger[SparseVLMEntry]):
         states = self.visual_states(tokens)
         clusters, candidates = recycling_budget(states.shape[1], keep, self.entry.recycle)
         chosen = keep - clusters
-        ranked = top_k(self.score(tokens), chosen + candidates)
+        ranked = top_k(padding_last(self.score(tokens), tokens.padding), chosen + candidates)
         kept = ranked[:, :chosen]
         if not clusters:
             return ascending_with(kept, gather_tokens(states, kept))
         dropped = ranked[:, chosen:]
-        centres, merged = cluster(gather_tokens(states, dropped), clusters, neighbours=clusters)
+        padding = None if tokens.padding is None else torch.gather(tokens.padding.long(), 1, dropped) > 0
+        centres, merged = cluster(gather_tokens(states, dropped), clusters, neighbours=clusters, padding=padding)
         indices = torch.cat([kept, torch.gather(dropped, 1, centres)], dim=1)
         return ascending_with(indices, torch.cat([gather_tokens(states, kept), merged], dim=1))
 

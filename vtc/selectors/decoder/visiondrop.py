@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vtc.recipe.selectors.decoder.visiondrop import VisionDropEntry
-from vtc.selectors.base import ascending_with, top_k
+from vtc.selectors.base import ascending_with, padding_last, top_k
 from vtc.selectors.contextual import contextual_merge
 from vtc.selectors.decoder.base import DecoderMerger, DecoderTokens
 from vtc.visual_tokens import gather_tokens
@@ -32,10 +32,11 @@ class VisionDrop(DecoderMerger[VisionDropEntry]):
     def merge(self, tokens: DecoderTokens, keep: int) -> tuple[Tensor, Tensor]:
         contextual = min(round(keep * self.entry.contextual), keep - 1)
         states = self.visual_states(tokens)
-        dominant = top_k(self.score(tokens), keep - contextual)
+        dominant = top_k(padding_last(self.score(tokens), tokens.padding), keep - contextual)
         kept = gather_tokens(states, dominant)
         if not contextual:
             return ascending_with(dominant, kept)
         metric = gather_tokens(self.keys(tokens).float().mean(dim=2), tokens.visual)
-        targets, merged = contextual_merge(states, metric, dominant, contextual, self.entry.as_published)
+        rule = self.entry.as_published, tokens.padding
+        targets, merged = contextual_merge(states, metric, dominant, contextual, *rule)
         return ascending_with(torch.cat([dominant, targets], dim=1), torch.cat([kept, merged], dim=1))
