@@ -120,6 +120,13 @@ def test_names_that_lead_outside_are_refused(out: Path, name: str) -> None:
         inside(out, name)
 
 
+def test_link_to_itself_is_refused(out: Path) -> None:
+    (out / "a.txt").unlink()
+    (out / "a.txt").symlink_to("a.txt")
+    with pytest.raises(BundleError, match=r"a\.txt is (a symbolic link to itself|missing)"):
+        load(out)
+
+
 def test_links_that_lead_outside_are_refused(out: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("one")
     (out / "a.txt").unlink()

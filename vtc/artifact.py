@@ -284,7 +284,11 @@ def inside(root: Path, name: str) -> Path:
     """
     pure = PurePosixPath(name)
     plain = name and not pure.is_absolute() and ".." not in pure.parts and not set(name) & set("\\:\0")
-    if not plain or not (root / name).resolve().is_relative_to(root.resolve()):
+    try:
+        within = plain and (root / name).resolve().is_relative_to(root.resolve())
+    except RuntimeError:  # as Python says it before 3.13
+        raise BundleError(f"{root}: {name} is a symbolic link to itself; copy or write it again, whole") from None
+    if not within:
         raise BundleError(f"{root}: refers to {name!r}, which lies outside its directory")
     return root / name
 

@@ -22,6 +22,7 @@ from exporters.tensorrt.profiles import profiles
 from vtc.artifact import check_output, digest_of
 from vtc.bundle.engines import KIND, Engine, EngineSet, Limits, Profile, load_engines, write_engines
 from vtc.bundle.manifest import Manifest
+from vtc.bundle.weights import check_weights
 from vtc.cache import cache_dir
 from vtc.errors import InputError
 from vtc.progress import Report, silent
@@ -128,7 +129,9 @@ def _build_one(request: BuildRequest, builder: Builder, gpu: Gpu | None, graph: 
     def check(tensors: int) -> None:
         _check_memory(request, builder, gpu, graph, tensors)
 
-    built = builder.build(request.bundle.graph(graph, request.precision), file, shapes, check, request.progress)
+    source = request.bundle.graph(graph, request.precision)
+    check_weights(source)
+    built = builder.build(source, file, shapes, check, request.progress)
     # Asking for its memory loads the engine, which only a GPU that it is for can do.
     memory = builder.memory_of(file) if gpu and gpu.capability in builder.capabilities else 0
     return Engine(file.name, built, memory)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -17,6 +19,7 @@ from tests.runtime.toy import Segment, make_toy, write_toy_bundle
 from vtc.artifact import publish, staging_dir
 from vtc.bundle.external_data import external_files
 from vtc.bundle.manifest import load_manifest
+from vtc.bundle.weights import check_weights
 from vtc.errors import BundleError
 from vtc.runtime.vlm import VLM
 
@@ -167,3 +170,50 @@ def test_manifest_of_schema_3_without_its_fields_is_refused(bundle: Path) -> Non
     resealed(bundle, lambda _: None, schema=3, plan={}, images=[{}])
     with pytest.raises(BundleError, match="not a manifest of its schema"):
         load_manifest(bundle)
+
+
+FLOATS = {"float32": np.float32, "float16": np.float16, "float64": np.float64, "bfloat16": ml_dtypes.bfloat16}
+
+
+@pytest.mark.parametrize("kept", ["bytes", "floats", "outside"])
+@pytest.mark.parametrize("kind", FLOATS)
+def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path: Path, kind: str, kept: str) -> None:
+    def write(*values: float) -> Path:
+        array = np.array(values, FLOATS[kind])
+        tensor = numpy_helper.from_array(array, "w")
+        if kept == "floats":
+            tensor.ClearField("raw_data")
+            (tensor.float_data if kind == "float32" else tensor.double_data).extend(values)
+        elif kept == "outside":
+            tensor.ClearField("raw_data")
+            tensor.data_location = TensorProto.EXTERNAL
+            for key, value in {"location": "data", "offset": "3", "length": str(array.nbytes)}.items():
+                tensor.external_data.add(key=key, value=value)
+            (tmp_path / "data").write_bytes(b"\xff\xff\xff" + array.tobytes() + b"\xff\xff")
+        node = helper.make_node("Constant", [], ["c"], value=tensor)
+        path = tmp_path / "graph.onnx"
+        path.write_bytes(helper.make_model(helper.make_graph([node], "g", [], [])).SerializeToString())
+        return path
+
+    if kept == "floats" and kind not in ("float32", "float64"):
+        return  # ONNX has no such field for them
+    top = float(ml_dtypes.finfo(FLOATS[kind]).max)
+    check_weights(write(*[top, -top, 0.0] * 50_000))
+    check_weights(write(-math.inf))
+    for value, name in [(math.nan, "NaN"), (math.inf, "infinity"), (-math.inf, "infinity")]:
+        path = write(*[1.0] * 140_000, value, 2.0)
+        with pytest.raises(BundleError, match=f"graph.onnx: w holds {name}; export it again"):
+            check_weights(path)
+    with pytest.raises(BundleError, match="w holds NaN"):
+        check_weights(write(math.nan))
+
+
+def test_weights_outside_their_file_are_refused(tmp_path: Path) -> None:
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
+    for key, value in {"location": "data", "offset": "4", "length": "8"}.items():
+        tensor.external_data.add(key=key, value=value)
+    path = tmp_path / "graph.onnx"
+    path.write_bytes(helper.make_model(helper.make_graph([], "g", [], [], [tensor])).SerializeToString())
+    (tmp_path / "data").write_bytes(b"x" * 11)
+    with pytest.raises(BundleError, match="w lies outside its file"):
+        check_weights(path)

@@ -190,3 +190,12 @@ def test_question_may_name_the_placeholder(toy_bundle: Path) -> None:
     assert row.count(image.token_id) == image.keep_per_span
     with pytest.raises(InputError, match=r"2 <image> placeholder\(s\) for 1"):
         text.encode(["<image> what is <image> ?"], [1], image)
+
+
+def test_tokenizer_without_the_visual_token_is_refused(toy_bundle: Path) -> None:
+    text, served = Text(load_manifest(toy_bundle)), load_manifest(toy_bundle).images[0]
+    other = replace(served, token_id=served.token_id + 1)
+    with pytest.raises(BundleError, match=f"does not make <image> the token {other.token_id}"):
+        text.encode(["<image> red"], [1], other)
+    with pytest.raises(InputError, match="prompt holds <image>, which stands for visual tokens"):
+        text.encode(["<picture> <image> red"], [1], replace(served, placeholder="<picture>"))

@@ -242,7 +242,7 @@ def test_graph_that_is_no_graph_is_refused(tmp_path: Path) -> None:
     path.rename(work)
     (work / "onnx/vision_encoder.onnx").write_bytes(b"no graph")
     fields = {name: data[name] for name in data if name not in ("files", "digest")}
-    with pytest.raises(BundleError, match=r"vision_encoder\.onnx: ONNX Runtime cannot load the graph"):
+    with pytest.raises(BundleError, match=r"vision_encoder\.onnx: is not an ONNX graph; export it again"):
         VLM.load(publish(work, tmp_path / "bad", fields))
 
 

@@ -1,4 +1,4 @@
-"""Files that an ONNX graph keeps its weights in, read from its bytes: the light install has no onnx.
+"""Tensors of an ONNX graph, and files that it keeps them in, read from its bytes: the light install has no onnx.
 
 An ONNX file is a protobuf message; only the parts that lead to tensors are looked at, and weights are passed over.
 Field numbers are those of onnx.proto3 of ONNX 1.19 (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3).
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vtc.errors import BundleError
@@ -21,10 +22,33 @@ _PARTS: dict[str, dict[int, str]] = {
     "node": {5: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
-    "tensor": {13: "entry"},
 }
 _MOST_DEPTH = 64
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
+_TYPE, _NAME, _ENTRY = 2, 8, 13
+_DATA = (4, 9, 10)
+"""Fields of a tensor that hold its floats: as float32, as bytes, as float64."""
+
+
+@dataclass
+class StoredTensor:
+    """Where an ONNX graph keeps a tensor.
+
+    Attributes
+    ----------
+    name : str
+    type : int
+        Of ONNX's `TensorProto.DataType`.
+    inside : list of (int, int)
+        Begin and end of its values in the graph's own file.
+    outside : dict of bytes to bytes
+        Its entries of external data: `location`, `offset`, `length`.
+    """
+
+    name: str = ""
+    type: int = 0
+    inside: list[tuple[int, int]] = field(default_factory=list)
+    outside: dict[bytes, bytes] = field(default_factory=dict)
 
 
 def external_files(graph: Path) -> set[str]:
@@ -41,30 +65,63 @@ def external_files(graph: Path) -> set[str]:
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             if data.find(_MARK) < 0:
                 return set()
-            try:
-                return set(_locations(data, "model", 0, len(data), 0))
-            except (ValueError, IndexError, RecursionError):
-                raise BundleError(f"{graph}: is not an ONNX graph; export it again") from None
+            found = {tensor.outside.get(_MARK) for tensor in stored_tensors(graph, data)}
+            return {location.decode(errors="replace") for location in found if location is not None}
 
 
-def _locations(data: mmap.mmap, part: str, begin: int, end: int, depth: int) -> Iterator[str]:
+def stored_tensors(graph: Path, data: mmap.mmap) -> list[StoredTensor]:
+    """Every tensor of a graph: initializers, and attributes of nodes.
+
+    Parameters
+    ----------
+    graph : Path
+        What to call it in an error.
+    data : mmap
+        Its bytes.
+
+    Raises
+    ------
+    BundleError
+        If it is no ONNX graph.
+    """
+    try:
+        return list(_tensors(data, "model", 0, len(data), 0))
+    except (ValueError, IndexError, RecursionError):
+        raise BundleError(f"{graph}: is not an ONNX graph; export it again") from None
+
+
+def _tensors(data: mmap.mmap, part: str, begin: int, end: int, depth: int) -> Iterator[StoredTensor]:
     if depth > _MOST_DEPTH:
         raise ValueError("nested too deep")
-    for number, first, last in _fields(data, begin, end):
-        inner = _PARTS[part].get(number)
-        if inner == "entry":
-            entry = {field: data[start:stop] for field, start, stop in _fields(data, first, last)}
-            if entry.get(1) == _MARK:
-                yield entry.get(2, b"").decode()
+    parts = _PARTS[part]
+    for number, kind, first, last in _fields(data, begin, end):
+        inner = parts.get(number) if kind == _BYTES else None
+        if inner == "tensor":
+            yield _tensor(data, first, last)
         elif inner is not None:
-            yield from _locations(data, inner, first, last, depth + 1)
+            yield from _tensors(data, inner, first, last, depth + 1)
 
 
-def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Number, begin and end of each field of a message that holds bytes."""
+def _tensor(data: mmap.mmap, begin: int, end: int) -> StoredTensor:
+    found = StoredTensor()
+    for number, kind, first, last in _fields(data, begin, end):
+        if kind == _VARINT and number == _TYPE:
+            found.type, _ = _varint(data, first)
+        elif kind == _BYTES and number == _NAME:
+            found.name = data[first:last].decode(errors="replace")
+        elif kind == _BYTES and number == _ENTRY:
+            entry = {key: data[start:stop] for key, _, start, stop in _fields(data, first, last)}
+            found.outside[entry.get(1, b"")] = entry.get(2, b"")
+        elif number in _DATA and kind != _VARINT:
+            found.inside.append((first, last))
+    return found
+
+
+def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Number, kind, begin and end of each field of a message."""
     while at < end:
         key, at = _varint(data, at)
-        kind = key & 7
+        kind, begin = key & 7, at
         if kind == _VARINT:
             _, at = _varint(data, at)
         elif kind == _EIGHT:
@@ -72,13 +129,13 @@ def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]
         elif kind == _FOUR:
             at += 4
         elif kind == _BYTES:
-            length, at = _varint(data, at)
-            if length > end - at:
-                raise ValueError("cut off")
-            yield key >> 3, at, at + length
-            at += length
+            length, begin = _varint(data, at)
+            at = begin + length
         else:
             raise ValueError("not protobuf")
+        if at > end:
+            raise ValueError("cut off")
+        yield key >> 3, kind, begin, at
 
 
 def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:

@@ -28,7 +28,8 @@ class RuntimeOptions:
         Directory of the engines. None takes those in the bundle that fit this machine (see
         :func:`vtc.runtime.tensorrt.engine_sets.choose_engines`). For ``tensorrt`` alone.
     verify : bool
-        Compare every file's hash with the manifest; False compares sizes.
+        Compare every file's hash with the manifest, and look for NaN and infinity among the weights of graphs; False
+        compares sizes.
     """
 
     backend: str = BACKENDS[0]

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from vtc.bundle.manifest import Manifest, ServedImage
-from vtc.errors import BundleError
+from vtc.errors import BundleError, InputError
 from vtc.inputs.prompts import expand, render_chat, without_marks, writes_start
 from vtc.machine import machine_fault
 
@@ -88,6 +88,8 @@ class Text:
         ------
         InputError
             If a prompt's placeholders do not match its images.
+        BundleError
+            If the tokenizer makes something else of them than visual tokens.
         """
         rows = []
         for prompt, count in zip(prompts, inputs, strict=True):
@@ -95,6 +97,13 @@ class Text:
             expanded = expand(prompt, served.placeholder, count, served.prompt_parts, served.token, frame)
             own_start = writes_start(prompt, frame, self.special_tokens.get("bos_token"))
             ids = self.tokenizer.encode(expanded, add_special_tokens=not own_start).ids
+            if ids.count(served.token_id) != count * served.spans:
+                if expanded.count(served.token) != count * served.spans:
+                    raise InputError(f"prompt holds {served.token}, which stands for visual tokens; take it out")
+                raise BundleError(
+                    f"tokenizer.json does not make {served.token} the token {served.token_id}, as the manifest has it; "
+                    "export the bundle again"
+                )
             rows.append(
                 [token for token in ids for _ in range(served.keep_per_span if token == served.token_id else 1)]
             )

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from vtc.bundle.engines import Limits
 from vtc.bundle.interface import Shapes, check_interface
 from vtc.bundle.manifest import Manifest
+from vtc.bundle.weights import check_weights
 from vtc.errors import BundleError
 from vtc.machine import machine_fault
 from vtc.runtime.interface import DTYPES, Array, IntArray, LoadedGraph, Past, Result, Tensor
@@ -167,6 +168,7 @@ class OnnxRuntime:
         self, manifest: Manifest, options: RuntimeOptions = RuntimeOptions(), *, sparing: bool = False
     ) -> None:
         self._manifest, self._threads, self._sparing = manifest, options.threads, sparing
+        self._verify = options.verify
         self.lock = nullcontext()
         self._provider = choose_provider(options.provider)
         self.provider = self._provider.short_name
@@ -174,7 +176,10 @@ class OnnxRuntime:
         manifest.check_precision(self.precision)
 
     def open(self, graph: str) -> Graph:
-        opened = Graph(self._manifest.graph(graph, self.precision), self._provider, self._threads, self._sparing)
+        path = self._manifest.graph(graph, self.precision)
+        if self._verify:
+            check_weights(path)
+        opened = Graph(path, self._provider, self._threads, self._sparing)
         check_interface(self._manifest, graph, *opened.shapes())
         return opened
 
