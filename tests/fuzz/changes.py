@@ -197,11 +197,15 @@ def _json(path: Path, change: Change) -> None:
 def _yaml(path: Path, change: Change) -> None:
     try:
         data = yaml.safe_load(_text(path))
-        written = yaml.safe_dump(data, sort_keys=False) if _edit(data, change["path"], change) else None
+        if not _edit(data, change["path"], change):
+            return
     except (yaml.YAMLError, ValueError, RecursionError, LookupError):  # PyYAML stumbles over some texts itself
         return
-    if written is not None:
-        _put_text(path, written)
+    try:
+        written = yaml.safe_dump(data, sort_keys=False)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        written = json.dumps(data, default=str)  # which is YAML too
+    _put_text(path, written)
 
 
 def _row(path: Path, change: Change) -> None:

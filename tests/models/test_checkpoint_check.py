@@ -323,3 +323,14 @@ def test_other_faults_of_settings_are_no_surprise(copy: Path) -> None:
         edit("processor_config.json", image_processor=None)(copy)
         with pytest.raises(ModelError):
             check_model(copy)
+
+
+def test_a_configuration_of_a_much_larger_model_is_refused_before_it_is_built(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vtc.models.parameter_count.SLACK", 0)
+    config = json.loads((copy / "config.json").read_text())
+    config["text_config"]["intermediate_size"] *= 64
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"config\.json: describes a model of .* million parameters, and the weights"):
+        load_adapter(copy)

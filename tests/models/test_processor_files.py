@@ -377,7 +377,8 @@ def test_faulty_settings_are_refused_by_file_and_name(
     edit(path / IMAGES, **{name: value})
     with pytest.raises(ModelError) as caught:
         adapter_class(path).read(path, ImageOptions(image_size=SIZE))
-    assert str(caught.value).startswith(f"{path / IMAGES}: {name} is ")
+    said = str(caught.value).removeprefix(f"{path / IMAGES}: ")
+    assert said.startswith((f"{name} is ", f"{name}.", "cannot be read as JSON (holds a number that is not finite"))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300 + len(str(path))
 

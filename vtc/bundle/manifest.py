@@ -100,6 +100,20 @@ class ServedImage:
     alone: bool = True
     several: bool = True
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that no layout has."""
+        counts = {
+            "size": self.size,
+            "frames": (self.frames,),
+            "tokens_per_span": (self.tokens_per_span,),
+            "grids": sum(self.grids, ()),
+        }
+        if wrong := next((name for name, numbers in counts.items() if min(numbers, default=1) < 1), None):
+            raise ValueError(f"{wrong} must be 1 or more")
+        kept = (self.keep_per_span, *self.segment_tokens_per_span)
+        if min(kept) < 0 or max(kept) > self.tokens_per_span or not self.prompt_parts:
+            raise ValueError("keeps other numbers of tokens than there are")
+
     @property
     def offer(self) -> Offer:
         """What it is for, as a prompt's images choose."""

@@ -5,6 +5,7 @@ Slices, constant matrix products and one constant gather, as :class:`vtc.facts.l
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from vtc.facts.layout import Block, Grid, ImageLayout
 
+Product = Callable[[Tensor, Tensor], Tensor]
 
-def assemble(values: Tensor, layout: ImageLayout) -> Tensor:
+
+def assemble(values: Tensor, layout: ImageLayout, weigh: Product = torch.matmul) -> Tensor:
     """Values of the selectable tokens of each span.
 
     Parameters
@@ -21,6 +24,8 @@ def assemble(values: Tensor, layout: ImageLayout) -> Tensor:
     values : Tensor of shape (spans * views, h * w) or (spans * views, h * w, D)
         Of all tokens of each view, in raster order; views of a span stand together.
     layout : ImageLayout
+    weigh : callable
+        How weights (m, n) of a resampling are applied to values (..., n, d).
 
     Returns
     -------
@@ -34,29 +39,29 @@ def assemble(values: Tensor, layout: ImageLayout) -> Tensor:
     parts, first = [], 0
     for block in layout.blocks:
         own = views[:, first : first + prod(block.views)]
-        parts.append(_block(own, block, layout.view_grid).reshape(-1, prod(block.grid), width))
+        parts.append(_block(own, block, layout.view_grid, weigh).reshape(-1, prod(block.grid), width))
         first += prod(block.views)
     joined = torch.cat(parts, dim=1)
     return joined.squeeze(-1) if values.dim() == 2 else joined
 
 
-def _block(views: Tensor, block: Block, grid: Grid) -> Tensor:
+def _block(views: Tensor, block: Block, grid: Grid, weigh: Product) -> Tensor:
     """Tokens (S, H, W, D) of a block, from its views (S, V, h, w, D)."""
     rows, columns = block.views
     picture = views.reshape(-1, rows, columns, *grid, views.shape[-1]).transpose(2, 3)
     picture = picture.reshape(-1, rows * grid[0], columns * grid[1], views.shape[-1])
     (top, left), (height, width) = block.offset, block.extent or block.grid
     picture = picture[:, top : top + height, left : left + width]
-    return _resampled(picture, block.grid) if block.resized else picture
+    return _resampled(picture, block.grid, weigh) if block.resized else picture
 
 
-def _resampled(picture: Tensor, grid: Grid) -> Tensor:
+def _resampled(picture: Tensor, grid: Grid, weigh: Product) -> Tensor:
     """A picture (S, H, W, D) resampled bilinearly to (S, h, w, D): one matrix product for rows, one for columns."""
     _, height, width, depth = picture.shape
     rows = _bilinear(height, grid[0]).to(picture)
     columns = _bilinear(width, grid[1]).to(picture)
-    by_row = torch.matmul(rows, picture.reshape(-1, height, width * depth))
-    return torch.matmul(columns, by_row.reshape(-1, width, depth)).reshape(-1, *grid, depth)
+    by_row = weigh(rows, picture.reshape(-1, height, width * depth))
+    return weigh(columns, by_row.reshape(-1, width, depth)).reshape(-1, *grid, depth)
 
 
 def _bilinear(size: int, target: int) -> Tensor:

@@ -14,7 +14,7 @@ from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
 from vtc.plan import TokenPlan, plan
 from vtc.recipe import Recipe
-from vtc.recipe.stages import PruneEntry, PruneInDecoderEntry
+from vtc.recipe.stages.base import Place
 from vtc.selectors.base import Selector
 from vtc.selectors.trained import load_trained, trained_part
 from vtc.stages import MODULES
@@ -79,11 +79,11 @@ def check_questions(adapter: VLMAdapter, recipe: Recipe) -> None:
     InputError
         If a selector before the decoder reads questions, and the chat template puts them before the image.
     """
+    selectors = [(number, stage, getattr(stage, "selector", None)) for number, stage in enumerate(recipe.stages)]
     readers = [
-        (number, stage.selector, isinstance(stage, PruneEntry))
-        for number, stage in enumerate(recipe.stages)
-        if (isinstance(stage, PruneEntry) and stage.selector.text_aware)
-        or (isinstance(stage, PruneInDecoderEntry) and stage.selector.query_tokens == "text_after_image")
+        (number, selector, stage.place < Place.DECODER)
+        for number, stage, selector in selectors
+        if selector is not None and selector.seeks_question
     ]
     if not readers or adapter.question_follows_image:
         return

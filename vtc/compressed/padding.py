@@ -42,9 +42,14 @@ def padding_of(adapter: VLMAdapter, pixel_values: Tensor) -> Tensor | None:
     if not spec.pads:
         return None
     blank = blank_cells(pixel_values, spec, layout.view_grid)
-    padding = assemble(bars(blank).flatten(1), layout).reshape(-1, layout.selectable)
+    padding = assemble(bars(blank).flatten(1), layout, weigh=_by_sums).reshape(-1, layout.selectable)
     # A resampled token is padding where all that it is made of is.
     return (padding > WHOLLY) & (padding.amin(dim=1, keepdim=True) <= WHOLLY)
+
+
+def _by_sums(weights: Tensor, values: Tensor) -> Tensor:
+    """The product of weights (m, n) and values (..., n, d), of which a plan counts no FLOPs."""
+    return (weights.unsqueeze(-1) * values.unsqueeze(-3)).sum(dim=-2)
 
 
 def blank_cells(pixel_values: Tensor, spec: PixelSpec, grid: Grid) -> Tensor:

@@ -34,6 +34,7 @@ from vtc.inputs.prompts import expand, render_chat, without_marks, writes_start
 from vtc.machine import machine_fault
 from vtc.models.chat_templates import check_prompt, needed_template
 from vtc.models.images.processor_files import image_settings, video_settings
+from vtc.models.parameter_count import check_parameter_count
 from vtc.models.parts.attention import GROUPED_ATTENTION
 
 _log = logging.getLogger(__name__)
@@ -161,10 +162,13 @@ class VLMAdapter(ABC):
         load_model: Any = cls.model_class.from_pretrained
         load_tokenizer: Any = AutoTokenizer.from_pretrained
         try:
+            check_parameter_count(path, cls.model_class, cls.configuration(path))
             model, report = load_model(
                 path, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
             tokenizer = load_tokenizer(path, local_files_only=True)
+        except ModelError:
+            raise
         except Exception as error:  # transformers, safetensors and tokenizers each raise kinds of their own
             raise machine_fault(error, path) or ModelError(
                 f"{path}: checkpoint cannot be loaded ({one_line(error)}); fetch it again"

@@ -203,14 +203,15 @@ def _token_faults(
     facts: ModelFacts,
 ) -> Iterator[str]:
     rows = facts.decoder.vocab
-    if words and max(words) >= rows:
+    images = {name: getattr(config, name, None) for name in ("image_token_id", "image_token_index")}
+    image = next((one for one in images.values() if one is not None), None)
+    last = max((number for number in words if number != image), default=0)  # the placeholder is never looked up
+    if last >= rows:
         yield (
-            f"the tokenizer has tokens up to number {max(words)} ({words[max(words)][:40]!r}), the model's embedding "
+            f"the tokenizer has tokens up to number {last} ({words[last][:40]!r}), the model's embedding "
             f"has {rows} rows; take the tokenizer that belongs to these weights, or resize the model's embedding "
             "(resize_token_embeddings) and train it"
         )
-    images = {name: getattr(config, name, None) for name in ("image_token_id", "image_token_index")}
-    image = next((one for one in images.values() if one is not None), None)
     if image is None or image not in words:
         told = "names no image token" if image is None else f"has image token {image}, which the tokenizer has not"
         yield f"config.json {told}; set image_token_id to the number of the tokenizer's image token"

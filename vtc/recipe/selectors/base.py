@@ -31,6 +31,11 @@ class SelectorEntry(Written):
     merges: ClassVar[bool] = False
     """Tokens that go on also hold something of those that do not; each stands at one of their places."""
 
+    @property
+    def seeks_question(self) -> bool:
+        """Whether it looks for the question in the text after an image."""
+        return self.text_aware
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -147,6 +152,11 @@ class DecoderSelectorEntry(SelectorEntry):
     def query_tokens(self) -> str:
         """Which text tokens it is given as queries: ``text_after_image``, ``all_text`` or ``last_token``."""
         return self.query
+
+    @property
+    def seeks_question(self) -> bool:
+        """Whether it looks for the question in the text after an image."""
+        return self.query_tokens == "text_after_image"
 
     def rows(self, text: int, visual: int) -> int:
         """Return how many rows of attention it computes, of `text` and `visual` tokens."""
