@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -247,7 +248,11 @@ def _graph(path: Path, change: Change) -> None:
     from onnx import numpy_helper
 
     model = onnx.load_model_from_string(path.read_bytes())
-    floats = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
+    floats = [
+        tensor  # a lone infinity is no fault: it may bound a mask
+        for tensor in model.graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT and math.prod(tensor.dims) > 1
+    ]
     if not floats:
         return
     tensor = floats[change["tensor"] % len(floats)]

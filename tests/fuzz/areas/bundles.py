@@ -82,6 +82,8 @@ def _wrong(random: Random, base: Path, files: list[str], graphs: list[str]) -> C
     name = random.choice(sorted(manifest["graphs"]))
     outward = random.choice(["../p.png", "/etc/passwd", "onnx/../../p.png", "\x00", "", "C:\\x", "onnx"])
     graph = random.choice(graphs)
+    weighty = random.choice([file for file in graphs if "token_selector" not in file])
+    number = random.choice(["nan", "inf", "-inf"])
     key = random.choice(["width", "kv_heads", "head_dim", "context", "layers", "pad_token_id"])
     of_image = random.choice(["tokens_per_span", "keep_per_span", "token_id", "size", "grids"])
     options: list[Change] = [
@@ -95,7 +97,13 @@ def _wrong(random: Random, base: Path, files: list[str], graphs: list[str]) -> C
         {"do": "set", "file": MANIFEST, "path": ("segments",), "value": []},
         {"do": "drop", "file": MANIFEST, "path": (random.choice(["graphs", "files", "images", "generation"]),)},
         {"do": "drop", "file": MANIFEST, "path": ("files", random.choice(graphs).removeprefix("bundle/"))},
-        {"do": "graph", "file": graph, "tensor": 0, "at": 0, "value": random.choice(["nan", "inf", "-inf"])},
+        {
+            "do": "graph",
+            "file": random.choice(weighty),
+            "tensor": 0,
+            "at": 0,
+            "value": random.choice(["nan", "inf", "-inf"]),
+        },
         {"do": "graph", "file": "bundle/onnx/embed_tokens.onnx", "tensor": 0, "beside": "unlisted.bin"},
         {"do": "swap", "file": "bundle/onnx/embed_tokens.onnx", "with": "vision_encoder.onnx"},
         {"do": "write", "file": random.choice([*graphs, "bundle/tokenizer.json"]), "text": "x"},
