@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,8 +22,10 @@ from tests.models.families import (
     masked_logits,
     prompts_of,
 )
-from tests.models.own import own_generate, own_inputs, own_logits
-from vtc.models import FAMILIES
+from tests.models.own import own_generate, own_inputs, own_logits, own_model
+from vtc.models import FAMILIES, load_adapter
+from vtc.models.base import VLMAdapter
+from vtc.models.random.tiny import write_tiny_llava
 from vtc.plan import plan
 from vtc.recipe import Recipe
 
@@ -80,7 +83,16 @@ def test_generation_settings_are_honoured_as_the_model_honours_them(
     checkpoints: Checkpoints, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = next(case for case in CASES if case.family == family)
-    adapter, own = checkpoints.adapter(case), checkpoints.own(checkpoints.path(family))
+    answers_follow_settings(checkpoints.adapter(case), checkpoints.own(checkpoints.path(family)), monkeypatch)
+
+
+def test_generation_settings_are_honoured_by_llava_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_tiny_llava(tmp_path / "model", grid=4, encoder_layers=3, decoder_layers=4)
+    answers_follow_settings(load_adapter(path), own_model(path), monkeypatch)
+
+
+def answers_follow_settings(adapter: VLMAdapter, own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers with a penalty, two end tokens and other rules are those of the model's own ``generate()``."""
     images, prompts = prompts_of(adapter, "batch")
     inputs = own_inputs(adapter.path, images, prompts)
 
