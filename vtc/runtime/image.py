@@ -35,6 +35,7 @@ _NAME = 200
 """Characters of a path that an error shows."""
 
 _URL = re.compile(r"(?i)\A([a-z][a-z0-9+.-]+):/|\A(data):")
+_ONE_SLASH = re.compile(r"(?i)\A([a-z][a-z0-9+.-]+):/(?=[^/])")
 
 
 def open_image(image: ImageLike) -> Image.Image:
@@ -182,7 +183,7 @@ def _fault(name: str, error: Exception) -> InputError:
 def _name(image: ImageLike) -> str:
     """What an error calls an image; never its content."""
     if isinstance(image, str | Path):
-        name = str(image)
+        name = _ONE_SLASH.sub(r"\1://", str(image))  # as it was typed: a path object drops one of the two
         return name if len(name) <= _NAME else f"{name[:_NAME]}..."
     if isinstance(image, bytes | bytearray | memoryview):
         return f"image of {len(image)} bytes"
