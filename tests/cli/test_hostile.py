@@ -246,3 +246,17 @@ def test_a_bug_stays_unexpected(error: Exception) -> None:
     line, code = describe(error)
     assert code == 1
     assert line.startswith(f"unexpected {type(error).__name__}: ")
+
+
+def test_a_stream_whose_number_became_another_kind_of_file_is_written(tmp_path: Path) -> None:
+    program = (
+        "import os, sys\n"
+        "read, write = os.pipe()\n"
+        "os.dup2(write, 2)\n"
+        "from vtc.cli import main\n"
+        "try:\n    main(['no-such-verb'])\nexcept SystemExit as end:\n    assert end.code == 2\n"
+        "sys.stderr.flush(); os.close(write)\n"
+        "assert b\"no verb 'no-such-verb'\" in os.read(read, 9999)\n"
+    )
+    with (tmp_path / "file").open("wb") as file:
+        assert subprocess.run([sys.executable, "-c", program], stderr=file).returncode == 0

@@ -111,10 +111,11 @@ def _stream(kind: type[io.TextIOWrapper], before: TextIO | None, number: int) ->
     if isinstance(before, io.TextIOWrapper):
         with contextlib.suppress(OSError):
             before.flush()
-        buffer, encoding, by_line = before.buffer, before.encoding, before.line_buffering
-    else:
-        buffer, encoding, by_line = open(number, "wb", closefd=False), "utf-8", True  # noqa: SIM115 (as above)
-    return kind(buffer, encoding=encoding, errors="backslashreplace", line_buffering=by_line)
+        with contextlib.suppress(OSError):  # its number may have been given to another kind of file since
+            encoding, by_line = before.encoding, before.line_buffering
+            return kind(before.buffer, encoding=encoding, errors="backslashreplace", line_buffering=by_line)
+    buffer = open(number, "wb", closefd=False)  # noqa: SIM115 (as above)
+    return kind(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 @contextlib.contextmanager
