@@ -195,6 +195,17 @@ def _json(path: Path, change: Change) -> None:
         _put_text(path, json.dumps(data, indent=2, ensure_ascii=change.get("ascii", True)) + "\n")
 
 
+def _flow(data: Any) -> str:
+    """YAML of values that PyYAML cannot write: nested too deep, or integers of too many digits for decimals."""
+    if isinstance(data, dict):
+        return "{" + ", ".join(f"{json.dumps(str(key))}: {_flow(value)}" for key, value in data.items()) + "}"
+    if isinstance(data, list):
+        return "[" + ", ".join(map(_flow, data)) + "]"
+    if isinstance(data, int) and not isinstance(data, bool):
+        return hex(data) if data > 0 else f"-{hex(-data)}"
+    return json.dumps(data, default=str)
+
+
 def _yaml(path: Path, change: Change) -> None:
     try:
         data = yaml.safe_load(_text(path))
@@ -205,7 +216,7 @@ def _yaml(path: Path, change: Change) -> None:
     try:
         written = yaml.safe_dump(data, sort_keys=False)
     except (yaml.YAMLError, ValueError, RecursionError):
-        written = json.dumps(data, default=str)  # which is YAML too
+        written = _flow(data)
     _put_text(path, written)
 
 
