@@ -60,6 +60,8 @@ def describe(error: BaseException) -> tuple[str, int]:
         return _error(str(fault)), fault.exit_code
     if isinstance(error, OSError) and (wrong := path_fault(error)):
         return _error(wrong), 2
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # of pathlib before Python 3.13
+        return _error(f"{_joined(str(error))}; give a path that leads somewhere"), 2
     if damaged := _damaged(error):
         return _error(f"{damaged} (vtc --debug shows where it is read)"), 2
     return line(f"unexpected {type(error).__name__}: {_joined(str(error))} (vtc --debug shows the traceback)"), 1
