@@ -111,7 +111,7 @@ class ServedImage:
         if wrong := next((name for name, numbers in counts.items() if min(numbers, default=1) < 1), None):
             raise ValueError(f"{wrong} must be 1 or more")
         kept = (self.keep_per_span, *self.segment_tokens_per_span)
-        if min(kept) < 0 or max(kept) > self.tokens_per_span or not self.prompt_parts:
+        if min(kept) < 0 or max(kept) > self.tokens_per_span or self.spans < 1:
             raise ValueError("keeps other numbers of tokens than there are")
 
     @property
@@ -158,6 +158,12 @@ class GenerationFacts:
     layers: int
     bidirectional: Literal["none", "image", "prompt"]
     rules: GenerationRules
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no decoder has."""
+        for name in ("context", "width", "kv_heads", "head_dim", "layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more")
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,10 @@ class Text:
         self.tokenizer.no_truncation()
         config = manifest.json("tokenizer_config.json")
         self.special_tokens = {
-            name: token["content"] if isinstance(token, dict) else token
-            for name, token in config.items()
-            if name.endswith("_token") and isinstance(token, str | dict)
+            name: token
+            for name, written in config.items()
+            if name.endswith("_token")
+            and isinstance(token := written.get("content") if isinstance(written, dict) else written, str)
         }
         self.chat_template = _chat_template(manifest, config)
 
