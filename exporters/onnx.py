@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from glob import escape
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from vtc.plan import plan
 from vtc.progress import Report, silent
 from vtc.recipe import Recipe
 from vtc.resume import read_notes, write_notes
+from vtc.runtime.versions import vtc_version
 from vtc.staging import Work, open_work
 
 NOTES = ".export.json"
@@ -90,7 +90,7 @@ class ExportRequest:
             "trained": hashlib.sha256(safetensors.torch.save(self.model.trained.state_dict())).hexdigest(),
             "layouts": [str(model.adapter.facts.layout) for model in self.models],
             "opset": self.opset,
-            "vtc": version("vtc"),
+            "vtc": vtc_version(),
             "torch": torch.__version__,
         }
 
@@ -209,7 +209,7 @@ def _check_weights(model: CompressedModel, base: str) -> None:
 def _manifest(request: ExportRequest, graphs: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     model, recipe, none = request.model, request.recipe, Recipe(version=1, name="none", stages=())
     return {
-        "vtc_version": version("vtc"),
+        "vtc_version": vtc_version(),
         "model": {
             "name": request.origin.name,
             "family": model.adapter.family,

@@ -10,7 +10,7 @@ from typing import Any
 
 from exporters.writing import external_data
 from vtc.compressed.model import CompressedModel
-from vtc.models.images.processor_files import IMAGES, PROCESSOR, image_settings, read_json
+from vtc.models.images.processor_files import IMAGES, PROCESSOR, image_settings, settings_if_any
 from vtc.plan import TokenPlan
 
 COPIED_FILES = ("tokenizer.json", "special_tokens_map.json")
@@ -31,28 +31,30 @@ def write_processor(model: CompressedModel, work: Path) -> None:
         if (adapter.path / name).is_file():
             shutil.copyfile(adapter.path / name, work / name)
     (work / "chat_template.jinja").write_text(adapter.chat_template, encoding="utf-8")
-    tokenizer = read_json(adapter.path / "tokenizer_config.json") or {}
+    tokenizer = settings_if_any(adapter.path / "tokenizer_config.json") or {}
     # Templates read them, and checkpoints may have them in other files alone.
     special = {name: token for name, token in adapter.tokenizer.special_tokens_map.items() if isinstance(token, str)}
     write_json(work / "tokenizer_config.json", {**tokenizer, **special, "chat_template": adapter.chat_template})
-    generation = read_json(adapter.path / "generation_config.json") or {}
+    generation = settings_if_any(adapter.path / "generation_config.json") or {}
     write_json(work / "generation_config.json", {**generation, "eos_token_id": adapter.eos_token_ids})
     # What is nested there would hold over the files of its own that are written beside it.
     nested = ("image_processor", "chat_template")
-    own = {name: value for name, value in (read_json(adapter.path / PROCESSOR) or {}).items() if name not in nested}
+    own = {
+        name: value for name, value in (settings_if_any(adapter.path / PROCESSOR) or {}).items() if name not in nested
+    }
     write_json(work / PROCESSOR, own | adapter.placeholder_settings(model.keep_per_span))
     images = image_settings(adapter.path, adapter.image_processor)
     if "image_seq_length" in images:
         images["image_seq_length"] = model.keep_per_span
     write_json(work / IMAGES, images)
-    write_json(work / "config.json", told_of(token_plan, read_json(adapter.path / "config.json") or {}))
+    write_json(work / "config.json", told_of(token_plan, settings_if_any(adapter.path / "config.json") or {}))
 
 
 def name_external_data(work: Path, graphs: Iterable[str]) -> None:
     """Tell transformers.js, which does not look for them, of weights beside their graphs."""
     beside = sorted(Path(graph).name for graph in graphs if external_data(work / graph).is_file())
     if beside:
-        config = read_json(work / "config.json") or {}
+        config = settings_if_any(work / "config.json") or {}
         told = {"use_external_data_format": dict.fromkeys(beside, 1)}
         write_json(work / "config.json", config | {"transformers.js_config": told})
 

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from glob import escape
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from vtc.errors import InputError
 from vtc.progress import Report, silent
 from vtc.resume import read_notes, write_notes
 from vtc.runtime.nvidia import Gpu, gpu_here
+from vtc.runtime.versions import vtc_version
 from vtc.staging import open_work
 
 NOTES = ".build.json"
@@ -250,14 +250,14 @@ def _key(request: BuildRequest, builder: Builder, graph: str) -> str:
         builder.product,
         builder.capabilities,
         builder.workspace,
-        version("vtc"),
+        vtc_version(),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _manifest(request: BuildRequest, builder: Builder, engines: dict[str, Any]) -> dict[str, Any]:
     return {
-        "vtc_version": version("vtc"),
+        "vtc_version": vtc_version(),
         "bundle": request.bundle.digest,
         "recipe_digest": request.bundle.recipe_digest,
         "target": request.target.name,

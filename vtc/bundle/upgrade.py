@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vtc.errors import BundleError, ModelError
+from vtc.files import read_json
 from vtc.inputs.generation import FILE, rules_of
 
 OLDEST = 3
@@ -44,11 +44,11 @@ def upgraded(manifest: Mapping[str, Any], root: Path) -> dict[str, Any]:
 def _rules(root: Path) -> dict[str, Any]:
     path = root / FILE
     try:
-        settings = json.loads(path.read_bytes()) if path.is_file() else {}
+        settings = read_json(path) if path.exists() else {}
         return asdict(rules_of(settings if isinstance(settings, dict) else {}))
     except ModelError as error:
         raise BundleError(f"{root}: {error}; then export it again") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise BundleError(f"{path}: cannot be read ({error}); export the bundle again") from None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from vtc.evaluate.baselines import baseline_keep, budget, open_baselines
 from vtc.evaluate.evidence import Locator
 from vtc.evaluate.layouts import by_layout
 from vtc.facts.layout import ANY_IMAGE, ImageOptions, image_options_of
+from vtc.files import read_json
 from vtc.inputs.layouts import offer_of
 from vtc.plan.token_plan import TokenPlan
 from vtc.runtime.options import RuntimeOptions
@@ -83,8 +83,8 @@ class Comparison:
 def manifest_of(path: Path) -> dict[str, Any] | None:
     """Read the manifest of a compressed model or a bundle, unverified; None if the path is neither."""
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        manifest = read_json(path / MANIFEST)
+    except (OSError, ValueError):
         return None
     return manifest if isinstance(manifest, dict) and manifest.get("kind") in ("bundle", "compressed") else None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vtc.errors import BundleError, ModelError, one_line
-from vtc.models.images.processor_files import PROCESSOR, read_json
+from vtc.models.images.processor_files import PROCESSOR, settings_if_any
 
 DEFAULT = "default"
 """The one that is used of templates with names."""
@@ -37,7 +37,7 @@ def chat_template(path: Path) -> str | None:
     """
     file, found = _of_processor(path)
     if found is None:
-        file, found = path / TOKENIZER, (read_json(path / TOKENIZER) or {}).get("chat_template")
+        file, found = path / TOKENIZER, (settings_if_any(path / TOKENIZER) or {}).get("chat_template")
         if isinstance(found, list):
             found = _by_name(found, file)
     return None if found is None else _chosen(found, file)
@@ -98,10 +98,10 @@ def check_prompt(path: Path, chat: Callable[[str], str], placeholder: str) -> No
 def _of_processor(path: Path) -> tuple[Path, Any]:
     """The processor's template, or its templates by name, and their file; None if it has none."""
     named = sorted((path / NAMED).glob("*.jinja"))
-    legacy = read_json(path / LEGACY)
+    legacy = settings_if_any(path / LEGACY)
     if legacy is not None and named:
         raise ModelError(f"{path}: has both {LEGACY} and {NAMED}/, of which transformers takes neither; remove one")
-    own = (read_json(path / PROCESSOR) or {}).get("chat_template")
+    own = (settings_if_any(path / PROCESSOR) or {}).get("chat_template")
     if own is not None:
         return path / PROCESSOR, own
     if legacy is not None:

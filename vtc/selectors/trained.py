@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from vtc.errors import InputError
 from vtc.finite import first_not_finite
 from vtc.machine import machine_fault
+from vtc.runtime.versions import vtc_version
 
 MODEL = "model_sha256"
 
@@ -48,7 +48,7 @@ def save_trained(path: Path, part: TrainedPart, model_digest: str, facts: Mappin
     facts : mapping
         How it was trained, for the record; values are written as text.
     """
-    own = {"vtc_version": version("vtc"), MODEL: model_digest, **part.made_for}
+    own = {"vtc_version": vtc_version(), MODEL: model_digest, **part.made_for}
     metadata = {**own, **{name: str(value) for name, value in (facts or {}).items()}}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in part.state_dict().items()}
     draft = path.with_suffix(".tmp")

@@ -7,11 +7,11 @@ processors, later ones ``video_preprocessor_config.json`` beside it, and version
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from vtc.errors import ModelError
+from vtc.models.configuration import read_configuration
 from vtc.models.images.pixel_specs import CLIPS
 from vtc.models.images.setting_checks import check_settings
 
@@ -20,23 +20,15 @@ IMAGES = "preprocessor_config.json"
 VIDEOS = "video_preprocessor_config.json"
 
 
-def read_json(file: Path) -> dict[str, Any] | None:
+def settings_if_any(file: Path) -> dict[str, Any] | None:
     """Content of a settings file; None if there is none.
 
     Raises
     ------
     ModelError
-        If it is not a JSON object.
+        As :func:`vtc.models.configuration.read_configuration`.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{file}: cannot be read as JSON ({error}); fetch the checkpoint again") from None
-    if not isinstance(content, dict):
-        raise ModelError(f"{file}: is not a JSON object; fetch the checkpoint again")
-    return content
+    return read_configuration(file) if file.exists() else None
 
 
 def image_settings(path: Path, kind: str) -> dict[str, Any]:
@@ -90,13 +82,13 @@ def video_settings(path: Path, kind: str) -> dict[str, Any]:
 
 def _found(path: Path, nested: str, *names: str) -> tuple[dict[str, Any], Path]:
     """The settings and their file: nested ones, or the first file of these names."""
-    processor = read_json(path / PROCESSOR) or {}
+    processor = settings_if_any(path / PROCESSOR) or {}
     if processor.get(nested) is not None:
         if not isinstance(processor[nested], dict):
             raise ModelError(f"{path / PROCESSOR}: {nested} is not a JSON object; fetch the checkpoint again")
         return dict(processor[nested]), path / PROCESSOR
     for name in names:
-        settings = read_json(path / name)
+        settings = settings_if_any(path / name)
         if settings is not None:
             return settings, path / name
     what = nested.replace("_", " ")
