@@ -26,11 +26,12 @@ from vtc.errors import NumericError, ParityError
 from vtc.inputs.generation import ruled_along
 from vtc.progress import Report, silent
 from vtc.runtime.generation import Batch
-from vtc.runtime.interface import Array, Tensor
+from vtc.runtime.interface import Array, Backend, Tensor
 from vtc.runtime.onnxruntime.backend import OnnxRuntime
 from vtc.runtime.onnxruntime.providers import import_onnxruntime
 from vtc.runtime.options import RuntimeOptions
-from vtc.runtime.vlm import VLM, Seen
+from vtc.runtime.vision import Seen, Vision
+from vtc.runtime.vlm import VLM
 
 ROUNDING = 1e-5
 NOISY_RUNS = 8
@@ -99,10 +100,18 @@ class EncodedOnce(VLM):
     def __init__(self, manifest: Manifest, precision: str) -> None:
         large = any(external_data(manifest.graph(name, precision)).is_file() for name in manifest.graphs)
         super().__init__(manifest, OnnxRuntime(manifest, RuntimeOptions(precision=precision), sparing=large))
+        self.vision = _Remembering(manifest, self.backend)
+
+
+class _Remembering(Vision):
+    """Vision graphs that run once for each batch; what they made of it outlives them."""
+
+    def __init__(self, manifest: Manifest, backend: Backend) -> None:
+        super().__init__(manifest, backend)
         self._encoded: dict[str, Seen] = {}
 
     def see(self, batch: Batch, pixels: Array, embeds: Tensor) -> Seen:
-        """As :class:`VLM` does."""
+        """As :class:`~vtc.runtime.vision.Vision` does."""
         key = hashlib.sha256(batch.input_ids.tobytes() + pixels.tobytes()).hexdigest()
         if key not in self._encoded:
             features, keep_indices, padding = super().see(batch, pixels, embeds)
@@ -169,7 +178,7 @@ def compare(
     limits = by_name(precision)
     served = [models[bundle.manifest.images.index(bundle.serve([sample.images]))] for sample in samples]
     seen = [_compare_vision(model, bundle, sample) for model, sample in zip(served, samples, strict=True)]
-    bundle.close_vision()
+    bundle.vision.close()
     shares: list[float] = []
     features_diff, logits_diff, matches, near_ties = 0.0, 0.0, 0, 0
     for done, (model, sample, (moved, difference)) in enumerate(zip(served, samples, seen, strict=True), start=1):

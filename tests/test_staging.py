@@ -12,8 +12,9 @@ import pytest
 
 from vtc.artifact import check_output, publish, read_manifest, verify_files
 from vtc.errors import BundleError, VtcError
+from vtc.lock import LOCK
 from vtc.resume import read_notes, write_notes
-from vtc.staging import JOURNAL, LOCK, open_work, staging_dir
+from vtc.staging import JOURNAL, open_work, staging_dir
 
 MANIFEST = {"kind": "thing", "schema": 1}
 

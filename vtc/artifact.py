@@ -20,6 +20,7 @@ from typing import Any
 
 from vtc.errors import BundleError
 from vtc.files import parse_json, read_bytes, read_json
+from vtc.lock import is_left_lock, take_lock
 from vtc.machine import machine_fault
 from vtc.replacement import flush, old_place, replace_directory
 from vtc.staging import (
@@ -27,7 +28,6 @@ from vtc.staging import (
     Work,
     cannot_write,
     entries,
-    is_left_lock,
     is_work,
     not_ours,
     remove_empty,
@@ -35,7 +35,6 @@ from vtc.staging import (
     staging_dir,
     start_journal,
     strangers,
-    take_lock,
 )
 
 __all__ = [

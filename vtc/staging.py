@@ -1,8 +1,8 @@
 """Work directories: where an output is prepared beside its place, by one command at a time.
 
 A work directory holds a journal of the names that commands have claimed in it before they wrote them. What is not
-claimed belongs to somebody else: it is neither published nor removed. A lock beside it, which the system gives up when
-its process ends, keeps a second command away.
+claimed belongs to somebody else: it is neither published nor removed. A lock (:mod:`vtc.lock`) keeps a second command
+away.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import socket
 import stat
 import sys
 from collections.abc import Collection, Iterator
@@ -21,16 +20,15 @@ from pathlib import Path
 
 from vtc.errors import BundleError, InputError
 from vtc.files import parse_json
+from vtc.lock import Lock, take_lock
 from vtc.replacement import old_place
 
 JOURNAL = ".vtc-work"
-LOCK = ".vtc-lock"
 SCHEMA = 1
 DRAFTS = (".tmp??????", "*/.tmp??????")
 """What safetensors calls a file that it has not finished."""
 _PLACES = 9
 _MOST_BYTES = 2**20
-_MOST_LOCK_BYTES = 4096
 _AGAIN = "run the same command again"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -39,29 +37,6 @@ def staging_dir(out: Path) -> Path:
     """Where an output directory is prepared: ``.NAME.partial`` beside it, if nobody else has put anything there."""
     out = Path(os.path.abspath(out))
     return out.with_name(f".{out.name}.partial")
-
-
-@dataclass(frozen=True)
-class Lock:
-    """The right to write an output, held until it is released or its process ends.
-
-    Attributes
-    ----------
-    path : Path
-        A file beside the output that names the process.
-    descriptor : int or None
-        None where the file system knows no locks.
-    """
-
-    path: Path
-    descriptor: int | None
-
-    def release(self) -> None:
-        """Let others write the output."""
-        if self.descriptor is not None:
-            with suppress(OSError):
-                self.path.unlink()
-            os.close(self.descriptor)
 
 
 @dataclass(frozen=True)
@@ -140,75 +115,6 @@ def open_work(out: Path, command: str) -> Iterator[Work]:
             _remove_if_unused(path)
     finally:
         lock.release()
-
-
-def take_lock(out: Path, command: str) -> Lock:
-    """Lock an output, or say who has.
-
-    Raises
-    ------
-    BundleError
-        If another process has, or something else is where the lock's file should be.
-    OSError
-        If the file cannot be made.
-    """
-    path = out.with_name(f".{out.name}{LOCK}")
-    while True:
-        descriptor = _open_lock(path)
-        try:
-            content = os.pread(descriptor, _MOST_LOCK_BYTES, 0)
-            if content and _holder(content) is None:
-                raise _in_the_way(path)
-            if not _locked(descriptor, path):
-                os.close(descriptor)
-                return Lock(path, None)
-            if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
-                own = {"command": command, "pid": os.getpid(), "host": socket.gethostname()}
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, json.dumps(own).encode(), 0)
-                return Lock(path, descriptor)
-        except BlockingIOError:
-            os.close(descriptor)
-            holder = _named(_holder(content))
-            raise BundleError(f"{out}: {holder} is writing it; wait for it, or give another output") from None
-        except FileNotFoundError:
-            pass  # its holder has just finished
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
-def _open_lock(path: Path) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        descriptor = os.open(path, flags, 0o666)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
-            raise _in_the_way(path) from None
-        raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise _in_the_way(path)
-    return descriptor
-
-
-def is_left_lock(path: Path) -> bool:
-    """Whether a file is the lock of a command that has ended.
-
-    Raises
-    ------
-    BundleError
-        If the command goes on.
-    """
-    if not path.name.endswith(LOCK) or path.is_symlink() or not path.is_file():
-        return False
-    out = path.with_name(path.name[1:].removesuffix(LOCK))
-    try:
-        take_lock(out, "vtc").release()
-    except OSError:
-        return False
-    return True
 
 
 def strangers(work: Path) -> list[str]:
@@ -367,46 +273,3 @@ def _concerns(error: OSError, work: Path) -> bool:
     if error.errno is None or error.errno in _FULL or error.filename is None:
         return error.errno is not None
     return isinstance(error.filename, str | os.PathLike) and Path(os.path.abspath(error.filename)).is_relative_to(work)
-
-
-def _locked(descriptor: int, path: Path) -> bool:
-    """Lock a file; False where its file system has no locks.
-
-    Raises
-    ------
-    BlockingIOError
-        If another process has locked it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # not POSIX
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
-            raise
-        path.unlink(missing_ok=True)
-        return False
-    return True
-
-
-def _holder(content: bytes) -> dict[str, object] | None:
-    try:
-        holder = parse_json(content.decode())
-    except ValueError:
-        return None
-    return holder if isinstance(holder, dict) and holder.keys() >= {"command", "pid", "host"} else None
-
-
-def _in_the_way(path: Path) -> BundleError:
-    return BundleError(f"{path}: is in the way of a lock; move it away and {_AGAIN}")
-
-
-def _named(holder: dict[str, object] | None) -> str:
-    if holder is None:
-        return "another process"
-    where = "" if holder["host"] == socket.gethostname() else f" on {holder['host']}"
-    return f"{holder['command']} (process {holder['pid']}{where})"

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from vtc.bundle.engines import Limits, Profile, Shape
-from vtc.bundle.manifest import Manifest, ServedImage
+from vtc.bundle.facts import ServedImage
+from vtc.bundle.manifest import Manifest
 from vtc.errors import InputError
 
 USUAL_TEXT = 64

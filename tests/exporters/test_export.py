@@ -423,7 +423,7 @@ def test_vision_graphs_are_closed_before_the_decoder_is_opened(
     def with_readings(name: str) -> Any:
         opened.append(name)
         if name.startswith("decoder"):
-            assert not bundle._visions
+            assert not bundle.vision.run_ms(bundle.manifest.images[0])  # closed
         return real(name)
 
     monkeypatch.setattr(bundle.backend, "open", with_readings)

@@ -60,7 +60,7 @@ def test_each_graph_hands_on_what_is_padding(exported: tuple[CompressedModel, Pa
     _, path = exported
     bundle = VLM.load(path, provider="cpu", threads=1)
     bundle.ask(image(0), "what is red ?", 1)
-    assert bundle.vision(bundle.manifest.images[0]).outputs == ["image_features", "keep_indices", PADDING]
+    assert bundle.vision.open(bundle.manifest.images[0]).outputs == ["image_features", "keep_indices", PADDING]
     for graph in bundle.decoder.selectors:
         assert PADDING in graph.inputs
         assert KEPT_PADDING in graph.outputs

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from vtc.artifact import read_manifest, verify_files
 from vtc.cli import main
-from vtc.staging import LOCK
+from vtc.lock import LOCK
 
 FINE = {"validate": (0, 3, 5)}
 """Exit codes of a run that has done its work, where others than 0 do: the verdicts of the gate."""

@@ -22,7 +22,9 @@ START_SECONDS = 300
 LINE = 600
 """Characters of a line of an error, which is what vtc.shown cuts it to."""
 LINES = 50
-"""Of a refused recipe, which is told a line for each of its faults."""
+"""Most of a refusal that tells a line for each fault."""
+FAULT_A_LINE = ("recipes", "checkpoints")
+"""Areas whose refusals tell a line for each fault of what was asked for."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -122,7 +124,7 @@ def judge(case: Case, answer: dict[str, Any], place: Path, bases: Path) -> Outco
         return Outcome("hang", f"{answer['seconds']:.1f} s; {last}")
     if code not in (0, 2):
         return Outcome("exit code", f"{code}; {last}")
-    if code == 2 and (noise := _noise(err, case.args[0])):
+    if code == 2 and (noise := _noise(err, case)):
         return Outcome("noise", noise)
     if wrong := AREAS[case.area].wrong(case, code, answer["out"], place, bases):
         return Outcome("wrong result", wrong)
@@ -133,7 +135,7 @@ def judge(case: Case, answer: dict[str, Any], place: Path, bases: Path) -> Outco
     return Outcome("refused" if code else "accepted", last)
 
 
-def _noise(err: str, verb: str) -> str:
+def _noise(err: str, case: Case) -> str:
     """Say what makes a refusal unfit for a terminal."""
     lines = [line for line in err.splitlines() if not line.startswith("note: ")]
     if not lines:
@@ -142,8 +144,10 @@ def _noise(err: str, verb: str) -> str:
         return f"a line of {max(map(len, lines))} characters: {max(lines, key=len)[:200]}"
     if bad := [line for line in err.split("\n") if not line.replace("\t", "").isprintable()]:
         return f"control characters: {bad[0]!r}"[:400]
-    if len(lines) > (LINES if verb == "check" else 1):
+    if len(lines) > (LINES if case.area in FAULT_A_LINE else 1):
         return f"{len(lines)} lines: {lines[0][:200]}"
+    if len(set(lines)) < len(lines):
+        return f"a line twice: {lines[0][:200]}"
     return ""
 
 

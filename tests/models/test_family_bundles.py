@@ -27,7 +27,7 @@ from tests.runtime.nvidia import nvidia, write_engine_set
 from tests.runtime.room import give_room
 from tests.tiny import image
 from vtc.bundle.engines import Limits
-from vtc.bundle.manifest import GenerationFacts
+from vtc.bundle.facts import GenerationFacts
 from vtc.compressed.checkpoint import Origin
 from vtc.compressed.model import CompressedModel
 from vtc.compressed.padding import padding_of

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from vtc.bundle.manifest import FileEntry, Manifest, ServedImage, load_manifest
+from vtc.bundle.facts import ServedImage
+from vtc.bundle.manifest import FileEntry, Manifest, load_manifest
 from vtc.errors import BundleError, InputError
 from vtc.inputs.prompts import render_chat
 from vtc.reference import reference_dir

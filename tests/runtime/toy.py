@@ -17,7 +17,8 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
 from tests.runtime.toy_graphs import embed_graph, segment_graph, selector_graph, vision_graph
 from tests.runtime.toy_model import BOS, CHAT_TEMPLATE, EOS, IMAGE, PAD, WORDS, Array, Segment, Toy, make_toy
-from vtc.bundle.manifest import staging_dir, write_bundle
+from vtc.artifact import staging_dir
+from vtc.bundle.manifest import write_bundle
 from vtc.inputs.generation import GenerationRules
 from vtc.inputs.pixels import Picture, PixelSpec
 

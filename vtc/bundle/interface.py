@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from vtc.bundle.manifest import Manifest, SegmentFacts, SelectorFacts
+from vtc.bundle.facts import SegmentFacts, SelectorFacts
+from vtc.bundle.manifest import Manifest
 from vtc.errors import BundleError
 
 Shapes = Mapping[str, Sequence[int | str | None]]

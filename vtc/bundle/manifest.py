@@ -15,193 +15,19 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from vtc import artifact
-from vtc.artifact import MANIFEST, check_output, staging_dir
+from vtc.artifact import MANIFEST
 from vtc.bundle.external_data import external_files
+from vtc.bundle.facts import GenerationFacts, SegmentFacts, ServedImage
 from vtc.bundle.upgrade import OLDEST, upgraded
 from vtc.errors import BundleError, InputError
 from vtc.files import read_json
-from vtc.inputs.generation import GenerationRules
-from vtc.inputs.layouts import Offer
-from vtc.inputs.pixels import PixelSpec
-from vtc.inputs.positions import PositionRule
 from vtc.machine import machine_fault
 from vtc.staging import Work
-
-__all__ = [
-    "SCHEMA",
-    "FileEntry",
-    "GenerationFacts",
-    "Manifest",
-    "SegmentFacts",
-    "SelectorFacts",
-    "ServedImage",
-    "check_output",
-    "draft_manifest",
-    "load_manifest",
-    "staging_dir",
-    "write_bundle",
-]
 
 SCHEMA = 5
 KIND = "bundle"
 WEIGHTS = "_data"
 """What the file with a graph's weights is called beyond the graph's own file, where they are too large for that."""
-
-
-@dataclass(frozen=True)
-class ServedImage:
-    """Images (or clips) of one layout that a bundle serves, and what becomes of them.
-
-    Attributes
-    ----------
-    size : (int, int)
-        Rows and columns of pixels of the images that it is made for; others are fitted in.
-    frames : int
-        Images that make up one input; above 1 it is a clip.
-    suffix : str
-        Ending of the names of the graphs that are made for this layout: the vision encoder and what prunes in the
-        decoder.
-    pixels : PixelSpec
-        How an image becomes the pixels that the vision graph takes.
-    placeholder : str
-        What stands for an image in a prompt.
-    prompt_parts : tuple of str
-        What it is replaced by: text before, between and after the runs of visual tokens that an image takes.
-    token : str
-    token_id : int
-        Of one visual token.
-    grids : tuple of (int, int)
-        Rows and columns of the original model's visual tokens in one run.
-    tokens_per_span, keep_per_span : int
-        Visual tokens in one run of placeholders, of the original model and of this one.
-    segment_tokens_per_span : tuple of int
-        Visual tokens of one run in each decoder segment.
-    positions : PositionRule
-    prompt_frame : (str, str)
-        What goes into every prompt after its last placeholder (at its start, where it has none), and at its end.
-    alone, several : bool
-        Whether it is for an image that is alone in its prompt, and for each of several.
-    """
-
-    size: tuple[int, int]
-    frames: int
-    suffix: str
-    pixels: PixelSpec
-    placeholder: str
-    prompt_parts: tuple[str, ...]
-    token: str
-    token_id: int
-    grids: tuple[tuple[int, int], ...]
-    tokens_per_span: int
-    keep_per_span: int
-    segment_tokens_per_span: tuple[int, ...]
-    positions: PositionRule
-    prompt_frame: tuple[str, str] = ("", "")
-    alone: bool = True
-    several: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that no layout has."""
-        counts = {
-            "size": self.size,
-            "frames": (self.frames,),
-            "tokens_per_span": (self.tokens_per_span,),
-            "grids": sum(self.grids, ()),
-        }
-        if wrong := next((name for name, numbers in counts.items() if min(numbers, default=1) < 1), None):
-            raise ValueError(f"{wrong} must be 1 or more")
-        kept = (self.keep_per_span, *self.segment_tokens_per_span)
-        if min(kept) < 0 or max(kept) > self.tokens_per_span or self.spans < 1:
-            raise ValueError("keeps other numbers of tokens than there are")
-
-    @property
-    def offer(self) -> Offer:
-        """What it is for, as a prompt's images choose."""
-        return Offer(self.size, self.frames, self.alone, self.several)
-
-    @property
-    def spans(self) -> int:
-        """Runs of visual tokens that an image takes."""
-        return len(self.prompt_parts) - 1
-
-    @property
-    def kind(self) -> Literal["image", "video"]:
-        """What a chat template calls it."""
-        return "video" if self.frames > 1 else "image"
-
-
-@dataclass(frozen=True)
-class GenerationFacts:
-    """What generation needs to know: special tokens and the decoder's sizes.
-
-    Attributes
-    ----------
-    context : int
-        Longest sequence, in positions, that the decoder was made for.
-    width : int
-        Values of a hidden state.
-    layers, kv_heads, head_dim : int
-        Decoder layers kept, and the shape of their cache.
-    bidirectional : str
-        Which tokens attend to each other in both directions, see :func:`vtc.inputs.schedule.attention_blocks`.
-    rules : GenerationRules
-        What the checkpoint's generation settings ask of answers.
-    """
-
-    eos_token_ids: tuple[int, ...]
-    pad_token_id: int
-    bos_token_id: int | None
-    context: int
-    width: int
-    kv_heads: int
-    head_dim: int
-    layers: int
-    bidirectional: Literal["none", "image", "prompt"]
-    rules: GenerationRules
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that no decoder has."""
-        for name in ("context", "width", "kv_heads", "head_dim", "layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more")
-
-
-@dataclass(frozen=True)
-class SelectorFacts:
-    """A graph between two segments.
-
-    Attributes
-    ----------
-    kind : str
-        ``gather`` takes hidden states, ``merge`` those of all tokens and of some, ``prune`` hidden states, mask and
-        positions; after them each takes its arrays of :class:`vtc.inputs.schedule.SegmentSchedule`.
-    queries : str or None
-        For ``prune``, which text tokens rank the visual ones; see :func:`vtc.inputs.schedule.query_tokens`.
-    """
-
-    graph: str
-    kind: Literal["gather", "merge", "prune"]
-    queries: str | None = None
-
-
-@dataclass(frozen=True)
-class SegmentFacts:
-    """A run of decoder layers.
-
-    Attributes
-    ----------
-    layers : tuple of int
-        Numbers among the kept layers; those of the KV tensors' names.
-    sees : str
-        ``all`` tokens that there still are, or ``text`` tokens only.
-    selector : SelectorFacts or None
-        Applied to hidden states before this segment, in prefill only.
-    """
-
-    graph: str
-    layers: tuple[int, ...]
-    sees: Literal["all", "text"]
-    selector: SelectorFacts | None
 
 
 @dataclass(frozen=True)

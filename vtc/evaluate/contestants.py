@@ -26,7 +26,8 @@ from vtc.plan.token_plan import TokenPlan
 from vtc.runtime.options import RuntimeOptions
 
 if TYPE_CHECKING:
-    from vtc.bundle.manifest import Manifest, ServedImage
+    from vtc.bundle.facts import ServedImage
+    from vtc.bundle.manifest import Manifest
     from vtc.compressed.model import CompressedModel
     from vtc.models.base import VLMAdapter
     from vtc.recipe import Recipe

@@ -12,35 +12,30 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging as hf_logging
+from transformers import AutoConfig, PreTrainedModel
 from typing_extensions import Self
 
 from vtc.errors import InputError, ModelError, one_line
 from vtc.facts.layout import ANY_IMAGE, ImageLayout, ImageOptions
 from vtc.facts.model import ModelFacts
-from vtc.finite import first_not_finite
-from vtc.inputs.generation import FILE as GENERATION_FILE
-from vtc.inputs.generation import GenerationRules, rules_of
 from vtc.inputs.pixels import PixelSpec, to_pixels
-from vtc.inputs.prompts import expand, render_chat, without_marks, writes_start
 from vtc.machine import machine_fault
 from vtc.models.chat_templates import check_prompt, needed_template
 from vtc.models.images.processor_files import image_settings, video_settings
-from vtc.models.parameter_count import check_parameter_count
+from vtc.models.loading import load_weights
 from vtc.models.parts.attention import GROUPED_ATTENTION
+from vtc.models.prompts import Prompts
 
 _log = logging.getLogger(__name__)
 
 
-class VLMAdapter(ABC):
+class VLMAdapter(Prompts, ABC):
     """A pretrained VLM, seen as vision encoder, projector and decoder layers.
 
     Attributes
@@ -62,8 +57,6 @@ class VLMAdapter(ABC):
     image_processor: ClassVar[str]
     """Class of the family's image processor, for settings that name none."""
     video_processor: ClassVar[str] = ""
-    fixed_chat_template: ClassVar[str | None] = None
-    """What stands in for a chat template in families whose own processor writes the whole prompt."""
 
     def __init__(
         self,
@@ -157,30 +150,7 @@ class VLMAdapter(ABC):
         """
         facts, pixels = cls.read(path, options)
         needed_template(path, cls.fixed_chat_template)
-        quiet: Any = hf_logging.disable_progress_bar
-        quiet()  # reading local weights takes a moment, and errors are to be one line
-        load_model: Any = cls.model_class.from_pretrained
-        load_tokenizer: Any = AutoTokenizer.from_pretrained
-        try:
-            check_parameter_count(path, cls.model_class, cls.configuration(path))
-            model, report = load_model(
-                path, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
-            )
-            tokenizer = load_tokenizer(path, local_files_only=True)
-        except ModelError:
-            raise
-        except Exception as error:  # transformers, safetensors and tokenizers each raise kinds of their own
-            raise machine_fault(error, path) or ModelError(
-                f"{path}: checkpoint cannot be loaded ({one_line(error)}); fetch it again"
-            ) from error
-        missing = sorted(report["missing_keys"])
-        if missing:
-            raise ModelError(
-                f"{path}: checkpoint cannot be loaded (weights lack {missing[0]} and {len(missing) - 1} more); "
-                "fetch it again"
-            )
-        if (name := first_not_finite(model.state_dict().items())) is not None:
-            raise ModelError(f"{path}: weights of {name} are not all finite numbers; fetch or train them again")
+        model, tokenizer = load_weights(path, cls.model_class, cls.configuration(path))
         adapter = cls(path, facts, pixels, model, tokenizer, options)
         check_prompt(path, adapter.chat, adapter.placeholder)
         if told := adapter.rules.told:
@@ -345,58 +315,7 @@ class VLMAdapter(ABC):
         """
         self.model.set_attn_implementation({"text_config": GROUPED_ATTENTION if kind == "grouped" else kind})
 
-    # Prompts --------------------------------------------------------------------------------------------------------
-
-    @property
-    def image_token_id(self) -> int:
-        """Token id of the image placeholder."""
-        return int(self.model.config.image_token_id)
-
-    @property
-    def image_token(self) -> str:
-        """The token that stands for one visual token, as text."""
-        return str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))
-
-    @property
-    def placeholder(self) -> str:
-        """What stands for an image in a prompt."""
-        return self.image_token
-
-    @property
-    def prompt_parts(self) -> Sequence[str]:
-        """What a placeholder is replaced by: text before, between and after the image's runs of visual tokens."""
-        return [""] * (self.facts.layout.spans + 1)
-
-    @property
-    def prompt_frame(self) -> tuple[str, str]:
-        """What goes into every prompt after its last placeholder (at its start, where it has none), and at its end."""
-        return "", ""
-
-    @property
-    def eos_token_ids(self) -> list[int]:
-        """Token ids that end a generation."""
-        generation = self.model.generation_config
-        eos = None if generation is None else generation.eos_token_id
-        eos = self.tokenizer.eos_token_id if eos is None else eos
-        return [int(token) for token in (eos if isinstance(eos, list) else [eos]) if token is not None]
-
-    @property
-    def rules(self) -> GenerationRules:
-        """What the checkpoint's generation settings ask of answers; `transformers` says where it finds them.
-
-        Raises
-        ------
-        ModelError
-            If they ask for something that is not served.
-        """
-        generation = self.model.generation_config
-        return rules_of({} if generation is None else generation.to_dict(), str(self.path / GENERATION_FILE))
-
-    @property
-    def pad_token_id(self) -> int:
-        """Token id used for padding; the end token where a tokenizer has none."""
-        pad = self.tokenizer.pad_token_id
-        return int(pad) if pad is not None else self.eos_token_ids[0]
+    # Pixels ---------------------------------------------------------------------------------------------------------
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """Pixels (inputs, *shape of one input's pixels), float32, of images, or of clips one frame after the other."""
@@ -409,62 +328,3 @@ class VLMAdapter(ABC):
         made by vtc's runtime.
         """
         return {}
-
-    @cached_property
-    def _own_chat_template(self) -> str:
-        return needed_template(self.path, self.fixed_chat_template)
-
-    @property
-    def chat_template(self) -> str:
-        """The checkpoint's chat template (Jinja)."""
-        return self._own_chat_template
-
-    def chat(self, question: str, images: int = 1) -> str:
-        """A question put into the checkpoint's chat template, images (or clips) first."""
-        kind = "video" if self.facts.layout.frames > 1 else "image"
-        question = without_marks(question, (self.placeholder, self.image_token))
-        return render_chat(self.chat_template, question, images, self.tokenizer.special_tokens_map, kind)
-
-    @property
-    def question_follows_image(self) -> bool:
-        """Whether the chat template puts a question after its image, where whatever reads questions looks for them."""
-        question = "Which question is it?"
-        prompt = self.chat(question)
-        return question not in prompt or prompt.rfind(self.placeholder) < prompt.find(question)
-
-    def tokenize(self, prompts: Sequence[str], images: Sequence[int], tokens_per_span: int) -> tuple[Tensor, Tensor]:
-        """Token ids of prompts whose image placeholders are expanded.
-
-        Parameters
-        ----------
-        prompts : sequence of B str
-            Each holds one placeholder per image.
-        images : sequence of B int
-            Number of images that belong to each prompt.
-        tokens_per_span : int
-            Visual tokens in each of an image's runs.
-
-        Returns
-        -------
-        input_ids, attention_mask : Tensors of shape (B, S), int64
-            Left-padded.
-
-        Raises
-        ------
-        InputError
-            If a prompt's placeholders do not match its images, or it is longer than the decoder's context.
-        """
-        rows: list[list[int]] = []
-        for prompt, count in zip(prompts, images, strict=True):
-            run = self.image_token * tokens_per_span
-            expanded = expand(prompt, self.placeholder, count, self.prompt_parts, run, self.prompt_frame)
-            own_start = writes_start(prompt, self.prompt_frame, self.tokenizer.bos_token)
-            rows.append(self.tokenizer(expanded, add_special_tokens=not own_start)["input_ids"])
-            if len(rows[-1]) > self.facts.decoder.context:
-                raise InputError(
-                    f"prompt of {len(rows[-1])} tokens is beyond the model's context of {self.facts.decoder.context}"
-                )
-        longest = max(map(len, rows))
-        input_ids = torch.tensor([[self.pad_token_id] * (longest - len(row)) + row for row in rows])
-        attention_mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-        return input_ids, attention_mask

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vtc.bundle.manifest import Manifest, SegmentFacts, ServedImage
+from vtc.bundle.facts import SegmentFacts, ServedImage
+from vtc.bundle.manifest import Manifest
 from vtc.errors import BundleError
 from vtc.inputs.positions import positions
 from vtc.inputs.schedule import SegmentRule, schedule

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from vtc.bundle.manifest import ServedImage
+from vtc.bundle.facts import ServedImage
 from vtc.inputs.generation import RuledLogits
 from vtc.runtime.decoder import Cache, Logits
 from vtc.runtime.interface import Array, IntArray

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from vtc.bundle.manifest import Manifest, ServedImage
+from vtc.bundle.facts import ServedImage
+from vtc.bundle.manifest import Manifest
 from vtc.errors import BundleError, InputError
 from vtc.inputs.prompts import expand, render_chat, without_marks, writes_start
 from vtc.machine import machine_fault

@@ -7,49 +7,33 @@ print(model.ask("photo.jpg", "What is in the picture?"))
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from vtc.bundle.engines import Limits
-from vtc.bundle.manifest import Manifest, ServedImage, load_manifest
+from vtc.bundle.facts import ServedImage
+from vtc.bundle.manifest import Manifest, load_manifest
 from vtc.errors import InputError
 from vtc.inputs.batches import in_parts
 from vtc.inputs.layouts import layouts_of
 from vtc.inputs.pixels import to_pixels
 from vtc.inputs.prompts import clips
-from vtc.inputs.schedule import query_tokens
 from vtc.runtime.backends import open_backend
-from vtc.runtime.decoder import PADDING, Cache, Decoder, Logits
+from vtc.runtime.decoder import Cache, Decoder, Logits
 from vtc.runtime.generation import Batch, Generation, Prefilled, RunningGeneration, milliseconds_since
 from vtc.runtime.image import ImageLike, open_batch, open_several
 from vtc.runtime.interface import Array, Backend, IntArray, LoadedGraph, Tensor
 from vtc.runtime.options import RuntimeOptions
 from vtc.runtime.sampling import Sampler
 from vtc.runtime.text import Text
-
-
-class Seen(NamedTuple):
-    """What a vision graph makes of a batch's images.
-
-    Attributes
-    ----------
-    features : Tensor of shape (spans, K, E')
-    keep_indices : array of shape (spans, K), int64
-    padding : Tensor of shape (spans, K) or None
-        1 for tokens that show nothing but a bar; where cuts inside the decoder read it.
-    """
-
-    features: Tensor
-    keep_indices: IntArray
-    padding: Tensor | None
+from vtc.runtime.vision import Vision
 
 
 class VLM:
@@ -77,8 +61,7 @@ class VLM:
         self.manifest, self.backend = manifest, backend
         self.precision, self.provider = backend.precision, backend.provider
         self.text = Text(manifest)
-        self._visions: dict[str, LoadedGraph] = {}
-        self._opening = threading.Lock()
+        self.vision = Vision(manifest, backend)
 
     @classmethod
     def load(cls, path: str | Path, options: RuntimeOptions = RuntimeOptions(), **changes: Any) -> VLM:
@@ -116,7 +99,7 @@ class VLM:
         BundleError
             If one cannot be loaded.
         """
-        self.vision(self.manifest.images[0])
+        self.vision.open(self.manifest.images[0])
         _ = self.embedding, self.decoder
 
     @cached_property
@@ -129,22 +112,11 @@ class VLM:
         """The decoder's graphs."""
         return Decoder(self.manifest, self.backend, self.embedding)
 
-    def close_vision(self) -> None:
-        """Let go of the vision graphs until the next image comes."""
-        self._visions.clear()
-
     @property
     def image_tokens(self) -> int:
         """Visual tokens of one image, of the layout that is served by default, that enter the decoder."""
         served = self.manifest.images[0]
         return served.spans * served.keep_per_span
-
-    def vision(self, served: ServedImage) -> LoadedGraph:
-        """The vision graph of a layout, opened when its first image comes."""
-        with self._opening:
-            if served.suffix not in self._visions:
-                self._visions[served.suffix] = self.backend.open(f"vision_encoder{served.suffix}")
-            return self._visions[served.suffix]
 
     def layouts(self, images: Sequence[Sequence[Image.Image]]) -> list[int]:
         """Number of each prompt's layout; see :func:`vtc.inputs.layouts.layouts_of`."""
@@ -319,7 +291,7 @@ class VLM:
             return []
         if not any(segment.selector and segment.selector.kind == "prune" for segment in self.manifest.segments):
             with self.backend.lock:
-                return [self.see(batch, batch.pixels, self._embed(batch)).keep_indices]
+                return [self.vision.see(batch, batch.pixels, self._embed(batch)).keep_indices]
         with self.backend.lock:
             prefilled = self.prefill(batch)
             kept = [prefilled.keep_indices]
@@ -344,7 +316,7 @@ class VLM:
         if batch.pixels is None:
             raise InputError("there is no image to encode")
         with self.backend.lock:
-            seen = self.see(batch, batch.pixels, self._embed(batch))
+            seen = self.vision.see(batch, batch.pixels, self._embed(batch))
             return seen.features.numpy(), seen.keep_indices
 
     def preprocess(self, images: Sequence[Image.Image]) -> Array:
@@ -385,9 +357,8 @@ class VLM:
         keep_indices = np.zeros((0, batch.served.keep_per_span), dtype=np.int64)
         embeds: Tensor | Array = (tokens := self._embed(batch))
         if batch.pixels is not None:
-            features, keep_indices, padding = self.see(batch, batch.pixels, tokens)
-            vision = self._visions.get(batch.served.suffix)
-            vision_ms = vision.run_ms if vision else 0.0  # closed where features were known already
+            features, keep_indices, padding = self.vision.see(batch, batch.pixels, tokens)
+            vision_ms = self.vision.run_ms(batch.served)
             embeds = self.backend.place(tokens, features, batch.input_ids == batch.served.token_id)
         begin = time.perf_counter()
         logits, cache = self.decoder.prefill(embeds, batch.input_ids, batch.mask, keep_indices, batch.served, padding)
@@ -396,21 +367,6 @@ class VLM:
     def _embed(self, batch: Batch) -> Tensor:
         """Embeddings (B, S, E') of the token ids, placeholders included."""
         return self.embedding.run({"input_ids": batch.input_ids})[0]
-
-    def see(self, batch: Batch, pixels: Array, embeds: Tensor) -> Seen:
-        """Encode a batch's images, by the questions where the bundle asks for them."""
-        served, vision = batch.served, self.vision(batch.served)
-        feeds: dict[str, Array] = {"pixel_values": pixels}
-        if "text_embeds" in vision.inputs:
-            where = query_tokens(
-                batch.input_ids, batch.mask, served.token_id, served.keep_per_span, "text_after_image", served.spans
-            )
-            own = embeds.numpy()[..., : self.manifest.generation.width]
-            feeds["text_embeds"] = own[where.image_rows[:, None], where.query_columns]
-            feeds["text_mask"] = where.query_mask
-        outputs = vision.run(feeds, host=("keep_indices",))
-        named = dict(zip(vision.outputs, outputs, strict=True))
-        return Seen(named["image_features"], named["keep_indices"].numpy(), named.get(PADDING))
 
     def step(self, tokens: IntArray, cache: Cache) -> Logits:
         return self.decoder.step(tokens, cache)
