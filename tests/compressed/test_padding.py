@@ -80,6 +80,19 @@ def test_a_letterboxed_image_keeps_tokens_of_the_image_alone(tmp_path: Path) -> 
     assert not padding[1].any()
 
 
+def test_bars_are_known_behind_a_frequency_filter(tmp_path: Path) -> None:
+    adapter = load_adapter(
+        write_tiny("qwen2_vl", tmp_path / "model", encoder_layers=2, decoder_layers=2),
+        ImageOptions(image_size=(224, 56)),
+    )
+    assert adapter.facts.layout.view_grid == (8, 2)
+    low_pass = {"kind": "frequency_filter", "keep": 0.25}  # 4 x 1: each token stands for two rows
+    model = compressed(adapter, low_pass, {"kind": "prune", "keep": 2, "selector": "uniform"})
+    square = image(0, (56, 56))  # rows 3 and 4
+    (kept,) = model.kept([[square]], [adapter.chat("what is red ?")])
+    assert kept.tolist() == [[1, 2]]
+
+
 @pytest.mark.parametrize("selector", ["fastv", "visiondrop"])
 def test_cuts_inside_the_decoder_keep_no_bar_where_there_are_separators(tmp_path: Path, selector: str) -> None:
     path = write_tiny("llava_next", tmp_path / "model", encoder_layers=2, decoder_layers=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +68,20 @@ def test_runs_in_the_precision_of_the_tokens() -> None:
     half = low_pass(in_grids(features.half(), ((4, 4),))).features
     assert half.dtype == torch.float16
     torch.testing.assert_close(half.float(), exact, atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("first_real", "expected"),
+    [
+        (0, [False, False, False]),
+        (2, [True, False, False]),  # 6 rows become 3: each stands for two
+        (3, [True, False, False]),
+        (5, [True, True, False]),
+    ],
+)
+def test_a_token_is_padding_where_it_stands_for_nothing_else(first_real: int, expected: list[bool]) -> None:
+    padding = torch.zeros(1, 6, 4, dtype=torch.bool)
+    padding[:, :first_real] = True
+    tokens = replace(in_grids(torch.ones(1, 24, 8), [(6, 4)]), padding=padding.flatten(1))
+    filtered = FrequencyFilter([(6, 4)], [(3, 3)])(tokens)
+    assert filtered.padding.tolist() == [[bar for bar in expected for _ in range(3)]]

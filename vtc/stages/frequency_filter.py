@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from math import prod
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,12 @@ def dct_matrix(size: int) -> Tensor:
 def low_pass_matrix(size: int, keep: int) -> Tensor:
     """DCT of length `size`, cut to its `keep` lowest frequencies, and back by a DCT of length `keep`: (keep, size)."""
     return dct_matrix(keep).T @ dct_matrix(size)[:keep]
+
+
+def overlaps(size: int, keep: int) -> Tensor:
+    """1 where one of `keep` equal parts of a line has a share of one of its `size` places, else 0: (keep, size)."""
+    part, place = torch.arange(keep)[:, None], torch.arange(size)
+    return ((place < -(-(part + 1) * size // keep)) & (place >= part * size // keep)).float()
 
 
 class FrequencyFilter(TokenStage):
@@ -59,12 +66,19 @@ class FrequencyFilter(TokenStage):
         """Replace the tokens of the whole grids by those of the smaller ones."""
         deepstack = None if tokens.deepstack is None else self.filtered(tokens.deepstack)
         filtered = in_grids(self.filtered(tokens.features), self.keep_grids)
-        return replace(filtered, text=tokens.text, deepstack=deepstack)
+        padding = None if tokens.padding is None else self.padding(tokens.padding)
+        return replace(filtered, text=tokens.text, deepstack=deepstack, padding=padding)
 
     def filtered(self, tokens: Tensor) -> Tensor:
         """Tokens (B, n, D) of the smaller grids, of those (B, N, D) of the whole ones."""
         ranges = zip(self.parts, pairwise(self.ends), strict=True)
         return torch.cat([part(tokens[:, first:last]) for part, (first, last) in ranges], dim=1)
+
+    def padding(self, padding: Tensor) -> Tensor:
+        """Which tokens (B, n) of the smaller grids stand where the whole ones have nothing but padding (B, N)."""
+        ranges = zip(self.parts, pairwise(self.ends), strict=True)
+        parts = [cast(GridFilter, part).padding(padding[:, first:last]) for part, (first, last) in ranges]
+        return torch.cat(parts, dim=1)
 
 
 def build(entry: FrequencyFilterEntry, context: BuildContext) -> FrequencyFilter:
@@ -95,6 +109,13 @@ class GridFilter(nn.Module):
         by_row = torch.matmul(rows, tokens.reshape(batch, height_in, width_in * width))
         by_column = torch.matmul(columns, by_row.reshape(batch * height_out, width_in, width))
         return by_column.reshape(batch, height_out * width_out, width)
+
+    def padding(self, padding: Tensor) -> Tensor:
+        """Which tokens (B, h * w) stand for a part of the whole grid that is all padding (B, H * W)."""
+        real = (~padding).float().reshape(-1, 1, *self.grid)
+        rows, columns = (overlaps(*sizes).to(real) for sizes in zip(self.grid, self.keep_grid, strict=True))
+        in_rows = (real * rows.unsqueeze(-1)).amax(dim=2)  # (B, h, W)
+        return (in_rows.unsqueeze(2) * columns).amax(dim=3).flatten(1) == 0
 
 
 def retained_energy(tokens: Tensor, grid: tuple[int, int], keep_grid: tuple[int, int]) -> float:
