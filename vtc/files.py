@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 
 TEXT_BYTES = 16 * 2**20
 """Largest text that is read whole, where a caller sets no other limit."""
+TOKENIZER_BYTES = 128 * 2**20
+"""Largest vocabulary; published ones have up to 34 MB."""
 MAX_DEPTH = 64
 MAX_DIGITS = 40
 """Of an integer; `tokenizer_config.json` files say 10**30 for "no limit"."""
@@ -51,6 +53,13 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def check_file(path: str | os.PathLike[str], limit: int = TEXT_BYTES) -> None:
+    """Make sure that a file may be read whole by a library that does not look; faults as :func:`read_bytes`."""
+    with open_regular(path) as stream:
+        if (size := os.fstat(stream.fileno()).st_size) > limit:
+            raise ValueError(f"holds {size} bytes, and may hold {limit}")
 
 
 def read_bytes(path: str | os.PathLike[str], limit: int = TEXT_BYTES) -> bytes:

@@ -70,7 +70,15 @@ def answer(bundle: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("kv_heads", 2), ("head_dim", 16), ("bidirectional", "image")], ids=["heads", "width", "blocks"]
+    ("key", "value"),
+    [
+        ("kv_heads", 2),
+        ("head_dim", 16),
+        ("bidirectional", "image"),
+        ("pad_token_id", 10**6),
+        ("eos_token_ids", [10**6]),
+    ],
+    ids=["heads", "width", "blocks", "padding", "ends"],
 )
 def test_manifest_of_another_decoder_is_refused(bundle: Path, key: str, value: object) -> None:
     facts = json.loads((bundle / "manifest.json").read_text())["generation"]
@@ -217,3 +225,10 @@ def test_weights_outside_their_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(b"x" * 11)
     with pytest.raises(BundleError, match="w lies outside its file"):
         check_weights(path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja"])
+def test_texts_of_a_bundle_are_bounded(bundle: Path, name: str) -> None:
+    resealed(bundle, lambda root: os.truncate(root / name, 2**28))
+    with pytest.raises(BundleError, match=name):
+        VLM.load(bundle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -20,7 +21,8 @@ from tests.tiny import IMAGE
 from vtc.cli import main
 from vtc.errors import CheckpointError, ModelError
 from vtc.models import check_model, load_adapter, model_digest, read_facts, resolve_model
-from vtc.models.configuration import MOST, check_configurations
+from vtc.models.checkpoint_files import CONFIGURATIONS, TOKENIZERS
+from vtc.models.configuration import MOST, check_small_files
 from vtc.models.random.tiny_families import write_tiny
 from vtc.reference import reference_dir
 
@@ -300,10 +302,35 @@ def test_numbers_of_no_model_are_refused_at_once(fault: str, copy: Path) -> None
     assert len(str(caught.value)) < 500
 
 
+@pytest.mark.parametrize("kind", ["pipe", "directory", "device", "huge"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(*CONFIGURATIONS, *TOKENIZERS),
+        "chat_template.jinja",
+        "additional_chat_templates/other.jinja",
+    ],
+)
+def test_what_is_no_small_file_is_refused_before_a_library_reads_it(name: str, kind: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "directory":
+        file.mkdir()
+    elif kind == "device":
+        file.symlink_to("/dev/zero")
+    else:
+        file.touch()
+        os.truncate(file, 3 * 2**30)
+    with pytest.raises(ModelError, match=f"{re.escape(str(file))}: cannot be read"):
+        check_small_files(tmp_path)
+
+
 def test_published_configurations_are_within_the_bounds() -> None:
     published = Path(__file__).parent / "published"
     for path in [reference_dir(), *(file.parent for file in published.glob("*/config.json"))]:
-        check_configurations(path)
+        check_small_files(path)
     assert set(MOST.values()) <= {2**n for n in range(32)}
 
 

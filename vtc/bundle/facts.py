@@ -73,6 +73,8 @@ class ServedImage:
         }
         if wrong := next((name for name, numbers in counts.items() if min(numbers, default=1) < 1), None):
             raise ValueError(f"{wrong} must be 1 or more")
+        if self.token_id < 0:
+            raise ValueError("token_id is negative")
         kept = (self.keep_per_span, *self.segment_tokens_per_span)
         if min(kept) < 0 or max(kept) > self.tokens_per_span or self.spans < 1:
             raise ValueError("keeps other numbers of tokens than there are")
@@ -123,10 +125,12 @@ class GenerationFacts:
     rules: GenerationRules
 
     def __post_init__(self) -> None:
-        """Refuse numbers that no decoder has."""
+        """Refuse numbers that no decoder and no token has."""
         for name in ("context", "width", "kv_heads", "head_dim", "layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more")
+        if min(*self.eos_token_ids, self.pad_token_id, self.bos_token_id or 0) < 0:
+            raise ValueError("a special token's number is negative")
 
 
 @dataclass(frozen=True)

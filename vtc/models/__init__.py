@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vtc.errors import MissingDependency, ModelError
 from vtc.facts.layout import ANY_IMAGE, ImageOptions
 from vtc.models.checkpoint_files import adapter_fault, holds_weights, model_digest
-from vtc.models.configuration import check_configurations, read_configuration
+from vtc.models.configuration import check_small_files, read_configuration
 from vtc.models.refused import NEAREST, refusal
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def resolve_model(name: str | Path) -> Path:
     path = Path(name)
     if not path.is_dir():
         raise ModelError(f"{name}: no such checkpoint directory; give a directory with config.json, or 'reference'")
-    if not (path / "config.json").is_file():
+    if not (path / "config.json").exists():
         if fault := adapter_fault(path):
             raise ModelError(fault)
         raise ModelError(f"{path}: holds no config.json, so it is not a Hugging Face checkpoint")
@@ -84,7 +84,7 @@ def adapter_class(path: Path) -> type[VLMAdapter]:
     MissingDependency
         If torch or transformers is not installed.
     """
-    check_configurations(path)
+    check_small_files(path)
     config = read_configuration(path / "config.json")
     model_type = str(config.get("model_type", "unknown"))
     if model_type not in FAMILIES and (model_type in NEAREST or VISUAL & set(config)):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vtc.errors import BundleError, ModelError, one_line
+from vtc.files import read_text
 from vtc.models.images.processor_files import PROCESSOR, settings_if_any
 
 DEFAULT = "default"
@@ -107,7 +108,7 @@ def _of_processor(path: Path) -> tuple[Path, Any]:
     if legacy is not None:
         return path / LEGACY, legacy.get("chat_template", "")
     templates = {file.stem: _text(file) for file in named}
-    if (path / JINJA).is_file():
+    if (path / JINJA).exists():
         templates[DEFAULT] = _text(path / JINJA)
     return path / (JINJA if DEFAULT in templates else NAMED), templates or None
 
@@ -136,6 +137,6 @@ def _by_name(entries: list[Any], file: Path) -> dict[str, Any]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(file)
+    except (OSError, ValueError) as error:
         raise ModelError(f"{file}: cannot be read as text ({error}); fetch it again") from None

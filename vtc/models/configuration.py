@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vtc.errors import ModelError
-from vtc.files import read_json
-from vtc.models.checkpoint_files import CONFIGURATIONS
+from vtc.files import TEXT_BYTES, TOKENIZER_BYTES, check_file, read_json
+from vtc.models.checkpoint_files import CONFIGURATIONS, TEMPLATES, TOKENIZERS
 
 _LAYERS, _WIDTH, _SIDE, _SMALL = 1024, 2**20, 2**16, 1024
 MOST: dict[str, int] = {
@@ -48,17 +48,25 @@ def read_configuration(file: Path) -> dict[str, Any]:
     return content
 
 
-def check_configurations(path: Path) -> None:
-    """Read each of a checkpoint's JSON files with bounds, before a library reads them without.
+def check_small_files(path: Path) -> None:
+    """Look at each of a checkpoint's files but its weights with bounds, before a library reads them without.
 
     Raises
     ------
     ModelError
-        As :func:`read_configuration`.
+        As :func:`read_configuration`; or if a vocabulary or a template is not a regular file of bounded size.
     """
     for name in CONFIGURATIONS:
         if (path / name).exists():
             read_configuration(path / name)
+    vocabularies = {path / name: TOKENIZER_BYTES for name in TOKENIZERS if (path / name).exists()}
+    templates = {file: TEXT_BYTES for pattern in TEMPLATES for file in sorted(path.glob(pattern)) if file.exists()}
+    for file, limit in (vocabularies | templates).items():
+        try:
+            check_file(file, limit)
+        except (OSError, ValueError) as error:
+            words = error.strerror if isinstance(error, OSError) else error
+            raise ModelError(f"{file}: cannot be read ({words}); fetch the checkpoint again") from None
 
 
 def _number_faults(content: dict[str, Any], tokenizer: bool) -> Iterator[str]:

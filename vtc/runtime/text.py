@@ -13,6 +13,7 @@ from tokenizers.decoders import DecodeStream
 from vtc.bundle.facts import ServedImage
 from vtc.bundle.manifest import Manifest
 from vtc.errors import BundleError, InputError
+from vtc.files import TOKENIZER_BYTES, check_file, read_text
 from vtc.inputs.prompts import expand, render_chat, without_marks, writes_start
 from vtc.machine import machine_fault
 
@@ -35,6 +36,7 @@ class Text:
     def __init__(self, manifest: Manifest) -> None:
         self.facts = manifest.generation
         try:
+            check_file(manifest.file("tokenizer.json"), TOKENIZER_BYTES)
             self.tokenizer = Tokenizer.from_file(str(manifest.file("tokenizer.json")))
         except BundleError:
             raise
@@ -159,7 +161,10 @@ class TextStream:
 
 def _chat_template(manifest: Manifest, tokenizer_config: dict[str, Any]) -> str | None:
     if "chat_template.jinja" in manifest.files:
-        return manifest.file("chat_template.jinja").read_text(encoding="utf-8")
+        try:
+            return read_text(manifest.file("chat_template.jinja"))
+        except ValueError as error:
+            raise BundleError(f"{manifest.root}: chat_template.jinja cannot be used ({error}); export it again") from None
     template = tokenizer_config.get("chat_template")
     if isinstance(template, list):
         template = {entry["name"]: entry["template"] for entry in template}.get("default")

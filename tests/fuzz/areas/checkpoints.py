@@ -48,7 +48,7 @@ def _draw(random: Random, bases: Path) -> Case:
     if kind == 0:
         changes, args = [{**_right(random), "is": "right"}], COMPRESS
     elif kind < 3:
-        changes, args = [{**_wrong(random), "is": "wrong"}], COMPRESS
+        changes, args = [{**_wrong(random, base), "is": "wrong"}], COMPRESS
     elif kind == 3:
         changes = [file_change(random, random.choice([*files, WEIGHTS, "model/chat_template.jinja"]))]
     else:
@@ -78,7 +78,7 @@ def _right(random: Random) -> Change:
     )
 
 
-def _wrong(random: Random) -> Change:
+def _wrong(random: Random, base: str) -> Change:
     """What a loaded model would not be the one that was meant with."""
     layers = random.choice(["text_config", "vision_config"]), "num_hidden_layers"
     options: list[Change] = [
@@ -99,7 +99,6 @@ def _wrong(random: Random) -> Change:
         {"do": "link", "file": WEIGHTS, "to": "/dev/zero"},
         {"do": "remove", "file": "model/tokenizer.json"},
         {"do": "remove", "file": "model/config.json"},
-        {"do": "remove", "file": "model/preprocessor_config.json"},
         {"do": "write", "file": "model/adapter_config.json", "text": '{"peft_type": "LORA", "r": 8}'},
         {
             "do": "set",
@@ -119,6 +118,8 @@ def _wrong(random: Random) -> Change:
         },
         {"do": "drop", "file": "model/config.json", "path": ("vision_config",)},
     ]
+    if base != "llava":  # which nests them in another file too
+        options.append({"do": "remove", "file": "model/preprocessor_config.json"})
     return random.choice(options)
 
 
