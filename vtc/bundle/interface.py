@@ -103,9 +103,9 @@ def _check_segment(check: _Check, segment: SegmentFacts) -> None:
     check.require(len(others) == 1 and (others == {"logits"}) == last, f"gives {'logits' if last else 'hidden states'}")
     rows = check.outputs["logits"][-1] if last and check.outputs["logits"] else None
     if isinstance(rows, int):
-        ends = facts.eos_token_ids
+        end = min(facts.eos_token_ids, default=0)
         check.require(facts.pad_token_id < rows, f"pads with token {facts.pad_token_id}, beyond its {rows} logits")
-        check.require(not ends or min(ends) < rows, f"ends answers with token {min(ends, default=0)}, beyond its logits")
+        check.require(end < rows, f"ends answers with token {end}, beyond its {rows} logits")
     for shapes, names in ((check.inputs, past), (check.outputs, present)):
         for name in names:
             check.sized(shapes, name, 1, facts.kv_heads)

@@ -164,7 +164,8 @@ def _chat_template(manifest: Manifest, tokenizer_config: dict[str, Any]) -> str 
         try:
             return read_text(manifest.file("chat_template.jinja"))
         except ValueError as error:
-            raise BundleError(f"{manifest.root}: chat_template.jinja cannot be used ({error}); export it again") from None
+            words = f"chat_template.jinja cannot be used ({error}); export it again"
+            raise BundleError(f"{manifest.root}: {words}") from None
     template = tokenizer_config.get("chat_template")
     if isinstance(template, list):
         template = {entry["name"]: entry["template"] for entry in template}.get("default")
