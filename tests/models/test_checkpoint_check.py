@@ -16,6 +16,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from tests.tiny import IMAGE
 from vtc.cli import main
@@ -111,6 +112,7 @@ def pipe(name: str) -> Change:
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n"
 INDEX = "model.safetensors.index.json"
+WITHOUT_UNKNOWN = Tokenizer(WordLevel({"a": 0}, unk_token="<unk>")).to_str()
 FAULTS: dict[str, tuple[list[Change], str]] = {
     "adapter beside the weights": ([adapter], r"adapter \(LoRA\) beside its weights; merge it first: .*peft"),
     "adapter alone": ([adapter, remove("model.safetensors")], r"no model; merge it first: .*'org/base'"),
@@ -138,7 +140,8 @@ FAULTS: dict[str, tuple[list[Change], str]] = {
     "pipe as configuration": ([pipe("generation_config.json")], "named pipe"),
     "slow tokenizer alone": ([rename("tokenizer.json", "tokenizer.model")], "slow tokenizer alone .*convert it"),
     "no tokenizer": ([remove("tokenizer.json")], "no tokenizer.json; fetch it too"),
-    "tokenizer that is none": ([write("tokenizer.json", "{}")], "tokenizer cannot be loaded"),
+    "tokenizer that is none": ([write("tokenizer.json", "{}")], "tokenizer cannot be used"),
+    "tokenizer that cannot encode": ([write("tokenizer.json", WITHOUT_UNKNOWN)], "tokenizer cannot be used .*<unk>"),
     "tokenizer beyond the embedding": ([more_tokens], "<extra1999>.*embedding has .* rows; take the tokenizer"),
     "no end token": ([no_end], "no file names an end token.*set eos_token_id"),
     "end token of no tokenizer": ([edit("generation_config.json", eos_token_id=10**6)], "none of the tokenizer's"),

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers.models import WordLevel
 
 from vtc.bundle.facts import ServedImage
 from vtc.bundle.manifest import FileEntry, Manifest, load_manifest
@@ -183,6 +184,13 @@ def test_broken_tokenizer_is_refused(toy_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text("{}")
     with pytest.raises(BundleError, match=r"tokenizer\.json cannot be loaded"):
         text_of(tmp_path, toy_bundle)
+
+
+def test_tokenizer_that_does_not_know_a_letter_is_refused(toy_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(Tokenizer(WordLevel({"a": 0}, unk_token="<unk>")).to_str())
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(BundleError, match=r"tokenizer\.json cannot encode a prompt .*<unk>.*; export"):
+        text_of(tmp_path, toy_bundle).encode(["b"], [0], served(toy_bundle))
 
 
 def test_question_may_name_the_placeholder(toy_bundle: Path) -> None:

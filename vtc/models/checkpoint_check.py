@@ -169,9 +169,11 @@ def _vocabulary(path: Path, settings: Mapping[str, Any], faults: list[str]) -> d
         if is_lfs_pointer(file):
             faults.append(f"{file}: is a Git LFS pointer, not the tokenizer; fetch it: git lfs pull")
             return None
-        words = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
+        tokenizer = Tokenizer.from_file(str(file))
+        tokenizer.encode("What is this?")  # one without a token for what it does not know fails here
+        words = tokenizer.get_vocab(with_added_tokens=True)
     except Exception as error:  # tokenizers raises bare Exceptions
-        faults.append(f"{file}: tokenizer cannot be loaded ({str(error)[:200]}); fetch it again")
+        faults.append(f"{file}: tokenizer cannot be used ({str(error)[:200]}); fetch it again")
         return None
     added = settings.get("added_tokens_decoder")
     listed = added if isinstance(added, dict) else {}

@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vtc.errors import InputError
+from vtc.errors import InputError, ModelError, one_line
 from vtc.facts.model import ModelFacts
 from vtc.inputs.generation import FILE as GENERATION_FILE
 from vtc.inputs.generation import GenerationRules, rules_of
 from vtc.inputs.prompts import expand, render_chat, without_marks, writes_start
+from vtc.machine import machine_fault
 from vtc.models.chat_templates import needed_template
 
 
@@ -132,13 +133,20 @@ class Prompts:
         ------
         InputError
             If a prompt's placeholders do not match its images, or it is longer than the decoder's context.
+        ModelError
+            If the tokenizer fails.
         """
         rows: list[list[int]] = []
         for prompt, count in zip(prompts, images, strict=True):
             run = self.image_token * tokens_per_span
             expanded = expand(prompt, self.placeholder, count, self.prompt_parts, run, self.prompt_frame)
             own_start = writes_start(prompt, self.prompt_frame, self.tokenizer.bos_token)
-            rows.append(self.tokenizer(expanded, add_special_tokens=not own_start)["input_ids"])
+            try:
+                rows.append(self.tokenizer(expanded, add_special_tokens=not own_start)["input_ids"])
+            except Exception as error:  # tokenizers raises bare Exceptions
+                raise machine_fault(error) or ModelError(
+                    f"{self.path}: tokenizer cannot encode a prompt ({one_line(error)}); fetch it again"
+                ) from error
             if len(rows[-1]) > self.facts.decoder.context:
                 raise InputError(
                     f"prompt of {len(rows[-1])} tokens is beyond the model's context of {self.facts.decoder.context}"

@@ -12,7 +12,7 @@ from tokenizers.decoders import DecodeStream
 
 from vtc.bundle.facts import ServedImage
 from vtc.bundle.manifest import Manifest
-from vtc.errors import BundleError, InputError
+from vtc.errors import BundleError, InputError, one_line
 from vtc.files import TOKENIZER_BYTES, check_file, read_text
 from vtc.inputs.prompts import expand, render_chat, without_marks, writes_start
 from vtc.machine import machine_fault
@@ -100,7 +100,12 @@ class Text:
             frame = served.prompt_frame
             expanded = expand(prompt, served.placeholder, count, served.prompt_parts, served.token, frame)
             own_start = writes_start(prompt, frame, self.special_tokens.get("bos_token"))
-            ids = self.tokenizer.encode(expanded, add_special_tokens=not own_start).ids
+            try:
+                ids = self.tokenizer.encode(expanded, add_special_tokens=not own_start).ids
+            except Exception as error:  # tokenizers raises bare Exceptions
+                raise machine_fault(error) or BundleError(
+                    f"tokenizer.json cannot encode a prompt ({one_line(error)}); export the bundle again"
+                ) from error
             if ids.count(served.token_id) != count * served.spans:
                 if expanded.count(served.token) != count * served.spans:
                     raise InputError(f"prompt holds {served.token}, which stands for visual tokens; take it out")
