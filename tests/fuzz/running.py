@@ -23,8 +23,8 @@ LINE = 600
 """Characters of a line of an error, which is what vtc.shown cuts it to."""
 LINES = 50
 """Most of a refusal that tells a line for each fault."""
-FAULT_A_LINE = ("recipes", "checkpoints")
-"""Areas whose refusals tell a line for each fault of what was asked for."""
+FAULT_A_LINE = ("recipes", "checkpoints", "states")
+"""Areas where a recipe or a checkpoint is read, of which each fault is told in a line."""
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -189,7 +189,7 @@ def test_broken_tokenizer_is_refused(toy_bundle: Path, tmp_path: Path) -> None:
 def test_tokenizer_that_does_not_know_a_letter_is_refused(toy_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(Tokenizer(WordLevel({"a": 0}, unk_token="<unk>")).to_str())
     (tmp_path / "tokenizer_config.json").write_text("{}")
-    with pytest.raises(BundleError, match=r"tokenizer\.json cannot encode a prompt .*<unk>.*; export"):
+    with pytest.raises(BundleError, match=r"tokenizer\.json cannot encode a prompt .*Missing .UNK. token.*; export"):
         text_of(tmp_path, toy_bundle).encode(["b"], [0], served(toy_bundle))
 
 
