@@ -141,7 +141,10 @@ FAULTS: dict[str, tuple[list[Change], str]] = {
     "slow tokenizer alone": ([rename("tokenizer.json", "tokenizer.model")], "slow tokenizer alone .*convert it"),
     "no tokenizer": ([remove("tokenizer.json")], "no tokenizer.json; fetch it too"),
     "tokenizer that is none": ([write("tokenizer.json", "{}")], "tokenizer cannot be used"),
-    "tokenizer that cannot encode": ([write("tokenizer.json", WITHOUT_UNKNOWN)], "tokenizer cannot be used .*Missing .UNK. token"),
+    "tokenizer that cannot encode": (
+        [write("tokenizer.json", WITHOUT_UNKNOWN)],
+        "cannot be used .*Missing .UNK.",
+    ),
     "tokenizer beyond the embedding": ([more_tokens], "<extra1999>.*embedding has .* rows; take the tokenizer"),
     "no end token": ([no_end], "no file names an end token.*set eos_token_id"),
     "end token of no tokenizer": ([edit("generation_config.json", eos_token_id=10**6)], "none of the tokenizer's"),
