@@ -58,9 +58,9 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from vtc.runtime.versions import vtc_version
 
-        return version("vtc")
+        return vtc_version()
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES.get(name, "vtc.api")), name)
