@@ -1,4 +1,4 @@
-"""Faults of the machine: no memory, no space, no file handles, no permission.
+"""Faults of the machine: no memory, no space, no file handles, no threads, no permission.
 
 Whatever reads or writes a file may meet them, and libraries hide them behind errors of their own; a file is not
 damaged because there was no memory to read it.
@@ -13,6 +13,7 @@ import re
 from vtc.errors import OutOfResources
 
 MEMORY = "not enough memory; close other programs, or use a smaller model or batch"
+THREADS = "the system starts no further thread; close other programs, or raise the limit (ulimit -u)"
 
 REASONS = {
     errno.ENOMEM: MEMORY,
@@ -42,6 +43,9 @@ _MEMORY = re.compile(
     "not enough memory|out of memory|bad_alloc|bad allocation|"
     r"(?:fail\w*|unable|cannot|can't|could not) (?:to )?allocate",
     re.IGNORECASE,
+)
+_THREADS = re.compile(
+    r"can't start new thread|pthread_create failed|ThreadPoolBuildError|Resource temporarily unavailable"
 )
 _DEPTH = 10
 """Errors of a chain that are looked at."""
@@ -99,4 +103,4 @@ def _lacks(error: BaseException) -> str:
     text = str(error)[:10_000]
     if number := _NUMBER.search(text):
         return REASONS.get(int(number[1]), "")
-    return MEMORY if _MEMORY.search(text) else ""
+    return MEMORY if _MEMORY.search(text) else THREADS if _THREADS.search(text) else ""

@@ -198,6 +198,8 @@ MEANT = {
     "memory": (MemoryError(), "error: not enough memory"),
     "memory, PyTorch": (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "error: not enough mem"),
     "memory, C++": (RuntimeError("std::bad_alloc"), "error: not enough memory"),
+    "threads": (RuntimeError("can't start new thread"), "error: the system starts no further thread"),
+    "threads, C++": (RuntimeError("pthread_create failed, error code: 11"), "error: the system starts no further"),
     "memory, CUDA": (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), "error: not enough memory"),
     "memory, ONNX Runtime": (RuntimeError("Failed to allocate memory for requested buffer"), "error: not enough mem"),
     "disk": (OSError(errno.ENOSPC, "x", "out/x"), "error: out/x: no space left on the disk"),
