@@ -107,9 +107,9 @@ def test_a_setting_that_is_not_served_is_refused_by_its_name(name: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"repetition_penalty": 0}, "must be a number above 0, not 0"),
-        ({"repetition_penalty": float("nan")}, "must be a number above 0, not nan"),
-        ({"repetition_penalty": "1.1"}, "must be a number above 0, not '1.1'"),
+        ({"repetition_penalty": 0}, "must be a number above 0, from 0.001 to 1000, not 0"),
+        ({"repetition_penalty": float("nan")}, "must be a number above 0, from 0.001 to 1000, not nan"),
+        ({"repetition_penalty": "1.1"}, "must be a number above 0, from 0.001 to 1000, not '1.1'"),
         ({"no_repeat_ngram_size": -1}, "must be a whole number, 0 or more, not -1"),
         ({"min_new_tokens": True}, "must be a whole number, 0 or more, not True"),
         ({"suppress_tokens": [1, -1]}, "must be a token id or a list of them"),

@@ -102,6 +102,51 @@ def no_end(path: Path) -> None:
     edit("tokenizer_config.json", eos_token=None)(path)
 
 
+def weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Change:
+    """Change tensors by their names."""
+
+    def changed(path: Path) -> None:
+        tensors = load_file(path / "model.safetensors")
+        change(tensors)
+        save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+
+    return changed
+
+
+def named(tensors: dict[str, torch.Tensor], end: str) -> str:
+    return next(name for name in tensors if name.endswith(end))
+
+
+def below_module(tensors: dict[str, torch.Tensor]) -> None:
+    for name in list(tensors):
+        tensors[f"module.{name}"] = tensors.pop(name)
+
+
+def other_shape(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[named(tensors, "layers.1.mlp.up_proj.weight")] = torch.ones(3, 4)
+
+
+def as_type(dtype: torch.dtype) -> Change:
+    return weights(lambda tensors: tensors.update({name: part.to(dtype) for name, part in tensors.items()}))
+
+
+def twice(path: Path) -> None:
+    shards(path)
+    first, second = (path / f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
+    name, tensor = next(iter(load_file(first).items()))
+    save_file(load_file(second) | {name: tensor + 1}, second, metadata={"format": "pt"})
+
+
+def dangling(path: Path) -> None:
+    (path / "model.safetensors").unlink()
+    (path / "model.safetensors").symlink_to("nowhere")
+
+
+def no_template(path: Path) -> None:
+    (path / "chat_template.jinja").unlink()
+    edit("tokenizer_config.json", chat_template=None)(path)
+
+
 def pipe(name: str) -> Change:
     def change(path: Path) -> None:
         (path / name).unlink(missing_ok=True)
@@ -116,7 +161,46 @@ WITHOUT_UNKNOWN = Tokenizer(WordLevel({"a": 0}, unk_token="<unk>")).to_str()
 FAULTS: dict[str, tuple[list[Change], str]] = {
     "adapter beside the weights": ([adapter], r"adapter \(LoRA\) beside its weights; merge it first: .*peft"),
     "adapter alone": ([adapter, remove("model.safetensors")], r"no model; merge it first: .*'org/base'"),
+    "adapter's settings alone": (
+        [write("adapter_config.json", "{}")],
+        "adapter_config.json and no adapter.*remove that file if they are",
+    ),
+    "adapter among the weights": (
+        [weights(lambda tensors: tensors.update({"layers.0.q_proj.lora_A.weight": torch.zeros(2, 2)}))],
+        r"an adapter that is not merged \(layers.0.q_proj.lora_A.weight\); merge it",
+    ),
+    "weights of other names": ([weights(below_module)], r"weights lack .* and \d+ more, and hold module.* no place"),
+    "a weight missing": (
+        [weights(lambda tensors: tensors.pop(named(tensors, "layers.1.mlp.up_proj.weight")))],
+        r"weights lack \S+layers.1.mlp.up_proj.weight; fetch them again",
+    ),
+    "a weight of another size": (
+        [weights(other_shape)],
+        r"layers.1.mlp.up_proj.weight are 3 x 4, and config.json makes them \d+ x \d+; take",
+    ),
+    "a weight twice": ([twice], "model-00001-of-00002.safetensors and model-00002-of-00002.safetensors both hold"),
+    "weights of integers": ([as_type(torch.int64)], "weights are of type I64"),
+    "weights of truths": ([as_type(torch.bool)], "weights are of type BOOL"),
+    "link to no weights": ([dangling], "not a regular file, nor a link to one"),
+    "unknown activation": ([edit_part("text_config", hidden_act="nope")], r"config.json: makes no model \(KeyError"),
+    "no template": ([no_template], "ships no chat template"),
+    "template without an image": ([write("chat_template.jinja", "what?")], "<image> 0 times for one image"),
+    "pipe among templates": (
+        [lambda path: (path / "additional_chat_templates").mkdir(), pipe("additional_chat_templates/a.jinja")],
+        "a.jinja: cannot be read as text .is a named pipe",
+    ),
+    "special token a number": ([edit("tokenizer_config.json", eos_token=3)], "tokenizer cannot be loaded"),
+    "image token another word": ([edit("config.json", image_token_index=10)], "0 times for one image"),
+    "several beams": ([edit("generation_config.json", num_beams=4)], "num_beams 4 is not served"),
+    "no new token": ([edit("generation_config.json", max_new_tokens=0)], "generation_config.json: generation settings"),
+    "no end in a list": ([edit("generation_config.json", eos_token_id=[])], "no file names an end token"),
+    "every token suppressed": (
+        [edit("generation_config.json", suppress_tokens=list(range(2000)))],
+        "suppress_tokens leaves no token to take",
+    ),
+    "forced end of no model": ([edit("generation_config.json", forced_eos_token_id=10**6)], "none of the model's"),
     "AWQ": ([edit("config.json", quantization_config={"quant_method": "awq", "bits": 4})], "quantised.*unquantised"),
+    "quantisation a word": ([edit("config.json", quantization_config="awq")], "quantization_config is .* an object"),
     "quantised decoder": ([edit_part("text_config", quantization_config={"quant_method": "fp8"})], "quantised.*fp8"),
     "compressed tensors": ([edit("config.json", compression_config={"format": "int"})], "take the unquantised"),
     "GPTQ's own file": ([write("quantize_config.json", "{}")], "quantised"),
@@ -225,10 +309,30 @@ def test_check_says_what_compress_will_say(checkpoint: Path, tmp_path: Path) -> 
     said = [CliRunner().invoke(main, args).stderr.splitlines()[-1] for args in tried]
     assert said[0] == said[1]
     assert "no selector can be trained for qwen2_vl" in said[0]
+    question_first = "{{ messages[0]['content'][1]['text'] }}<image>"
+    other = Path(shutil.copytree(checkpoint, tmp_path / "other"))
+    (other / "chat_template.jinja").write_text(question_first)
+    keep = ["--set", "stages.0.keep=4"]
+    tried = [
+        ["check", "mmtok", *keep, "--model", str(other)],
+        ["compress", str(other), "--recipe", "mmtok", *keep, "-o", str(tmp_path / "out")],
+    ]
+    said = [CliRunner().invoke(main, args).stderr.splitlines()[-1] for args in tried]
+    assert said[0] == said[1]
+    assert "mmtok reads the question in the text after the image" in said[0]
     result = CliRunner().invoke(
         main, ["check", "learnpruner-encoder", "--set", "stages.0.keep=4", "--model", str(checkpoint)]
     )
     assert "vtc compress needs --data DIR for stages.0.selector.checkpoint" in result.stdout
+
+
+def test_weights_without_a_place_and_rules_of_generation_are_told(copy: Path) -> None:
+    weights(lambda tensors: tensors.update({"draft.weight": torch.zeros(2)}))(copy)
+    edit("generation_config.json", repetition_penalty=1.1, suppress_tokens=[5, 6], do_sample=True)(copy)
+    told = check_model(copy).contents
+    assert told.weights.endswith("; 1 tensors are not used: draft.weight")
+    assert told.generation == "repetition_penalty 1.1, suppress_tokens of 2, do_sample, which vtc does not follow"
+    assert told.template == "chat_template.jinja"
 
 
 def test_a_directory_of_configuration_alone_can_be_planned(copy: Path) -> None:
@@ -254,7 +358,7 @@ def test_weights_may_be_links_as_in_the_stores_of_hubs(copy: Path, tmp_path: Pat
         blob = file.rename(tmp_path / "blobs" / f"{file.name}-blob")
         file.symlink_to(Path("..") / "blobs" / blob.name)
     assert model_digest(copy) == before
-    assert check_model(copy).weights.startswith("2 files")
+    assert check_model(copy).contents.weights.startswith("2 files")
     load_adapter(copy)
 
 

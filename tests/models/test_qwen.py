@@ -223,3 +223,5 @@ def test_unusual_configurations_are_refused() -> None:
         described(text__layer_types=["full_attention"] * 35 + ["sliding_attention"])
     with pytest.raises(ModelError, match="'dynamic'"):
         described(text__rope_parameters={"rope_type": "dynamic", "rope_theta": 1e6})
+    with pytest.raises(ModelError, match=r"mrope_section \[1, 1, 1\] of config.json does not share out the \d+"):
+        described(text__rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 1]})

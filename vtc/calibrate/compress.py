@@ -9,7 +9,7 @@ from typing import Any
 from vtc.artifact import check_output
 from vtc.calibrate.calibrator import Calibrator, PartSource, needs_data
 from vtc.calibrate.measurements import Measurements
-from vtc.compressed.build import apply_recipe
+from vtc.compressed.build import apply_recipe, check_questions
 from vtc.compressed.checkpoint import FILES, Origin, save_compressed
 from vtc.compressed.model import CompressedModel
 from vtc.data.datasets import data_for
@@ -215,7 +215,7 @@ def compress(
     facts = read_facts(path, image_options)
     plan(recipe, facts)
     check_trainable(recipe, facts)
-    check_model(path, image_options)
+    check_questions(check_model(path, image_options).outline, recipe)
     check_output(out, "compressed")
     data = data_for(str(model), calibration.data)
     if recipe.autos and data is None:

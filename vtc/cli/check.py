@@ -54,6 +54,7 @@ def command(
     if recipe.autos:
         lines.append(f"left to calibration: {', '.join(recipe.autos)}")
     if model is not None:
+        from vtc.compressed.build import check_questions
         from vtc.data.datasets import data_for
         from vtc.models import check_model, read_facts, resolve_model
         from vtc.training.trainers import check_trainable
@@ -62,7 +63,8 @@ def command(
         facts = read_facts(path, image_options)
         resolved = plan(recipe, facts)
         check_trainable(recipe, facts)
-        contents = check_model(path, image_options)
+        contents, outline = check_model(path, image_options)
+        check_questions(outline, recipe)
         needs_data = bool(recipe.autos) and data_for(model) is None
         report |= {"model": vars(contents), "plan": resolved.to_dict(), "needs_data": needs_data}
         lines += contents.lines()

@@ -73,6 +73,14 @@ class GenerationRules:
         )
 
     @property
+    def words(self) -> list[str]:
+        """Each rule that is none by default, in a few words."""
+        own = {name: value for name, value in vars(self).items() if value != getattr(GenerationRules(), name)}
+        sampling = own.pop("sampling", None)
+        found = [f"{name} {f'of {len(value)}' if isinstance(value, tuple) else value}" for name, value in own.items()]
+        return found if sampling is None else [*found, "do_sample, which vtc does not follow"]
+
+    @property
     def told(self) -> str:
         """What a user should know, in a line; empty where there is nothing."""
         if self.sampling is None:
@@ -151,8 +159,38 @@ def rules_of(settings: Mapping[str, Any], source: str = FILE) -> GenerationRules
     )
 
 
+def check_rules(rules: GenerationRules, vocabulary: int, source: str = FILE) -> None:
+    """Refuse rules that leave no token to take.
+
+    Parameters
+    ----------
+    rules : GenerationRules
+    vocabulary : int
+        Tokens that there are.
+    source : str
+        What to call them in an error.
+
+    Raises
+    ------
+    ModelError
+    """
+    forced = rules.forced_eos_token_ids
+    if not (forced or rules.suppress_tokens or rules.begin_suppress_tokens):
+        return
+    if forced and min(forced) >= vocabulary:
+        raise ModelError(f"{source}: forced_eos_token_id {forced[0]} is none of the model's {vocabulary} tokens")
+    for name, tokens in (("suppress_tokens", ()), ("begin_suppress_tokens", rules.begin_suppress_tokens)):
+        left = set(range(vocabulary)).difference(rules.suppress_tokens, tokens)
+        if not left or (forced and not left & set(forced)):
+            raise ModelError(f"{source}: {name} leaves no token to take; remove some")
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_penalty(value: Any) -> bool:
+    return _is_number(value) and 1e-3 <= value <= 1e3  # beyond it, logits become 0 or infinite
 
 
 def _is_id(value: object) -> bool:
@@ -178,7 +216,7 @@ class _Reader:
         return value
 
     def penalty(self, name: str) -> float:
-        return float(self._checked(name, 1.0, lambda value: _is_number(value) and value > 0, "a number above 0"))
+        return float(self._checked(name, 1.0, _is_penalty, "a number above 0, from 0.001 to 1000"))
 
     def count(self, name: str) -> int:
         return int(self._checked(name, 0, _is_id, "a whole number, 0 or more"))

@@ -18,7 +18,7 @@ from vtc.models.refused import NEAREST, refusal
 if TYPE_CHECKING:
     from vtc.facts.model import ModelFacts
     from vtc.models.base import VLMAdapter
-    from vtc.models.checkpoint_check import Contents
+    from vtc.models.checkpoint_check import Checked
 
 __all__ = [
     "FAMILIES",
@@ -109,8 +109,15 @@ def read_facts(path: Path, options: ImageOptions = ANY_IMAGE) -> ModelFacts:
     return adapter_class(path).read(path, options)[0]
 
 
-def check_model(path: Path, options: ImageOptions = ANY_IMAGE) -> Contents:
+def check_model(path: Path, options: ImageOptions = ANY_IMAGE) -> Checked:
     """Make sure that all of a checkpoint is there and of one model, before its weights are loaded.
+
+    Only the numbers of the weights are left to loading.
+
+    Returns
+    -------
+    Checked
+        What there is, and an adapter without numbers.
 
     Raises
     ------
@@ -122,9 +129,11 @@ def check_model(path: Path, options: ImageOptions = ANY_IMAGE) -> Contents:
         If it cannot serve those images.
     """
     adapter = adapter_class(path)
-    from vtc.models.checkpoint_check import check_checkpoint
+    from vtc.models.checkpoint_check import Checked, check_checkpoint
 
-    return check_checkpoint(path, adapter.configuration(path), adapter.read(path, options)[0])
+    contents = check_checkpoint(path, adapter.configuration(path), adapter.read(path, options)[0])
+    outline, unused = adapter.outline(path, options)
+    return Checked(contents.told(outline.rules.words, unused), outline)
 
 
 def load_adapter(path: Path, options: ImageOptions = ANY_IMAGE) -> VLMAdapter:

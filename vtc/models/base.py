@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -21,14 +21,15 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 from typing_extensions import Self
 
-from vtc.errors import InputError, ModelError, one_line
+from vtc.errors import CheckpointError, InputError, ModelError, one_line
 from vtc.facts.layout import ANY_IMAGE, ImageLayout, ImageOptions
 from vtc.facts.model import ModelFacts
 from vtc.inputs.pixels import PixelSpec, to_pixels
 from vtc.machine import machine_fault
-from vtc.models.chat_templates import check_prompt, needed_template
+from vtc.models.chat_templates import needed_template
 from vtc.models.images.processor_files import image_settings, video_settings
-from vtc.models.loading import load_weights
+from vtc.models.loading import load_tokenizer, load_weights
+from vtc.models.outline import outline_model
 from vtc.models.parts.attention import GROUPED_ATTENTION
 from vtc.models.prompts import Prompts
 
@@ -150,19 +151,57 @@ class VLMAdapter(Prompts, ABC):
         """
         facts, pixels = cls.read(path, options)
         needed_template(path, cls.fixed_chat_template)
-        model, tokenizer = load_weights(path, cls.model_class, cls.configuration(path))
-        adapter = cls(path, facts, pixels, model, tokenizer, options)
-        check_prompt(path, adapter.chat, adapter.placeholder)
+        adapter = cls(path, facts, pixels, load_weights(path, cls.model_class), load_tokenizer(path), options)
+        adapter.check_prompts()
         if told := adapter.rules.told:
             _log.warning("note: %s: %s", path, told)
         return adapter
+
+    @classmethod
+    def outline(cls, path: Path, options: ImageOptions = ANY_IMAGE) -> tuple[Self, list[str]]:
+        """Put together all of a checkpoint but the numbers of its weights: what it says of prompts can be asked.
+
+        Returns
+        -------
+        adapter : VLMAdapter
+            Its model is on the device ``meta``.
+        unused : list of str
+            Names of weights that the model has no place for.
+
+        Raises
+        ------
+        CheckpointError
+            With every fault, one a line.
+        InputError
+            If the checkpoint cannot serve what is asked for.
+        """
+        facts, pixels = cls.read(path, options)
+        faults: list[str] = []
+
+        def tried(step: Callable[[], Any]) -> Any:
+            try:
+                return step()
+            except ModelError as error:
+                faults.append(str(error))
+
+        tried(lambda: needed_template(path, cls.fixed_chat_template))
+        tokenizer = tried(lambda: load_tokenizer(path))
+        model, unused = tried(lambda: outline_model(path, cls.model_class, cls.configuration(path))) or (None, [])
+        if not faults:
+            adapter = cls(path, facts, pixels, model, tokenizer, options)
+            tried(adapter.check_generation)
+        if not faults:
+            tried(adapter.check_prompts)
+        if faults:
+            raise CheckpointError("\n".join(faults))
+        return adapter, unused
 
     def with_image_options(self, options: ImageOptions) -> Self:
         """The same model, made ready for other images."""
         other = copy.copy(self)
         other.wanted = options
         other.facts, other.pixels = self.read(self.path, options)
-        check_prompt(self.path, other.chat, other.placeholder)
+        other.check_prompts()
         return other
 
     def with_layout(self, layout: ImageLayout) -> Self:

@@ -36,12 +36,18 @@ def chat_template(path: Path) -> str | None:
         If a template is empty or no text, if of several with names none is the default, or if there are files that
         transformers does not take together.
     """
+    located = located_template(path)
+    return None if located is None else located[1]
+
+
+def located_template(path: Path) -> tuple[Path, str] | None:
+    """Like :func:`chat_template`, with the file (of several, their directory) that it comes from."""
     file, found = _of_processor(path)
     if found is None:
         file, found = path / TOKENIZER, (settings_if_any(path / TOKENIZER) or {}).get("chat_template")
         if isinstance(found, list):
             found = _by_name(found, file)
-    return None if found is None else _chosen(found, file)
+    return None if found is None else (file, _chosen(found, file))
 
 
 def needed_template(path: Path, fixed: str | None) -> str:
@@ -102,14 +108,15 @@ def _of_processor(path: Path) -> tuple[Path, Any]:
     legacy = settings_if_any(path / LEGACY)
     if legacy is not None and named:
         raise ModelError(f"{path}: has both {LEGACY} and {NAMED}/, of which transformers takes neither; remove one")
+    templates = {file.stem: _text(file) for file in named}  # all of which transformers reads, too
+    if (path / JINJA).exists():
+        templates[DEFAULT] = _text(path / JINJA)
     own = (settings_if_any(path / PROCESSOR) or {}).get("chat_template")
     if own is not None:
         return path / PROCESSOR, own
-    if legacy is not None:
+    # One that is null or empty counts as none.
+    if legacy is not None and ("chat_template" not in legacy or legacy["chat_template"]):
         return path / LEGACY, legacy.get("chat_template", "")
-    templates = {file.stem: _text(file) for file in named}
-    if (path / JINJA).exists():
-        templates[DEFAULT] = _text(path / JINJA)
     return path / (JINJA if DEFAULT in templates else NAMED), templates or None
 
 
@@ -136,7 +143,9 @@ def _by_name(entries: list[Any], file: Path) -> dict[str, Any]:
 
 
 def _text(file: Path) -> str:
+    """A file's text, with the line ends that Python has."""
     try:
-        return read_text(file)
+        return read_text(file).replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, ValueError) as error:
-        raise ModelError(f"{file}: cannot be read as text ({error}); fetch it again") from None
+        words = error.strerror if isinstance(error, OSError) else error
+        raise ModelError(f"{file}: cannot be read as text ({words}); fetch it again") from None

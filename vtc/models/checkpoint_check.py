@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
+from typing_extensions import Self
 
 from vtc.errors import CheckpointError, ModelError
 from vtc.facts.model import ModelFacts
+from vtc.models.chat_templates import located_template
 from vtc.models.checkpoint_files import (
-    TEMPLATES,
     TOKENIZERS,
     adapter_fault,
     has_model,
@@ -23,10 +24,13 @@ from vtc.models.checkpoint_files import (
 )
 from vtc.models.configuration import read_configuration
 
+if TYPE_CHECKING:
+    from vtc.models.base import VLMAdapter
+
 FLOATS = ("F64", "F32", "F16", "BF16")
 """Formats of weights that are taken."""
-QUANTISED = ("F8_E4M3", "F8_E5M2", "I8", "U8", "I32", "F4", "F8_E8M0")
-"""Formats that hold numbers of fewer bits, alone or several in one."""
+NARROW = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F6_E2M3", "F6_E3M2", "F4")
+"""Formats of quantised floating-point numbers; integers beside few floats are quantised, too."""
 TOKENS = ("eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id")
 NUMBERS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens", "max_length")
 
@@ -37,7 +41,7 @@ class Contents:
 
     Attributes
     ----------
-    weights, quantised, adapter, tokenizer, template, processor : str
+    weights, quantised, adapter, tokenizer, template, processor, generation : str
         A few words on each.
     """
 
@@ -47,10 +51,30 @@ class Contents:
     tokenizer: str
     template: str
     processor: str
+    generation: str = ""
+
+    def told(self, rules: Sequence[str], unused: Sequence[str]) -> Self:
+        """With what only the whole model tells: its rules of generation, and weights that it has no place for."""
+        left_out = f"; {len(unused)} tensors are not used: {', '.join(unused[:3])}" if unused else ""
+        return replace(self, weights=self.weights + left_out, generation=", ".join(rules) or "the best token each time")
 
     def lines(self) -> list[str]:
         """One line each."""
-        return [f"{name:10}{words}" for name, words in vars(self).items()]
+        return [f"{name:11}{words}" for name, words in vars(self).items()]
+
+
+class Checked(NamedTuple):
+    """A checkpoint without a fault.
+
+    Attributes
+    ----------
+    contents : Contents
+    outline : VLMAdapter
+        All of it but the numbers of its weights.
+    """
+
+    contents: Contents
+    outline: VLMAdapter
 
 
 def check_checkpoint(path: Path, config: Any, facts: ModelFacts) -> Contents:
@@ -76,6 +100,7 @@ def check_checkpoint(path: Path, config: Any, facts: ModelFacts) -> Contents:
     weights = "" if adapter and not has_model(path) else _weights(path, faults)
     generation = _configuration(path, "generation_config.json", faults)
     settings = _configuration(path, "tokenizer_config.json", faults)
+    template = _template(path, faults)
     words = _vocabulary(path, settings, faults)
     faults += [f"{path / 'generation_config.json'}: {fault}" for fault in _generation_faults(generation)]
     if words is not None:
@@ -87,7 +112,7 @@ def check_checkpoint(path: Path, config: Any, facts: ModelFacts) -> Contents:
         quantised=quantised or "no",
         adapter="none",
         tokenizer=f"{len(words or {})} tokens, {facts.decoder.vocab} rows in the embedding",
-        template=_template(path, settings),
+        template=template,
         processor=_processor(path),
     )
 
@@ -119,6 +144,8 @@ def _weights(path: Path, faults: list[str]) -> str:
         faults.append(str(error))
         return ""
     formats: dict[str, int] = {}
+    places: dict[str, str] = {}
+    twice: dict[tuple[str, str], str] = {}
     for file in files:
         try:
             if is_lfs_pointer(file):
@@ -126,12 +153,18 @@ def _weights(path: Path, faults: list[str]) -> str:
                 continue
             with safe_open(file, framework="numpy") as stored:
                 for name in stored.keys():  # noqa: SIM118 (not a dict)
+                    if (first := places.setdefault(name, file.name)) != file.name:
+                        twice.setdefault((first, file.name), name)
                     part = stored.get_slice(name)
                     formats[part.get_dtype()] = formats.get(part.get_dtype(), 0) + math.prod(part.get_shape())
         except (OSError, ValueError, SafetensorError) as error:
             faults.append(f"{file}: weights cannot be loaded ({error}); fetch them again")
-    if narrow := sorted(set(formats) & set(QUANTISED) - ({"I32", "U8", "I8"} if _mostly_floats(formats) else set())):
-        faults.append(_unquantised(path, f"weights are of type {', '.join(narrow)}"))
+    faults += [
+        f"{path}: {first} and {file} both hold {name}; fetch both again" for (first, file), name in twice.items()
+    ]
+    others = sorted(set(formats) - set(FLOATS))
+    if not _mostly_floats(formats) or set(others) & set(NARROW):
+        faults.append(_unquantised(path, f"weights are of type {', '.join(others)}"))
     size = sum(file.stat().st_size for file in files)
     what = files[0].name if len(files) == 1 else f"{len(files)} files"
     return f"{what}, {size / 1e6:.1f} MB, {' and '.join(sorted(formats))}"
@@ -233,10 +266,13 @@ def _ends(config: Any, generation: Mapping[str, Any]) -> list[Any]:
     return [token for one in found for token in (one if isinstance(one, list) else [one])]
 
 
-def _template(path: Path, settings: Mapping[str, Any]) -> str:
-    files = [file.name for pattern in ("chat_template.json", *TEMPLATES) for file in sorted(path.glob(pattern))]
-    own = ["tokenizer_config.json"] if settings.get("chat_template") else []
-    return ", ".join([*files, *own]) or "none: the family's plain form is taken"
+def _template(path: Path, faults: list[str]) -> str:
+    try:
+        located = located_template(path)
+    except ModelError as error:
+        faults.append(str(error))
+        return ""
+    return located[0].name if located else "that of the family's processor"
 
 
 def _processor(path: Path) -> str:

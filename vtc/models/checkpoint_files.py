@@ -40,9 +40,9 @@ def weight_files(path: Path) -> list[Path]:
     ModelError
         If there are none, an index cannot be read, or it names files that are missing or elsewhere.
     """
-    if (path / WEIGHTS).exists():
+    if (path / WEIGHTS).exists() or (path / WEIGHTS).is_symlink():
         if not (path / WEIGHTS).is_file():
-            raise ModelError(f"{path / WEIGHTS}: is not a regular file; fetch the weights again")
+            raise ModelError(f"{path / WEIGHTS}: is not a regular file, nor a link to one; fetch the weights again")
         return [path / WEIGHTS]
     index = path / INDEX
     if not index.exists():
@@ -78,6 +78,11 @@ def adapter_fault(path: Path) -> str | None:
     except (OSError, ValueError, AttributeError):
         base = None
     own = has_model(path)
+    if own and not any((path / name).exists() for name in ADAPTERS[1:]):
+        return (
+            f"{path}: holds {ADAPTERS[0]} and no adapter, so that its weights may or may not be merged; remove that "
+            "file if they are, else fetch the adapter and merge it"
+        )
     held = "an adapter (LoRA) beside its weights" if own else "an adapter (LoRA) and no model"
     apart = f"mkdir {path}/adapter && mv {path}/adapter_* {path}/adapter/ && " if own else ""
     model, adapter = (str(path), f"{path}/adapter") if own else (str(base or "BASE")[:200], str(path))

@@ -79,7 +79,7 @@ def _number_faults(content: dict[str, Any], tokenizer: bool) -> Iterator[str]:
                 yield f"{key} is {value}, and can be 1 to {MOST[name]}"
         elif isinstance(value, int) and abs(value) > PLENTY and not tokenizer:
             yield f"{key} is {value}, which no model has"
-    for key in ("text_config", "vision_config", "image_processor"):
+    for key in ("text_config", "vision_config", "image_processor", "video_processor", "quantization_config"):
         if not isinstance(content.get(key, {}), dict | type(None)):
             yield f"{key} is {content[key]!r:.40}, and must be an object"
 

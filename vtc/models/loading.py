@@ -1,4 +1,4 @@
-"""Weights and tokenizer of a checkpoint, through `transformers`."""
+"""Weights of a checkpoint, and its tokenizer, through `transformers`."""
 
 from __future__ import annotations
 
@@ -12,42 +12,34 @@ from transformers.utils import logging as hf_logging
 from vtc.errors import ModelError, one_line
 from vtc.finite import first_not_finite
 from vtc.machine import machine_fault
-from vtc.models.parameter_count import check_parameter_count
 
 
-def load_weights(path: Path, model_class: type[PreTrainedModel], config: Any) -> tuple[Any, Any]:
-    """Load a model in float32, from safetensors only, and its tokenizer.
+def load_weights(path: Path, model_class: type[PreTrainedModel]) -> Any:
+    """Load a model in float32, from safetensors only.
 
     Parameters
     ----------
     path : Path
         The checkpoint's directory.
     model_class : type
-    config : PretrainedConfig
 
     Returns
     -------
-    model : PreTrainedModel
-    tokenizer : PreTrainedTokenizerBase
+    PreTrainedModel
 
     Raises
     ------
     ModelError
-        If weights or tokenizer are missing or damaged, or a weight is no finite number.
+        If weights are missing or damaged, or one is no finite number.
     """
     quiet: Any = hf_logging.disable_progress_bar
     quiet()  # reading local weights takes a moment, and errors are to be one line
     load_model: Any = model_class.from_pretrained
-    load_tokenizer: Any = AutoTokenizer.from_pretrained
     try:
-        check_parameter_count(path, model_class, config)
         model, report = load_model(
             path, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
-        tokenizer = load_tokenizer(path, local_files_only=True)
-    except ModelError:
-        raise
-    except Exception as error:  # transformers, safetensors and tokenizers each raise kinds of their own
+    except Exception as error:  # transformers and safetensors raise kinds of their own
         raise machine_fault(error, path) or ModelError(
             f"{path}: checkpoint cannot be loaded ({one_line(error)}); fetch it again"
         ) from error
@@ -59,4 +51,22 @@ def load_weights(path: Path, model_class: type[PreTrainedModel], config: Any) ->
         )
     if (name := first_not_finite(model.state_dict().items())) is not None:
         raise ModelError(f"{path}: weights of {name} are not all finite numbers; fetch or train them again")
-    return model, tokenizer
+    return model
+
+
+def load_tokenizer(path: Path) -> Any:
+    """Load a checkpoint's tokenizer.
+
+    Raises
+    ------
+    ModelError
+        If its files cannot be used.
+    """
+    load: Any = AutoTokenizer.from_pretrained
+    try:
+        return load(path, local_files_only=True)
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise machine_fault(error, path) or ModelError(
+            f"{path}: tokenizer cannot be loaded ({one_line(error)}); fetch tokenizer.json, tokenizer_config.json and "
+            "what lies beside them again"
+        ) from error

@@ -13,10 +13,10 @@ from torch import Tensor
 from vtc.errors import InputError, ModelError, one_line
 from vtc.facts.model import ModelFacts
 from vtc.inputs.generation import FILE as GENERATION_FILE
-from vtc.inputs.generation import GenerationRules, rules_of
+from vtc.inputs.generation import GenerationRules, check_rules, rules_of
 from vtc.inputs.prompts import expand, render_chat, without_marks, writes_start
 from vtc.machine import machine_fault
-from vtc.models.chat_templates import needed_template
+from vtc.models.chat_templates import check_prompt, needed_template
 
 
 class Prompts:
@@ -111,6 +111,39 @@ class Prompts:
         question = "Which question is it?"
         prompt = self.chat(question)
         return question not in prompt or prompt.rfind(self.placeholder) < prompt.find(question)
+
+    def check_prompts(self) -> None:
+        """Make sure that template and tokenizer make a question about an image what the model takes.
+
+        Raises
+        ------
+        ModelError
+        InputError
+            If no question fits into the decoder's context.
+        """
+        check_prompt(self.path, self.chat, self.placeholder)
+        ids, _ = self.tokenize([self.chat("What is this?")], [1], 1)
+        found, wanted = int((ids == self.image_token_id).sum()), self.facts.layout.spans
+        if found != wanted:
+            raise ModelError(
+                f"{self.path}: a prompt has {self.image_token} {wanted} times, and the tokenizer makes token "
+                f"{self.image_token_id} of it {found} times; take the tokenizer that belongs to the model"
+            )
+
+    def check_generation(self) -> None:
+        """Make sure that answers can begin, and end.
+
+        Raises
+        ------
+        ModelError
+            If generation settings ask for what is not served, or allow no token, or nothing ends an answer.
+        """
+        check_rules(self.rules, self.facts.decoder.vocab, str(self.path / GENERATION_FILE))
+        if not self.eos_token_ids:
+            raise ModelError(
+                f"{self.path}: no file names an end token, so that no answer would end; set eos_token_id in "
+                f"{GENERATION_FILE}"
+            )
 
     def tokenize(self, prompts: Sequence[str], images: Sequence[int], tokens_per_span: int) -> tuple[Tensor, Tensor]:
         """Token ids of prompts whose image placeholders are expanded.

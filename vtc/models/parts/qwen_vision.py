@@ -78,6 +78,13 @@ def check_decoder(text: Any) -> None:
     kind = (text.rope_parameters or {}).get("rope_type", "default")
     if kind not in FIXED_ROPE:
         raise ModelError(f"rotary positions of type '{kind}' are not supported; supported: {', '.join(FIXED_ROPE)}")
+    section = (text.rope_parameters or {}).get("mrope_section")
+    half = (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads) // 2
+    if section is not None and (len(section) != 3 or sum(section) != half):
+        raise ModelError(
+            f"mrope_section {str(section)[:40]} of config.json does not share out the {half} rotary positions of a "
+            "head; take the config.json that belongs to the weights"
+        )
     if "sliding_attention" in (getattr(text, "layer_types", None) or ()):
         raise ModelError("a sliding window over positions of three axes is not supported; set use_sliding_window false")
 
