@@ -22,7 +22,7 @@ from exporters.precision import Precision, precision
 from exporters.precision.derive import Derived, Exported, derive
 from exporters.precision.fake_quantised import fake_quantised
 from exporters.precision.layers import layers_off
-from exporters.processor import COPIED_FILES, WRITTEN_FILES, name_external_data, write_json, write_processor
+from exporters.processor import COPIED_FILE, WRITTEN_FILES, name_external_data, write_json, write_processor
 from exporters.targets import TARGETS, Target
 from exporters.writing import DEFAULT_OPSET, export_graph
 from vtc.artifact import check_output, digest_of
@@ -149,7 +149,7 @@ def _files(request: ExportRequest, work: Path, graphs: Mapping[str, Mapping[str,
     """What the bundle holds."""
     paths = [path for of in graphs.values() for path in of.values()]
     paths += [path + WEIGHTS for path in paths if (work / (path + WEIGHTS)).is_file()]
-    copied = [name for name in COPIED_FILES if (work / name).is_file()]
+    copied = [COPIED_FILE] if (work / COPIED_FILE).is_file() else []
     return [*paths, *copied, *WRITTEN_FILES, *([VALUES] if values else []), *device_files(request.targets)]
 
 
@@ -282,7 +282,7 @@ class _Notes:
 def _take_up(request: ExportRequest, staging: Work) -> _Notes:
     """Notes of an interrupted export of the same model, whose graphs are used; of another one, all is removed."""
     devices = {SCRIPT, *device_files(TARGETS)}
-    staging.claim(f"{NOTES}*", "onnx/.*", VALUES, *COPIED_FILES, *WRITTEN_FILES, *devices)
+    staging.claim(f"{NOTES}*", "onnx/.*", VALUES, COPIED_FILE, *WRITTEN_FILES, *devices)
     notes = read_notes(staging.path / NOTES, _Notes)
     if notes is None or notes.key != request.key:
         staging.clear()

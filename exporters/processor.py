@@ -8,18 +8,21 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from exporters.writing import external_data
 from vtc.compressed.model import CompressedModel
 from vtc.models.images.processor_files import IMAGES, PROCESSOR, image_settings, settings_if_any
 from vtc.plan import TokenPlan
 
-COPIED_FILES = ("tokenizer.json", "special_tokens_map.json")
+COPIED_FILE = "special_tokens_map.json"
 WRITTEN_FILES = (
     "chat_template.jinja",
     "config.json",
     "generation_config.json",
     "preprocessor_config.json",
     "processor_config.json",
+    "tokenizer.json",
     "tokenizer_config.json",
 )
 
@@ -27,9 +30,9 @@ WRITTEN_FILES = (
 def write_processor(model: CompressedModel, work: Path) -> None:
     """The base model's own files, told of the smaller number of tokens and layers."""
     adapter, token_plan = model.adapter, model.plan
-    for name in COPIED_FILES:
-        if (adapter.path / name).is_file():
-            shutil.copyfile(adapter.path / name, work / name)
+    if (adapter.path / COPIED_FILE).is_file():
+        shutil.copyfile(adapter.path / COPIED_FILE, work / COPIED_FILE)
+    write_tokenizer(adapter.tokenizer, work / "tokenizer.json")
     (work / "chat_template.jinja").write_text(adapter.chat_template, encoding="utf-8")
     tokenizer = settings_if_any(adapter.path / "tokenizer_config.json") or {}
     # Templates read them, and checkpoints may have them in other files alone.
@@ -48,6 +51,14 @@ def write_processor(model: CompressedModel, work: Path) -> None:
         images["image_seq_length"] = model.keep_per_span
     write_json(work / IMAGES, images)
     write_json(work / "config.json", told_of(token_plan, settings_if_any(adapter.path / "config.json") or {}))
+
+
+def write_tokenizer(loaded: Any, path: Path) -> None:
+    """A tokenizer as `transformers` has loaded it: its class, and other files than its own, may have changed it."""
+    tokenizer = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    tokenizer.save(str(path))
 
 
 def name_external_data(work: Path, graphs: Iterable[str]) -> None:
