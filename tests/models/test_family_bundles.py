@@ -41,6 +41,7 @@ from vtc.facts.layout import ImageOptions
 from vtc.inputs.layouts import offer_of
 from vtc.recipe import Recipe
 from vtc.runtime.decoder import PADDING
+from vtc.runtime.vision import Vision
 from vtc.runtime.vlm import VLM
 
 EVERYTHING = [
@@ -160,7 +161,7 @@ def test_bars_take_no_place_after_a_cut_inside_the_decoder(
     model, path = bundles(first_case(family))
     adapter, bundle = model.adapter, VLM.load(path, provider="cpu", threads=1)
     if not adapter.pixels.pads:
-        assert PADDING not in bundle.vision(bundle.manifest.images[0]).outputs
+        assert PADDING not in bundle.vision.open(bundle.manifest.images[0]).outputs
         bundle.ask(image(0), "what is red ?", 1)
         assert [PADDING in graph.inputs for graph in bundle.decoder.selectors] == [False]
         return
@@ -180,8 +181,8 @@ def test_bars_take_no_place_after_a_cut_inside_the_decoder(
     write_engine_set(shutil.copytree(path, tmp_path / "bundle"), Limits(batch=3, images=2, text=128, new_tokens=12))
     for one in (bundle, VLM.load(tmp_path / "bundle", backend="tensorrt")):
         assert [places.tolist() for places in one.kept(*asked)] == [places.tolist() for places in kept]
-    see = VLM.see
-    monkeypatch.setattr(VLM, "see", lambda *arguments: see(*arguments)._replace(padding=None))
+    see = Vision.see
+    monkeypatch.setattr(Vision, "see", lambda *arguments: see(*arguments)._replace(padding=None))
     with pytest.raises(BundleError, match="takes padding, and the vision graph does not give it"):
         bundle.kept(*asked)
 
