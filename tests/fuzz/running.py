@@ -15,12 +15,11 @@ from typing import IO, Any
 from tests.fuzz.areas import AREAS
 from tests.fuzz.case import Case
 from tests.fuzz.changes import apply
+from vtc.shown import LINE
 
 SECONDS = 10
 GROWTH = 2**30
 START_SECONDS = 300
-LINE = 600
-"""Characters of a line of an error, which is what vtc.shown cuts it to."""
 LINES = 50
 """Most of a refusal that tells a line for each fault."""
 FAULT_A_LINE = ("recipes", "checkpoints", "states")

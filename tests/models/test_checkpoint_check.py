@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -268,6 +269,28 @@ def test_an_adapter_without_any_configuration_is_told_how_to_be_merged(tmp_path:
     adapter(tmp_path)
     with pytest.raises(ModelError, match=r"no model; merge it first: .*'org/base'"):
         resolve_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["copy", "it's a $copy"])
+@pytest.mark.parametrize("fault", ["pickle", "adapter alone", "adapter beside the weights"])
+def test_commands_that_faults_tell_of_can_be_run(
+    fault: str, name: str, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = copy.rename(tmp_path / name)
+    if fault == "pickle":
+        torch.save(load_file(path / "model.safetensors"), path / "pytorch_model.bin")
+        (path / "model.safetensors").unlink()
+    else:
+        for change in FAULTS[fault][0]:
+            change(path)
+    said = CliRunner().invoke(main, ["check", "none", "--model", str(path)]).stderr.splitlines()[-1]
+    words = shlex.split(said[said.index("them: python" if fault == "pickle" else "pip install") :])
+    program = words[words.index("-c") + 1]
+    compile(program, "", "exec")
+    if fault == "pickle":
+        monkeypatch.chdir(tmp_path)
+        exec(program, {})
+        load_adapter(tmp_path / "converted")
 
 
 def test_every_fault_is_told_in_a_line_of_its_own_by_every_verb(copy: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from pathlib import Path
 
 from vtc.artifact import sha256
@@ -84,14 +85,35 @@ def adapter_fault(path: Path) -> str | None:
             "file if they are, else fetch the adapter and merge it"
         )
     held = "an adapter (LoRA) beside its weights" if own else "an adapter (LoRA) and no model"
-    apart = f"mkdir {path}/adapter && mv {path}/adapter_* {path}/adapter/ && " if own else ""
-    model, adapter = (str(path), f"{path}/adapter") if own else (str(base or "BASE")[:200], str(path))
+    name, adapter = (str(path), f"{path}/adapter") if own else (str(base or "BASE")[:200], str(path))
+    here = shlex.quote(str(path))
+    apart = f"mkdir {here}/adapter && mv {here}/adapter_* {here}/adapter/ && " if own else ""
     merge = (
-        "from peft import PeftModel; from transformers import AutoModelForImageTextToText as M, AutoProcessor as P; "
-        f"PeftModel.from_pretrained(M.from_pretrained({model!r}, dtype='auto'), {adapter!r})"
-        f".merge_and_unload().save_pretrained('merged'); P.from_pretrained({model!r}).save_pretrained('merged')"
+        f"from peft import PeftModel as P; {_copied(name, 'merged')}"
+        f"P.from_pretrained(m, {adapter!r}).merge_and_unload().save_pretrained('merged')"
     )
-    return f'{path}: holds {held}; merge it first: pip install peft && {apart}python -c "{merge}"'
+    return f"{path}: holds {held}; merge it first: pip install peft && {apart}{_python(merge)}"
+
+
+def _copied(model: str, out: str) -> str:
+    """Python that loads a model, a hub's or a directory's, and copies all but its weights to `out`.
+
+    Its processor could save itself, but needs more packages than vtc does.
+    """
+    here = Path(model).is_dir()
+    place = repr(model) if here else f"s({model!r})"
+    fetch = "" if here else "from huggingface_hub import snapshot_download as s; "
+    return (
+        f"{fetch}from shutil import copytree, ignore_patterns as i; "
+        f"from transformers import AutoModelForImageTextToText as M; b = {place}; "
+        "m = M.from_pretrained(b, dtype='auto'); "
+        f"copytree(b, {out!r}, ignore=i('.*', 'adapter*', '*.bin', '*.pt', '*.pth', '*.safetensors', '*.index.json')); "
+    )
+
+
+def _python(program: str) -> str:
+    """A command that runs it."""
+    return f"python -c {shlex.quote(program)}" if set(program) & set('"$`\\!') else f'python -c "{program}"'
 
 
 def holds_weights(path: Path) -> bool:
@@ -108,13 +130,9 @@ def _without_weights(path: Path) -> str:
             return f"{path}: holds {shards[0]} without {INDEX}; fetch that file too"
         return f"{path}: holds {shards[0]}, and neither {WEIGHTS} nor {INDEX}; give the weights their usual name"
     if any(path.glob("*.bin")) or any(path.glob("*.pt")) or any(path.glob("*.pth")):
-        convert = (
-            "from transformers import AutoModelForImageTextToText as M, AutoProcessor as P; "
-            f"M.from_pretrained({str(path)!r}, dtype='auto').save_pretrained('converted'); "
-            f"P.from_pretrained({str(path)!r}).save_pretrained('converted')"
-        )
+        convert = f"{_copied(str(path), 'converted')}m.save_pretrained('converted')"
         held = "holds pickled weights (.bin) alone, which are not read"
-        return f'{path}: {held}; convert them where you trust them: python -c "{convert}"'
+        return f"{path}: {held}; convert them where you trust them: {_python(convert)}"
     if any(path.glob("*.gguf")):
         return f"{path}: holds GGUF weights, which are not read; take the original ones in safetensors"
     return f"{path}: holds no weights ({WEIGHTS}); fetch them (hf download MODEL)"
