@@ -20,6 +20,7 @@ from vtc.models.checkpoint_files import (
     adapter_fault,
     has_model,
     is_lfs_pointer,
+    python_command,
     weight_files,
 )
 from vtc.models.configuration import read_configuration
@@ -191,10 +192,9 @@ def _vocabulary(path: Path, settings: Mapping[str, Any], faults: list[str]) -> d
         if (path / "vocab.json").exists() and (path / "merges.txt").exists():
             return None  # transformers makes the one of these that it needs
         slow = next((name for name in TOKENIZERS[1:] if (path / name).exists()), None)
-        convert = (
-            f'convert it: pip install sentencepiece protobuf; python -c "from transformers import AutoTokenizer as T; '
-            f"T.from_pretrained('{path}').save_pretrained('{path}')\""
-        )
+        here = repr(str(path))
+        save = f"from transformers import AutoTokenizer as T; T.from_pretrained({here}).save_pretrained({here})"
+        convert = f"convert it: pip install sentencepiece protobuf; {python_command(save)}"
         held = f"holds a slow tokenizer alone ({slow}); {convert}" if slow else "holds no tokenizer.json; fetch it too"
         faults.append(f"{path}: {held}")
         return None

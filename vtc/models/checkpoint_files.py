@@ -92,7 +92,7 @@ def adapter_fault(path: Path) -> str | None:
         f"from peft import PeftModel as P; {_copied(name, 'merged')}"
         f"P.from_pretrained(m, {adapter!r}).merge_and_unload().save_pretrained('merged')"
     )
-    return f"{path}: holds {held}; merge it first: pip install peft && {apart}{_python(merge)}"
+    return f"{path}: holds {held}; merge it first: pip install peft && {apart}{python_command(merge)}"
 
 
 def _copied(model: str, out: str) -> str:
@@ -111,7 +111,7 @@ def _copied(model: str, out: str) -> str:
     )
 
 
-def _python(program: str) -> str:
+def python_command(program: str) -> str:
     """A command that runs it."""
     return f"python -c {shlex.quote(program)}" if set(program) & set('"$`\\!') else f'python -c "{program}"'
 
@@ -132,7 +132,7 @@ def _without_weights(path: Path) -> str:
     if any(path.glob("*.bin")) or any(path.glob("*.pt")) or any(path.glob("*.pth")):
         convert = f"{_copied(str(path), 'converted')}m.save_pretrained('converted')"
         held = "holds pickled weights (.bin) alone, which are not read"
-        return f"{path}: {held}; convert them where you trust them: {_python(convert)}"
+        return f"{path}: {held}; convert them where you trust them: {python_command(convert)}"
     if any(path.glob("*.gguf")):
         return f"{path}: holds GGUF weights, which are not read; take the original ones in safetensors"
     return f"{path}: holds no weights ({WEIGHTS}); fetch them (hf download MODEL)"
