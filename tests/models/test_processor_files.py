@@ -392,6 +392,24 @@ def test_faulty_settings_are_refused_by_file_and_name(
     assert len(str(caught.value)) < 300 + len(str(path))
 
 
+@pytest.mark.parametrize("name", ["image_mean", "image_std", "rescale_factor", "resample", "size", "patch_size"])
+@pytest.mark.parametrize("family", ["internvl", "qwen3_vl", "smolvlm"])
+def test_settings_of_videos_that_are_null_are_named(
+    tiny: dict[str, Path], family: str, name: str, tmp_path: Path
+) -> None:
+    path = copied(tiny[family], tmp_path / "model")
+    edit(path / VIDEOS, **{name: None})
+    if name in UNREAD.get(family, ()):
+        adapter_class(path).read(path, ImageOptions(frames=4))
+        return
+    with pytest.raises(ModelError, match=rf"VideoProcessor: settings or layout cannot be used \({name} is null"):
+        adapter_class(path).read(path, ImageOptions(frames=4))
+
+
+UNREAD = {"internvl": ["patch_size"], "qwen3_vl": ["size"], "smolvlm": ["patch_size"]}
+"""Settings that a family has none of, or a default for."""
+
+
 @pytest.mark.parametrize("content", ["[]", "7", "null"])
 @pytest.mark.parametrize("name", [IMAGES, PROCESSOR])
 def test_settings_that_are_no_object_are_refused(

@@ -8,6 +8,16 @@ from typing import Any
 from vtc.inputs.pixels import Picture, PixelSpec
 
 
+class Needed(dict[str, Any]):
+    """Settings, of which one that is null, or not there, is named where it is asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        value = self.get(name)
+        if value is None:
+            raise ValueError(f"{name} is null or missing, and is needed; set it, or take it out for the default")
+        return value
+
+
 def plain_spec(settings: Mapping[str, Any]) -> PixelSpec:
     """Pixels of a processor that makes one view: a resize, a centre crop, or both.
 
@@ -50,11 +60,15 @@ def tones(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a :class:`PixelSpec` for resampling, rescaling and normalisation."""
     normalised = settings.get("do_normalize", True)
     return {
-        "resample": int(settings.get("resample", 3)),
-        "rescale_factor": float(settings.get("rescale_factor", 1 / 255)) if settings.get("do_rescale", True) else 1.0,
+        "resample": int(settings["resample"]) if "resample" in settings else 3,
+        "rescale_factor": _rescaling(settings) if settings.get("do_rescale", True) else 1.0,
         "mean": _channels(settings["image_mean"]) if normalised else (0.0, 0.0, 0.0),
         "std": _channels(settings["image_std"]) if normalised else (1.0, 1.0, 1.0),
     }
+
+
+def _rescaling(settings: Mapping[str, Any]) -> float:
+    return float(settings["rescale_factor"]) if "rescale_factor" in settings else 1 / 255
 
 
 def _channels(value: Any) -> tuple[float, ...]:

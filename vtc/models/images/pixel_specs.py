@@ -15,7 +15,7 @@ import transformers
 from vtc.errors import ModelError
 from vtc.inputs.pixels import Picture, PixelSpec
 from vtc.models.images import resolution
-from vtc.models.images.pixel_settings import edges, plain_spec, tones
+from vtc.models.images.pixel_settings import Needed, edges, plain_spec, tones
 
 Size = tuple[int, int]
 
@@ -80,7 +80,7 @@ def pixel_spec(
         raise ModelError(f"image processor '{named}' is not known; vtc knows {', '.join(KINDS)}")
     like, changes = CLIPS.get(kind, (kind, {}))
     try:
-        whole = getattr(transformers, f"{like}Pil").from_dict({**changes, **settings}).to_dict()
+        whole = Needed(getattr(transformers, f"{like}Pil").from_dict({**changes, **settings}).to_dict())
         return replace(KINDS[kind](whole, Layout(size, tiles, frames)), frames=frames)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{kind}: settings or layout cannot be used ({error})") from None
@@ -122,7 +122,7 @@ def _llava_onevision(settings: Mapping[str, Any], layout: Layout) -> PixelSpec:
 
 def _llava(settings: Mapping[str, Any], layout: Layout) -> PixelSpec:
     """LlavaImageProcessor: as CLIP's, padded to a square first where `do_pad` says so."""
-    spec = _plain({**settings, "do_pad": False}, layout)
+    spec = _plain(Needed({**settings, "do_pad": False}), layout)
     return replace(spec, aspect=(1, 1), background=_background(settings)) if settings.get("do_pad") else spec
 
 
@@ -169,12 +169,19 @@ def _patches(settings: Mapping[str, Any], layout: Layout, resized: Callable[[Siz
     block = patch * merge
     size = _nominal(layout, (block, block))
     if settings.get("do_resize", True):
-        bounds = settings["size"]["shortest_edge"], settings["size"]["longest_edge"]
+        bounds = _bounds(settings["size"])
         target = resized(size, block, *bounds)
     else:
         target = size
     patches = (patch, settings["temporal_patch_size"], merge)
     return PixelSpec((Picture(resize=(target,)),), aspect=size, patches=patches, **tones(settings))
+
+
+def _bounds(size: Any) -> tuple[int, int]:
+    """The least and the most pixels of an image."""
+    if not isinstance(size, Mapping) or not size.get("shortest_edge") or not size.get("longest_edge"):
+        raise ValueError(f"size {size} does not say shortest_edge and longest_edge, the least and the most pixels")
+    return size["shortest_edge"], size["longest_edge"]
 
 
 def _internvl(settings: Mapping[str, Any], layout: Layout) -> PixelSpec:
@@ -227,6 +234,8 @@ def _smolvlm_clip(settings: Mapping[str, Any], layout: Layout) -> PixelSpec:
 
 
 def _fixed(size: Mapping[str, int]) -> Size:
+    if not {"height", "width"} <= set(size):
+        raise ValueError(f"size {dict(size)} says neither longest_edge nor height and width")
     return size["height"], size["width"]
 
 
