@@ -65,6 +65,8 @@ class ExportRequest:
         gets scripts that build engines and a page that says what to expect.
     progress : callable
         Told what is done, how much of it is done and how much there is.
+    warnings : sequence of str
+        What the bundle is to repeat to whoever uses it.
     """
 
     models: Sequence[CompressedModel]
@@ -75,6 +77,7 @@ class ExportRequest:
     opset: int = DEFAULT_OPSET
     targets: Sequence[Target] = ()
     progress: Report = silent
+    warnings: Sequence[str] = ()
 
     @property
     def model(self) -> CompressedModel:
@@ -227,6 +230,7 @@ def _manifest(request: ExportRequest, graphs: Mapping[str, Mapping[str, str]]) -
         **described(request.models),
         "graphs": graphs,
         "parity": {},
+        "warnings": list(request.warnings),
     }
 
 

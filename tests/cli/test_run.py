@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from tests.runtime.toy import make_toy, write_toy_bundle
+from vtc.cli import main
+from vtc.inputs.generation import GenerationRules
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +109,11 @@ def test_damaged_bundle_is_one_line_and_exit_code_2(tmp_path: Path, photo: str) 
     missing = run(tmp_path / "nowhere", "--image", photo, "--prompt", "red")
     assert missing.returncode == 2
     assert "no such bundle directory" in missing.stderr
+
+
+def test_a_checkpoint_that_draws_its_answers_is_told(bundle: Path, photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = GenerationRules(sampling={"temperature": 0.7})
+    monkeypatch.setattr("vtc.bundle.facts.GenerationRules", lambda **_: rules)
+    asked = ["run", str(bundle), "--image", photo, "--prompt", "what is red", "--max-new-tokens", "1"]
+    said = [CliRunner().invoke(main, [*asked, *more]).stderr for more in ([], ["--temperature", "0.5"])]
+    assert ["draws answers at random (temperature 0.7)" in text for text in said] == [True, False]

@@ -44,12 +44,13 @@ def test_a_training_that_diverged_is_refused(value: float) -> None:
         check_finite({"step": 1.0, "loss": value}, "pruner")
 
 
-def test_a_compressed_model_repeats_what_its_training_warned_of(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("kind", ["compressed", "bundle"])
+def test_an_artifact_repeats_what_its_training_warned_of(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "compressed"
+    out = tmp_path / "artifact"
     staging_dir(out).mkdir()
-    publish(staging_dir(out), out, {"kind": "compressed", "schema": 3, "warnings": ["the pruner learned nothing"]})
+    publish(staging_dir(out), out, {"kind": kind, "schema": 3, "warnings": ["the pruner learned nothing"]})
     tell_warnings(out)
     assert capsys.readouterr().err == "warning: the pruner learned nothing\n"
     assert warnings_of(tmp_path) == []

@@ -107,6 +107,7 @@ def export(
     from exporters.onnx import ExportRequest
     from exporters.onnx import export as run
     from vtc.compressed.checkpoint import for_images, load_compressed
+    from vtc.compressed.inspection import warnings_of
     from vtc.data.datasets import data_for
     from vtc.data.samples import samples_from
 
@@ -125,5 +126,6 @@ def export(
         opset=opset,
         targets=found,
         progress=progress,
+        warnings=warnings_of(Path(compressed)),
     )
     return ExportResult(Path(out), run(request, Path(out)))

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 
-from vtc.cli.output import print_json, say
+from vtc.cli.output import note, print_json, say
 from vtc.cli.runtime_options import runtime_flags
-from vtc.cli.verb import suggest, verb
+from vtc.cli.verb import suggest, tell_warnings, verb
 from vtc.runtime.options import RuntimeOptions
+from vtc.shown import line
 
 
 @verb("Ask a bundle about images; needs neither torch nor transformers.")
@@ -64,6 +65,9 @@ def command(
 
     pictures = [open_image(path) for path in images]
     model = vtc.load(bundle, runtime)
+    tell_warnings(bundle)
+    if temperature == 0 and (told := model.manifest.generation.rules.told):
+        note(line(f"note: {told}"))
     text = prompt if raw_prompt else model.chat(prompt, len(pictures))
     running = model.start([pictures], [text], max_new_tokens, Sampler(temperature, top_p, seed))
     if as_json:

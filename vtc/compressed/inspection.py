@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,9 +134,9 @@ def _compressed(directory: Path) -> Inspection:
 
 
 def warnings_of(directory: Path) -> list[str]:
-    """What a compressed model's manifest warns of; nothing of what is no such directory."""
-    try:
-        stored = read_manifest(directory, "compressed", sys.maxsize).get("warnings", [])
-    except BundleError:
-        return []
+    """What the manifest of a compressed model, or of a bundle, warns of; nothing of what is no such directory."""
+    stored = None
+    for kind in ("compressed", "bundle"):
+        with contextlib.suppress(BundleError):
+            stored = read_manifest(directory, kind, sys.maxsize).get("warnings")
     return [text for text in stored if isinstance(text, str)] if isinstance(stored, list) else []
