@@ -216,6 +216,27 @@ def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path: Path, kind: s
         check_weights(write(math.nan))
 
 
+@pytest.mark.parametrize("value", [math.nan, 1.5])
+@pytest.mark.parametrize("kept", ["one", "several", "alpha", "float16", "bfloat16"])
+def test_numbers_of_nodes_and_whole_numbers_are_looked_at(tmp_path: Path, kept: str, value: float) -> None:
+    nodes, tensors = [], []
+    if kept in FLOATS:
+        bits = np.array([1.0, value, -2.0], FLOATS[kept]).view(np.uint16)
+        number = TensorProto.FLOAT16 if kept == "float16" else TensorProto.BFLOAT16
+        tensors = [TensorProto(name="w", data_type=number, dims=[3], int32_data=bits.tolist())]
+    else:
+        attributes: dict[str, Any] = {"one": {"value_float": value}, "several": {"value_floats": [1.0, value]}}
+        kind = "LeakyRelu" if kept == "alpha" else "Constant"
+        nodes = [helper.make_node(kind, [], ["c"], **attributes.get(kept, {"alpha": value}))]
+    path = tmp_path / "graph.onnx"
+    path.write_bytes(helper.make_model(helper.make_graph(nodes, "g", [], [], tensors)).SerializeToString())
+    if math.isnan(value):
+        with pytest.raises(BundleError, match=r"graph.onnx: (w|value_floats?|alpha) holds NaN; export it again"):
+            check_weights(path)
+    else:
+        check_weights(path)
+
+
 def test_weights_outside_their_file_are_refused(tmp_path: Path) -> None:
     tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
     for key, value in {"location": "data", "offset": "4", "length": "8"}.items():

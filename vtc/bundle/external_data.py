@@ -28,6 +28,10 @@ _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
 _TYPE, _NAME, _ENTRY = 2, 8, 13
 _DATA = (4, 9, 10)
 """Fields of a tensor that hold its floats: as float32, as bytes, as float64."""
+_WHOLE = 5
+"""Field of a tensor that holds floats of 16 bits as the whole numbers of the same bits."""
+_FLOAT, _FLOATS = 2, 7
+"""Fields of an attribute: a float32, and several."""
 
 
 @dataclass
@@ -41,6 +45,8 @@ class StoredTensor:
         Of ONNX's `TensorProto.DataType`.
     inside : list of (int, int)
         Begin and end of its values in the graph's own file.
+    whole : list of (int, int)
+        The same of values that are kept as whole numbers.
     outside : dict of bytes to bytes
         Its entries of external data: `location`, `offset`, `length`.
     """
@@ -48,6 +54,7 @@ class StoredTensor:
     name: str = ""
     type: int = 0
     inside: list[tuple[int, int]] = field(default_factory=list)
+    whole: list[tuple[int, int]] = field(default_factory=list)
     outside: dict[bytes, bytes] = field(default_factory=dict)
 
 
@@ -70,7 +77,7 @@ def external_files(graph: Path) -> set[str]:
 
 
 def stored_tensors(graph: Path, data: mmap.mmap) -> list[StoredTensor]:
-    """Every tensor of a graph: initializers, and attributes of nodes.
+    """Every tensor of a graph: initializers, and attributes of nodes, lone numbers too.
 
     Parameters
     ----------
@@ -94,12 +101,25 @@ def _tensors(data: mmap.mmap, part: str, begin: int, end: int, depth: int) -> It
     if depth > _MOST_DEPTH:
         raise ValueError("nested too deep")
     parts = _PARTS[part]
+    if part == "attribute":
+        yield _numbers(data, begin, end)
     for number, kind, first, last in _fields(data, begin, end):
         inner = parts.get(number) if kind == _BYTES else None
         if inner == "tensor":
             yield _tensor(data, first, last)
         elif inner is not None:
             yield from _tensors(data, inner, first, last, depth + 1)
+
+
+def _numbers(data: mmap.mmap, begin: int, end: int) -> StoredTensor:
+    """The floats that an attribute holds itself, as a tensor of them."""
+    found = StoredTensor(type=1)
+    for number, kind, first, last in _fields(data, begin, end):
+        if kind == _BYTES and number == 1:
+            found.name = data[first:last].decode(errors="replace")
+        elif (number == _FLOAT and kind == _FOUR) or (number == _FLOATS and kind in (_FOUR, _BYTES)):
+            found.inside.append((first, last))
+    return found
 
 
 def _tensor(data: mmap.mmap, begin: int, end: int) -> StoredTensor:
@@ -112,6 +132,8 @@ def _tensor(data: mmap.mmap, begin: int, end: int) -> StoredTensor:
         elif kind == _BYTES and number == _ENTRY:
             entry = {key: data[start:stop] for key, _, start, stop in _fields(data, first, last)}
             found.outside[entry.get(1, b"")] = entry.get(2, b"")
+        elif number == _WHOLE and kind in (_VARINT, _BYTES):
+            found.whole.append((first, last))
         elif number in _DATA and kind != _VARINT:
             found.inside.append((first, last))
     return found

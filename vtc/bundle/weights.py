@@ -6,6 +6,7 @@ import mmap
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vtc.bundle.external_data import StoredTensor, stored_tensors
 from vtc.errors import BundleError
@@ -47,6 +48,9 @@ def check_weights(graph: Path) -> None:
             if b"location" in tensor.outside:
                 spans.append(files.outside(tensor))
             largest, size = _largest(tensor.type, spans)
+            for begin, end in tensor.whole:
+                whole = _whole_numbers(files.own[begin:end]) & np.uint64(_FLOATS[tensor.type][1])
+                largest, size = max(largest, int(whole.max(initial=0))), size + whole.size
             infinity = _FLOATS[tensor.type][2]
             if largest > infinity or (largest == infinity and size > 1):
                 raise BundleError(
@@ -65,6 +69,18 @@ def _largest(kind: int, spans: list[tuple[mmap.mmap, int, int]]) -> tuple[int, i
             size += part.size
             del part  # a file that something points into cannot be closed
     return largest, size
+
+
+def _whole_numbers(data: bytes) -> NDArray[np.uint64]:
+    """Numbers of protobuf's varints: seven bits in each byte, the lowest first, and a mark on all but the last."""
+    parts = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(parts < 0x80)
+    if not ends.size:
+        return np.zeros(0, np.uint64)
+    begins = np.concatenate([[0], ends[:-1] + 1])
+    place = np.arange(ends[-1] + 1) - np.repeat(begins, ends - begins + 1)
+    shifted = (parts[: ends[-1] + 1] & 0x7F).astype(np.uint64) << (7 * place).astype(np.uint64)
+    return np.add.reduceat(shifted, begins)
 
 
 class _Files:
