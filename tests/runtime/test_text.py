@@ -208,3 +208,9 @@ def test_tokenizer_without_the_visual_token_is_refused(toy_bundle: Path) -> None
         text.encode(["<image> red"], [1], other)
     with pytest.raises(InputError, match="prompt holds <image>, which stands for visual tokens"):
         text.encode(["<picture> <image> red"], [1], replace(served, placeholder="<picture>"))
+
+
+def test_half_a_character_is_the_prompts_fault(toy_bundle: Path) -> None:
+    manifest = load_manifest(toy_bundle)
+    with pytest.raises(InputError, match="prompt holds half a character.*UTF-8"):
+        Text(manifest).encode([f"{manifest.images[0].placeholder} what \udcff?"], [1], manifest.images[0])

@@ -94,11 +94,15 @@ def expand(
     Raises
     ------
     InputError
-        If the prompt's placeholders do not match its images.
+        If the prompt's placeholders do not match its images, or it is no text that can be written.
     """
     found = prompt.count(placeholder)
     if found != images:
         raise InputError(f"prompt has {found} {placeholder} placeholder(s) for {images} image(s); give one for each")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise InputError("prompt holds half a character, which no text has; write it in UTF-8") from None
     before, last, after = prompt.rpartition(placeholder)
     return f"{before}{last}{frame[0]}{after}{frame[1]}".replace(placeholder, run.join(parts))
 
