@@ -11,6 +11,7 @@ from PIL import Image
 
 from vtc.data.datasets import Dataset, Item
 from vtc.evaluate.answers import Contestant
+from vtc.inputs.generation import GenerationRules
 
 VOCABULARY = 12
 
@@ -31,6 +32,7 @@ class FakePredictor:
     astray: frozenset[str] = frozenset()
     vocabulary: int = VOCABULARY
     batches: list[int] = field(default_factory=list)
+    generation_rules: GenerationRules = field(default_factory=GenerationRules)
 
     def generate(
         self, images: list[list[Image.Image]], prompts: list[str], max_new_tokens: int = 32

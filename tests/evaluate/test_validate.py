@@ -9,6 +9,7 @@ from tests.evaluate.fakes import VOCABULARY, contestant, dataset
 from vtc.errors import ModelError
 from vtc.evaluate.asking import Effort
 from vtc.evaluate.validate import Thresholds, validate
+from vtc.inputs.generation import GenerationRules
 
 
 def test_figures_of_models_of_known_accuracy() -> None:
@@ -95,6 +96,13 @@ def test_the_original_alone_can_be_measured() -> None:
     report = validate(contestant("o", data, wrong={0, 1, 2}), None, [], data)
     assert report["results"]["o"]["accuracy"] == pytest.approx(0.9)
     assert report["gate"] == {"status": "pass", "checks": []}
+
+
+def test_the_report_says_what_rules_answers_follow() -> None:
+    data = dataset(4)
+    ruled = contestant("o", data, generation_rules=GenerationRules(repetition_penalty=1.1, suppress_tokens=(5, 6)))
+    report = validate(ruled, None, [], data)
+    assert report["protocol"]["decoding"] == "greedy, repetition_penalty 1.1, suppress_tokens of 2"
 
 
 def test_an_original_that_gets_nothing_right_cannot_be_retained() -> None:

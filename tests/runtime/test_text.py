@@ -212,5 +212,5 @@ def test_tokenizer_without_the_visual_token_is_refused(toy_bundle: Path) -> None
 
 def test_half_a_character_is_the_prompts_fault(toy_bundle: Path) -> None:
     manifest = load_manifest(toy_bundle)
-    with pytest.raises(InputError, match="prompt holds half a character.*UTF-8"):
+    with pytest.raises(InputError, match=r"prompt holds half a character.*UTF-8"):
         Text(manifest).encode([f"{manifest.images[0].placeholder} what \udcff?"], [1], manifest.images[0])

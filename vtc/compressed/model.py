@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vtc.compressed.decoder import DecoderSegment, GatherTokens, KeyValue, MergeTokens
 from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.errors import InputError
-from vtc.inputs.generation import RuledLogits, check_finite
+from vtc.inputs.generation import GenerationRules, RuledLogits, check_finite
 from vtc.inputs.positions import PositionRule, positions
 from vtc.inputs.prompts import check_several, clips
 from vtc.inputs.schedule import SegmentRule, query_tokens, schedule
@@ -137,6 +137,11 @@ class CompressedModel(nn.Module):
     def image_tokens(self) -> int:
         """Visual tokens of one image that enter the decoder."""
         return self.plan.spans * self.keep_per_span
+
+    @property
+    def generation_rules(self) -> GenerationRules:
+        """What the checkpoint's settings ask of answers, which this model follows."""
+        return self.adapter.rules
 
     @property
     def tells_padding(self) -> bool:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from vtc.evaluate.predictor import Generated, Logits, Predictor
 from vtc.inputs.batches import in_parts
+from vtc.inputs.generation import GenerationRules
 from vtc.inputs.layouts import Offer, layouts_of
 
 
@@ -29,6 +30,11 @@ class ByLayout:
     def image_tokens(self) -> int:
         """Visual tokens of one image, of the default layout, that enter the decoder."""
         return self._predictors[0].image_tokens
+
+    @property
+    def generation_rules(self) -> GenerationRules:
+        """What the checkpoint's settings ask of answers, which this model follows."""
+        return self._predictors[0].generation_rules
 
     def generate(
         self, images: list[list[Image.Image]], prompts: list[str], max_new_tokens: int = 32

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vtc.inputs.generation import GenerationRules
+
 Logits = NDArray[np.float32]
 
 
@@ -30,6 +32,10 @@ class Predictor(Protocol):
     @property
     def image_tokens(self) -> int:
         """Visual tokens of one image that enter the decoder."""
+
+    @property
+    def generation_rules(self) -> GenerationRules:
+        """What the checkpoint's settings ask of answers, which this model follows."""
 
     def generate(
         self, images: list[list[Image.Image]], prompts: list[str], max_new_tokens: int = 32

@@ -189,7 +189,7 @@ def validate(
             "resampled_unit": "image",
             "batch_size": effort.batch_size,
             "max_new_tokens": effort.max_new_tokens,
-            "decoding": "greedy",
+            "decoding": ", ".join(["greedy", *original.predictor.generation_rules.words]),
             "score": "normalised exact match; VQA consensus where an item has ten answers or more",
             "fidelity": "teacher-forced on the original's answer and its end; KL(original || model) in nats",
         },

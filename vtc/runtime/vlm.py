@@ -22,6 +22,7 @@ from vtc.bundle.facts import ServedImage
 from vtc.bundle.manifest import Manifest, load_manifest
 from vtc.errors import InputError
 from vtc.inputs.batches import in_parts
+from vtc.inputs.generation import GenerationRules
 from vtc.inputs.layouts import layouts_of
 from vtc.inputs.pixels import to_pixels
 from vtc.inputs.prompts import clips
@@ -117,6 +118,11 @@ class VLM:
         """Visual tokens of one image, of the layout that is served by default, that enter the decoder."""
         served = self.manifest.images[0]
         return served.spans * served.keep_per_span
+
+    @property
+    def generation_rules(self) -> GenerationRules:
+        """What the checkpoint's settings ask of answers, which this model follows."""
+        return self.manifest.generation.rules
 
     def layouts(self, images: Sequence[Sequence[Image.Image]]) -> list[int]:
         """Number of each prompt's layout; see :func:`vtc.inputs.layouts.layouts_of`."""
