@@ -349,6 +349,28 @@ def test_check_says_what_compress_will_say(checkpoint: Path, tmp_path: Path) -> 
     assert "vtc compress needs --data DIR for stages.0.selector.checkpoint" in result.stdout
 
 
+@pytest.mark.parametrize("part", ["missing", "foreign", "cut off"])
+def test_check_looks_at_the_trained_parts_that_a_recipe_names(part: str, checkpoint: Path, tmp_path: Path) -> None:
+    file, recipe = tmp_path / "part.safetensors", tmp_path / "mine.yaml"
+    recipe.write_text(
+        "version: 1\nname: mine\nstages:\n- kind: prune\n  keep: 4\n"
+        "  selector: {name: learned, checkpoint: part.safetensors}\n"
+    )
+    if part == "foreign":
+        save_file({"a": torch.ones(2)}, file)
+    elif part == "cut off":
+        file.write_bytes(b"\x10")
+    verbs = [
+        ["check", str(recipe), "--model", str(checkpoint)],
+        ["compress", str(checkpoint), "--recipe", str(recipe), "-o", str(tmp_path / "out")],
+    ]
+    results = [CliRunner().invoke(main, arguments) for arguments in verbs]
+    assert [result.exit_code for result in results] == [2, 2]
+    said = [result.stderr.splitlines()[-1] for result in results]
+    assert said[0] == said[1]
+    assert "part.safetensors" in said[0]
+
+
 def test_weights_without_a_place_and_rules_of_generation_are_told(copy: Path) -> None:
     weights(lambda tensors: tensors.update({"draft.weight": torch.zeros(2)}))(copy)
     edit("generation_config.json", repetition_penalty=1.1, suppress_tokens=[5, 6], do_sample=True)(copy)

@@ -54,9 +54,9 @@ def command(
     if recipe.autos:
         lines.append(f"left to calibration: {', '.join(recipe.autos)}")
     if model is not None:
-        from vtc.compressed.build import check_questions
+        from vtc.compressed.build import check_parts, check_questions
         from vtc.data.datasets import data_for
-        from vtc.models import check_model, read_facts, resolve_model
+        from vtc.models import check_model, model_digest, read_facts, resolve_model
         from vtc.training.trainers import check_trainable
 
         path = resolve_model(model)
@@ -65,6 +65,7 @@ def command(
         check_trainable(recipe, facts)
         contents, outline = check_model(path, image_options)
         check_questions(outline, recipe)
+        check_parts(outline, recipe, lambda: model_digest(path))
         needs_data = bool(recipe.autos) and data_for(model) is None
         report |= {"model": vars(contents), "plan": resolved.to_dict(), "needs_data": needs_data}
         lines += contents.lines()

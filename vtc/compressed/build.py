@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from torch import nn
@@ -95,6 +95,33 @@ def check_questions(adapter: VLMAdapter, recipe: Recipe) -> None:
                 f"{where}, and {what}; take a selector that reads no question (vtc ls selectors), or one in the decoder"
             )
         _log.warning("note: %s, and %s: it goes by the words after the image alone", where, what)
+
+
+def check_parts(adapter: VLMAdapter, recipe: Recipe, model_digest: Callable[[], str]) -> None:
+    """Make sure that the files of trained parts that a recipe names hold parts of this model.
+
+    Parameters
+    ----------
+    adapter : VLMAdapter
+        Its weights are not looked at.
+    recipe : Recipe
+    model_digest : callable
+        Gives the checkpoint's digest; it is asked where there is such a file, since it takes a while.
+
+    Raises
+    ------
+    RecipeError
+        If a file is missing.
+    InputError
+        If one is damaged, or was trained on another model or for another place.
+    """
+    numbers = [number for number, _, entry in recipe.trained() if entry.checkpoint != "auto"]
+    for number in numbers:
+        file, entry = recipe.checkpoint(number), recipe.stages[number]
+        build = line(MODULES, entry, "MODULES of vtc.stages")
+        part = trained_part(build(entry, BuildContext(adapter, plan(recipe, adapter.facts), number, None)))
+        if part is not None:
+            load_trained(file, part, model_digest())
 
 
 def build_modules(
