@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from vtc.inputs.generation import GenerationRules
 from vtc.inputs.layouts import Offer
-from vtc.inputs.pixels import PixelSpec
+from vtc.inputs.pixels import MAX_PIXELS, PixelSpec
 from vtc.inputs.positions import PositionRule
 
 
@@ -71,6 +72,8 @@ class ServedImage:
             "tokens_per_span": (self.tokens_per_span,),
             "grids": sum(self.grids, ()),
         }
+        if math.prod(self.size) * self.frames > MAX_PIXELS:
+            raise ValueError(f"size is beyond {MAX_PIXELS // 2**20} megapixels")
         if wrong := next((name for name, numbers in counts.items() if min(numbers, default=1) < 1), None):
             raise ValueError(f"{wrong} must be 1 or more")
         kept = (self.keep_per_span, *self.segment_tokens_per_span)
@@ -127,6 +130,8 @@ class GenerationFacts:
         for name in ("context", "width", "kv_heads", "head_dim", "layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more")
+        if min(*self.eos_token_ids, self.pad_token_id, self.bos_token_id or 0) < 0:
+            raise ValueError("a token has a number of 0 or more")
 
 
 @dataclass(frozen=True)
