@@ -95,3 +95,10 @@ def test_json_that_readers_take_differently_is_refused(text: str, words: str) ->
 def test_other_json_is_taken(text: str, value: object) -> None:
     assert value is None or parse_json(text) == value
     parse_json(text)
+
+
+def test_a_key_twice_is_refused_where_asked_for() -> None:
+    text = '{"a": {"b": 1, "b": 2}}'
+    assert parse_json(text) == {"a": {"b": 2}}
+    with pytest.raises(ValueError, match="gives 'b' twice"):
+        parse_json(text, once=True)

@@ -218,7 +218,7 @@ def read_manifest(path: Path, kind: str, schema: int) -> dict[str, Any]:
     file = path / MANIFEST
     try:
         data = read_bytes(file, MAX_MANIFEST_BYTES)
-        manifest = parse_json(data.decode())
+        manifest = parse_json(data.decode(), once=True)
     except FileNotFoundError:
         raise BundleError(f"{path}: is not a {_noun(kind)}: it holds no {MANIFEST}") from None
     except (OSError, ValueError) as error:

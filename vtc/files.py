@@ -83,8 +83,14 @@ def read_json(path: str | os.PathLike[str], limit: int = TEXT_BYTES) -> Any:
     return parse_json(read_text(path, limit))
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, *, once: bool = False) -> Any:
     """What JSON says, where it is what every reader takes the same way.
+
+    Parameters
+    ----------
+    text : str
+    once : bool
+        Whether an object that has a key twice is refused; else the last one counts, as in transformers.
 
     Raises
     ------
@@ -95,7 +101,13 @@ def parse_json(text: str) -> Any:
     if text.startswith("\ufeff"):
         raise ValueError("begins with a byte-order mark; save it as UTF-8 without one")
     try:
-        value = json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
+        value = json.loads(
+            text,
+            parse_int=_integer,
+            parse_float=_finite,
+            parse_constant=_finite,
+            object_pairs_hook=_each_once if once else None,
+        )
     except RecursionError:
         raise ValueError(f"is nested more than {MAX_DEPTH} deep") from None
     except json.JSONDecodeError as error:
@@ -107,6 +119,15 @@ def parse_json(text: str) -> Any:
         except UnicodeEncodeError:
             raise ValueError("holds half a character (a lone surrogate)") from None
     return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"gives '{twice[:100]}' twice")
+    return found
 
 
 def _integer(digits: str) -> int:

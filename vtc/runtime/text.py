@@ -13,10 +13,13 @@ from tokenizers.decoders import DecodeStream
 from vtc.bundle.facts import ServedImage
 from vtc.bundle.manifest import Manifest
 from vtc.errors import BundleError, InputError
+from vtc.files import read_text
 from vtc.inputs.prompts import expand, render_chat, without_marks, writes_start
 from vtc.machine import machine_fault
 
 IntArray = NDArray[np.int64]
+
+TEMPLATE = "chat_template.jinja"
 
 
 class Text:
@@ -158,9 +161,15 @@ class TextStream:
 
 
 def _chat_template(manifest: Manifest, tokenizer_config: dict[str, Any]) -> str | None:
-    if "chat_template.jinja" in manifest.files:
-        return manifest.file("chat_template.jinja").read_text(encoding="utf-8")
+    if TEMPLATE in manifest.files:
+        try:
+            return read_text(manifest.file(TEMPLATE))
+        except (OSError, ValueError) as error:
+            raise machine_fault(error) or BundleError(
+                f"{manifest.root}: {TEMPLATE} cannot be read ({error}); export it again"
+            ) from None
     template = tokenizer_config.get("chat_template")
     if isinstance(template, list):
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+        named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+        template = named[-1].get("template") if named else None
     return template if isinstance(template, str) else None
