@@ -92,10 +92,12 @@ def open_work(out: Path, command: str) -> Iterator[Work]:
     """
     out = Path(os.path.abspath(out))
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        os.makedirs(out.parent, exist_ok=True)
         lock = take_lock(out, command)
     except OSError as error:
         raise cannot_write(out, error) from error
+    except RecursionError:
+        raise InputError(f"{out}: has too many directories in it; give a shorter path") from None
     try:
         try:
             _recover(out)

@@ -76,7 +76,8 @@ def suggest(*words: str | Path) -> None:
     words : str or Path
         The command after ``vtc``.
     """
-    note(line(f"next: vtc {shlex.join(map(str, words))}"))
+    spelt = [f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words]
+    note(line(f"next: vtc {shlex.join(spelt)}"))
 
 
 def tell_warnings(directory: str | Path) -> None:
