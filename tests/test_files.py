@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,11 +23,17 @@ def _sparse(path: Path) -> None:
         stream.truncate(2**40)
 
 
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening, contextlib.chdir(path.parent):
+        listening.bind(path.name)  # a path of a socket has a hundred letters at most
+
+
 NOT_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "pipe": (os.mkfifo, "named pipe"),
     "link to a pipe": (_linked_pipe, "named pipe"),
     "device": (lambda path: path.symlink_to("/dev/zero"), "device"),
     "directory": (Path.mkdir, "directory"),
+    "socket": (_socket, "socket"),
     "huge": (_sparse, "bytes, and may hold"),
 }
 

@@ -6,6 +6,7 @@ so that each caller names the file, its own kind of error and what to do.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -40,7 +41,12 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     OSError
         If it does not exist or may not be read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # non-blocking: a pipe without a writer
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # non-blocking: a pipe without a writer
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise ValueError("is a socket, not a regular file") from None
+        raise
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
