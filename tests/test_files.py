@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,11 +23,17 @@ def _sparse(path: Path) -> None:
         stream.truncate(2**40)
 
 
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening, contextlib.chdir(path.parent):
+        listening.bind(path.name)  # a path of a socket has a hundred letters at most
+
+
 NOT_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "pipe": (os.mkfifo, "named pipe"),
     "link to a pipe": (_linked_pipe, "named pipe"),
     "device": (lambda path: path.symlink_to("/dev/zero"), "device"),
     "directory": (Path.mkdir, "directory"),
+    "socket": (_socket, "socket"),
     "huge": (_sparse, "bytes, and may hold"),
 }
 
@@ -95,3 +103,10 @@ def test_json_that_readers_take_differently_is_refused(text: str, words: str) ->
 def test_other_json_is_taken(text: str, value: object) -> None:
     assert value is None or parse_json(text) == value
     parse_json(text)
+
+
+def test_a_key_twice_is_refused_where_asked_for() -> None:
+    text = '{"a": {"b": 1, "b": 2}}'
+    assert parse_json(text) == {"a": {"b": 2}}
+    with pytest.raises(ValueError, match="gives 'b' twice"):
+        parse_json(text, once=True)

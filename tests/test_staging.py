@@ -69,13 +69,13 @@ def test_link_in_the_place_of_the_work_is_not_followed(out: Path, mine: Path) ->
 
 
 def test_directory_in_the_place_of_the_work_is_left_alone(
-    out: Path, mine: Path, capsys: pytest.CaptureFixture[str]
+    out: Path, mine: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     mine.rename(staging_dir(out))
     write(out)
     assert whole(out) == "new"
     assert untouched(staging_dir(out))
-    assert f"note: {staging_dir(out)} is not vtc's work" in capsys.readouterr().err
+    assert caplog.messages == [f"{staging_dir(out)} is not vtc's work, or damaged; it is left alone"]
 
 
 @pytest.mark.parametrize(
@@ -173,14 +173,12 @@ def test_output_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
     ids=repr_short,
 )
 def test_damaged_notes_are_thrown_away_with_a_line(
-    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "notes"
     path.write_text(content)
     assert read_notes(path, dict[str, int]) is None
-    told = capsys.readouterr().err
-    assert told.startswith(f"note: {path}: notes of an interrupted run are damaged")
-    assert told.count("\n") == 1
+    assert caplog.messages == [f"{path}: notes of an interrupted run are damaged; its work is done again"]
 
 
 def test_notes_that_were_changed_or_are_of_another_type_are_thrown_away(tmp_path: Path) -> None:
@@ -191,3 +189,16 @@ def test_notes_that_were_changed_or_are_of_another_type_are_thrown_away(tmp_path
     path.write_text(path.read_text().replace('"a": 1', '"a": 2'))
     assert read_notes(path, dict[str, int]) is None
     assert read_notes(tmp_path / "none", dict[str, int]) is None
+
+
+def test_a_file_that_has_another_name_elsewhere_is_not_written(out: Path, tmp_path: Path) -> None:
+    with open_work(out, "vtc test") as work:
+        work.claim("a.txt", "b.txt")
+        (work.path / "a.txt").write_text("begun")
+        os.link(work.path / "a.txt", work.path / "b.txt")
+    with open_work(out, "vtc test"):
+        pass  # two names in the work itself are fine
+    os.link(staging_dir(out) / "a.txt", tmp_path / "copy")  # as `cp -al` does
+    with pytest.raises(BundleError, match=r"a\.txt and 1 more are not vtc's"), open_work(out, "vtc test"):
+        pass
+    assert (tmp_path / "copy").read_text() == "begun"

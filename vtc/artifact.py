@@ -40,6 +40,7 @@ from vtc.staging import (
 __all__ = [
     "MANIFEST",
     "MAX_MANIFEST_BYTES",
+    "artifact_kind",
     "check_output",
     "digest_of",
     "inside",
@@ -81,7 +82,7 @@ def _check_output(out: Path, kind: str) -> None:
         raise BundleError(f"{out}: exists and is not a directory; give another output directory")
     if not any(out.iterdir()):
         return
-    if _kind(out) != kind:
+    if artifact_kind(out) != kind:
         raise BundleError(f"{out}: exists and is not a {_noun(kind)} of vtc's; give another directory or remove it")
     own = set(_own_files(out))
     if foreign := [name for name, path in entries(out) if name not in own]:
@@ -180,7 +181,7 @@ def _own_files(directory: Path) -> list[str]:
     own = [JOURNAL]
     for name, path in entries(directory):
         folder = path.parent.relative_to(directory)
-        if path.name == MANIFEST and (path.parent == directory or _kind(path.parent) in NESTED):
+        if path.name == MANIFEST and (path.parent == directory or artifact_kind(path.parent) in NESTED):
             own += [(folder / one).as_posix() for one in (MANIFEST, *_listed(path.parent))]
         elif path.name == JOURNAL and is_work(path.parent):
             foreign = strangers(path.parent)
@@ -190,8 +191,14 @@ def _own_files(directory: Path) -> list[str]:
     return own
 
 
-def _kind(directory: Path) -> str | None:
-    """Kind of the artifact in a directory; None where there is none."""
+def artifact_kind(directory: Path) -> str | None:
+    """Kind of the artifact in a directory; None where there is none.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    """
     with suppress(FileNotFoundError, ValueError, AttributeError):
         kind = read_json(directory / MANIFEST, MAX_MANIFEST_BYTES).get("kind")
         return kind if isinstance(kind, str) else None
@@ -218,7 +225,7 @@ def read_manifest(path: Path, kind: str, schema: int) -> dict[str, Any]:
     file = path / MANIFEST
     try:
         data = read_bytes(file, MAX_MANIFEST_BYTES)
-        manifest = parse_json(data.decode())
+        manifest = parse_json(data.decode(), once=True)
     except FileNotFoundError:
         raise BundleError(f"{path}: is not a {_noun(kind)}: it holds no {MANIFEST}") from None
     except (OSError, ValueError) as error:

@@ -6,6 +6,7 @@ so that each caller names the file, its own kind of error and what to do.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -42,7 +43,12 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     OSError
         If it does not exist or may not be read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # non-blocking: a pipe without a writer
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # non-blocking: a pipe without a writer
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise ValueError("is a socket, not a regular file") from None
+        raise
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
@@ -92,8 +98,14 @@ def read_json(path: str | os.PathLike[str], limit: int = TEXT_BYTES) -> Any:
     return parse_json(read_text(path, limit))
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, *, once: bool = False) -> Any:
     """What JSON says, where it is what every reader takes the same way.
+
+    Parameters
+    ----------
+    text : str
+    once : bool
+        Whether an object that has a key twice is refused; else the last one counts, as in transformers.
 
     Raises
     ------
@@ -104,7 +116,13 @@ def parse_json(text: str) -> Any:
     if text.startswith("\ufeff"):
         raise ValueError("begins with a byte-order mark; save it as UTF-8 without one")
     try:
-        value = json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
+        value = json.loads(
+            text,
+            parse_int=_integer,
+            parse_float=_finite,
+            parse_constant=_finite,
+            object_pairs_hook=_each_once if once else None,
+        )
     except RecursionError:
         raise ValueError(f"is nested more than {MAX_DEPTH} deep") from None
     except json.JSONDecodeError as error:
@@ -116,6 +134,15 @@ def parse_json(text: str) -> Any:
         except UnicodeEncodeError:
             raise ValueError("holds half a character (a lone surrogate)") from None
     return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"gives '{twice[:100]}' twice")
+    return found
 
 
 def _integer(digits: str) -> int:

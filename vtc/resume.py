@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,8 @@ from pydantic import TypeAdapter
 
 from vtc.files import read_json
 from vtc.replacement import flush
+
+_log = logging.getLogger(__name__)
 
 SCHEMA = 1
 _MOST_BYTES = 64 * 2**20
@@ -33,7 +35,7 @@ def write_notes(path: Path, notes: Any) -> None:
 
 
 def read_notes(path: Path, kind: type[Kind]) -> Kind | None:
-    """Notes of an interrupted run; None where there are none, or none that can be trusted, which is told on stderr.
+    """Notes of an interrupted run; None where there are none, or none that can be trusted (a warning is logged).
 
     Parameters
     ----------
@@ -51,7 +53,7 @@ def read_notes(path: Path, kind: type[Kind]) -> Kind | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError):  # pydantic's errors are ValueErrors
-        print(f"note: {path}: notes of an interrupted run are damaged; its work is done again", file=sys.stderr)
+        _log.warning("%s: notes of an interrupted run are damaged; its work is done again", path)
         return None
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import stat
-import sys
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from vtc.errors import BundleError, InputError
 from vtc.files import parse_json
 from vtc.lock import Lock, take_lock
 from vtc.replacement import old_place
+
+_log = logging.getLogger(__name__)
 
 JOURNAL = ".vtc-work"
 SCHEMA = 1
@@ -92,10 +95,12 @@ def open_work(out: Path, command: str) -> Iterator[Work]:
     """
     out = Path(os.path.abspath(out))
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        os.makedirs(out.parent, exist_ok=True)
         lock = take_lock(out, command)
     except OSError as error:
         raise cannot_write(out, error) from error
+    except RecursionError:
+        raise InputError(f"{out}: has too many directories in it; give a shorter path") from None
     try:
         try:
             _recover(out)
@@ -118,12 +123,19 @@ def open_work(out: Path, command: str) -> Iterator[Work]:
 
 
 def strangers(work: Path) -> list[str]:
-    """Names of what lies in a work directory and is not claimed: other files, links, and what is no file at all."""
+    """Names of what lies in a work directory and is not claimed: other files, links, and what is no file at all.
+
+    Nor may a file have another name outside: whoever gave it that name would find it changed.
+    """
     patterns = (*_claims(work), *DRAFTS, JOURNAL)
+    found = [(name, path.lstat()) for name, path in entries(work)]
+    names = Counter((status.st_dev, status.st_ino) for _, status in found)
     return [
         name
-        for name, path in entries(work)
-        if path.is_symlink() or not path.is_file() or not any(fnmatchcase(name, pattern) for pattern in patterns)
+        for name, status in found
+        if not stat.S_ISREG(status.st_mode)
+        or status.st_nlink > names[status.st_dev, status.st_ino]
+        or not any(fnmatchcase(name, pattern) for pattern in patterns)
     ]
 
 
@@ -212,7 +224,7 @@ def _own_place(out: Path) -> Path:
             os.mkdir(path)
         except FileExistsError:
             if not _may_be_ours(path):
-                print(f"note: {path} is not vtc's work, or damaged; it is left alone", file=sys.stderr)
+                _log.warning("%s is not vtc's work, or damaged; it is left alone", path)
                 continue
         start_journal(path)
         return path

@@ -75,15 +75,24 @@ def answer(bundle: Path) -> str:
         ("kv_heads", 2),
         ("head_dim", 16),
         ("bidirectional", "image"),
+        ("width", 4096),
         ("pad_token_id", 10**6),
         ("eos_token_ids", [10**6]),
     ],
-    ids=["heads", "width", "blocks", "padding", "ends"],
+    ids=["heads", "head width", "blocks", "width", "padding", "end"],
 )
 def test_manifest_of_another_decoder_is_refused(bundle: Path, key: str, value: object) -> None:
     facts = json.loads((bundle / "manifest.json").read_text())["generation"]
     resealed(bundle, lambda _: None, generation={**facts, key: value})
     with pytest.raises(BundleError, match="not the one that the manifest describes"):
+        answer(bundle)
+
+
+@pytest.mark.parametrize("parts", [["", "", ""], ["", " and ", "", ""]], ids=["two runs", "three runs"])
+def test_prompts_of_other_numbers_of_tokens_are_refused(bundle: Path, parts: list[str]) -> None:
+    (served,) = json.loads((bundle / "manifest.json").read_text())["images"]
+    resealed(bundle, lambda _: None, images=[{**served, "prompt_parts": parts}])
+    with pytest.raises(BundleError, match=r"visual tokens where the manifest's prompts have \d+"):
         answer(bundle)
 
 

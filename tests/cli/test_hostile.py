@@ -262,3 +262,15 @@ def test_a_stream_whose_number_became_another_kind_of_file_is_written(tmp_path: 
     )
     with (tmp_path / "file").open("wb") as file:
         assert subprocess.run([sys.executable, "-c", program], stderr=file).returncode == 0
+
+
+@pytest.mark.parametrize("verb", [("ls", "recipes"), ("inspect", "reference")])
+def test_a_directory_that_is_gone_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: tuple[str, ...]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = CliRunner().invoke(main, verb, prog_name="vtc")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "does not exist any more" in result.stderr

@@ -78,6 +78,13 @@ def test_a_missing_field_is_named_with_file_and_line(tmp_path: Path, field: str)
         (GOOD | {"image": "a" * 300 + ".png"}, "File name too long"),
         (GOOD | {"image": "a\0.png"}, "does not exist"),
         ("x" * (2**20 + 1), "1 MiB"),
+        ('{"id": "2",', "a line is one whole JSON object"),
+        (json.dumps(GOOD)[:-1] + ', "id": "9"}', "gives 'id' twice"),
+        (GOOD | {"id": " "}, "'id' is blank"),
+        (GOOD | {"category": ""}, "'category' is blank"),
+        (GOOD | {"question": "\n"}, "asks nothing"),
+        (GOOD | {"image": "."}, "is a directory"),
+        (GOOD | {"image": "https://example.com/a.png"}, "is a URL"),
     ],
     ids=lambda value: value if isinstance(value, str) and len(value) < 40 else "record",
 )
@@ -181,3 +188,11 @@ def test_calibration_draws_from_the_training_writers() -> None:
     train, test = (load_dataset("reference", 3, seed=0, split=split) for split in ("train", "test"))
     assert all(item.id.startswith("train-") for item in train.items)
     assert train.items[0].load().tobytes() != test.items[0].load().tobytes()
+
+
+@pytest.mark.parametrize(("limit", "seed"), [(0, 0), (-1, 0), (None, -1), (2, -1)])
+@pytest.mark.parametrize("name", ["reference", "directory"])
+def test_no_samples_and_seeds_below_0_are_refused(tmp_path: Path, name: str, limit: int | None, seed: int) -> None:
+    write(tmp_path, GOOD)
+    with pytest.raises(InputError, match="give 1 or more, and a seed of 0 or more"):
+        load_dataset("reference" if name == "reference" else tmp_path, limit, seed)

@@ -10,7 +10,7 @@ from typing import Any
 from tests.runtime.toy import Toy, write_toy_bundle
 from vtc.artifact import MANIFEST, staging_dir
 from vtc.bundle.manifest import write_bundle
-from vtc.plan import SegmentPlan, StagePlan, TokenPlan
+from vtc.plan.token_plan import FLOPS_PARTS, SegmentPlan, StagePlan, TokenPlan
 
 
 def plan(keep: int, tokens: int = 16, stages: int = 1) -> TokenPlan:
@@ -32,7 +32,7 @@ def plan(keep: int, tokens: int = 16, stages: int = 1) -> TokenPlan:
         layer_average=float(keep),
         text_tokens=32,
         flops={"exact": 1000 * keep, "fastv": 0, "pyramiddrop": 0},
-        flops_parts={},
+        flops_parts=dict.fromkeys(FLOPS_PARTS, 0),
         kv_bytes=0,
         provisional=(),
     )
@@ -48,6 +48,7 @@ def bundle_with_plan(toy: Toy, out: Path, **parts: Any) -> Path:
     stages = 0 if toy.keep == toy.tokens else 1
     own = {
         "plan": plan(toy.keep, toy.tokens, stages).to_dict(),
-        "recipe": {"version": 1, "stages": [{"kind": "prune"}] * stages},
+        "baseline_plan": plan(toy.tokens, toy.tokens, 0).to_dict(),
+        "recipe": {"version": 1, "name": "toy", "stages": [{"kind": "prune"}] * stages},
     }
     return write_bundle(work, out, manifest | own | parts)

@@ -115,7 +115,7 @@ def test_a_setting_that_is_not_served_is_refused_by_its_name(name: str) -> None:
         ({"suppress_tokens": [1, -1]}, "must be a token id or a list of them"),
         ({"bad_words_ids": [[]]}, "must be a list of lists of token ids"),
         ({"bad_words_ids": [3]}, "must be a list of lists of token ids"),
-        ({"suppress_tokens": list(range(-1, 10**5))}, r"not \[-1, 0, 1, .*\.\.\.$"),
+        ({"suppress_tokens": list(range(-1, 10**5))}, r"not \[-1, 0, 1, .*…"),
     ],
 )
 def test_a_setting_of_another_type_is_refused_in_one_short_line(settings: dict[str, Any], message: str) -> None:

@@ -19,7 +19,7 @@ from tests.strategies import in_any_order, recipes
 from vtc.errors import OutOfResources, RecipeError
 from vtc.recipe import STAGES, load_recipe, parse_recipe
 from vtc.recipe.selectors import DECODER_SELECTORS, ENCODER_SELECTORS
-from vtc.recipe.yaml_lines import MAX_BYTES
+from vtc.recipe.yaml_lines import MAX_BYTES, read_yaml
 
 BAD_STAGES = {
     "kep: 8, kind: prune, selector: random": "stages.0.kep: unknown key, did you mean 'keep'?",
@@ -353,3 +353,10 @@ def test_handles_that_run_out_are_not_the_recipe_s_fault(tmp_path: Path, monkeyp
     monkeypatch.setattr("vtc.recipe.loading.read_bytes", none_left)
     with pytest.raises(OutOfResources, match="too many open files"):
         load_recipe(tmp_path / "r.yaml")
+
+
+@pytest.mark.parametrize(("text", "number"), [("0100", 64), ("1:04", 64), ("-010", -8), ("1:30.5", 90.5), ("0_7", 7)])
+def test_numbers_that_yaml_reads_otherwise_than_people_are_refused(text: str, number: float) -> None:
+    (problem,) = read_yaml(f"keep: {text}\n").problems
+    assert problem == (1, f"'{text}' is {number} in YAML; write that, in decimals")
+    assert not read_yaml(f"keep: '{text}'\nother: 0x40\nthird: 0\nshare: 0.25\nname: 08\n").problems

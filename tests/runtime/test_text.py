@@ -179,6 +179,25 @@ def test_template_is_also_found_in_the_tokenizer_config(toy_bundle: Path, tmp_pa
     assert text_of(tmp_path, toy_bundle).chat("q", 1, served(toy_bundle)) == "T <s>"
 
 
+@pytest.mark.parametrize(
+    "templates", [[1], [{}], [{"name": "default"}], [{"name": []}], [{"name": "default", "template": 5}]]
+)
+def test_templates_of_other_types_are_none(toy_bundle: Path, tmp_path: Path, templates: list[Any]) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((toy_bundle / "tokenizer.json").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": templates}))
+    with pytest.raises(BundleError, match="holds no chat template"):
+        text_of(tmp_path, toy_bundle).chat("q", 1, served(toy_bundle))
+
+
+def test_prompts_that_are_no_text_are_refused(toy_bundle: Path) -> None:
+    text, image = text_of(reference_dir(), toy_bundle), served(toy_bundle)
+    for question in (None, 5, b"what?"):
+        with pytest.raises(InputError, match="a question is text"):
+            text.chat(question, 1, image)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="half a character"):
+        text.encode(["<image> \udcff"], [1], image)
+
+
 def test_broken_tokenizer_is_refused(toy_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     (tmp_path / "tokenizer_config.json").write_text("{}")
@@ -208,9 +227,3 @@ def test_tokenizer_without_the_visual_token_is_refused(toy_bundle: Path) -> None
         text.encode(["<image> red"], [1], other)
     with pytest.raises(InputError, match="prompt holds <image>, which stands for visual tokens"):
         text.encode(["<picture> <image> red"], [1], replace(served, placeholder="<picture>"))
-
-
-def test_half_a_character_is_the_prompts_fault(toy_bundle: Path) -> None:
-    manifest = load_manifest(toy_bundle)
-    with pytest.raises(InputError, match=r"prompt holds half a character.*UTF-8"):
-        Text(manifest).encode([f"{manifest.images[0].placeholder} what \udcff?"], [1], manifest.images[0])

@@ -147,6 +147,11 @@ def test_generation_follows_the_rules_of_its_checkpoint(toy_bundle: Path, rules:
             ruled.took(best)
 
 
+def test_the_lowest_temperatures_are_greedy() -> None:
+    logits = np.array([[1.0, 3.0, -np.inf, 2.9999]], dtype=np.float32)
+    assert [Sampler(temperature, seed=0)(logits).tolist() for temperature in (0.0, 1e-320, 1e-9)] == [[1]] * 3
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_logits_that_are_not_numbers_are_no_answer(
     toy_bundle: Path, temperature: float, monkeypatch: pytest.MonkeyPatch

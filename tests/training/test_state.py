@@ -39,7 +39,7 @@ def test_state_is_taken_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["step", "log", "missing", "shape", "bytes"])
-def test_damaged_state_is_begun_again(fault: str, tmp_path: Path) -> None:
+def test_damaged_state_is_begun_again(fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "state"
     module, optimizer = trained(path)
     before = module.weight.detach().clone()
@@ -53,6 +53,7 @@ def test_damaged_state_is_begun_again(fault: str, tmp_path: Path) -> None:
         case _:
             path.write_bytes(path.read_bytes()[:40])
     assert load_state(path, module, optimizer, "run") == (0, [])
+    assert caplog.messages == [f"{path}: notes of an interrupted training are damaged; it begins anew"]
     assert torch.equal(module.weight, before)
 
 

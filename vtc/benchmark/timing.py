@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from vtc.benchmark.report import Runner, TimedAnswer
+from vtc.plan.stored import plans_of
 from vtc.runtime.sampling import Sampler
 from vtc.runtime.vlm import VLM
 
@@ -54,12 +54,12 @@ def runner(name: str, vlm: VLM, questions: Sequence[BenchPrompt], new_tokens: in
     new_tokens : int
         Length of every answer, less where the model's context ends sooner.
     """
-    plan: dict[str, Any] = vlm.manifest.plan
+    plan, _ = plans_of(vlm.manifest)
     facts = {
         "visual_tokens": vlm.image_tokens,
-        "layer_average": plan["layer_average"],
-        "flops": plan["flops"]["exact"],
-        "flops_text_tokens": plan["text_tokens"],
+        "layer_average": plan.layer_average,
+        "flops": plan.flops["exact"],
+        "flops_text_tokens": plan.text_tokens,
         "precision": vlm.precision,
         "provider": vlm.provider,
     }

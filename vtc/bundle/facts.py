@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from vtc.inputs.generation import GenerationRules
 from vtc.inputs.layouts import Offer
-from vtc.inputs.pixels import PixelSpec
+from vtc.inputs.pixels import MAX_PIXELS, PixelSpec
 from vtc.inputs.positions import PositionRule
 
 
@@ -71,6 +72,8 @@ class ServedImage:
             "tokens_per_span": (self.tokens_per_span,),
             "grids": sum(self.grids, ()),
         }
+        if math.prod(self.size) * self.frames > MAX_PIXELS:
+            raise ValueError(f"size is beyond {MAX_PIXELS // 2**20} megapixels")
         if wrong := next((name for name, numbers in counts.items() if min(numbers, default=1) < 1), None):
             raise ValueError(f"{wrong} must be 1 or more")
         if self.token_id < 0:

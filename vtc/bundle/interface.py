@@ -37,11 +37,16 @@ def check_interface(manifest: Manifest, graph: str, inputs: Shapes, outputs: Sha
     if graph == "embed_tokens":
         check.takes({"input_ids"})
         check.require(len(outputs) == 1, "gives one output")
+        found = next(iter(outputs.values()))[-1:]
+        width = manifest.generation.width
+        check.require(not found or not isinstance(found[0], int) or found[0] >= width, f"gives {width} values a token")
     elif segment is not None:
         _check_segment(check, segment)
     for served in manifest.images:
         if graph == f"vision_encoder{served.suffix}":
             check.takes({"pixel_values"}, {"text_embeds", "text_mask"})
+            if "text_embeds" in inputs:
+                check.sized(inputs, "text_embeds", -1, manifest.generation.width)
             check.gives({"image_features", "keep_indices"})
             check.sized(outputs, "image_features", -2, served.keep_per_span)
             for name in {"keep_indices", "padding"} & set(outputs):

@@ -22,10 +22,14 @@ from vtc.bundle.upgrade import OLDEST, upgraded
 from vtc.errors import BundleError, InputError
 from vtc.files import read_json
 from vtc.machine import machine_fault
+from vtc.origin import check_origin
 from vtc.staging import Work
 
 SCHEMA = 5
 KIND = "bundle"
+_COUNTED = ("opset", "images", "generation", "segments")
+_MOST = 2**31 - 1
+"""Largest whole number of what is counted in a bundle: sizes, layers, tokens and their ids."""
 WEIGHTS = "_data"
 """What the file with a graph's weights is called beyond the graph's own file, where they are too large for that."""
 
@@ -224,16 +228,31 @@ def write_bundle(
 
 def _parse(data: Mapping[str, Any], root: Path) -> Manifest:
     try:
-        manifest = TypeAdapter(Manifest).validate_json(json.dumps(upgraded(data, root)), strict=True)
+        present = upgraded(data, root)
+        for part in _COUNTED:
+            _check_counts(present.get(part), part)
+        manifest = TypeAdapter(Manifest).validate_json(json.dumps(present), strict=True)
     except (KeyError, TypeError, AttributeError):  # of an earlier schema, which is not looked at before
         raise BundleError(f"{root / MANIFEST}: is not a manifest of its schema; export the bundle again") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise BundleError(f"{root / MANIFEST}: {place}: {first['msg']}; export the bundle again") from None
+    except ValueError as error:
+        raise BundleError(f"{root / MANIFEST}: {error}; export the bundle again") from None
+    check_origin(present, root / MANIFEST)
     manifest = replace(manifest, root=root)
     _check(manifest)
     return manifest
+
+
+def _check_counts(value: Any, place: str) -> None:
+    """Refuse whole numbers that nothing in a bundle comes to."""
+    if isinstance(value, int) and abs(value) > _MOST:
+        raise ValueError(f"{place} is {value:.3g}, which is no number of a bundle's")
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in parts:
+        _check_counts(part, f"{place}.{name}")
 
 
 def _check(manifest: Manifest) -> None:
@@ -250,6 +269,7 @@ def _check(manifest: Manifest) -> None:
     names += [selector.graph for selector in selectors if selector.kind != "prune"]
     require(bool(manifest.precisions), "names no precision")
     require(bool(manifest.images), "serves no image")
+    require(bool(manifest.generation.eos_token_ids), "names no token that ends an answer")
     for name in names:
         for precision in manifest.precisions:
             require(precision in manifest.graphs.get(name, {}), f"names no {precision} graph '{name}'")
@@ -257,7 +277,8 @@ def _check(manifest: Manifest) -> None:
         for path in paths.values():
             require(path in manifest.files, f"lists no hash of {path}")
     layers = [layer for segment in manifest.segments for layer in segment.layers]
-    require(layers == list(range(manifest.generation.layers)), "has segments that do not make up the decoder")
+    whole = layers == list(range(len(layers))) and len(layers) == manifest.generation.layers
+    require(whole, "has segments that do not make up the decoder")
     for served in manifest.images:
         require(
             len(served.segment_tokens_per_span) == len(manifest.segments),

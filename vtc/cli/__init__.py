@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +21,7 @@ from vtc.cli.noise import quiet_libraries
 from vtc.cli.output import note, say
 from vtc.cli.signals import Stopped, stopped_by_signals
 from vtc.cli.streams import CLOSED_PIPE, ReaderLeft, safe_streams
+from vtc.errors import InputError
 from vtc.shown import line
 
 VERBS: dict[str, tuple[str, str, str]] = {
@@ -99,6 +101,7 @@ class Verbs(click.Group):
         """Run the verb."""
         debug = bool(ctx.params.get("debug"))
         try:
+            _check_directory()
             with contextlib.nullcontext() if debug else quiet_libraries():
                 return super().invoke(ctx)
         except click.UsageError as error:
@@ -134,6 +137,14 @@ def _exit_code(run: Callable[[], Any]) -> int:
             message, code = describe(error)
         note(message)
         return code
+
+
+def _check_directory() -> None:
+    """Refuse to work in a directory that has been removed: libraries end such a process with words of their own."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InputError("the current directory does not exist any more; go to another (cd)") from None
 
 
 def _usage_line(error: click.UsageError) -> str:

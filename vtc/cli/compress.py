@@ -43,4 +43,4 @@ def command(**asked: Any) -> None:
         f"(layer average {plan.layer_average:.1f}), {len(plan.decoder_layers)} decoder layers"
     )
     tell_warnings(result.path)
-    suggest("export", result.path, "-o", result.path.with_name("bundle"))
+    suggest("export", result.path, "-o", result.path.with_name("bundle") if result.path.name else Path("../bundle"))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vtc.cli.output import say
-from vtc.errors import InputError
+from vtc.cli.writing import write_whole
 from vtc.shown import line, shown
 
 _SKIPPED_SHOWN = 5
@@ -36,26 +34,7 @@ def write_json(report: Mapping[str, Any], path: Path) -> None:
     InputError
         If it cannot be written.
     """
-    try:
-        descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(to_json(report) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp makes private files; a report is meant to be read by others.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(partial, 0o666 & ~umask)
-        os.replace(partial, path)
-    except OSError as error:
-        Path(partial).unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    write_whole(path, f"{to_json(report)}\n".encode())
 
 
 def _plain(text: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import click
@@ -47,6 +48,7 @@ def command(
     vtc show photo.jpg --recipe learnpruner --prompt "what digit is shown?" -o kept.png
     vtc show photo.jpg out/bundle --prompt "what digit is shown?" -o kept.png
     """
+    from vtc.cli.writing import check_place, write_whole
     from vtc.errors import InputError
     from vtc.evaluate.contestants import open_finished, open_recipe
     from vtc.evaluate.kept_tokens import draw_kept_tokens
@@ -59,6 +61,8 @@ def command(
         )
     if out.suffix.lower() != ".png":
         raise InputError(f"{out}: pictures are PNG files; give a name that ends in .png")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    check_place(out, image)
     picture = open_image(image)
     if target is not None and recipe is None:
         opened = open_finished(target)
@@ -67,8 +71,9 @@ def command(
     else:
         raise InputError("say what to show: a bundle or compressed model, or --recipe R (one of them)")
     shown = draw_kept_tokens(opened, picture, prompt)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    shown.picture.save(out)
+    stream = io.BytesIO()
+    shown.picture.save(stream, "PNG")
+    write_whole(out, stream.getvalue())
     say(f"{out}: {', '.join(shown.captions)}; answer: {shown.answer}")
     if recipe is not None:
         suggest("compress", model, "--recipe", recipe, "-o", "out/compressed")

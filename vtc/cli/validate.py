@@ -91,8 +91,10 @@ def command(
     """
     import vtc
     from vtc.cli.report import print_report, validate_tables
+    from vtc.cli.writing import check_place
     from vtc.progress import progress
 
+    check_place(out)
     thresholds = vtc.Thresholds(min_retention, min_top1, max_kld)
     with progress() as tell:
         report = vtc.validate(None if target == "none" else target, thresholds=thresholds, progress=tell, **asked)

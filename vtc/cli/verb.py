@@ -13,6 +13,11 @@ import click
 from vtc.cli.output import note
 from vtc.shown import line
 
+MOST = 2**31 - 1
+"""Largest number that an option takes: libraries take no larger ones, nor infinity and NaN."""
+
+MOST_SEED = 2**63 - 1
+
 FORMER_NAMES: dict[str, dict[str, str]] = {
     "bench": {"--output": "--out", "--new-tokens": "--max-new-tokens"},
     "show": {"--output": "--out"},
@@ -31,7 +36,12 @@ class Verb(click.Command):
         for option, times in Counter(option for option in given if _single(option)).items():
             if times > 1:
                 raise click.UsageError(f"{option.opts[-1]} is given {times} times, and can be given once", ctx)
-        return super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, args)
+        for option in self.params:
+            value = ctx.params.get(option.name or "")
+            if isinstance(value, int | float) and not abs(value) <= (MOST_SEED if option.name == "seed" else MOST):
+                raise click.BadParameter(f"{value:g} is no number that can be used", ctx, option)
+        return rest
 
 
 def _renamed(arg: str, names: Mapping[str, str]) -> str:
@@ -66,7 +76,8 @@ def suggest(*words: str | Path) -> None:
     words : str or Path
         The command after ``vtc``.
     """
-    note(line(f"next: vtc {shlex.join(map(str, words))}"))
+    spelt = [f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words]
+    note(line(f"next: vtc {shlex.join(spelt)}"))
 
 
 def tell_warnings(directory: str | Path) -> None:

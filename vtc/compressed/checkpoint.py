@@ -24,6 +24,7 @@ from vtc.facts.layout import ImageOptions, image_options_of
 from vtc.finite import first_not_finite
 from vtc.machine import machine_fault
 from vtc.models import load_adapter, model_digest, resolve_model
+from vtc.origin import check_origin
 from vtc.recipe import Recipe, load_recipe
 from vtc.runtime.versions import vtc_version
 from vtc.selectors.trained import log_path
@@ -171,16 +172,13 @@ def read_compressed(path: Path) -> tuple[dict[str, Any], Recipe, Origin]:
     """
     manifest = read_manifest(path, KIND, SCHEMA)
     verify_files(path, manifest.get("files"))
-    model, digest = manifest.get("model"), manifest.get("recipe_digest")
-    told = [model.get(name) for name in ("name", "sha256")] if isinstance(model, dict) else [None]
-    if not all(isinstance(one, str) for one in (*told, digest)):
-        raise BundleError(f"{path / MANIFEST}: does not say what it was made of; compress again")
+    check_origin(manifest, path / MANIFEST)
     if not {RECIPE, STATE} <= set(manifest["files"]):
         raise BundleError(f"{path / MANIFEST}: lists no {RECIPE} or no {STATE}; compress again")
     recipe = load_recipe(path / RECIPE)
-    if recipe.digest != digest:
+    if recipe.digest != manifest["recipe_digest"]:
         raise BundleError(f"{path}: {RECIPE} does not match the manifest; compress again")
-    return manifest, recipe, Origin(*told)
+    return manifest, recipe, Origin(manifest["model"]["name"], manifest["model"]["sha256"])
 
 
 def for_images(model: CompressedModel, recipe: Recipe, image_options: ImageOptions) -> CompressedModel:

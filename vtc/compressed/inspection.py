@@ -13,6 +13,7 @@ from vtc.errors import BundleError
 from vtc.facts.layout import ANY_IMAGE, ImageOptions, image_options_of
 from vtc.files import read_json
 from vtc.plan import TokenPlan, plan
+from vtc.plan.stored import plans_of
 from vtc.recipe import Recipe
 
 TEXT_TOKENS = 32
@@ -117,13 +118,10 @@ def _bundle(directory: Path) -> Inspection:
     from vtc.bundle.manifest import load_manifest
 
     manifest = load_manifest(directory)
-    try:
-        plans = TokenPlan.from_dict(manifest.plan), TokenPlan.from_dict(manifest.baseline_plan)
-        name = str(manifest.recipe["name"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BundleError(f"{directory}: holds no plan that this vtc understands ({error}); export it again") from None
-    model, family = str(manifest.model.get("name", "")), str(manifest.model.get("family", ""))
-    return Inspection(model, family, name, manifest.recipe_digest, *plans)
+    model = manifest.model
+    return Inspection(
+        model["name"], model["family"], manifest.recipe["name"], manifest.recipe_digest, *plans_of(manifest)
+    )
 
 
 def _compressed(directory: Path) -> Inspection:

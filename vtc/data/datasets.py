@@ -144,6 +144,8 @@ def load_dataset(name: str | Path, limit: int | None, seed: int, split: Split = 
     InputError
         If there is no such data, or a line lacks something; the message names file and line.
     """
+    if (limit is not None and limit < 1) or seed < 0:
+        raise InputError(f"{limit} samples drawn with seed {seed}: give 1 or more, and a seed of 0 or more")
     if str(name) == REFERENCE:
         count = REFERENCE_LIMIT if limit is None else limit
         return Dataset(REFERENCE, tuple(itertools.islice(reference_items(seed, split), count)))
@@ -240,7 +242,8 @@ def read_jsonl(file: Path) -> list[Item]:
         items.append(item)
     if problems:
         more = f" (and {len(problems) - 1} more lines like it)" if len(problems) > 1 else ""
-        raise InputError(problems[0] + more)
+        hint = "; a line is one whole JSON object" if "is not JSON" in problems[0] else ""
+        raise InputError(problems[0] + hint + more)
     if not items:
         raise InputError(
             f"{file}: holds no items; each line is a JSON object with id, image, question, answers, category"

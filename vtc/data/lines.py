@@ -64,8 +64,8 @@ def parse_object(line: bytes) -> dict[str, Any]:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"is not UTF-8 text (byte {error.start + 1})") from None
-    record = parse_json(text)
+        raise ValueError(f"is not UTF-8 text (byte {error.start + 1}); save it as UTF-8") from None
+    record = parse_json(text, once=True)
     if not isinstance(record, dict):
         raise ValueError("must be a JSON object")
     return record

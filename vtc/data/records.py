@@ -59,7 +59,7 @@ def parse_record(line: bytes, directory: Path) -> dict[str, Any]:
         "id": _named(record, "id"),
         "image": _image(directory, name),
         "image_id": os.path.normpath(name),
-        "question": _text(record, "question", "a string"),
+        "question": _asked(_text(record, "question", "a string")),
         "answers": tuple(answers),
         "category": _named(record, "category"),
         "evidence": _boxes(record.get("evidence")),
@@ -80,9 +80,17 @@ def _text(record: dict[str, Any], name: str, wanted: str) -> str:
     return str(_field(record, name, str, wanted))
 
 
+def _asked(question: str) -> str:
+    if not question.strip():
+        raise ValueError("field 'question' asks nothing")
+    return question
+
+
 def _named(record: dict[str, Any], name: str) -> str:
     kind = (str, int) if name == "id" else str
     value = str(_field(record, name, kind, "a string"))
+    if not value.strip():
+        raise ValueError(f"field '{name}' is blank")
     if len(value) > MAX_NAME:
         raise ValueError(f"field '{name}' has {len(value)} characters, more than {MAX_NAME}")
     return value
@@ -97,13 +105,22 @@ def _image(directory: Path, name: str) -> Path:
     except OSError as error:
         raise ValueError(f"image '{shown}' cannot be found ({error.strerror})") from None
     if not there:
-        raise ValueError(f"image '{shown}' does not exist")
+        raise ValueError(f"image '{shown}' {_missing(path, name)}")
     if not inside:
         raise ValueError(
             f"image '{shown}' lies outside the data file's directory; copy it there, or give --images-outside "
             "if you trust the file"
         )
     return path
+
+
+def _missing(path: Path, name: str) -> str:
+    """Why there is no file at a path."""
+    if "://" in name or name.startswith("data:"):
+        return "is a URL, and nothing is fetched; download it first"
+    if "\0" not in name and os.path.lexists(path):
+        return "is a directory, a device, or a link that leads nowhere; give a file"
+    return "does not exist"
 
 
 def _lies_in(path: Path, directory: Path) -> bool:

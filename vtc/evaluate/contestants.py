@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vtc.artifact import MANIFEST
-from vtc.errors import InputError
+from vtc.errors import BundleError, InputError
 from vtc.evaluate.answers import Contestant
 from vtc.evaluate.baselines import baseline_keep, budget, open_baselines
 from vtc.evaluate.evidence import Locator
@@ -22,6 +22,8 @@ from vtc.evaluate.layouts import by_layout
 from vtc.facts.layout import ANY_IMAGE, ImageOptions, image_options_of
 from vtc.files import read_json
 from vtc.inputs.layouts import offer_of
+from vtc.origin import check_origin
+from vtc.plan.stored import plans_of
 from vtc.plan.token_plan import TokenPlan
 from vtc.runtime.options import RuntimeOptions
 
@@ -87,7 +89,10 @@ def manifest_of(path: Path) -> dict[str, Any] | None:
         manifest = read_json(path / MANIFEST)
     except (OSError, ValueError):
         return None
-    return manifest if isinstance(manifest, dict) and manifest.get("kind") in ("bundle", "compressed") else None
+    if not isinstance(manifest, dict) or manifest.get("kind") not in ("bundle", "compressed"):
+        return None
+    check_origin(manifest, path / MANIFEST)
+    return manifest
 
 
 def checkpoint_name(target: str | None, against: str | None) -> str:
@@ -105,7 +110,7 @@ def checkpoint_name(target: str | None, against: str | None) -> str:
     """
     manifest = manifest_of(Path(against or target or ""))
     if manifest is not None:
-        return str(manifest.get("model", {}).get("name"))
+        return str(manifest["model"]["name"])
     if against is None:
         raise InputError("say what to compare with: --against MODEL ('reference', or a checkpoint's directory)")
     return against
@@ -177,9 +182,15 @@ def layouts_of(manifest: Mapping[str, Any] | None) -> list[ImageOptions]:
     if manifest is None or not {"image_options", "serving"} & set(manifest["model"]):
         return [ANY_IMAGE]
     if "layouts" in manifest["model"]:
-        return [image_options_of({"image_options": one}) for one in manifest["model"]["layouts"]]
+        layouts = manifest["model"]["layouts"]
+        if not isinstance(layouts, list) or not layouts:
+            raise BundleError("the manifest does not say what images are served; export the bundle again")
+        return [image_options_of({"image_options": one}) for one in layouts]
     # Bundles of vtc 0.1 say the first one's options, and of the others the size.
-    others = [tuple(served["size"]) for served in manifest.get("images", [])[1:]]
+    try:
+        others = [tuple(served["size"]) for served in manifest.get("images", [])[1:]]
+    except (TypeError, KeyError):
+        raise BundleError("the manifest does not say what images are served; export the bundle again") from None
     return [image_options_of(manifest["model"]), *(ImageOptions(image_size=size) for size in others)]
 
 
@@ -187,7 +198,7 @@ def _open_original(name: str, options: RuntimeOptions, layouts: Sequence[ImageOp
     manifest = manifest_of(Path(name))
     if manifest is None:
         return open_checkpoint(name, layouts)
-    if manifest["kind"] == "compressed" or manifest["plan"]["stages"]:
+    if manifest["kind"] == "compressed" or manifest["plan"].get("stages"):
         raise InputError(f"{name}: is compressed, so it is no original; give the checkpoint it was made from")
     return open_bundle(Path(name), replace(options, engines=None))
 
@@ -238,7 +249,7 @@ def open_bundle(path: Path, options: RuntimeOptions = RuntimeOptions()) -> Opene
     def keep_indices(images: list[Image.Image], questions: list[str]) -> NDArray[np.int64]:
         return vlm.kept([[image] for image in images], [vlm.chat(question) for question in questions])[-1]
 
-    plan = TokenPlan.from_dict(vlm.manifest.plan)
+    plan = plans_of(vlm.manifest)[0]
     locator = _locator(keep_indices, plan, grid, served.size)
     contestant = Contestant(path.resolve().name, vlm, vlm.chat, locator, plan.layer_average)
     return Opened(contestant, str(vlm.manifest.model["sha256"]), plan, keeps=_keeps(vlm.manifest, plan))

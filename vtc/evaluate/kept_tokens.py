@@ -14,7 +14,7 @@ from vtc.evaluate.contestants import Opened
 from vtc.evaluate.picture import Panel, draw, seen_by_model
 from vtc.facts.layout import Grid
 from vtc.inputs.pixels import PixelSpec, to_pixels
-from vtc.recipe import Recipe
+from vtc.plan.stored import recipe_of
 
 MERGED = " merged tokens, framed where each stands; they hold of the others too"
 """Of a step whose tokens are not what they were: a frame is one place of what a token is made of."""
@@ -93,7 +93,7 @@ def _layout(predictor: Any, image: Image.Image) -> tuple[PixelSpec, Grid | None]
 def _merged(predictor: Any, steps: int) -> list[bool]:
     """Whether the tokens of each step hold something of others: a selector before it merges."""
     if hasattr(predictor, "manifest"):
-        stages = Recipe.model_validate(predictor.manifest.recipe).stages
+        stages = recipe_of(predictor.manifest).stages
         selecting = [stage for stage in stages if hasattr(stage, "selector")]
         merges = [
             [stage.selector.merges for stage in selecting if (stage.cut_before is None) == first]

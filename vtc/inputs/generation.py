@@ -19,6 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtc.errors import ModelError, NumericError
+from vtc.shown import shown
+
+SHOWN = 40
+"""Letters of a wrong value that an error shows."""
 
 FILE = "generation_config.json"
 
@@ -143,7 +147,7 @@ def rules_of(settings: Mapping[str, Any], source: str = FILE) -> GenerationRules
     """
     for name, (is_off, remedy) in REFUSED.items():
         if not is_off(settings.get(name)):
-            raise ModelError(f"{source}: {name} {_short(settings[name])} is not served: {remedy}")
+            raise ModelError(f"{source}: {name} {shown(repr(settings[name]), SHOWN)} is not served: {remedy}")
     read = _Reader(settings, source)
     drawn = settings.get("do_sample") is True
     sampling = {name: float(settings[name]) for name in SAMPLING if _is_number(settings.get(name))}
@@ -197,11 +201,6 @@ def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
 @dataclass(frozen=True)
 class _Reader:
     settings: Mapping[str, Any]
@@ -212,7 +211,7 @@ class _Reader:
         if value is None:
             return default
         if not is_right(value):
-            raise ModelError(f"{self.source}: {name} must be {kind}, not {_short(value)}")
+            raise ModelError(f"{self.source}: {name} must be {kind}, not {shown(repr(value), SHOWN)}")
         return value
 
     def penalty(self, name: str) -> float:

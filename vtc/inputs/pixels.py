@@ -23,6 +23,9 @@ Size = tuple[int, int]
 MAX_PIXELS = 64 * 2**20
 """Largest image that is decoded or made; 4 bytes a pixel."""
 
+_SMALL = 1e-6
+"""Least scale of pixels; below it, and above its inverse, an image is lost in float32."""
+
 MAX_RESIZED_PIXELS = MAX_PIXELS
 """Largest image that a resize to a shortest edge may make; beyond it (aspect ratios of many hundreds) only what the
 crop keeps is computed."""
@@ -143,7 +146,9 @@ class PixelSpec:
         _require(len({picture.view for picture in self.pictures}) == 1, "views of different sizes")
         _require(self.frames > 0 and (self.views == 1 or self.frames == 1), "a clip of several views a frame")
         _require(all(map(math.isfinite, (*self.mean, *self.std, self.rescale_factor))), "a scale that is not finite")
-        _require(all(self.std), f"a standard deviation of 0 in {self.std}")
+        _require(min(self.std) >= _SMALL, f"a standard deviation of {min(self.std)}")
+        _require(self.rescale_factor >= _SMALL, f"a rescale factor of {self.rescale_factor}")
+        _require(max(map(abs, (*self.mean, *self.std, self.rescale_factor))) <= 1 / _SMALL, "a scale of no image")
         _require(self.resample in list(Image.Resampling), f"an unknown filter {self.resample}")
         _require(self.aspect is None or min(self.aspect) > 0, f"an aspect ratio of {self.aspect}")
         _require(all(0 <= level <= 255 for level in self.background), f"a background of {self.background}")

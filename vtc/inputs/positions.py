@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
 
+MAX_STEP = 10**6
+"""Largest time from one grid to the next."""
+
 
 @dataclass(frozen=True)
 class Positions:
@@ -48,6 +51,11 @@ class PositionRule:
     span: int = 0
     grids: tuple[tuple[int, int], ...] = ()
     time_step: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse positions that no token has."""
+        if self.span < 0 or not 0 <= self.time_step <= MAX_STEP or any(min(grid) < 1 for grid in self.grids):
+            raise ValueError("positions of no token")
 
     @property
     def axes(self) -> int:

@@ -63,7 +63,14 @@ def without_marks(question: str, marks: Sequence[str]) -> str:
     question : str
     marks : sequence of str
         What stands for an image or a visual token in a prompt.
+
+    Raises
+    ------
+    InputError
+        If it is no text.
     """
+    if not isinstance(question, str):
+        raise InputError(f"a question is text, not {type(question).__name__}")
     for mark in sorted({mark for mark in marks if mark}, key=len, reverse=True):
         question = question.replace(mark, f"{mark[0]} {mark[1:]}")
     return question
@@ -94,15 +101,15 @@ def expand(
     Raises
     ------
     InputError
-        If the prompt's placeholders do not match its images, or it is no text that can be written.
+        If the prompt's placeholders do not match its images, or it holds half a character.
     """
-    found = prompt.count(placeholder)
-    if found != images:
-        raise InputError(f"prompt has {found} {placeholder} placeholder(s) for {images} image(s); give one for each")
     try:
         prompt.encode()
     except UnicodeEncodeError:
-        raise InputError("prompt holds half a character, which no text has; write it in UTF-8") from None
+        raise InputError("prompt holds half a character, or bytes that are not UTF-8; write it as UTF-8") from None
+    found = prompt.count(placeholder)
+    if found != images:
+        raise InputError(f"prompt has {found} {placeholder} placeholder(s) for {images} image(s); give one for each")
     before, last, after = prompt.rpartition(placeholder)
     return f"{before}{last}{frame[0]}{after}{frame[1]}".replace(placeholder, run.join(parts))
 

@@ -15,6 +15,19 @@ Levels = NDArray[np.uint8]
 _SIXTEEN_BIT = ("PPM", "PNG")
 """Formats whose 32-bit images, as Pillow has them, always are files of 16 bits."""
 
+_BITS, _SHADES, _NUMBERS = 258, 262, 339
+"""Tags of a TIFF: bits of a sample, which end of them is black, and what kind of numbers they are."""
+
+_FROM_WHITE = 0
+_TYPES = {(8, 2): np.int8, (16, 2): np.int16, (32, 1): np.uint32}
+"""Bits and kind of numbers of TIFFs that Pillow gives as another type, and their own."""
+
+_DARKEST = 16
+"""Level that the lightest pixel of wide integers must reach; below, nothing says what is white."""
+
+_ROUNDING = 1 / 510
+"""Half a level: floating-point values that are so little below black or above white were rounded."""
+
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image as RGB, turned upright as its EXIF orientation says; transparency is laid on white.
@@ -29,17 +42,45 @@ def to_rgb(image: Image.Image) -> Image.Image:
     InputError
         If its values are none of an image.
     """
-    deep = image.mode == "I" and image.format in _SIXTEEN_BIT
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "F" or image.mode.startswith("I"):
+    tags = getattr(image, "tag_v2", {})
+    deep = image.mode == "F" or image.mode.startswith("I") or _first(tags, _NUMBERS) == 2
+    stored = image.format in _SIXTEEN_BIT
+    image = _upright(image)
+    if deep and len(image.getbands()) == 1:
         values = np.asarray(image)
-        return Image.fromarray(levels(values.astype(np.uint16) if deep else values)).convert("RGB")
+        shades = levels(values.astype(np.uint16) if stored and image.mode == "I" else _as_stored(values, tags))
+        if _first(tags, _SHADES) == _FROM_WHITE:
+            shades = 255 - shades
+        if isinstance(clear := image.info.get("transparency"), int):
+            shades = np.where(values == clear, np.uint8(255), shades)
+        return Image.fromarray(shades).convert("RGB")
     if image.mode in ("RGBa", "La"):
         image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
     if "A" in image.getbands() or "transparency" in image.info:
         over = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", over.size, (255, 255, 255, 255)), over).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        image.getexif()
+    except Exception:  # what cannot be read says nothing of how a picture stands
+        return image
+    return ImageOps.exif_transpose(image)
+
+
+def _as_stored(values: NDArray[Any], tags: Any) -> NDArray[Any]:
+    """Values of a TIFF as its file has them, whose sign and width Pillow forgets."""
+    bits = _first(tags, _BITS)
+    if bits == 12:
+        return values << 4
+    return values.astype(_TYPES.get((bits, _first(tags, _NUMBERS) or 1), values.dtype))
+
+
+def _first(tags: Any, tag: int) -> Any:
+    value = tags.get(tag)
+    return value[0] if isinstance(value, tuple) and value else value
 
 
 def from_array(array: NDArray[Any]) -> Image.Image:
@@ -82,7 +123,7 @@ def levels(values: NDArray[Any]) -> Levels:
     Raises
     ------
     InputError
-        If a value is negative, not a number, or beyond white.
+        If a value is negative, not a number, or beyond white, or nothing says what is white.
     """
     kind = values.dtype.kind
     if values.dtype == np.uint8:
@@ -93,18 +134,24 @@ def levels(values: NDArray[Any]) -> Levels:
         raise InputError(f"an array of {values.dtype.name} is no image; give uint8, uint16 or float32 from 0 to 1")
     low, high = values.min(), values.max()
     if kind == "f":
-        if not (low >= 0 and high <= 1):  # not a number is neither
+        if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # not a number is neither
             raise InputError(
-                f"floating-point values from {low:.4g} to {high:.4g}; an image's run from 0 (black) to 1 (white), "
+                f"floating-point values from {low:.6g} to {high:.6g}; an image's run from 0 (black) to 1 (white), "
                 "so divide by what is white"
             )
-        return np.rint(values.astype(np.float32) * 255).astype(np.uint8)
+        return np.rint(values.clip(0, 1).astype(np.float32) * 255).astype(np.uint8)
     if low < 0:
         raise InputError(f"integer values from {low} to {high}; an image's run from 0 (black) up")
     largest = int(np.iinfo(values.dtype).max)
     whites = (255, 65535, largest) if kind == "i" or values.dtype.itemsize > 2 else (largest,)
     white = next((white for white in whites if int(high) <= white <= largest), largest)
-    return (values >> max(white.bit_length() - 8, 0)).astype(np.uint8)
+    bits = max(white.bit_length() - 8, 0)
+    if white > 65535 and int(high) >> bits < _DARKEST:
+        raise InputError(
+            f"integer values from {low} to {high} of {values.dtype.itemsize * 8} bits, which do not say what is white; "
+            "scale them to 65535 or 255"
+        )
+    return (values >> bits).astype(np.uint8)
 
 
 def _short(shape: tuple[int, ...]) -> str:

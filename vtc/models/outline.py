@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
+from transformers.utils import logging as hf_logging
 
 from vtc.errors import ModelError, one_line
 from vtc.inputs.generation import FILE as GENERATION_FILE
@@ -45,6 +46,8 @@ def outline_model(path: Path, model_class: type[PreTrainedModel], config: Any) -
         If no model can be built, or weights are missing or of other sizes.
     """
     stored = dict(_stored(path))
+    quiet: Any = hf_logging.disable_progress_bar
+    quiet()  # nothing is read that would take time
     build: Any = model_class.from_pretrained
     try:
         check_parameter_count(path, model_class, config)

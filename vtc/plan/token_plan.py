@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from vtc.facts.layout import Grid
 from vtc.recipe.values import Positions
+
+FLOPS = ("exact", "fastv", "pyramiddrop")
+"""Ways in which the operations of a prefill are counted."""
+
+FLOPS_PARTS = ("encoder", "projector", "decoder", "selection", "head")
+"""Parts of the exact count."""
 
 
 @dataclass(frozen=True)
@@ -179,17 +188,23 @@ class TokenPlan:
 
         Raises
         ------
-        KeyError, TypeError
+        ValueError
             The data is not a plan.
         """
-        frozen = {key: _frozen(value) for key, value in data.items()}
-        frozen["stages"] = tuple(
-            StagePlan(**{key: _frozen(value) for key, value in stage.items()}) for stage in data["stages"]
-        )
-        frozen["segments"] = tuple(
-            SegmentPlan(**{key: _frozen(value) for key, value in segment.items()}) for segment in data["segments"]
-        )
-        return cls(**frozen)
+        plan = TypeAdapter(cls).validate_json(json.dumps(data), strict=True)
+        plan._check()
+        return plan
+
+    def _check(self) -> None:
+        numbers = [self.visual_tokens_in, self.keep, self.position_span, self.layer_average]
+        numbers += [self.text_tokens, self.kv_bytes, *self.flops.values(), *self.flops_parts.values()]
+        layers = [layer for segment in self.segments for layer in segment.layers]
+        if not set(FLOPS) <= set(self.flops) or not set(FLOPS_PARTS) <= set(self.flops_parts):
+            raise ValueError("a count is missing")
+        if min(numbers) < 0 or self.spans < 1 or not all(segment.layers for segment in self.segments):
+            raise ValueError("numbers of no plan")
+        if layers != list(range(len(self.decoder_layers))) or len(layers) != len(self.decoder_visual_tokens):
+            raise ValueError("segments that do not make up the decoder")
 
 
 def _plain(value: Any) -> Any:
@@ -197,7 +212,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

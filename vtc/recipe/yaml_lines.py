@@ -7,6 +7,7 @@ reported, a bounded number of nodes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,9 @@ MAX_NODES = 10_000
 MAX_DEPTH = 32
 MAX_BITS = 64
 """Of an integer: Python neither writes nor reads integers of thousands of digits in decimals."""
+
+_OTHER_BASE = re.compile(r"[-+]?0[0-7_]+|[-+]?[0-9_]+(:[0-9_.]+)+")
+"""Numbers of base 8 and 60, which look like decimals, times and ratios."""
 
 _MAP = "tag:yaml.org,2002:map"
 _SEQUENCE = "tag:yaml.org,2002:seq"
@@ -93,6 +97,8 @@ class _Reader:
         try:
             value = self.loader.construct_object(node)
             if not isinstance(value, int) or value.bit_length() <= MAX_BITS:
+                if isinstance(value, int | float) and _OTHER_BASE.fullmatch(node.value):
+                    self.problems.append((_line(node), f"{_shown(node)} is {value} in YAML; write that, in decimals"))
                 return value
             self.problems.append((_line(node), f"{_shown(node)} is too large a number"))
         except yaml.YAMLError:

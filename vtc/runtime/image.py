@@ -22,6 +22,7 @@ from vtc.errors import InputError, OutOfResources, one_line
 from vtc.files import open_regular
 from vtc.inputs.pixels import MAX_PIXELS
 from vtc.inputs.rgb import from_array, to_rgb
+from vtc.runtime.image_streams import PatientStream, check_effort
 
 ImageLike = str | Path | Image.Image | NDArray[Any] | bytes | bytearray | memoryview | BinaryIO
 
@@ -121,8 +122,10 @@ def _file(path: str | Path) -> Image.Image:
         return _decoded(stream)
 
 
-def _decoded(stream: Any) -> Image.Image:
+def _decoded(file: Any) -> Image.Image:
     _quiet_libtiff()
+    check_effort(file)
+    stream: Any = PatientStream(file)
     with warnings.catch_warnings():
         # Pillow warns of large images and odd metadata; what matters is an error.
         warnings.simplefilter("ignore")
@@ -130,7 +133,8 @@ def _decoded(stream: Any) -> Image.Image:
             _check_size(*image.size)
             # A stereo or burst photo (MPO, found by the JPEG reader) opens as its main picture; any other second frame
             # makes it an animation or a document.
-            if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+            # Frames are not counted, as there may be millions.
+            if image.format != "MPO" and getattr(image, "is_animated", False):
                 raise InputError("has several frames or pages; give a still image")
             return _checked(image)
 
@@ -174,7 +178,7 @@ def _fault(name: str, error: Exception) -> InputError:
     if isinstance(error, Image.DecompressionBombError):
         return InputError(f"{name}: {_too_large('far')}")
     if isinstance(error, UnidentifiedImageError):
-        return InputError(f"{name}: is not an image of a known format ({', '.join(FORMATS)})")
+        return InputError(f"{name}: is not an image of a known format; save it as one of {', '.join(FORMATS)}")
     if code is not None:
         return InputError(f"{name}: cannot be read ({os.strerror(code)})")
     return InputError(f"{name}: cannot be decoded, the file is truncated or damaged ({one_line(error)})")
@@ -183,7 +187,7 @@ def _fault(name: str, error: Exception) -> InputError:
 def _name(image: ImageLike) -> str:
     """What an error calls an image; never its content."""
     if isinstance(image, str | Path):
-        name = _ONE_SLASH.sub(r"\1://", str(image))  # as it was typed: a path object drops one of the two
+        name = _ONE_SLASH.sub(r"\1://", str(image)) or "''"  # as it was typed: a path object drops one of the two
         return name if len(name) <= _NAME else f"{name[:_NAME]}..."
     if isinstance(image, bytes | bytearray | memoryview):
         return f"image of {len(image)} bytes"

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from vtc.errors import InputError
+
+MOST_THREADS = 1024
+"""CPU threads of one operator."""
+
 BACKENDS = ("onnxruntime", "tensorrt")
 """What can run a bundle; the first is the default."""
 
@@ -30,6 +35,11 @@ class RuntimeOptions:
     verify : bool
         Compare every file's hash with the manifest, and look for NaN and infinity among the weights of graphs; False
         compares sizes.
+
+    Raises
+    ------
+    InputError
+        If there can be no such number of threads.
     """
 
     backend: str = BACKENDS[0]
@@ -38,3 +48,7 @@ class RuntimeOptions:
     threads: int | None = None
     engines: str | Path | None = None
     verify: bool = True
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            raise InputError(f"threads must be between 1 and {MOST_THREADS}, not {self.threads}")

@@ -60,8 +60,9 @@ class Sampler:
         return np.array([self._draw(row) for row in logits], dtype=np.int64)
 
     def _draw(self, logits: NDArray[np.float32]) -> int:
-        scaled = logits.astype(np.float64) / self.temperature
-        share = np.exp(scaled - scaled.max())
+        behind = logits.astype(np.float64) - logits.max()
+        with np.errstate(over="ignore"):  # far behind, or at a very low temperature: never
+            share = np.exp(behind / self.temperature)
         share /= share.sum()
         order = np.argsort(-share, kind="stable")
         sums = np.cumsum(share[order])

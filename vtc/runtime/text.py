@@ -19,6 +19,8 @@ from vtc.machine import machine_fault
 
 IntArray = NDArray[np.int64]
 
+TEMPLATE = "chat_template.jinja"
+
 
 class Text:
     """A bundle's tokenizer and chat template.
@@ -165,13 +167,15 @@ class TextStream:
 
 
 def _chat_template(manifest: Manifest, tokenizer_config: dict[str, Any]) -> str | None:
-    if "chat_template.jinja" in manifest.files:
+    if TEMPLATE in manifest.files:
         try:
-            return read_text(manifest.file("chat_template.jinja"))
-        except ValueError as error:
-            words = f"chat_template.jinja cannot be used ({error}); export it again"
-            raise BundleError(f"{manifest.root}: {words}") from None
+            return read_text(manifest.file(TEMPLATE))
+        except (OSError, ValueError) as error:
+            raise machine_fault(error) or BundleError(
+                f"{manifest.root}: {TEMPLATE} cannot be read ({error}); export it again"
+            ) from None
     template = tokenizer_config.get("chat_template")
     if isinstance(template, list):
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+        named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+        template = named[-1].get("template") if named else None
     return template if isinstance(template, str) else None

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from vtc.bundle.facts import ServedImage
 from vtc.bundle.manifest import Manifest
+from vtc.errors import BundleError
 from vtc.inputs.schedule import query_tokens
 from vtc.runtime.decoder import PADDING
 from vtc.runtime.generation import Batch
@@ -76,6 +77,11 @@ class Vision:
         pixels : array of shape (images, ...)
         embeds : Tensor of shape (B, S, E')
             Embeddings of its token ids.
+
+        Raises
+        ------
+        BundleError
+            If the graph gives other numbers of tokens than the manifest has it.
         """
         served, graph = batch.served, self.open(batch.served)
         feeds: dict[str, Array] = {"pixel_values": pixels}
@@ -88,4 +94,10 @@ class Vision:
             feeds["text_mask"] = where.query_mask
         outputs = graph.run(feeds, host=("keep_indices",))
         named = dict(zip(graph.outputs, outputs, strict=True))
-        return Seen(named["image_features"], named["keep_indices"].numpy(), named.get(PADDING))
+        keep_indices = named["keep_indices"].numpy()
+        if keep_indices.size != (visual := int((batch.input_ids == served.token_id).sum())):
+            raise BundleError(
+                f"graph 'vision_encoder{served.suffix}' gives {keep_indices.size} visual tokens where the manifest's "
+                f"prompts have {visual}; export the bundle again"
+            )
+        return Seen(named["image_features"], keep_indices, named.get(PADDING))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from vtc.errors import InputError
 from vtc.finite import first_not_finite
+
+_log = logging.getLogger(__name__)
 
 Row = dict[str, float]
 
@@ -66,7 +68,7 @@ def load_state(
     except FileNotFoundError:
         return 0, []
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        print(f"note: {path}: notes of an interrupted training are damaged; it begins anew", file=sys.stderr)
+        _log.warning("%s: notes of an interrupted training are damaged; it begins anew", path)
         return 0, []
     if (name := first_not_finite(tensors.items())) is not None:
         raise InputError(f"{path}: {name} is not all finite numbers; remove the file, or compress to another directory")

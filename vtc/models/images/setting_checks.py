@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from vtc.errors import ModelError
+from vtc.shown import shown
 
 LARGEST = 2**31 - 1
 """Of any number that counts pixels."""
@@ -40,9 +41,9 @@ def check_settings(settings: Mapping[str, Any], file: Path) -> None:
     for name, (holds, wanted) in CHECKS.items():
         value = settings.get(name)
         if value is not None and not holds(value):
-            shown = ascii(value)
-            shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
-            raise ModelError(f"{file}: {name} is {shown}, not {wanted}; set it, or take it out for the default")
+            raise ModelError(
+                f"{file}: {name} is {shown(repr(value), SHOWN)}, not {wanted}; set it, or take it out for the default"
+            )
 
 
 def _is_count(value: Any, most: int = LARGEST) -> bool:
