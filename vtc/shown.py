@@ -12,7 +12,7 @@ NAME = 100
 """Letters that are shown of a name, a key or a value."""
 PATH = 200
 """Letters that are shown of a path, or of any word of a line."""
-LINE = 1200
+LINE = 1000
 """Letters of a line, which is a message with what it quotes; a command that it tells is whole."""
 
 _JOINERS = "\u200c\u200d"

@@ -24,6 +24,7 @@ from click.testing import CliRunner
 from vtc.cli import VERBS, main
 from vtc.cli.faults import describe
 from vtc.errors import InputError
+from vtc.shown import LINE
 
 GIVEN = {
     "ls": ("ls", "recipes", "{}"),
@@ -85,7 +86,7 @@ def test_hostile_name_is_one_line_that_a_terminal_can_show(
     assert (result.exit_code, result.stdout) == (2, ""), result.output
     line = result.stderr.removesuffix("\n")
     assert line.isprintable()
-    assert len(line) < 700
+    assert len(line) < LINE + 100
     assert "unexpected " not in line.replace("unexpected extra", "")
 
 
@@ -229,7 +230,7 @@ def test_what_the_user_can_mend_is_exit_2_with_the_right_reason(case: str) -> No
     assert code == 2
     assert line.startswith(start)
     assert "\n" not in line
-    assert len(line) < 700
+    assert len(line) < LINE + 100
 
 
 BUGS = (

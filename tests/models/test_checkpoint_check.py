@@ -284,11 +284,11 @@ def test_commands_that_faults_tell_of_can_be_run(
         for change in FAULTS[fault][0]:
             change(path)
     said = CliRunner().invoke(main, ["check", "none", "--model", str(path)]).stderr.splitlines()[-1]
-    words = shlex.split(said[said.index("them: python" if fault == "pickle" else "pip install") :])
+    words = shlex.split(said[said.index("them: cd" if fault == "pickle" else "pip install") :])
     program = words[words.index("-c") + 1]
     compile(program, "", "exec")
     if fault == "pickle":
-        monkeypatch.chdir(tmp_path)
+        monkeypatch.chdir(words[words.index("cd") + 1])
         exec(program, {})
         load_adapter(tmp_path / "converted")
 

@@ -85,14 +85,14 @@ def adapter_fault(path: Path) -> str | None:
             "file if they are, else fetch the adapter and merge it"
         )
     held = "an adapter (LoRA) beside its weights" if own else "an adapter (LoRA) and no model"
-    name, adapter = (str(path), f"{path}/adapter") if own else (str(base or "BASE")[:200], str(path))
-    here = shlex.quote(str(path))
-    apart = f"mkdir {here}/adapter && mv {here}/adapter_* {here}/adapter/ && " if own else ""
+    name = "." if own else str(base or "BASE")[:200]
+    adapter, apart = ("adapter", "mkdir adapter && mv adapter_* adapter && ") if own else (".", "")
     merge = (
-        f"from peft import PeftModel as P; {_copied(name, 'merged')}"
-        f"P.from_pretrained(m, {adapter!r}).merge_and_unload().save_pretrained('merged')"
+        f"from peft import PeftModel as P; {_copied(name, '../merged')}"
+        f"P.from_pretrained(m, '{adapter}').merge_and_unload().save_pretrained('../merged')"
     )
-    return f"{path}: holds {held}; merge it first: pip install peft && {apart}{python_command(merge)}"
+    do = f"pip install peft && cd {shlex.quote(str(path))} && {apart}{python_command(merge)}"
+    return f"{path}: holds {held}; merge it first: {do}"
 
 
 def _copied(model: str, out: str) -> str:
@@ -101,13 +101,13 @@ def _copied(model: str, out: str) -> str:
     Its processor could save itself, but needs more packages than vtc does.
     """
     here = Path(model).is_dir()
-    place = repr(model) if here else f"s({model!r})"
+    place = repr(model if model == "." else str(Path(model).resolve())) if here else f"s({model!r})"
     fetch = "" if here else "from huggingface_hub import snapshot_download as s; "
     return (
         f"{fetch}from shutil import copytree, ignore_patterns as i; "
         f"from transformers import AutoModelForImageTextToText as M; b = {place}; "
         "m = M.from_pretrained(b, dtype='auto'); "
-        f"copytree(b, {out!r}, ignore=i('.*', 'adapter*', '*.bin', '*.pt', '*.pth', '*.safetensors', '*.index.json')); "
+        f"copytree(b, {out!r}, ignore=i('.*', 'adapter*', '*.bin', '*.pt*', '*.safetensors', '*.index.json')); "
     )
 
 
@@ -130,9 +130,9 @@ def _without_weights(path: Path) -> str:
             return f"{path}: holds {shards[0]} without {INDEX}; fetch that file too"
         return f"{path}: holds {shards[0]}, and neither {WEIGHTS} nor {INDEX}; give the weights their usual name"
     if any(path.glob("*.bin")) or any(path.glob("*.pt")) or any(path.glob("*.pth")):
-        convert = f"{_copied(str(path), 'converted')}m.save_pretrained('converted')"
+        convert = python_command(f"{_copied('.', '../converted')}m.save_pretrained('../converted')")
         held = "holds pickled weights (.bin) alone, which are not read"
-        return f"{path}: {held}; convert them where you trust them: {python_command(convert)}"
+        return f"{path}: {held}; convert them where you trust them: cd {shlex.quote(str(path))} && {convert}"
     if any(path.glob("*.gguf")):
         return f"{path}: holds GGUF weights, which are not read; take the original ones in safetensors"
     return f"{path}: holds no weights ({WEIGHTS}); fetch them (hf download MODEL)"
