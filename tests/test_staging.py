@@ -191,14 +191,15 @@ def test_notes_that_were_changed_or_are_of_another_type_are_thrown_away(tmp_path
     assert read_notes(tmp_path / "none", dict[str, int]) is None
 
 
-def test_a_file_that_has_another_name_elsewhere_is_not_written(out: Path, tmp_path: Path) -> None:
+def test_a_file_that_has_another_name_elsewhere_is_not_written_through(out: Path, tmp_path: Path) -> None:
     with open_work(out, "vtc test") as work:
         work.claim("a.txt", "b.txt")
         (work.path / "a.txt").write_text("begun")
-        os.link(work.path / "a.txt", work.path / "b.txt")
-    with open_work(out, "vtc test"):
-        pass  # two names in the work itself are fine
-    os.link(staging_dir(out) / "a.txt", tmp_path / "copy")  # as `cp -al` does
-    with pytest.raises(BundleError, match=r"a\.txt and 1 more are not vtc's"), open_work(out, "vtc test"):
-        pass
-    assert (tmp_path / "copy").read_text() == "begun"
+    os.link(work.path / "a.txt", tmp_path / "copy")  # as `cp -al` does
+    os.link(work.path / JOURNAL, tmp_path / "journal")
+    journal = (tmp_path / "journal").read_text()
+    with open_work(out, "vtc test") as work:
+        work.claim("c.txt")
+        assert (work.path / "a.txt").read_text() == "begun"
+        (work.path / "a.txt").write_text("done")
+    assert ((tmp_path / "copy").read_text(), (tmp_path / "journal").read_text()) == ("begun", journal)

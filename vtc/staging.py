@@ -11,6 +11,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import stat
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -106,6 +107,8 @@ def open_work(out: Path, command: str) -> Iterator[Work]:
             _recover(out)
             path = _own_place(out)
             foreign = strangers(path)
+            if not foreign:
+                _part_from_others(path)
         except OSError as error:
             raise cannot_write(out, error) from error
         if foreign:
@@ -123,20 +126,24 @@ def open_work(out: Path, command: str) -> Iterator[Work]:
 
 
 def strangers(work: Path) -> list[str]:
-    """Names of what lies in a work directory and is not claimed: other files, links, and what is no file at all.
-
-    Nor may a file have another name outside: whoever gave it that name would find it changed.
-    """
+    """Names of what lies in a work directory and is not claimed: other files, links, and what is no file at all."""
     patterns = (*_claims(work), *DRAFTS, JOURNAL)
-    found = [(name, path.lstat()) for name, path in entries(work)]
-    names = Counter((status.st_dev, status.st_ino) for _, status in found)
     return [
         name
-        for name, status in found
-        if not stat.S_ISREG(status.st_mode)
-        or status.st_nlink > names[status.st_dev, status.st_ino]
-        or not any(fnmatchcase(name, pattern) for pattern in patterns)
+        for name, path in entries(work)
+        if path.is_symlink() or not path.is_file() or not any(fnmatchcase(name, pattern) for pattern in patterns)
     ]
+
+
+def _part_from_others(work: Path) -> None:
+    """Copy files that have another name outside a work directory, as `cp -al` gives: that one must not be changed."""
+    found = [(path, path.lstat()) for _, path in entries(work)]
+    names = Counter((status.st_dev, status.st_ino) for _, status in found)
+    for path, status in found:
+        if stat.S_ISREG(status.st_mode) and status.st_nlink > names[status.st_dev, status.st_ino]:
+            draft = path.with_name(".tmp000000")  # one of `DRAFTS`
+            shutil.copyfile(path, draft)
+            os.replace(draft, path)
 
 
 def entries(directory: Path) -> Iterator[tuple[str, Path]]:
