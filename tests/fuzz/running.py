@@ -151,16 +151,8 @@ def _noise(err: str, case: Case) -> str:
 
 
 def copy_base(base: Path, place: Path) -> None:
-    """Lay a base out, by links to its files: changes put new files in their place.
-
-    A command's own work directory is copied, as a file in it may have no other name.
-    """
-
-    def lay(source: str, target: str) -> None:
-        own = any(part.endswith(".partial") for part in Path(source).relative_to(base).parts)
-        (shutil.copyfile if own else os.link)(source, target)
-
-    shutil.copytree(base, place, symlinks=True, copy_function=lay)
+    """Lay a base out, by links to its files: changes put new files in their place."""
+    shutil.copytree(base, place, symlinks=True, copy_function=os.link)
 
 
 class _Worker:
