@@ -74,6 +74,7 @@ def write(tiny: Path, out: Path) -> None:
     """Save a checkpoint's files but its weights, and what its processor makes of a question about a picture."""
     processor = processor_of(tiny)
     processor.save_pretrained(out)
+    (out / "tokenizer.json").write_text(json.dumps(json.loads((out / "tokenizer.json").read_text())) + "\n")
     transformers.AutoConfig.from_pretrained(tiny).save_pretrained(out)
     transformers.GenerationConfig.from_pretrained(tiny).save_pretrained(out)
     content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
