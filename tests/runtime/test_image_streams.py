@@ -64,6 +64,12 @@ def test_a_jpeg_of_very_many_scans_is_refused() -> None:
         open_image(data[:-2] + scan * 300 + data[-2:])
 
 
+def test_what_phones_put_behind_or_into_a_picture_is_no_scan() -> None:
+    data = saved("JPEG")
+    note = b"\xff\xe3" + (2 + 2000).to_bytes(2, "big") + b"\xff\xda" * 1000
+    assert open_image(data[:2] + note + data[2:] + b"\xff\xda" * 1000).mode == "RGB"
+
+
 @pytest.mark.parametrize("text", [b"#\n" * 2000, b" " * (33 * 2**20)], ids=["comments", "blanks"])
 def test_pixels_as_endless_text_are_refused(text: bytes) -> None:
     assert open_image(b"P2 2 1 255\n#two\n 0 255").size == (2, 1)

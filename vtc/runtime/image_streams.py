@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from vtc.errors import InputError
@@ -18,8 +20,11 @@ MAX_COMMENTS = 1000
 MAX_SCANS = 200
 """Of a JPEG, each of which goes over all pixels though it may have a hundred bytes; encoders write ten."""
 
-_SCAN = b"\xff\xda"
+TOO_MANY = "is made of too many small parts; save it anew"
 _AT_ONCE = 2**20
+_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
+"""What begins a segment of a JPEG; within pixels, 0xff is followed by 0 or is a restart."""
+_SCAN, _END = 0xDA, 0xD9
 
 
 class PatientStream:
@@ -44,7 +49,7 @@ class PatientStream:
         """
         self._reads += 1
         if self._reads > MAX_READS:
-            raise InputError("is made of too many small parts; save it anew")
+            raise InputError(TOO_MANY)
         return bytes(self._file.read(size))
 
     def __getattr__(self, name: str) -> Any:
@@ -64,9 +69,28 @@ def check_effort(file: Any) -> None:
         size, comments = _measured(file, b"#")
         if size > MAX_TEXT or comments > MAX_COMMENTS:
             raise InputError("writes its pixels as text, and at too great length; save it as PNG")
-    elif first == b"\xff\xd8" and _measured(file, _SCAN)[1] > MAX_SCANS:
-        raise InputError("has too many scans for a JPEG; save it anew")
+    elif first == b"\xff\xd8":
+        file.seek(0)
+        _check_scans(file.read())
     file.seek(0)
+
+
+def _check_scans(data: bytes) -> None:
+    scans = 0
+    for number, marker in enumerate(_markers(data)):
+        scans += marker == _SCAN
+        if scans > MAX_SCANS:
+            raise InputError("has too many scans for a JPEG; save it anew")
+        if number > MAX_READS:
+            raise InputError(TOO_MANY)
+
+
+def _markers(data: bytes) -> Iterator[int]:
+    """Of a JPEG's segments, up to its end; phones put a clip or another picture after that."""
+    place = 2
+    while (found := _MARKER.search(data, place)) and found[1][0] != _END:
+        yield found[1][0]
+        place = found.end() + max(int.from_bytes(data[found.end() : found.end() + 2], "big"), 2)
 
 
 def _measured(file: Any, mark: bytes) -> tuple[int, int]:
