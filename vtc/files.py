@@ -137,11 +137,11 @@ def parse_json(text: str, *, once: bool = False) -> Any:
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"gives '{twice[:100]}' twice")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"gives '{name[:100]}' twice")
+        found[name] = value
     return found
 
 
