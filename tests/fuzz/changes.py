@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -216,7 +217,12 @@ def _yaml(path: Path, change: Change) -> None:
     try:
         written = yaml.safe_dump(data, sort_keys=False)
     except (yaml.YAMLError, ValueError, RecursionError):
-        written = _flow(data)
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(10 * limit)
+        try:
+            written = _flow(data)
+        finally:
+            sys.setrecursionlimit(limit)
     _put_text(path, written)
 
 
