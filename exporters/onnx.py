@@ -15,7 +15,7 @@ import torch
 from exporters.copies import DTYPES, cast_copy, discard
 from exporters.describe import described
 from exporters.device import SCRIPT, device_files, write_device_files
-from exporters.graphs import GraphSpec, graph_specs, source_modules
+from exporters.graphs import graph_specs, source_modules
 from exporters.lint import check_bundle, lint, summary
 from exporters.parity import EncodedOnce, Parity, check_layers, check_parity, compare
 from exporters.precision import Precision, precision
@@ -30,7 +30,7 @@ from vtc.bundle.manifest import WEIGHTS, draft_manifest, write_bundle
 from vtc.compressed.checkpoint import Origin
 from vtc.compressed.model import CompressedModel
 from vtc.data.samples import Sample
-from vtc.errors import NumericError, VtcError
+from vtc.errors import InputError, NumericError, VtcError
 from vtc.plan import plan
 from vtc.progress import Report, silent
 from vtc.recipe import Recipe
@@ -183,7 +183,7 @@ def _export_base(
             name = f"onnx/{spec.name}.onnx" if base == "fp32" else f"onnx/.{spec.name}_{base}.onnx"
             raw[spec.name] = work / name
             if notes.graphs.get(name) != digest_of(work / name):
-                _export_one(spec, work / name, request.opset)
+                export_graph(spec, work / name, opset=request.opset)
                 notes.graphs[name] = digest_of(work / name)
                 write_notes(work / NOTES, asdict(notes))
         if base != "fp32":
@@ -206,7 +206,7 @@ def _check_weights(model: CompressedModel, base: str) -> None:
             continue
         if base == "fp32" or torch.isnan(weight).any():
             raise NumericError(f"{name} holds what is not a number (NaN or infinity); fetch it, or train it, again")
-        raise VtcError(f"{name} is beyond {str(DTYPES[base]).removeprefix('torch.')}; give --precision bf16 or fp32")
+        raise InputError(f"{name} is beyond {str(DTYPES[base]).removeprefix('torch.')}; give --precision bf16 or fp32")
 
 
 def _manifest(request: ExportRequest, graphs: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
@@ -293,15 +293,6 @@ def _take_up(request: ExportRequest, staging: Work) -> _Notes:
         notes = _Notes(request.key, {})
     (staging.path / "onnx").mkdir(exist_ok=True)
     return notes
-
-
-def _export_one(spec: GraphSpec, path: Path, opset: int) -> None:
-    try:
-        export_graph(spec, path, opset=opset)
-    except OSError as error:
-        raise VtcError(
-            f"{path}: cannot be written ({error.strerror or error}); free space and run the same command again"
-        ) from error
 
 
 def _lint(path: Path, name: str, opset: int) -> None:

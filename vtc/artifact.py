@@ -38,6 +38,7 @@ from vtc.staging import (
 )
 
 __all__ = [
+    "KINDS",
     "MANIFEST",
     "MAX_MANIFEST_BYTES",
     "artifact_kind",
@@ -54,8 +55,10 @@ __all__ = [
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 2**20
 HASHED_AT_ONCE = 2**20
+KINDS = ("bundle", "compressed", "engines")
 NESTED = ("engines",)
 """Kinds of artifacts that are put into another one after that is published."""
+_CHECKPOINT = "; that is a checkpoint, of which `vtc compress` and `vtc export` make one"
 _SEAL = re.compile(rb'(?<=\n  "digest": ")[0-9a-f]{64}(?=")')
 
 
@@ -221,13 +224,15 @@ def read_manifest(path: Path, kind: str, schema: int) -> dict[str, Any]:
     if not path.is_dir():
         old = old_place(Path(os.path.abspath(path)))
         aside = f"; a command that was killed has left the former one in {old}" if is_work(old) else ""
-        raise BundleError(f"{path}: no such {_noun(kind)} directory{aside}")
+        hint = "; it is a file" if path.exists() else _CHECKPOINT if str(path) == "reference" else ""
+        raise BundleError(f"{path}: no such {_noun(kind)} directory{aside or hint}")
     file = path / MANIFEST
     try:
         data = read_bytes(file, MAX_MANIFEST_BYTES)
         manifest = parse_json(data.decode(), once=True)
     except FileNotFoundError:
-        raise BundleError(f"{path}: is not a {_noun(kind)}: it holds no {MANIFEST}") from None
+        hint = _CHECKPOINT if (path / "config.json").exists() else ""
+        raise BundleError(f"{path}: is not a {_noun(kind)}: it holds no {MANIFEST}{hint}") from None
     except (OSError, ValueError) as error:
         raise machine_fault(error) or BundleError(
             f"{file}: cannot be read ({error}); write the {_noun(kind)} again"

@@ -19,7 +19,7 @@ from exporters.graphs import SourceModule
 from exporters.precision.floats import NARROW, cast_nodes_to_float32, element_types
 from exporters.precision.probe import Reached, measure, probe
 from vtc.data.samples import Sample
-from vtc.errors import ParityError, VtcError
+from vtc.errors import InputError, ParityError
 
 HIGHEST = {"fp16": 65504.0, "bf16": 3.3895e38}
 HEADROOM = 4.0
@@ -70,7 +70,7 @@ def protect(
 
     Raises
     ------
-    VtcError
+    InputError
         If keys or values overflow: a cache of that type cannot hold them.
     ParityError
         If something overflows all the same.
@@ -85,7 +85,7 @@ def protect(
     overflowing = {name: one for name, one in reached.items() if one.largest > limit and name in moving}
     for name, one in overflowing.items():
         if name.startswith("present.") and one.largest > HIGHEST[base]:
-            raise VtcError(
+            raise InputError(
                 f"{name} reaches {one.largest:.3g}, which a {base} cache cannot hold; give --precision fp32 or bf16"
             )
     if overflowing:

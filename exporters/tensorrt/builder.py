@@ -18,7 +18,8 @@ from typing import Any
 
 from exporters.targets import PRODUCTS, Target
 from vtc.bundle.engines import Profile
-from vtc.errors import InputError, MissingDependency, VtcError
+from vtc.errors import BundleError, InputError, MissingDependency, VtcError
+from vtc.machine import machine_fault
 from vtc.progress import Report, silent
 from vtc.runtime.nvidia import import_tensorrt
 
@@ -233,7 +234,7 @@ def _named(tensor: Any, graph: Path) -> list[int | str]:
     for axis, size in enumerate(tensor.shape):
         name = tensor.get_dimension_name(axis) if size == -1 else size
         if not name and size == -1:
-            raise VtcError(f"{graph.name}: axis {axis} of input {tensor.name} has no name; export the bundle again")
+            raise BundleError(f"{graph.name}: axis {axis} of input {tensor.name} has no name; export the bundle again")
         shape.append(name)
     return shape
 
@@ -252,8 +253,8 @@ def _write(path: Path, content: Any) -> None:
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise VtcError(
-            f"{path}: cannot be written ({error.strerror or error}); free space and run the same command again"
+        raise machine_fault(error, path) or InputError(
+            f"{path}: cannot be written ({error.strerror or error}); give another path"
         ) from error
 
 

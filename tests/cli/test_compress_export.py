@@ -203,7 +203,7 @@ def test_killed_calibration_leaves_nothing_half_done_and_goes_on(checkpoint: Pat
 def test_full_disk_leaves_no_bundle(compressed: Path, tmp_path: Path) -> None:
     process = spawn("export", compressed, "-o", tmp_path / "bundle", "--samples", "2", limit=20_000)
     _, errors = process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert "cannot be written" in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "bundle").exists()

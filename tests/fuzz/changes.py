@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import struct
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -217,12 +216,10 @@ def _yaml(path: Path, change: Change) -> None:
     try:
         written = yaml.safe_dump(data, sort_keys=False)
     except (yaml.YAMLError, ValueError, RecursionError):
-        limit = sys.getrecursionlimit()
-        sys.setrecursionlimit(10 * limit)
         try:
             written = _flow(data)
-        finally:
-            sys.setrecursionlimit(limit)
+        except RecursionError:  # an alias of what it is part of
+            return
     _put_text(path, written)
 
 

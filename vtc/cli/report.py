@@ -250,12 +250,12 @@ def print_report(
     out : Path or None
         The file.
     """
-    if out is not None:
-        write_json(report, out)
     if as_json:
         say(to_json(report))
     else:
         print_tables(tables(report))
+    if out is not None:  # last: what was measured is told even where it cannot be written
+        write_json(report, out)
 
 
 def print_tables(parts: Sequence[RenderableType]) -> None:

@@ -6,10 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from vtc.artifact import MANIFEST, artifact_kind
+from vtc.artifact import KINDS, MANIFEST, artifact_kind
 from vtc.errors import InputError
-
-_ARTIFACTS = ("bundle", "compressed", "engines")
 
 
 def check_place(path: Path | None, *read: Path) -> None:
@@ -35,7 +33,7 @@ def check_place(path: Path | None, *read: Path) -> None:
         if any(path.exists() and one.exists() and path.samefile(one) for one in read):
             raise InputError(f"{path}: is what the command reads; give another path")
         for folder in Path(os.path.abspath(path)).parents:
-            if (folder / MANIFEST).is_file() and artifact_kind(folder) in _ARTIFACTS:
+            if (folder / MANIFEST).is_file() and artifact_kind(folder) in KINDS:
                 raise InputError(f"{path}: lies in {folder}, which vtc alone writes; give a path outside")
         if not path.parent.is_dir():
             raise InputError(f"{path}: cannot be written, there is no directory {path.parent}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -106,8 +107,11 @@ def checkpoint_name(target: str | None, against: str | None) -> str:
     Raises
     ------
     InputError
-        If neither says.
+        If neither says, or the target is something else.
     """
+    if target is not None and manifest_of(Path(target)) is None:
+        what = "is no bundle and no compressed model" if os.path.lexists(target) else "no such bundle"
+        raise InputError(f"{target}: {what}; give what `vtc export` or `vtc compress` has written")
     manifest = manifest_of(Path(against or target or ""))
     if manifest is not None:
         return str(manifest["model"]["name"])

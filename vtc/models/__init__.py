@@ -9,6 +9,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vtc.artifact import KINDS, artifact_kind
 from vtc.errors import MissingDependency, ModelError
 from vtc.facts.layout import ANY_IMAGE, ImageOptions
 from vtc.models.checkpoint_files import adapter_fault, holds_weights, model_digest
@@ -67,6 +68,8 @@ def resolve_model(name: str | Path) -> Path:
     path = Path(name)
     if not path.is_dir():
         raise ModelError(f"{name}: no such checkpoint directory; give a directory with config.json, or 'reference'")
+    if (kind := artifact_kind(path)) in KINDS:
+        raise ModelError(f"{path}: is a '{kind}' of vtc's, not a checkpoint; give the checkpoint that it was made from")
     if not (path / "config.json").exists():
         if fault := adapter_fault(path):
             raise ModelError(fault)

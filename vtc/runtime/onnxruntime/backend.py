@@ -20,7 +20,7 @@ from vtc.bundle.engines import Limits
 from vtc.bundle.interface import Shapes, check_interface
 from vtc.bundle.manifest import Manifest
 from vtc.bundle.weights import check_weights
-from vtc.errors import BundleError
+from vtc.errors import BundleError, one_line
 from vtc.machine import machine_fault
 from vtc.runtime.interface import DTYPES, Array, IntArray, LoadedGraph, Past, Result, Tensor
 from vtc.runtime.onnxruntime.providers import (
@@ -63,6 +63,7 @@ class Graph:
 
     def __init__(self, path: Path, provider: Provider, threads: int | None = None, sparing: bool = False) -> None:
         self.provider = provider
+        self._path = path
         self._runtime = import_onnxruntime()
         self._session = self._open(path, provider, threads, sparing)
         self._device = "cuda" if self._session.get_providers()[0] in ON_GPU else "cpu"
@@ -130,7 +131,12 @@ class Graph:
         for name in self.outputs:
             binding.bind_output(name, "cpu" if name in host else self._device)
         begin = time.perf_counter()
-        self._session.run_with_iobinding(binding)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # as above
+            raise machine_fault(error, self._path) or BundleError(
+                f"{self._path}: ONNX Runtime cannot run the graph ({one_line(error)})"
+            ) from error
         self._last.run_ms = (time.perf_counter() - begin) * 1000
         outputs: list[Tensor] = binding.get_outputs()
         binding.clear_binding_inputs()
