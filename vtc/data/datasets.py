@@ -241,7 +241,8 @@ def read_jsonl(file: Path) -> list[Item]:
             problems.append(f"{file}:{number}: has the id '{item.id}' of line {first}; ids must differ")
         items.append(item)
     if problems:
-        more = f" (faults in other lines: {len(problems) - 1})" if len(problems) > 1 else ""
+        rest = len(problems) - 1
+        more = f" (and {rest} more faulty line{'s' if rest > 1 else ''})" if rest else ""
         hint = "; a line is one whole JSON object" if "is not JSON" in problems[0] else ""
         raise InputError(problems[0] + hint + more)
     if not items:
