@@ -261,6 +261,7 @@ def in_keep(value: str) -> str:
 
 HOSTILE = {
     "hex": (in_keep("0x" + "f" * 6000), 4, "is too large a number"),
+    "twice in a line": (in_keep(f"[{2**70}, {2**70}]"), 4, "is too large a number"),
     "binary": (in_keep("0b" + "1" * 6000), 4, "is too large a number"),
     "decimal": (in_keep("9" * 6000), 4, "is not a value"),
     "65 bits": (in_keep(str(2**64)), 4, "is too large a number"),

@@ -94,7 +94,8 @@ def parse_recipe(
     file = shown(file, PATH)
     document = read_yaml(text)
     if document.problems:
-        raise RecipeError("\n".join(f"{file}:{line}: {problem}" for line, problem in document.problems))
+        problems = dict.fromkeys(document.problems)  # two places of a line may have the same fault
+        raise RecipeError("\n".join(f"{file}:{line}: {problem}" for line, problem in problems))
     source = RecipeSource(file, directory, document.lines)
     if not isinstance(document.data, dict):
         raise RecipeError(
