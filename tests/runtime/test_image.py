@@ -269,3 +269,14 @@ def test_libtiff_prints_nothing(tmp_path: Path) -> None:
 def test_rgb_is_left_as_it_is() -> None:
     image = picture(0)
     assert to_rgb(image).tobytes() == image.tobytes()
+
+
+def test_a_palette_that_is_missing_is_not_taken_for_black() -> None:
+    stream = io.BytesIO()
+    picture = Image.effect_noise((8, 8), 90).convert("P")
+    picture.save(stream, "PNG")
+    data = stream.getvalue()
+    at = data.index(b"PLTE") - 4
+    assert open_image(data).getextrema() != ((0, 0),) * 3
+    with pytest.raises(InputError, match="a palette that it does not have"):
+        open_image(data[:at] + data[at + 12 + int.from_bytes(data[at : at + 4], "big") :])

@@ -144,6 +144,8 @@ def _checked(image: Image.Image) -> Image.Image:
     if not min(image.size):
         raise InputError("holds no pixel")
     image.load()
+    if image.mode in ("P", "PA") and not (image.palette and image.palette.palette):
+        raise InputError("numbers the colours of a palette that it does not have; save it anew")
     return to_rgb(image)
 
 
