@@ -63,7 +63,7 @@ def test_bundle_answers_as_pytorch_does(
     export(ExportRequest([model], recipe, Origin("reference", digest), samples[:2]), tmp_path / "bundle")
     bundle = VLM.load(tmp_path / "bundle")
     monkeypatch.setattr(model.vision, "forward", once(model.vision.forward))
-    monkeypatch.setattr(bundle, "see", once(bundle.see))
+    monkeypatch.setattr(bundle.vision, "see", once(bundle.vision.see))
 
     images = [[item.load()] for item in items]
     prompts = [reference.chat(item.question) for item in items]
