@@ -76,6 +76,14 @@ def test_unsupported_family_names_the_nearest(checkpoint: Path, tmp_path: Path, 
         read_facts(path)
 
 
+@pytest.mark.parametrize("layer", [0, 99, -99])
+def test_features_of_no_layer_are_refused(checkpoint: Path, tmp_path: Path, layer: int) -> None:
+    path = copy(checkpoint, tmp_path)
+    edit_config(path, vision_feature_layer=layer)
+    with pytest.raises(ModelError, match=f"vision_feature_layer {layer} of config.json is the output of none"):
+        read_facts(path)
+
+
 def test_features_of_several_layers_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     path = copy(checkpoint, tmp_path)
     edit_config(path, vision_feature_layer=[-2, -1])

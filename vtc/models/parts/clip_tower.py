@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from vtc.errors import ModelError
 from vtc.facts.model import EncoderFacts
 from vtc.models.base import VLMAdapter
 
@@ -58,5 +59,16 @@ def feature_layer(configured: int, layers: int) -> int:
     """The 0-based layer whose output a configuration's ``vision_feature_layer`` means.
 
     It counts hidden states, one more than there are layers: -2 of 24 layers is the output of layer 22.
+
+    Raises
+    ------
+    ModelError
+        If it means none.
     """
-    return configured + layers if configured < 0 else configured - 1
+    index = configured + layers if configured < 0 else configured - 1
+    if not 0 <= index < layers:
+        raise ModelError(
+            f"vision_feature_layer {configured} of config.json is the output of none of the tower's {layers} layers; "
+            "take the config.json that belongs to the weights"
+        )
+    return index
