@@ -129,6 +129,8 @@ def test_files_do_not_get_the_numbers_of_closed_streams() -> None:
 
 
 SLEEPER = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
 import sys, time, types, click, vtc.cli
 @click.command()
 def command():
