@@ -288,3 +288,12 @@ def test_crops_export(tmp_path: Path) -> None:
     bundle = VLM.load(tmp_path / "bundle", provider="cpu", threads=1)
     ours = [answer.token_ids for answer in model.generate(images, prompts, 8)]
     assert [list(answer.token_ids) for answer in bundle.generate(images, prompts, 8)] == ours
+
+
+@pytest.mark.parametrize("number", [10**12, 99999, -1, None])
+def test_a_token_that_the_tokenizer_has_not_is_refused(tmp_path: Path, number: int | None) -> None:
+    path = write_tiny("gemma3", tmp_path / "model")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"boi_token_index": number}))
+    with pytest.raises(ModelError, match=f"config.json names token {number}, which the tokenizer has not"):
+        load_adapter(path)

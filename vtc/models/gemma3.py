@@ -80,12 +80,12 @@ class Gemma3Adapter(GemmaVLM):
 
     @property
     def placeholder(self) -> str:
-        return str(self.tokenizer.convert_ids_to_tokens(self.model.config.boi_token_id))
+        return self.token_text(self.model.config.boi_token_id)
 
     @property
     def prompt_parts(self) -> Sequence[str]:
         begin = f"\n\n{self.placeholder}"
-        end = f"{self.tokenizer.convert_ids_to_tokens(self.model.config.eoi_token_id)}\n\n"
+        end = f"{self.token_text(self.model.config.eoi_token_id)}\n\n"
         crops = self.facts.layout.spans - 1
         if not crops:
             return [begin, end]

@@ -47,7 +47,24 @@ class Prompts:
     @property
     def image_token(self) -> str:
         """The token that stands for one visual token, as text."""
-        return str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))
+        return self.token_text(self.image_token_id)
+
+    def token_text(self, number: int | None) -> str:
+        """A token that the configuration names by its number, as text.
+
+        Raises
+        ------
+        ModelError
+            If the tokenizer has none of that number.
+        """
+        known = number is not None and 0 <= number < 2**31
+        text = self.tokenizer.convert_ids_to_tokens(number) if known else None
+        if text is None:
+            raise ModelError(
+                f"{self.path}: config.json names token {number}, which the tokenizer has not; take the files that "
+                "belong together"
+            )
+        return str(text)
 
     @property
     def placeholder(self) -> str:

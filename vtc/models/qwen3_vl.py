@@ -115,7 +115,7 @@ class Qwen3VLAdapter(QwenVision, LanguageModel):
         if layout.frames == 1:
             return super().prompt_parts
         begin, end = (
-            str(self.tokenizer.convert_ids_to_tokens(token))
+            self.token_text(token)
             for token in (self.model.config.vision_start_token_id, self.model.config.vision_end_token_id)
         )
         rate, pair = self.settings(self.path, self.wanted).get("fps") or SAMPLED, self.facts.encoder.frames
