@@ -112,10 +112,10 @@ def checkpoint_name(target: str | None, against: str | None) -> str:
     manifest = manifest_of(Path(against or target or ""))
     if manifest is not None:
         return str(manifest["model"]["name"])
-    if against is None and target is not None:
-        what = "is no bundle and no compressed model" if os.path.lexists(target) else "no such bundle"
-        raise InputError(f"{target}: {what}; give what `vtc export` or `vtc compress` has written")
     if against is None:
+        if target is not None:
+            what = "is no bundle and no compressed model" if os.path.lexists(target) else "no such bundle"
+            raise InputError(f"{target}: {what}; give what `vtc export` or `vtc compress` has written")
         raise InputError("say what to compare with: --against MODEL ('reference', or a checkpoint's directory)")
     return against
 

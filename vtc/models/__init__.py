@@ -141,5 +141,4 @@ def check_model(path: Path, options: ImageOptions = ANY_IMAGE) -> Checked:
 
 def load_adapter(path: Path, options: ImageOptions = ANY_IMAGE) -> VLMAdapter:
     """Load a checkpoint's weights and tokenizer into its family's adapter, for the images that it is to serve."""
-    check_model(path, options)
-    return adapter_class(path).load(path, options)
+    return check_model(path, options).outline.with_weights()

@@ -139,25 +139,6 @@ class VLMAdapter(Prompts, ABC):
         return image_settings(path, cls.image_processor)
 
     @classmethod
-    def load(cls, path: Path, options: ImageOptions = ANY_IMAGE) -> Self:
-        """Load a checkpoint from a local directory, weights in float32, from safetensors only.
-
-        Raises
-        ------
-        ModelError
-            If weights or tokenizer are missing or truncated, or there is no chat template that can be used.
-        InputError
-            If the checkpoint cannot serve what is asked for.
-        """
-        facts, pixels = cls.read(path, options)
-        needed_template(path, cls.fixed_chat_template)
-        adapter = cls(path, facts, pixels, load_weights(path, cls.model_class), load_tokenizer(path), options)
-        adapter.check_prompts()
-        if told := adapter.rules.told:
-            _log.warning("note: %s: %s", path, told)
-        return adapter
-
-    @classmethod
     def outline(cls, path: Path, options: ImageOptions = ANY_IMAGE) -> tuple[Self, list[str]]:
         """Put together all of a checkpoint but the numbers of its weights: what it says of prompts can be asked.
 
@@ -195,6 +176,20 @@ class VLMAdapter(Prompts, ABC):
         if faults:
             raise CheckpointError("\n".join(faults))
         return adapter, unused
+
+    def with_weights(self) -> Self:
+        """The same checkpoint, its weights loaded in float32, from safetensors only.
+
+        Raises
+        ------
+        ModelError
+            If weights are damaged, or not finite numbers.
+        """
+        model = load_weights(self.path, self.model_class)
+        adapter = type(self)(self.path, self.facts, self.pixels, model, self.tokenizer, self.wanted)
+        if told := adapter.rules.told:
+            _log.warning("note: %s: %s", self.path, told)
+        return adapter
 
     def with_image_options(self, options: ImageOptions) -> Self:
         """The same model, made ready for other images."""

@@ -14,6 +14,12 @@ from vtc.finite import first_not_finite
 from vtc.machine import machine_fault
 
 
+def without_progress_bars() -> None:
+    """Keep `transformers` from drawing any: reading local weights takes a moment, and errors are to be one line."""
+    quiet: Any = hf_logging.disable_progress_bar
+    quiet()
+
+
 def load_weights(path: Path, model_class: type[PreTrainedModel]) -> Any:
     """Load a model in float32, from safetensors only.
 
@@ -32,8 +38,7 @@ def load_weights(path: Path, model_class: type[PreTrainedModel]) -> Any:
     ModelError
         If weights are missing or damaged, or one is no finite number.
     """
-    quiet: Any = hf_logging.disable_progress_bar
-    quiet()  # reading local weights takes a moment, and errors are to be one line
+    without_progress_bars()
     load_model: Any = model_class.from_pretrained
     try:
         model, report = load_model(

@@ -10,12 +10,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
-from transformers.utils import logging as hf_logging
 
 from vtc.errors import ModelError, one_line
 from vtc.inputs.generation import FILE as GENERATION_FILE
 from vtc.machine import machine_fault
 from vtc.models.checkpoint_files import weight_files
+from vtc.models.loading import without_progress_bars
 from vtc.models.parameter_count import check_parameter_count
 
 Shape = tuple[int, ...]
@@ -46,11 +46,10 @@ def outline_model(path: Path, model_class: type[PreTrainedModel], config: Any) -
         If no model can be built, or weights are missing or of other sizes.
     """
     stored = dict(_stored(path))
-    quiet: Any = hf_logging.disable_progress_bar
-    quiet()  # nothing is read that would take time
+    without_progress_bars()
     build: Any = model_class.from_pretrained
     try:
-        check_parameter_count(path, model_class, config)
+        check_parameter_count(path, model_class, config, sum(tensor.numel() for tensor in stored.values()))
         model, report = build(
             None,
             config=config,

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers.initialization import no_init_weights
 
 from vtc.errors import ModelError
-from vtc.models.checkpoint_files import weight_files
 
 SLACK = 10_000_000
 """Parameters that a model may have beyond its weights: parts that are made and not stored."""
 
 
-def check_parameter_count(path: Path, model_class: Any, config: Any) -> None:
+def check_parameter_count(path: Path, model_class: Any, config: Any, stored: int) -> None:
     """Make sure that a model is not much larger than its weights: a configuration without its parts gets defaults.
 
     Parameters
@@ -26,23 +23,19 @@ def check_parameter_count(path: Path, model_class: Any, config: Any) -> None:
     model_class : type
         Of `transformers`.
     config : PretrainedConfig
+    stored : int
+        Numbers in the files of its weights.
 
     Raises
     ------
     ModelError
-        If the model has more than twice the parameters that the files hold.
+        If the model has more than twice the parameters that are stored.
     """
     with torch.device("meta"), no_init_weights():
         model = model_class(config)
     wanted = sum(parameter.numel() for parameter in model.parameters())
-    stored = sum(map(_numbers, weight_files(path)))
     if wanted > 2 * stored + SLACK:
         raise ModelError(
             f"{path / 'config.json'}: describes a model of {wanted / 1e6:,.0f} million parameters, and the weights "
             f"have {stored / 1e6:,.0f} million; take the configuration that belongs to them"
         )
-
-
-def _numbers(file: Path) -> int:
-    with safe_open(file, framework="pt") as weights:
-        return sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118 (not a dict)
