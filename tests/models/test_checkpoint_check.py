@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,42 +16,12 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+from tests.models.changes import Change, edit, edit_part, write
 from tests.tiny import IMAGE
 from vtc.cli import main
 from vtc.errors import CheckpointError, ModelError
-from vtc.models import check_model, load_adapter, model_digest, read_facts, resolve_model
-from vtc.models.checkpoint_files import CONFIGURATIONS, TOKENIZERS
-from vtc.models.configuration import MOST, check_small_files
+from vtc.models import check_model, load_adapter, model_digest, resolve_model
 from vtc.models.random.tiny_families import write_tiny
-from vtc.reference import reference_dir
-
-Change = Callable[[Path], object]
-
-
-@pytest.fixture
-def copy(checkpoint: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
-
-
-def edit(name: str, **changes: Any) -> Change:
-    def change(path: Path) -> None:
-        file = path / name
-        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-
-    return change
-
-
-def edit_part(part: str, **changes: Any) -> Change:
-    def change(path: Path) -> None:
-        file = path / "config.json"
-        config = json.loads(file.read_text())
-        file.write_text(json.dumps(config | {part: config[part] | changes}))
-
-    return change
-
-
-def write(name: str, text: str) -> Change:
-    return lambda path: (path / name).write_text(text)
 
 
 def rename(name: str, new: str) -> Change:
@@ -427,68 +394,6 @@ def test_digest_covers_every_file_that_is_loaded(sharded: bool, copy: Path) -> N
     assert model_digest(copy) in seen
 
 
-NUMBERS = {
-    "layers": edit_part("text_config", num_hidden_layers=10**12),
-    "negative": edit_part("vision_config", num_hidden_layers=-1),
-    "zero": edit_part("text_config", num_attention_heads=0),
-    "width": edit_part("text_config", hidden_size=10**9),
-    "word": edit_part("text_config", vocab_size="many"),
-    "fraction": edit_part("vision_config", patch_size=3.5),
-    "truth": edit_part("vision_config", image_size=True),
-    "merge": edit("preprocessor_config.json", merge_size=0),
-    "crop": edit("preprocessor_config.json", crop_size={"height": 10**9, "width": 56}),
-    "any": edit("config.json", some_number=10**30),
-    "digits": write("config.json", '{"model_type": "llava", "a": ' + "1" * 10_000 + "}"),
-    "depth": write("config.json", '{"a":' * 100_000),
-    "infinite": write("config.json", '{"model_type": "llava", "a": 1e999}'),
-    "part": edit("config.json", text_config=[1]),
-    "processor": edit("processor_config.json", image_processor=3),
-    "list": write("generation_config.json", "[]"),
-}
-
-
-@pytest.mark.parametrize("fault", NUMBERS)
-def test_numbers_of_no_model_are_refused_at_once(fault: str, copy: Path) -> None:
-    NUMBERS[fault](copy)
-    began = time.monotonic()
-    with pytest.raises(ModelError, match=r"\.json: ") as caught:
-        read_facts(copy)
-    assert time.monotonic() - began < 1
-    assert len(str(caught.value)) < 500
-
-
-@pytest.mark.parametrize("kind", ["pipe", "directory", "device", "huge"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        *(*CONFIGURATIONS, *TOKENIZERS),
-        "chat_template.jinja",
-        "additional_chat_templates/other.jinja",
-    ],
-)
-def test_what_is_no_small_file_is_refused_before_a_library_reads_it(name: str, kind: str, tmp_path: Path) -> None:
-    file = tmp_path / name
-    file.parent.mkdir(exist_ok=True)
-    if kind == "pipe":
-        os.mkfifo(file)
-    elif kind == "directory":
-        file.mkdir()
-    elif kind == "device":
-        file.symlink_to("/dev/zero")
-    else:
-        file.touch()
-        os.truncate(file, 3 * 2**30)
-    with pytest.raises(ModelError, match=f"{re.escape(str(file))}: cannot be read"):
-        check_small_files(tmp_path)
-
-
-def test_published_configurations_are_within_the_bounds() -> None:
-    published = Path(__file__).parent / "published"
-    for path in [reference_dir(), *(file.parent for file in published.glob("*/config.json"))]:
-        check_small_files(path)
-    assert set(MOST.values()) <= {2**n for n in range(32)}
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_weights_that_are_not_finite_are_refused_by_name(value: float, copy: Path) -> None:
     weights = load_file(copy / "model.safetensors")
@@ -496,23 +401,4 @@ def test_weights_that_are_not_finite_are_refused_by_name(value: float, copy: Pat
     weights[name][1, 2] = value
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"layers\.1\.mlp\.up_proj\.weight are not all finite"):
-        load_adapter(copy)
-
-
-def test_other_faults_of_settings_are_no_surprise(copy: Path) -> None:
-    for changes in ({"image_mean": [1]}, {"size": None}, {"resample": "x"}, {"image_mean": None}):
-        edit("preprocessor_config.json", **changes)(copy)
-        edit("processor_config.json", image_processor=None)(copy)
-        with pytest.raises(ModelError):
-            check_model(copy)
-
-
-def test_a_configuration_of_a_much_larger_model_is_refused_before_it_is_built(
-    copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vtc.models.parameter_count.SLACK", 0)
-    config = json.loads((copy / "config.json").read_text())
-    config["text_config"]["intermediate_size"] *= 64
-    (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=r"config\.json: describes a model of .* million parameters, and the weights"):
         load_adapter(copy)
