@@ -193,7 +193,7 @@ def test_prompts_that_are_no_text_are_refused(toy_bundle: Path) -> None:
     text, image = text_of(reference_dir(), toy_bundle), served(toy_bundle)
     for question in (None, 5, b"what?"):
         with pytest.raises(InputError, match="a question is text"):
-            text.chat(question, 1, image)  # type: ignore[arg-type]
+            text.chat(question, 1, image)
     with pytest.raises(InputError, match="half a character"):
         text.encode(["<image> \udcff"], [1], image)
 
