@@ -39,8 +39,8 @@ Tell = Callable[[bytes], object]
 SOURCES = {"exporters", "torch", "transformers", "vtc"}
 """Packages whose code stays as it is while tests run; of a class that a test defines, the name says too little."""
 OF_EVERY_MODULE = set(vars(nn.Module())) - {"training"}
-NOT_IN_GRAPHS = {"_is_hf_initialized", "_name_or_path", "path", "tokenizer"}
-"""Attributes that say where something came from, or how it was loaded."""
+NOT_IN_GRAPHS = {"_is_hf_initialized", "_name_or_path", "_output_capturing_hooks_installed", "path", "tokenizer"}
+"""Attributes that say where something came from, how it was loaded, or that its layers were once looked at."""
 OF_IMAGES = {"facts", "pixels", "wanted"}
 """What adapters of one checkpoint differ in that serve other images; of the facts, a decoder segment has its own."""
 
@@ -195,4 +195,10 @@ def _(value: PretrainedConfig, tell: Tell) -> None:
 
 
 def _attributes(value: object, without: AbstractSet[str] = frozenset()) -> dict[str, Any]:
-    return {name: item for name, item in vars(value).items() if name not in NOT_IN_GRAPHS | without}
+    """Attributes by name; what was worked out from the others is not there before it is asked for."""
+    return {
+        name: item
+        for name, item in vars(value).items()
+        if name not in NOT_IN_GRAPHS | without
+        and not isinstance(getattr(type(value), name, None), functools.cached_property)
+    }

@@ -14,7 +14,7 @@ from torch import nn
 import exporters.onnx
 from exporters.graphs import GraphSpec, graph_specs
 from tests.sharing import fingerprint, shared_exports
-from tests.tiny import RECIPES, compressed, write_checkpoint
+from tests.tiny import RECIPES, compressed, image, write_checkpoint
 from vtc.models import load_adapter
 from vtc.models.base import VLMAdapter
 
@@ -28,10 +28,20 @@ def modules(adapter: VLMAdapter, name: str) -> dict[str, nn.Module]:
 
 def test_the_same_checkpoint_makes_the_same_graphs(adapter: VLMAdapter, tmp_path: Path) -> None:
     again = load_adapter(write_checkpoint(tmp_path / "again"))
+    _use(again)
     for name in RECIPES:
         ours, theirs = modules(adapter, name), modules(again, name)
         assert [*map(fingerprint, ours.values())] == [*map(fingerprint, theirs.values())]
         assert None not in map(fingerprint, ours.values())
+
+
+def _use(adapter: VLMAdapter) -> None:
+    """Do what tests do with a checkpoint that they share and leave as it was."""
+    ids = adapter.tokenizer("what is it ?", return_tensors="pt").input_ids
+    with torch.inference_mode():
+        adapter.model(input_ids=ids, output_hidden_states=True)
+        adapter.model.model.vision_tower(adapter.preprocess([image(0)]), output_hidden_states=True)
+    assert adapter.chat_template
 
 
 def test_recipes_share_what_they_leave_alone(adapter: VLMAdapter) -> None:
