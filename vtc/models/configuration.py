@@ -14,16 +14,19 @@ _LAYERS, _WIDTH, _SIDE, _SMALL = 1024, 2**20, 2**16, 1024
 MOST: dict[str, int] = {
     **dict.fromkeys(("num_hidden_layers", "num_layers", "depth", "encoder_layers", "decoder_layers"), _LAYERS),
     **dict.fromkeys(("hidden_size", "intermediate_size", "moe_intermediate_size", "embed_dim", "head_dim"), _WIDTH),
-    **dict.fromkeys(("out_hidden_size", "projection_dim", "num_experts"), _WIDTH),
+    **dict.fromkeys(("out_hidden_size", "projection_dim", "num_experts", "num_local_experts"), _WIDTH),
     **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "num_heads", "num_channels"), 2**14),
     **dict.fromkeys(("vocab_size", "num_position_embeddings", "image_seq_len", "image_seq_length"), 2**24),
     **dict.fromkeys(("max_position_embeddings", "mm_tokens_per_image"), 2**31),
     **dict.fromkeys(("image_size", "height", "width"), _SIDE),
     **dict.fromkeys(("patch_size", "spatial_patch_size", "temporal_patch_size"), _SMALL),
     **dict.fromkeys(("spatial_merge_size", "merge_size", "scale_factor", "max_patches"), _SMALL),
+    **dict.fromkeys(("num_experts_per_tok", "tokens_per_second"), _SMALL),
     **dict.fromkeys(("shortest_edge", "longest_edge", "min_pixels", "max_pixels"), 2**31),
 }
 """Counts and sizes, and the most that each could be in a model; the least is 1."""
+BY_SIDE = {"image_size", "patch_size"}
+"""Of these, sizes that some models list for rows and columns."""
 PLENTY = 2**63
 """No other integer is larger, but for limits of a tokenizer."""
 
@@ -85,11 +88,14 @@ def _number_faults(content: dict[str, Any], tokenizer: bool) -> Iterator[str]:
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Values that are neither objects nor lists, with their path; those of a list have the list's."""
+    """Values that are not made of others, with their path; those of a list have the list's.
+
+    A list where one number must stand is a value.
+    """
     if isinstance(value, dict):
         for name, part in value.items():
             yield from _leaves(part, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list):
+    elif isinstance(value, list) and key.rpartition(".")[2] not in MOST.keys() - BY_SIDE:
         for part in value:
             yield from _leaves(part, key)
     else:

@@ -114,11 +114,11 @@ class InternVLAdapter(LanguageModel):
 
     @property
     def placeholder(self) -> str:
-        return str(self.tokenizer.video_token) if self.facts.layout.frames > 1 else self.image_token
+        return self.special_token("video_token") if self.facts.layout.frames > 1 else self.image_token
 
     @property
     def prompt_parts(self) -> Sequence[str]:
-        begin, end = self.tokenizer.start_image_token, self.tokenizer.end_image_token
+        begin, end = self.special_token("start_image_token"), self.special_token("end_image_token")
         frames = self.facts.layout.frames
         if frames == 1:
             return [begin, end]

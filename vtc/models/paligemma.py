@@ -80,7 +80,7 @@ class PaliGemmaAdapter(GemmaVLM):
 
     @property
     def prompt_frame(self) -> tuple[str, str]:
-        return str(self.tokenizer.bos_token), "\n"
+        return self.special_token("bos_token"), "\n"
 
 
 class SoftCapped(nn.Module):

@@ -66,6 +66,21 @@ class Prompts:
             )
         return str(text)
 
+    def special_token(self, name: str) -> str:
+        """A token that the tokenizer's settings name, such as ``bos_token``, as text.
+
+        Raises
+        ------
+        ModelError
+            If they name none.
+        """
+        token = getattr(self.tokenizer, name, None)
+        if not isinstance(token, str):
+            raise ModelError(
+                f"{self.path}: the tokenizer names no {name}; take the tokenizer that belongs to the model"
+            )
+        return token
+
     @property
     def placeholder(self) -> str:
         """What stands for an image in a prompt."""

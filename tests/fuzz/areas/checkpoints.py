@@ -11,7 +11,10 @@ from tests.fuzz.area import Area
 from tests.fuzz.case import Case, Change
 from tests.fuzz.hostile import file_change, json_change, odd
 
-FAMILIES = ("llava", "qwen2_vl", "smolvlm", "gemma3", "llava_onevision")
+FAMILIES = (
+    *("llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"),
+    *("internvl", "idefics3", "smolvlm", "paligemma", "gemma3"),
+)
 CONFIGS = (
     "config.json",
     "generation_config.json",

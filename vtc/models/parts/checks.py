@@ -54,10 +54,10 @@ def token_grid(view: Grid, patch: int, merge: int) -> Grid:
     Raises
     ------
     ModelError
-        If the view is not square, or tokens do not fill it.
+        If the view is not square, or tokens do not fill it, or it has none.
     """
     rows, columns = view[0] // patch, view[1] // patch
-    if rows != columns or rows % merge:
+    if not rows or rows != columns or rows % merge:
         raise ModelError(
             f"views of {view[0]} x {view[1]} pixels are not square or do not divide into tokens of {merge} x {merge} "
             f"patches of {patch} pixels; set the size in the image processor's settings to one that does"
