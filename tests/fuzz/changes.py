@@ -24,7 +24,7 @@ from tests.fuzz.case import Change
 Do = Callable[[Path, Change], None]
 SEAL = re.compile(rb'(?<=\n  "digest": ")[0-9a-f]{64}(?=")')
 MOST_BYTES = 2**26
-"""Of a file that is given a new hash; others keep theirs."""
+"""Of a file that is read to be changed, or to be given a new hash."""
 WIDTHS = {"F32": ("<f4", 0), "F16": ("<f2", 0), "F64": ("<f8", 0), "BF16": ("<u2", 16)}
 """Type of a safetensors file → numpy's, and by how many bits a float32 is shortened to it."""
 
@@ -49,8 +49,14 @@ def _clear(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _held(path: Path) -> bytes | None:
+    """What a file holds, if there is one that is not too large."""
+    return path.read_bytes() if path.is_file() and path.stat().st_size <= MOST_BYTES else None
+
+
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else ""
+    """What a file holds as text; nothing if there is none, or one that is too large."""
+    return (_held(path) or b"").decode("utf-8", errors="surrogateescape")
 
 
 def _put_text(path: Path, text: str) -> None:
@@ -87,14 +93,14 @@ def _directory(path: Path, change: Change) -> None:
 
 
 def _copy(path: Path, change: Change) -> None:
-    if path.is_file():
-        put(path.parent / change["to"], path.read_bytes())
+    if (data := _held(path)) is not None:
+        put(path.parent / change["to"], data)
 
 
 def _swap(path: Path, change: Change) -> None:
     other = path.parent / change["with"]
-    if path.is_file() and other.is_file():
-        here, there = path.read_bytes(), other.read_bytes()
+    here, there = _held(path), _held(other)
+    if here is not None and there is not None:
         put(path, there)
         put(other, here)
 
@@ -104,17 +110,16 @@ def _swap(path: Path, change: Change) -> None:
 
 def _flip(path: Path, change: Change) -> None:
     """Change bits of one byte."""
-    data = bytearray(path.read_bytes()) if path.is_file() else bytearray()
-    if data:
+    if data := bytearray(_held(path) or b""):
         data[change["at"] % len(data)] ^= change["bits"]
         put(path, bytes(data))
 
 
 def _patch(path: Path, change: Change) -> None:
     """Write bytes over others."""
-    if not path.is_file():
+    if (held := _held(path)) is None:
         return
-    data = bytearray(path.read_bytes())
+    data = bytearray(held)
     new = bytes.fromhex(change["hex"])
     data[change["at"] : change["at"] + len(new)] = new
     put(path, bytes(data))
@@ -122,15 +127,14 @@ def _patch(path: Path, change: Change) -> None:
 
 def _cut(path: Path, change: Change) -> None:
     """Keep a share of a file."""
-    if path.is_file():
-        data = path.read_bytes()
+    if (data := _held(path)) is not None:
         put(path, data[: int(len(data) * change["share"])])
 
 
 def _extend(path: Path, change: Change) -> None:
     """Make a file longer, without bytes on the disk."""
-    if path.is_file():
-        put(path, path.read_bytes())
+    if (data := _held(path)) is not None:
+        put(path, data)
         os.truncate(path, path.stat().st_size + change["bytes"])
 
 
@@ -240,9 +244,9 @@ def _row(path: Path, change: Change) -> None:
 
 def _tensor(path: Path, change: Change) -> None:
     """Put a number into a tensor of a safetensors file."""
-    if not path.is_file():
+    if not (held := _held(path)):
         return
-    data = bytearray(path.read_bytes())
+    data = bytearray(held)
     (length,) = struct.unpack_from("<Q", data)
     header = json.loads(data[8 : 8 + length])
     names = sorted(name for name, entry in header.items() if name != "__metadata__" and entry["dtype"] in WIDTHS)
@@ -261,7 +265,9 @@ def _graph(path: Path, change: Change) -> None:
     import onnx
     from onnx import numpy_helper
 
-    model = onnx.load_model_from_string(path.read_bytes())
+    if (held := _held(path)) is None:
+        return
+    model = onnx.load_model_from_string(held)
     floats = [
         tensor  # a lone infinity is no fault: it may bound a mask
         for tensor in model.graph.initializer
@@ -286,20 +292,18 @@ def _graph(path: Path, change: Change) -> None:
 def _seal(path: Path, change: Change) -> None:
     """Give a manifest that was changed, or whose files were, the hashes that it would have been written with."""
     file = path / "manifest.json"
-    if not file.is_file() or file.stat().st_size > MOST_BYTES:
+    if (whole := _held(file)) is None:
         return
     try:
-        manifest = json.loads(file.read_bytes())
+        manifest = json.loads(whole)
     except (ValueError, RecursionError):
         manifest = None
     files = manifest.get("files") if isinstance(manifest, dict) else None
     for name, entry in (files if isinstance(files, dict) else {}).items():
-        held = path / name if "\0" not in name else path
-        if isinstance(entry, dict) and held.is_file() and held.stat().st_size < MOST_BYTES:
-            data = held.read_bytes()
+        if isinstance(entry, dict) and "\0" not in name and (data := _held(path / name)) is not None:
             entry.update(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
     written = json.dumps(manifest, indent=2, ensure_ascii=False).encode(errors="surrogatepass") + b"\n"
-    data = file.read_bytes() if manifest is None else written
+    data = whole if manifest is None else written
     blank = SEAL.sub(b"0" * 64, data)
     put(file, SEAL.sub(hashlib.sha256(blank).hexdigest().encode(), blank))
 

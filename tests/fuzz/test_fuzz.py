@@ -10,6 +10,7 @@ import pytest
 from tests.fuzz.areas import AREAS
 from tests.fuzz.campaign import campaign, replay
 from tests.fuzz.case import Case, Change, read_case
+from tests.fuzz.changes import MOST_BYTES, apply
 from tests.fuzz.running import GROWTH, Runner, judge
 from tests.fuzz.shrink import shrink
 
@@ -108,6 +109,32 @@ def test_shrinking_leaves_the_change_and_the_letters_that_matter() -> None:
     small = shrink(case, lambda other: any("XdefY" in change.get("text", "") for change in other.changes))
 
     assert small.changes == ({**text, "text": "XdefY"},)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"do": "flip", "at": 0, "bits": 1},
+        {"do": "patch", "at": 0, "hex": "00"},
+        {"do": "cut", "share": 0.5},
+        {"do": "copy", "to": "y"},
+        {"do": "swap", "with": "y"},
+        {"do": "extend", "bytes": 1},
+        {"do": "tensor", "tensor": 0, "at": 0, "value": 0},
+        {"do": "graph", "tensor": 0, "at": 0, "value": 0},
+        {"do": "set", "path": ["a"], "value": 0},
+        {"do": "set row", "line": 0, "path": ["a"], "value": 0},
+    ],
+    ids=lambda change: change["do"],
+)
+def test_a_huge_file_is_never_read_to_be_changed(change: Change, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text('{"a": 1}')
+    (tmp_path / "y").write_text("y")
+
+    apply([{"do": "extend", "file": "x", "bytes": MOST_BYTES}, {"file": "x", **change}], tmp_path)
+
+    assert (tmp_path / "x").stat().st_size == MOST_BYTES + 8
+    assert (tmp_path / "y").read_text() == "y"
 
 
 def test_a_seed_says_the_same_when_it_is_read_again(tmp_path: Path) -> None:
