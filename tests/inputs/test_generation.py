@@ -148,7 +148,20 @@ def test_every_setting_of_transformers_is_honoured_refused_or_known_to_change_no
     assert every - known - unchanged == set()
 
 
-@pytest.mark.parametrize("change", [{"repetition_penalty": 0.0}, {"no_repeat_ngram_size": -2}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"repetition_penalty": 0.0},
+        {"repetition_penalty": 1e30},
+        {"no_repeat_ngram_size": -2},
+        {"min_new_tokens": 2**40},
+        {"bad_words_ids": ((),)},
+        {"bad_words_ids": ((1, -1),)},
+        {"suppress_tokens": (-1,)},
+        {"begin_suppress_tokens": (2**40,)},
+        {"forced_eos_token_ids": (-1,)},
+    ],
+)
 def test_rules_of_a_manifest_must_make_sense(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         GenerationRules(**asdict(GenerationRules()) | change)

@@ -26,6 +26,8 @@ SHOWN = 40
 
 FILE = "generation_config.json"
 
+PENALTY = "a number above 0, from 0.001 to 1000"
+
 Logits = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
@@ -63,11 +65,16 @@ class GenerationRules:
     sampling: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.repetition_penalty < math.inf:
-            raise ValueError(f"repetition_penalty must be a number above 0, not {self.repetition_penalty}")
+        if not _is_penalty(self.repetition_penalty):
+            raise ValueError(f"repetition_penalty must be {PENALTY}, not {self.repetition_penalty}")
         for name in ("no_repeat_ngram_size", "min_new_tokens"):
-            if getattr(self, name) < 0:
+            if not _is_id(getattr(self, name)):
                 raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        for name in ("forced_eos_token_ids", "suppress_tokens", "begin_suppress_tokens"):
+            if not all(map(_is_id, getattr(self, name))):
+                raise ValueError(f"{name} must be token ids")
+        if not all(run and all(map(_is_id, run)) for run in self.bad_words_ids):
+            raise ValueError("bad_words_ids must be runs of token ids, none of them empty")
 
     @property
     def touch_logits(self) -> bool:
@@ -215,7 +222,7 @@ class _Reader:
         return value
 
     def penalty(self, name: str) -> float:
-        return float(self._checked(name, 1.0, _is_penalty, "a number above 0, from 0.001 to 1000"))
+        return float(self._checked(name, 1.0, _is_penalty, PENALTY))
 
     def count(self, name: str) -> int:
         return int(self._checked(name, 0, _is_id, "a whole number, 0 or more"))
