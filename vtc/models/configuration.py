@@ -25,6 +25,11 @@ MOST: dict[str, int] = {
     **dict.fromkeys(("shortest_edge", "longest_edge", "min_pixels", "max_pixels"), 2**31),
 }
 """Counts and sizes, and the most that each could be in a model; the least is 1."""
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("rms_norm_eps", "layer_norm_eps"), (0.0, 1.0)),
+    **dict.fromkeys(("rope_theta", "rope_local_base_freq"), (1.0, 1e12)),
+}
+"""Numbers that need not be whole, and the range of each in a model."""
 BY_SIDE = {"image_size", "patch_size"}
 """Of these, sizes that some models list for rows and columns."""
 PLENTY = 2**63
@@ -80,6 +85,10 @@ def _number_faults(content: dict[str, Any], tokenizer: bool) -> Iterator[str]:
                 yield f"{key} is {value!r:.40}, and must be a whole number"
             elif not 1 <= value <= MOST[name]:
                 yield f"{key} is {value}, and can be 1 to {MOST[name]}"
+        elif name in RANGES and value is not None:
+            least, most = RANGES[name]
+            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+                yield f"{key} is {value!r:.40}, and can be {least:g} to {most:g}"
         elif isinstance(value, int) and abs(value) > PLENTY and not tokenizer:
             yield f"{key} is {value}, which no model has"
     for key in ("text_config", "vision_config", "image_processor", "video_processor", "quantization_config"):
@@ -95,7 +104,7 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for name, part in value.items():
             yield from _leaves(part, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list) and key.rpartition(".")[2] not in MOST.keys() - BY_SIDE:
+    elif isinstance(value, list) and key.rpartition(".")[2] not in (MOST.keys() | RANGES.keys()) - BY_SIDE:
         for part in value:
             yield from _leaves(part, key)
     else:
