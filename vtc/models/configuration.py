@@ -32,6 +32,10 @@ RANGES: dict[str, tuple[float, float]] = {
 """Numbers that need not be whole, and the range of each in a model."""
 BY_SIDE = {"image_size", "patch_size"}
 """Of these, sizes that some models list for rows and columns."""
+NUMBERS = (MOST.keys() | RANGES.keys()) - BY_SIDE
+"""Of these, all that is one number."""
+NEVER_NULL = {"num_local_experts"}
+"""Numbers that a model cannot do without, of which transformers does not say so."""
 PLENTY = 2**63
 """No other integer is larger, but for limits of a tokenizer."""
 
@@ -80,7 +84,7 @@ def check_small_files(path: Path) -> None:
 def _number_faults(content: dict[str, Any], tokenizer: bool) -> Iterator[str]:
     for key, value in _leaves(content):
         name = key.rpartition(".")[2]
-        if name in MOST and value is not None:
+        if name in MOST and (value is not None or name in NEVER_NULL):
             if not isinstance(value, int) or isinstance(value, bool):
                 yield f"{key} is {value!r:.40}, and must be a whole number"
             elif not 1 <= value <= MOST[name]:
@@ -99,12 +103,14 @@ def _number_faults(content: dict[str, Any], tokenizer: bool) -> Iterator[str]:
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Values that are not made of others, with their path; those of a list have the list's.
 
-    A list where one number must stand is a value.
+    Where one number must stand, whatever stands there is a value.
     """
-    if isinstance(value, dict):
+    if key.rpartition(".")[2] in NUMBERS:
+        yield key, value
+    elif isinstance(value, dict):
         for name, part in value.items():
             yield from _leaves(part, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list) and key.rpartition(".")[2] not in (MOST.keys() | RANGES.keys()) - BY_SIDE:
+    elif isinstance(value, list):
         for part in value:
             yield from _leaves(part, key)
     else:
