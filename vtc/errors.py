@@ -6,6 +6,8 @@ it as one line (``vtc --debug`` adds the traceback).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class VtcError(Exception):
     """A fault that vtc understands; its message is one line for the user."""
@@ -65,6 +67,11 @@ class GateInconclusive(VtcError):
     """The data cannot tell whether accuracy held; more samples are needed."""
 
     exit_code = 5
+
+
+def all_faults(faults: Iterable[str]) -> str:
+    """A message of several faults, a line each; what two causes say alike is said once."""
+    return "\n".join(dict.fromkeys(faults))
 
 
 def one_line(error: Exception) -> str:

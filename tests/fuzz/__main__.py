@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 
 from tests.fuzz.areas import AREAS
-from tests.fuzz.campaign import campaign
+from tests.fuzz.campaign import campaign, drawn
+from tests.fuzz.grid import grid
 from tests.fuzz.running import ROOT, Runner
 
 
@@ -22,6 +23,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="draws the cases")
     parser.add_argument("--areas", nargs="+", choices=AREAS, default=list(AREAS))
     parser.add_argument("--out", type=Path, default=Path("out/fuzz"), help="directory for findings and counts.json")
+    parser.add_argument("--grid", action="store_true", help="each value in each place of JSON files, not drawn cases")
     asked = parser.parse_args()
     share = asked.minutes * 60 / len(asked.areas)
     with tempfile.TemporaryDirectory() as store:
@@ -34,6 +36,7 @@ def main() -> int:
                 asked.seed,
                 lambda seconds, _: seconds < share,
                 lambda line: print(line, file=sys.stderr, flush=True),
+                grid if asked.grid else drawn,
             )
         finally:
             runner.close()
@@ -46,9 +49,11 @@ def main() -> int:
         "python": platform.python_version(),
         "areas": {area: own.to_dict() for area, own in counts.items()},
     }
+    written = json.dumps(report, indent=1)
     asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / f"counts-{asked.seed}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(report, indent=1))
+    kind = "grid" if asked.grid else "counts"
+    (asked.out / f"{kind}-{asked.seed}.json").write_text(written + "\n", encoding="utf-8")
+    print(written)
     good = {"accepted", "refused"}
     return int(any(set(own.outcomes) - good for own in counts.values()))
 

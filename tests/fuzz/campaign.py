@@ -6,8 +6,9 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from random import Random
 
@@ -44,6 +45,12 @@ class Counts:
         }
 
 
+def drawn(area: str, bases: Path, seed: int) -> Iterator[Case]:
+    """Cases without an end, which the seed draws."""
+    for number in count():
+        yield AREAS[area].draw(Random(f"{seed} {area} {number}"), bases)
+
+
 def campaign(
     runner: Runner,
     findings: Path,
@@ -51,6 +58,7 @@ def campaign(
     seed: int,
     go_on: Callable[[float, int], bool],
     tell: Callable[[str], None],
+    cases: Callable[[str, Path, int], Iterator[Case]] = drawn,
 ) -> dict[str, Counts]:
     """Run cases of areas, one area after the other.
 
@@ -65,13 +73,15 @@ def campaign(
     go_on : callable
         Whether an area is to have another case, given its seconds and cases so far.
     tell : callable
+    cases : callable
+        The cases of an area, given its name, the directory with its bases, and the seed.
     """
     counts = {}
     for area in areas:
         bases, begin, own, seen = runner.bases(area), time.monotonic(), Counts(), Counter[str]()
-        while go_on(time.monotonic() - begin, own.outcomes.total()):
-            number = own.outcomes.total()
-            case = AREAS[area].draw(Random(f"{seed} {area} {number}"), bases)
+        for number, case in enumerate(cases(area, bases, seed)):
+            if not go_on(time.monotonic() - begin, number):
+                break
             outcome = runner.run(case)
             own.outcomes[outcome.kind] += 1
             if outcome.fault:

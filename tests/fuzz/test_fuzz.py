@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tests.fuzz.areas import AREAS
 from tests.fuzz.campaign import campaign, replay
 from tests.fuzz.case import Case, Change, read_case
 from tests.fuzz.changes import MOST_BYTES, apply
+from tests.fuzz.grid import VALUES, grid
 from tests.fuzz.running import GROWTH, Runner, judge
 from tests.fuzz.shrink import shrink
 
@@ -109,6 +111,17 @@ def test_shrinking_leaves_the_change_and_the_letters_that_matter() -> None:
     small = shrink(case, lambda other: any("XdefY" in change.get("text", "") for change in other.changes))
 
     assert small.changes == ({**text, "text": "XdefY"},)
+
+
+@pytest.mark.xdist_group("fuzz")
+@pytest.mark.parametrize("area", [name for name, area in AREAS.items() if area.documents])
+def test_the_grid_puts_each_value_into_each_place(area: str, runner: Runner, tmp_path: Path) -> None:
+    cases = list(grid(area, runner.bases(area), 0))
+
+    assert len({json.dumps(case.changes) for case in cases}) > len(VALUES) * len(AREAS[area].documents)
+    counts = campaign(runner, tmp_path, [area], 0, lambda _, done: done < FEW, print, grid)
+    assert set(counts[area].outcomes) <= {"accepted", "refused"}
+    assert counts[area].outcomes.total() == FEW
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 from typing_extensions import Self
 
-from vtc.errors import CheckpointError, InputError, ModelError, one_line
+from vtc.errors import CheckpointError, InputError, ModelError, all_faults, one_line
 from vtc.facts.layout import ANY_IMAGE, ImageLayout, ImageOptions
 from vtc.facts.model import ModelFacts
 from vtc.inputs.pixels import PixelSpec, to_pixels
@@ -174,7 +174,7 @@ class VLMAdapter(Prompts, ABC):
         if not faults:
             tried(adapter.check_prompts)
         if faults:
-            raise CheckpointError("\n".join(faults))
+            raise CheckpointError(all_faults(faults))
         return adapter, unused
 
     def with_weights(self) -> Self:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from typing_extensions import Self
 
-from vtc.errors import CheckpointError, ModelError
+from vtc.errors import CheckpointError, ModelError, all_faults
 from vtc.facts.model import ModelFacts
 from vtc.models.chat_templates import located_template
 from vtc.models.checkpoint_files import (
@@ -107,7 +107,7 @@ def check_checkpoint(path: Path, config: Any, facts: ModelFacts) -> Contents:
     if words is not None:
         faults += [f"{path}: {fault}" for fault in _token_faults(words, config, generation, settings, facts)]
     if faults:
-        raise CheckpointError("\n".join(dict.fromkeys(faults)))
+        raise CheckpointError(all_faults(faults))
     return Contents(
         weights=weights,
         quantised=quantised or "no",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vtc.errors import RecipeError
+from vtc.errors import RecipeError, all_faults
 from vtc.recipe import RecipeSource
 from vtc.recipe.yaml_lines import KeyPath
 
@@ -34,4 +34,4 @@ class Faults:
         """
         if self.found:
             ordered = sorted(self.found, key=lambda fault: (self.source.line(fault[0]), fault[0][:2]))
-            raise RecipeError("\n".join(self.source.message(path, problem) for path, problem in ordered))
+            raise RecipeError(all_faults(self.source.message(path, problem) for path, problem in ordered))

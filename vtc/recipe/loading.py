@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from vtc.errors import RecipeError
+from vtc.errors import RecipeError, all_faults
 from vtc.files import read_bytes
 from vtc.machine import PLACES, machine_fault
 from vtc.recipe.faults import did_you_mean, faults
@@ -94,8 +94,7 @@ def parse_recipe(
     file = shown(file, PATH)
     document = read_yaml(text)
     if document.problems:
-        problems = dict.fromkeys(document.problems)  # two places of a line may have the same fault
-        raise RecipeError("\n".join(f"{file}:{line}: {problem}" for line, problem in problems))
+        raise RecipeError(all_faults(f"{file}:{line}: {problem}" for line, problem in document.problems))
     source = RecipeSource(file, directory, document.lines)
     if not isinstance(document.data, dict):
         raise RecipeError(
@@ -110,7 +109,7 @@ def parse_recipe(
             faults(error.errors(), document.data, list(Recipe.model_fields)),
             key=lambda fault: source.line(fault[0]),
         )
-        raise RecipeError("\n".join(source.message(path, fault) for path, fault in found)) from None
+        raise RecipeError(all_faults(source.message(path, fault) for path, fault in found)) from None
 
 
 # Finding the file -------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from vtc.errors import RecipeError
+from vtc.errors import RecipeError, all_faults
 from vtc.recipe.recipe import RecipeSource
 from vtc.recipe.yaml_lines import KeyPath, read_yaml
 from vtc.shown import shown
@@ -35,7 +35,7 @@ def override(data: dict[str, Any], overrides: Sequence[str], source: RecipeSourc
                 given = {key: text for key, text in given.items() if key[: len(path)] != path}
                 given[path] = override
     if problems:
-        raise RecipeError("\n".join(problems))
+        raise RecipeError(all_faults(problems))
     # A value inside an overridden one has no line of its own any more.
     lines = {key: line for key, line in source.lines.items() if not any(key[: len(path)] == path for path in given)}
     return replace(source, lines=lines, overrides=given)

@@ -8,7 +8,7 @@ from random import Random
 
 from PIL import Image
 
-from tests.fuzz.area import Area
+from tests.fuzz.area import Area, Document
 from tests.fuzz.case import Case, Change
 from tests.fuzz.hostile import file_change, json_change, odd
 from tests.runtime.toy import Segment, make_toy, write_toy_bundle
@@ -119,4 +119,9 @@ def _result(case: Case, code: int, out: str, place: Path, bases: Path) -> str:
     return "" if json.loads(known.read_text(encoding="utf-8")) == answer else f"another answer: {answer}"
 
 
-AREA = Area(_build, _draw, _result)
+DOCUMENTS = [
+    Document(base, file, ARGS, (SEAL,))
+    for base in TOYS
+    for file in (MANIFEST, *(f"bundle/{name}" for name in JSON_FILES))
+]
+AREA = Area(_build, _draw, _result, documents=DOCUMENTS)

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from random import Random
 
-from tests.fuzz.area import Area
+from tests.fuzz.area import Area, Document
 from tests.fuzz.case import Case, Change
 from tests.fuzz.hostile import file_change, json_change, odd
 
@@ -126,4 +126,7 @@ def _wrong(random: Random, base: str) -> Change:
     return random.choice(options)
 
 
-AREA = Area(_build, _draw, torch=True)
+DOCUMENTS = [
+    Document(family, f"model/{file}", COMPRESS) for family in FAMILIES for file in CONFIGS if file != "tokenizer.json"
+]
+AREA = Area(_build, _draw, torch=True, documents=DOCUMENTS)

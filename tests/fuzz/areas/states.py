@@ -10,7 +10,7 @@ from random import Random
 
 import yaml
 
-from tests.fuzz.area import Area
+from tests.fuzz.area import Area, Document
 from tests.fuzz.case import Case, Change
 from tests.fuzz.hostile import file_change, json_change, odd
 
@@ -110,4 +110,5 @@ def _header(random: Random, path: Path) -> bytes:
     return struct.pack("<Q", len(written)) + written + data[8 + length :]
 
 
-AREA = Area(_build, _draw, torch=True)
+DOCUMENTS = [Document("learned", "compressed/manifest.json", LOAD, (SEAL,))]
+AREA = Area(_build, _draw, torch=True, documents=DOCUMENTS)
