@@ -8,7 +8,7 @@ layers before the first cut of a recipe without a `prune` stage. Rounding never 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from vtc.facts.model import ModelFacts
 from vtc.plan.depth import DecoderDepth
@@ -67,6 +67,4 @@ def _within(keeps: list[int], weights: Sequence[int], allowed: float) -> list[in
     while sum(keep * weight for keep, weight in zip(keeps, weights, strict=True)) > allowed + 1e-9:
         candidates = [place for place, weight in enumerate(weights) if weight and keeps[place] > 1]
         keeps[max(candidates, key=lambda place: (keeps[place], -place))] -= 1
-    for place in range(len(keeps) - 1, 0, -1):  # a stage never gives back what an earlier one took
-        keeps[place] = min(keeps[place], keeps[place - 1])
-    return keeps
+    return list(accumulate(keeps, min))  # a stage never gives back what an earlier one took
