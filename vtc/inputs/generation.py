@@ -69,7 +69,7 @@ class GenerationRules:
             raise ValueError(f"repetition_penalty must be {PENALTY}, not {self.repetition_penalty}")
         for name in ("no_repeat_ngram_size", "min_new_tokens"):
             if not _is_id(getattr(self, name)):
-                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+                raise ValueError(f"{name} must be 0 to {2**31 - 1}, not {getattr(self, name)}")
         for name in ("forced_eos_token_ids", "suppress_tokens", "begin_suppress_tokens"):
             if not all(map(_is_id, getattr(self, name))):
                 raise ValueError(f"{name} must be token ids")
