@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vtc.runtime import past
-from vtc.runtime.interface import DTYPES, IntArray, Tensor
+from vtc.runtime.interface import DTYPES, Tensor
 from vtc.runtime.onnxruntime.backend import Graph, OnnxRuntime
 from vtc.runtime.onnxruntime.providers import import_onnxruntime
 from vtc.runtime.past import FixedPast
@@ -49,10 +49,8 @@ def give_room(patch: pytest.MonkeyPatch, step: int) -> HostStore:
     """Let ONNX Runtime have caches with room, `step` places more whenever one is full."""
     store = HostStore()
 
-    def cache(
-        self: OnnxRuntime, graph: Graph, present: Sequence[Tensor], mask: IntArray, positions: IntArray | None
-    ) -> FixedPast:
-        return FixedPast(store, present, mask, positions)
+    def cache(self: OnnxRuntime, graph: Graph, shape: tuple[int, int, int], most: int) -> FixedPast:
+        return FixedPast(graph, shape, store)
 
     patch.setattr(OnnxRuntime, "past", cache)
     patch.setattr(past, "STEP", step)

@@ -67,13 +67,14 @@ def test_shapes_stay_while_there_is_room(toy_bundle: Path, monkeypatch: pytest.M
     assert np.diff(filled).tolist() == [1] * (len(filled) - 1)
 
 
-def test_room_ends_where_the_engine_does(toy_bundle: Path) -> None:
+def test_room_ends_where_the_engine_does(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = VLM.load(toy_bundle, provider="cpu")
-    segment = model.decoder.segments[0]
-    present = [segment.graph.empty(1, 1, 0, 4, dtype=np.float32) for _ in segment.past]
+    graph = model.decoder.segments[0].graph
+    monkeypatch.setattr(graph, "most_past", 2)
     store = HostStore()
-    mask = np.zeros((1, 0), dtype=np.int64)
-    past = FixedPast(store, present, mask, None, most=2)
+    past = FixedPast(graph, (1, 1, 4), store)
+    present = past.tensors
+    past.begin(present, np.zeros((1, 0), dtype=np.int64), None)
     one = np.ones((1, 1), dtype=np.int64)
     for _ in range(2):
         past.append(store.take(present, past.places + 1), one)

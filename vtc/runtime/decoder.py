@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from vtc.errors import BundleError
 from vtc.inputs.positions import positions
 from vtc.inputs.schedule import SegmentRule, schedule
 from vtc.runtime.interface import DTYPES, Array, Backend, IntArray, LoadedGraph, Past, Tensor
+from vtc.runtime.past import PRESENT
 
 BEFORE = "before_hidden_states"
 """Output of a segment whose last layer a selector looks at: what enters that layer."""
@@ -68,21 +69,16 @@ class Segment:
 
     def __init__(self, graph: LoadedGraph) -> None:
         self.graph = graph
-        self.past = [name for name in self.graph.inputs if name.startswith("past_key_values.")]
-        present = [name.replace("past_key_values", "present", 1) for name in self.past]
         self.hidden = next(iter(self.graph.inputs))
-        self.result = next(name for name in self.graph.outputs if not name.startswith("present.") and name != BEFORE)
-        self._result = self.graph.outputs.index(self.result)
-        self._present = [self.graph.outputs.index(name) for name in present]
-        self._before = self.graph.outputs.index(BEFORE) if BEFORE in self.graph.outputs else None
+        self.result = next(name for name in self.graph.outputs if not name.startswith(PRESENT) and name != BEFORE)
         self.takes_key_positions = "key_position_ids" in self.graph.inputs
 
     def run(
         self,
+        past: Past,
         hidden: Tensor | Array,
         mask: Tensor | IntArray,
         position_ids: Tensor | IntArray,
-        past: Sequence[Tensor],
         host: bool,
         blocks: Tensor | IntArray | None = None,
         key_positions: Tensor | IntArray | None = None,
@@ -91,10 +87,10 @@ class Segment:
 
         Parameters
         ----------
+        past : Past
         hidden : Tensor or array of shape (B, S, E)
         mask : Tensor or array of shape (B, P + S)
         position_ids : Tensor or array of shape (B, S) or (3, B, S)
-        past : sequence of Tensor
         host : bool
             Whether the result is wanted on the host.
         blocks, key_positions : Tensors or arrays of shape (B, P + S) or None
@@ -105,16 +101,15 @@ class Segment:
         result : Tensor
             Hidden states (B, S, E), or in the last segment logits (B, 1, V).
         present : list of Tensor
+            What became of the cache.
         before : Tensor or None
             Hidden states (B, S, E) entering the last layer, for a selector after this segment.
         """
         feeds: dict[str, Tensor | Array] = {self.hidden: hidden, "attention_mask": mask, "position_ids": position_ids}
         feeds |= {} if blocks is None else {"block_ids": blocks}
         feeds |= {} if key_positions is None else {"key_position_ids": key_positions}
-        feeds.update(zip(self.past, past, strict=True))
-        outputs = self.graph.run(feeds, host=(self.result,) if host else ())
-        before = None if self._before is None else outputs[self._before]
-        return outputs[self._result], [outputs[index] for index in self._present], before
+        outputs, present = past.run(feeds, host=(self.result,) if host else ())
+        return outputs[self.result], present, outputs.get(BEFORE)
 
 
 class Decoder:
@@ -151,6 +146,7 @@ class Decoder:
         keep_indices: IntArray,
         served: ServedImage,
         padding: Tensor | None = None,
+        new_tokens: int = 1,
     ) -> tuple[Logits, Cache]:
         """Run prompts.
 
@@ -164,6 +160,8 @@ class Decoder:
             What the images are.
         padding : Tensor of shape (spans, K) or None
             1 for visual tokens that are padding, where the vision graph tells.
+        new_tokens : int
+            Tokens that are expected to follow at most.
 
         Returns
         -------
@@ -203,13 +201,15 @@ class Decoder:
                 cache.kept.append(kept)
             mask = entry.attention_mask
             entering = _as(hidden, segment.graph.inputs[segment.hidden])
-            past = self._no_past(segment, len(input_ids))
+            shape = len(input_ids), self.facts.kv_heads, self.facts.head_dim
+            past = self._backend.past(segment.graph, shape, mask.shape[1] + new_tokens)
             keys = _numbers(position_ids) if segment.takes_key_positions else None
             result, present, tapped = segment.run(
-                entering, mask, position_ids, past, number == last, entry.block_ids, keys
+                past, entering, mask, position_ids, number == last, entry.block_ids, keys
             )
             hidden = result
-            cache.past.append(self._backend.past(segment.graph, present, mask, keys))
+            past.begin(present, mask, keys)
+            cache.past.append(past)
         return _logits(result), cache
 
     def _hand_over(
@@ -271,7 +271,7 @@ class Decoder:
             presents = []
             for number, (segment, past) in enumerate(zip(self.segments, cache.past, strict=True)):
                 hidden, present, _ = segment.run(
-                    *(hidden, given[f"{number}.mask"], given["position_ids"], past.tensors, number == last),
+                    *(past, hidden, given[f"{number}.mask"], given["position_ids"], number == last),
                     *(given.get(f"{number}.blocks"), given.get(f"{number}.keys")),
                 )
                 presents.append(present)
@@ -284,12 +284,6 @@ class Decoder:
                 past.append(present, here)
             cache.following = cache.following + 1
             return _logits(logits)
-
-    def _no_past(self, segment: Segment, rows: int) -> list[Tensor]:
-        return [
-            segment.graph.empty(rows, self.facts.kv_heads, 0, self.facts.head_dim, dtype=segment.graph.inputs[name])
-            for name in segment.past
-        ]
 
 
 def _rule(segment: SegmentFacts, visual_tokens: int) -> SegmentRule:

@@ -58,12 +58,15 @@ class Batch:
     pixels : array of shape (images, ...), or None
     input_ids, mask : arrays of shape (B, S)
         Left-padded.
+    new_tokens : int
+        Tokens of an answer at most.
     """
 
     served: ServedImage
     pixels: Array | None
     input_ids: IntArray
     mask: IntArray
+    new_tokens: int
 
 
 @dataclass(frozen=True)

@@ -81,11 +81,14 @@ class LoadedGraph(Protocol):
 
 
 class Past(Protocol):
-    """The KV cache of one segment in a running generation."""
+    """The KV cache of one segment in a running generation; empty until :meth:`begin`."""
 
     @property
     def tensors(self) -> Sequence[Tensor]:
-        """What the segment's graph is given: keys and values of each layer, (B, Hkv, T, Dh), T at least `length`."""
+        """Where it lives: keys and values of each layer, (B, Hkv, T, Dh), T at least `length`.
+
+        None where the backend keeps them to itself.
+        """
 
     @property
     def length(self) -> int:
@@ -101,8 +104,41 @@ class Past(Protocol):
     def positions(self, here: IntArray) -> IntArray | None:
         """Positions of the tokens, (B, T + 1), last those of the next, `here` (B, 1); None where nobody asks."""
 
+    def run(
+        self, feeds: Mapping[str, Array | Tensor], host: Collection[str] = ()
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Run the segment's graph on tokens that come after those in the cache.
+
+        Parameters
+        ----------
+        feeds : mapping of input name to array or tensor
+            All that the graph takes but the cache.
+        host : collection of str
+            As for :meth:`LoadedGraph.run`.
+
+        Returns
+        -------
+        dict of output name to Tensor
+        list of Tensor
+            What became of the cache, for :meth:`begin` or :meth:`append`.
+        """
+
+    def begin(self, present: Sequence[Tensor], mask: IntArray, positions: IntArray | None) -> None:
+        """Take in a prompt.
+
+        Parameters
+        ----------
+        present : sequence of Tensor
+            What :meth:`run` made of the empty cache: keys and values of each layer, (B, Hkv, P, Dh), where it lives in
+            tensors.
+        mask : array of shape (B, P)
+            1 for a token and 0 for padding.
+        positions : array of shape (B, P), or None
+            Of its tokens, where the graph asks for those of the cached ones.
+        """
+
     def append(self, present: Sequence[Tensor], here: IntArray) -> None:
-        """Take in the next token: what the graph made of `tensors`, (B, Hkv, T + 1, Dh), and its positions (B, 1)."""
+        """Take in the next token: what :meth:`run` made of the cache, (B, Hkv, T + 1, Dh), and its positions (B, 1)."""
 
 
 class Backend(Protocol):
@@ -144,16 +180,17 @@ class Backend(Protocol):
     def place(self, embeds: Tensor, features: Tensor, where: NDArray[np.bool_]) -> Tensor | Array:
         """Embeddings (B, S, E) with features (N, K, E) in the N x K places that `where` (B, S) names, in order."""
 
-    def past(self, graph: LoadedGraph, present: Sequence[Tensor], mask: IntArray, positions: IntArray | None) -> Past:
-        """The cache that a segment's prefill begins.
+    def past(self, graph: LoadedGraph, shape: tuple[int, int, int], most: int) -> Past:
+        """An empty cache for a segment.
 
         Parameters
         ----------
         graph : LoadedGraph
             The segment's.
-        present : sequence of Tensor
-            Keys and values of each layer, (B, Hkv, P, Dh).
-        mask, positions : arrays of shape (B, P)
+        shape : (int, int, int)
+            Rows, heads and values of a head.
+        most : int
+            Tokens that are expected in it at most: the prompt's, and those of the answer.
         """
 
     def repeat(

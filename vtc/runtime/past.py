@@ -1,5 +1,7 @@
 """The KV cache of one segment: one that grows by a token a step, and one with room for more at fixed addresses.
 
+A cache runs its segment's graph itself, as what goes in and comes out of it with keys and values is its own affair.
+
 With room, every step has the same shapes and addresses, so that it can be recorded once and replayed (as a CUDA graph).
 The graph is given all T places of the cache and puts its token after them; that token is then copied into the first
 free place. Where in the cache a token stands does not matter: keys carry their rotary position, and masks, groups and
@@ -8,32 +10,70 @@ positions are told by place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from vtc.errors import InputError
-from vtc.runtime.interface import IntArray, Tensor
+from vtc.runtime.interface import Array, IntArray, LoadedGraph, Tensor
 
+PAST, PRESENT = "past_key_values.", "present."
+"""What names of a cache's tensors begin with, going into a graph and coming out."""
 STEP = 128
 """Places that room comes in: a cache is replaced by one that has so many more when it is full."""
 
 
-class GrowingPast:
+def cache_inputs(graph: LoadedGraph) -> list[str]:
+    """Names of a segment's keys and values, in the order in which its graph takes them."""
+    return [name for name in graph.inputs if name.startswith(PAST)]
+
+
+class _Fed:
+    """What caches share that are fed to the graph: the names of their tensors, and masks and positions by place.
+
+    Parameters
+    ----------
+    graph : LoadedGraph
+    shape : (int, int, int)
+        Rows, heads and values of a head.
+    """
+
+    def __init__(self, graph: LoadedGraph, shape: tuple[int, int, int]) -> None:
+        rows, heads, width = shape
+        self._graph = graph
+        self._names = cache_inputs(graph)
+        self._outputs = [name.replace(PAST, PRESENT, 1) for name in self._names]
+        self.tensors: Sequence[Tensor] = [
+            graph.empty(rows, heads, 0, width, dtype=graph.inputs[name]) for name in self._names
+        ]
+        self._mask: IntArray = np.zeros((rows, 0), dtype=np.int64)
+        self._positions: IntArray | None = None
+
+    def run(
+        self, feeds: Mapping[str, Array | Tensor], host: Collection[str] = ()
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        outputs = self._graph.run({**feeds, **dict(zip(self._names, self.tensors, strict=True))}, host)
+        named = dict(zip(self._graph.outputs, outputs, strict=True))
+        present = [named.pop(name) for name in self._outputs]
+        return named, present
+
+    def mask(self) -> IntArray:
+        return np.concatenate([self._mask, np.ones_like(self._mask[:, :1])], axis=1)
+
+    def positions(self, here: IntArray) -> IntArray | None:
+        return None if self._positions is None else np.concatenate([self._positions, here], axis=1)
+
+
+class GrowingPast(_Fed):
     """A :class:`~vtc.runtime.interface.Past`: what the graph gave out is what it gets next.
 
     Parameters
     ----------
-    present : sequence of Tensor
-        Keys and values of each layer, (B, Hkv, P, Dh).
-    mask : array of shape (B, P)
-    positions : array of shape (B, P), or None
+    graph : LoadedGraph
+    shape : (int, int, int)
+        Rows, heads and values of a head.
     """
-
-    def __init__(self, present: Sequence[Tensor], mask: IntArray, positions: IntArray | None) -> None:
-        self.tensors = present
-        self._mask, self._positions = mask, positions
 
     @property
     def length(self) -> int:
@@ -44,11 +84,8 @@ class GrowingPast:
         """Size of the keys and values, from their tensors."""
         return sum(int(tensor.tensor_size_in_bytes()) for tensor in self.tensors)
 
-    def mask(self) -> IntArray:
-        return np.concatenate([self._mask, np.ones_like(self._mask[:, :1])], axis=1)
-
-    def positions(self, here: IntArray) -> IntArray | None:
-        return None if self._positions is None else np.concatenate([self._positions, here], axis=1)
+    def begin(self, present: Sequence[Tensor], mask: IntArray, positions: IntArray | None) -> None:
+        self.tensors, self._mask, self._positions = present, mask, positions
 
     def append(self, present: Sequence[Tensor], here: IntArray) -> None:
         self._mask, self._positions = self.mask(), self.positions(here)
@@ -68,37 +105,31 @@ class Store(Protocol):
         """Copy `count` places of (B, Hkv, T, Dh), from `begin` on, to `at` of a tensor with other places."""
 
 
-class FixedPast:
+class FixedPast(_Fed):
     """A :class:`~vtc.runtime.interface.Past` with room.
 
     Parameters
     ----------
+    graph : LoadedGraph
+    shape : (int, int, int)
+        Rows, heads and values of a head.
     store : Store
-    present : sequence of Tensor
-        Keys and values of each layer, (B, Hkv, P, Dh).
-    mask : array of shape (B, P)
-    positions : array of shape (B, P), or None
-    most : int or None
-        Places that the graph takes at most.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        present: Sequence[Tensor],
-        mask: IntArray,
-        positions: IntArray | None,
-        most: int | None = None,
-    ) -> None:
-        self._store, self._most = store, most
+    def __init__(self, graph: LoadedGraph, shape: tuple[int, int, int], store: Store) -> None:
+        super().__init__(graph, shape)
+        self._store, self._most = store, graph.most_past
+        self._taken: Sequence[Tensor] = ()
+        self.length = 0
+
+    def begin(self, present: Sequence[Tensor], mask: IntArray, positions: IntArray | None) -> None:
         self.length = int(mask.shape[1])
         self._mask, self._positions = mask, positions
-        self.tensors: Sequence[Tensor] = ()
         self._move(present)
 
     def __del__(self) -> None:
-        if self.tensors:
-            self._store.give_back(self.tensors)
+        if self._taken:
+            self._store.give_back(self._taken)
 
     @property
     def places(self) -> int:
@@ -109,12 +140,6 @@ class FixedPast:
     def bytes(self) -> int:
         """Size of the keys and values of the tokens in it."""
         return sum(int(tensor.tensor_size_in_bytes()) for tensor in self.tensors) * self.length // self.places
-
-    def mask(self) -> IntArray:
-        return np.concatenate([self._mask, np.ones_like(self._mask[:, :1])], axis=1)
-
-    def positions(self, here: IntArray) -> IntArray | None:
-        return None if self._positions is None else np.concatenate([self._positions, here], axis=1)
 
     def append(self, present: Sequence[Tensor], here: IntArray) -> None:
         """See :class:`~vtc.runtime.interface.Past`.
@@ -148,9 +173,9 @@ class FixedPast:
         room = self._store.take(tensors, places)
         for source, target in zip(tensors, room, strict=True):
             self._store.copy(source, 0, self.length, target, 0)
-        if self.tensors:
-            self._store.give_back(self.tensors)
-        self.tensors = room
+        if self._taken:
+            self._store.give_back(self._taken)
+        self.tensors = self._taken = room
         self._mask = _padded(self._mask[:, : self.length], places)
         self._positions = None if self._positions is None else _padded(self._positions[:, : self.length], places)
 

@@ -352,7 +352,7 @@ class VLM:
         self.backend.admit(Limits(len(rows), max(counts), text, new_tokens))
         flat = [picture for group in images for picture in group]
         pixels = to_pixels(served.pixels, flat) if flat else None
-        return milliseconds_since(begin), Batch(served, pixels, *self.text.batch(rows))
+        return milliseconds_since(begin), Batch(served, pixels, *self.text.batch(rows), new_tokens)
 
     def prefill(self, batch: Batch) -> Prefilled:
         with self.backend.lock:
@@ -367,7 +367,9 @@ class VLM:
             vision_ms = self.vision.run_ms(batch.served)
             embeds = self.backend.place(tokens, features, batch.input_ids == batch.served.token_id)
         begin = time.perf_counter()
-        logits, cache = self.decoder.prefill(embeds, batch.input_ids, batch.mask, keep_indices, batch.served, padding)
+        logits, cache = self.decoder.prefill(
+            embeds, batch.input_ids, batch.mask, keep_indices, batch.served, padding, batch.new_tokens
+        )
         return Prefilled(logits, cache, keep_indices, vision_ms, milliseconds_since(begin))
 
     def _embed(self, batch: Batch) -> Tensor:

@@ -22,7 +22,7 @@ from vtc.bundle.manifest import Manifest
 from vtc.bundle.weights import check_weights
 from vtc.errors import BundleError, one_line
 from vtc.machine import machine_fault
-from vtc.runtime.interface import DTYPES, Array, IntArray, LoadedGraph, Past, Result, Tensor
+from vtc.runtime.interface import DTYPES, Array, LoadedGraph, Past, Result, Tensor
 from vtc.runtime.onnxruntime.providers import (
     ON_GPU,
     Provider,
@@ -198,9 +198,9 @@ class OnnxRuntime:
         values[where] = visual.reshape(-1, visual.shape[-1])
         return values
 
-    def past(self, graph: LoadedGraph, present: Sequence[Tensor], mask: IntArray, positions: IntArray | None) -> Past:
+    def past(self, graph: LoadedGraph, shape: tuple[int, int, int], most: int) -> Past:
         """A cache that grows: ONNX Runtime allocates outputs of any length."""
-        return GrowingPast(present, mask, positions)
+        return GrowingPast(graph, shape)
 
     def repeat(
         self,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vtc.bundle.engines import EngineSet, Limits
 from vtc.bundle.manifest import Manifest
 from vtc.errors import BundleError, InputError
-from vtc.runtime.interface import Array, IntArray, LoadedGraph, Past, Result, Tensor
+from vtc.runtime.interface import Array, LoadedGraph, Past, Result, Tensor
 from vtc.runtime.options import RuntimeOptions
 from vtc.runtime.past import FixedPast
 from vtc.runtime.tensorrt.device import BYTES, DeviceStore, DeviceTensor
@@ -87,9 +87,9 @@ class TensorRT:
             copied += size
         return into
 
-    def past(self, graph: LoadedGraph, present: Sequence[Tensor], mask: IntArray, positions: IntArray | None) -> Past:
+    def past(self, graph: LoadedGraph, shape: tuple[int, int, int], most: int) -> Past:
         """A cache with room, so that every step is the same work."""
-        return FixedPast(self._store, present, mask, positions, graph.most_past)
+        return FixedPast(graph, shape, self._store)
 
     def repeat(
         self,
