@@ -26,6 +26,7 @@ from exporters.processor import COPIED_FILE, WRITTEN_FILES, name_external_data, 
 from exporters.targets import TARGETS, Target
 from exporters.writing import DEFAULT_OPSET, export_graph
 from vtc.artifact import check_output, digest_of
+from vtc.bundle.facts import Variant
 from vtc.bundle.manifest import WEIGHTS, draft_manifest, write_bundle
 from vtc.compressed.checkpoint import Origin
 from vtc.compressed.model import CompressedModel
@@ -226,7 +227,7 @@ def _manifest(request: ExportRequest, graphs: Mapping[str, Mapping[str, str]]) -
         "baseline_plan": plan(none, model.adapter.facts).to_dict(),
         "has_places": model.plan.has_places,
         "opset": request.opset,
-        "precisions": list(request.precisions),
+        "variants": [asdict(Variant(name, name)) for name in request.precisions],
         **described(request.models),
         "graphs": graphs,
         "parity": {},
@@ -253,7 +254,9 @@ def _prove(request: ExportRequest, work: Path, manifest: Mapping[str, Any], one:
 
     def drafted(paths: Mapping[str, Path], name: str) -> EncodedOnce:
         graphs = {graph: {name: path.relative_to(work).as_posix()} for graph, path in paths.items()}
-        return EncodedOnce(draft_manifest(work, {**manifest, "precisions": [name], "graphs": graphs}), name)
+        return EncodedOnce(
+            draft_manifest(work, {**manifest, "variants": [asdict(Variant(name, name))], "graphs": graphs}), name
+        )
 
     if one.base == "bf16":
         found = check_parity(models, drafted(derived.stand_ins[one.name], one.name), one.name, samples, tell)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.runtime.toy import Segment, make_toy, write_toy_bundle
 from vtc.artifact import publish, staging_dir
+from vtc.bundle.facts import Variant
 from vtc.bundle.manifest import SCHEMA, load_manifest, write_bundle
 from vtc.errors import BundleError
 from vtc.inputs.generation import GenerationRules
@@ -64,7 +65,13 @@ def test_sizes_are_compared_even_where_hashes_are_not(bundle: Path) -> None:
         (lambda m: m.pop("segments"), "segments: Field required"),
         (lambda m: m["images"][0].update(keep_per_span="3"), r"images\.0\.keep_per_span: .*integer"),
         (lambda m: m["images"][0]["positions"].update(kind="any"), r"images\.0\.positions\.kind"),
-        (lambda m: m.update(precisions=[]), "names no precision"),
+        (lambda m: m.update(variants=[]), "names no precision"),
+        (lambda m: m["variants"].append(m["variants"][0]), "names a variant twice"),
+        (lambda m: m["variants"][0].update(name="fp32-ort"), "no name of fp32 graphs in the form portable"),
+        (
+            lambda m: m["variants"].append({"name": "q4-ort", "precision": "q4", "form": "ort"}),
+            "has q4-ort graphs without q4 graphs",
+        ),
         (lambda m: m["generation"].update(layers=2**31), "which is no number of a bundle's"),
         (lambda m: m["generation"].update(layers=2**31 - 1), "do not make up the decoder"),
         (lambda m: m["generation"].update(pad_token_id=10**30), "which is no number of a bundle's"),
@@ -81,7 +88,7 @@ def test_sizes_are_compared_even_where_hashes_are_not(bundle: Path) -> None:
         (lambda m: m.update(model={"name": ["a"]}), "does not say what it was made of"),
         (lambda m: m.update(recipe={"name": 3, "stages": []}), "does not say what it was made of"),
         (lambda m: m["recipe"].update(stages="x"), "does not say what it was made of"),
-        (lambda m: m.update(precisions=["fp32", "fp16"]), "names no fp16 graph 'vision_encoder'"),
+        (lambda m: m["variants"].append({"name": "fp16", "precision": "fp16"}), "names no fp16 graph 'vision_encoder'"),
         (lambda m: m["graphs"].pop("token_selector_1"), "names no fp32 graph 'token_selector_1'"),
         (lambda m: m["graphs"]["embed_tokens"].update(fp32="onnx/else.onnx"), "lists no hash of onnx/else.onnx"),
         (lambda m: m["graphs"]["embed_tokens"].update(fp32="../else.onnx"), r"lists no hash of \.\./else\.onnx"),
@@ -126,6 +133,11 @@ def test_write_bundle_fills_in_kind_and_schema(bundle: Path, tmp_path: Path) -> 
     assert load_manifest(write_bundle(work, tmp_path / "copy", fields)).schema == SCHEMA
 
 
+def without_variants(manifest: dict[str, Any]) -> None:
+    """Take schema 6's words out of a manifest."""
+    manifest["precisions"] = [one["precision"] for one in manifest.pop("variants")]
+
+
 @pytest.mark.parametrize("shrunk", [False, True])
 def test_bundle_of_schema_3_is_read_in_the_words_of_today(bundle: Path, shrunk: bool) -> None:
     """Of schema 3, a smaller grid in place of a grid says that tokens have lost their places."""
@@ -137,11 +149,38 @@ def test_bundle_of_schema_3_is_read_in_the_words_of_today(bundle: Path, shrunk: 
         for name in ("tokens", "keep", "segment_tokens"):
             served[name] = served.pop(f"{name}_per_span")
         del manifest["has_places"]
+        without_variants(manifest)
         manifest.update(schema=3, plan={"stages": [stage]})
 
     manifest = load_manifest(rewritten(bundle, older))
     assert manifest.has_places != shrunk
     assert manifest.images == images
+
+
+def test_precisions_of_schema_5_are_variants(bundle: Path) -> None:
+    def older(manifest: dict[str, Any]) -> None:
+        without_variants(manifest)
+        manifest.update(schema=5)
+
+    manifest = load_manifest(rewritten(bundle, older))
+    assert manifest.variants == (Variant("fp32", "fp32"),)
+    assert manifest.precisions == ("fp32",)
+
+
+def test_a_variant_has_its_own_graphs_and_the_portable_ones_for_the_rest(bundle: Path) -> None:
+    (bundle / "onnx/other.onnx").write_bytes((bundle / "onnx/decoder_segment_0.onnx").read_bytes())
+
+    def optimised(manifest: dict[str, Any]) -> None:
+        manifest["variants"].append({"name": "fp32-ort", "precision": "fp32", "form": "ort"})
+        manifest["graphs"]["decoder_segment_0"]["fp32-ort"] = "onnx/other.onnx"
+
+    manifest = load_manifest(rewritten(bundle, optimised))
+    assert manifest.precisions == ("fp32",)
+    assert manifest.graph("decoder_segment_0", "fp32-ort").name == "other.onnx"
+    assert manifest.graph("embed_tokens", "fp32-ort").name == "embed_tokens.onnx"
+    assert manifest.graph_bytes("fp32-ort") == manifest.graph_bytes("fp32")
+    with pytest.raises(BundleError, match="names no fp16-ort graph 'embed_tokens'"):
+        manifest.graph("embed_tokens", "fp16-ort")
 
 
 def test_bundle_of_an_older_schema_is_refused_with_what_to_do(bundle: Path) -> None:
@@ -153,6 +192,7 @@ def test_bundle_of_an_older_schema_is_refused_with_what_to_do(bundle: Path) -> N
 def test_an_older_bundle_has_the_rules_of_the_settings_that_lie_in_it(bundle: Path, schema: int) -> None:
     def older(manifest: dict[str, Any]) -> None:
         del manifest["generation"]["rules"]
+        without_variants(manifest)
         manifest.update(schema=schema)
         if schema == 3:
             del manifest["has_places"]

@@ -13,6 +13,7 @@ from onnx import NodeProto, TensorProto, helper, load, numpy_helper, save
 
 from exporters.lint import Finding, check_bundle, lint, summary
 from exporters.targets import TARGETS, target
+from vtc.bundle.facts import Variant
 from vtc.bundle.manifest import FileEntry, Manifest
 from vtc.errors import BundleError, InputError
 
@@ -326,7 +327,12 @@ def bundle(tmp_path: Path) -> Manifest:
     manifest = object.__new__(Manifest)
     graphs = {name: {"fp32": f"onnx/{name}.onnx"} for name in names}
     files = {f"onnx/{name}.onnx": FileEntry("", 0) for name in names}
-    for field, value in {"root": tmp_path, "precisions": ("fp32",), "graphs": graphs, "files": files}.items():
+    for field, value in {
+        "root": tmp_path,
+        "variants": (Variant("fp32", "fp32"),),
+        "graphs": graphs,
+        "files": files,
+    }.items():
         object.__setattr__(manifest, field, value)
     return manifest
 

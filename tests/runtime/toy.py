@@ -72,7 +72,7 @@ def write_toy_bundle(toy: Toy, out: Path, frames: int = 1) -> Path:
         "baseline_plan": {},
         "has_places": True,
         "opset": 20,
-        "precisions": [precision],
+        "variants": [{"name": precision, "precision": precision}],
         "images": [
             {
                 "size": [toy.image_size, toy.image_size],

@@ -3,13 +3,58 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from vtc.inputs.generation import GenerationRules
 from vtc.inputs.layouts import Offer
 from vtc.inputs.pixels import MAX_PIXELS, PixelSpec
 from vtc.inputs.positions import PositionRule
+
+Form = Literal["portable", "ort", "opset23"]
+"""How graphs say what they compute: in standard operators that every runtime takes, in ONNX Runtime's own, or in those
+that ONNX has for attention, norms and rotary positions from operator set 23 on."""
+FORMS: tuple[Form, ...] = get_args(Form)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A set of a bundle's graphs: a precision in a form.
+
+    Attributes
+    ----------
+    name : str
+        What the user calls it: the precision, and behind a dash the form unless it is portable.
+    precision : str
+        How weights are stored and what is computed in; see :mod:`exporters.precision`.
+    form : str
+    session : dict of str to str
+        Entries of ONNX Runtime's session configuration that its graphs are to be run with.
+    """
+
+    name: str
+    precision: str
+    form: Form = "portable"
+    session: dict[str, str] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a name that says something else."""
+        if self.name != variant_name(self.precision, self.form):
+            raise ValueError(f"'{self.name}' is no name of {self.precision} graphs in the form {self.form}")
+
+
+def variant_name(precision: str, form: str) -> str:
+    """What a variant is called."""
+    return precision if form == "portable" else f"{precision}-{form}"
+
+
+def precision_and_form(variant: str) -> tuple[str, Form]:
+    """What a variant's name says; :func:`variant_name` is its inverse."""
+    precision, _, form = variant.rpartition("-")
+    for one in FORMS:
+        if form == one != "portable" and precision:
+            return precision, one
+    return variant, "portable"
 
 
 @dataclass(frozen=True)

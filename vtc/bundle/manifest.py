@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from vtc import artifact
 from vtc.artifact import MANIFEST
 from vtc.bundle.external_data import external_files
-from vtc.bundle.facts import GenerationFacts, SegmentFacts, ServedImage
+from vtc.bundle.facts import GenerationFacts, SegmentFacts, ServedImage, Variant, precision_and_form
 from vtc.bundle.upgrade import OLDEST, upgraded
 from vtc.errors import BundleError, InputError
 from vtc.files import read_json
@@ -25,7 +25,7 @@ from vtc.machine import machine_fault
 from vtc.origin import check_origin
 from vtc.staging import Work
 
-SCHEMA = 5
+SCHEMA = 6
 KIND = "bundle"
 _COUNTED = ("opset", "images", "generation", "segments")
 _MOST = 2**31 - 1
@@ -56,7 +56,10 @@ class Manifest:
         Whether `keep_indices` are places in the image: the tokens are some of the original model's.
     images : tuple of ServedImage
         Layouts that are served, the first of them by default.
-    graphs : dict of graph name to dict of precision to path
+    variants : tuple of Variant
+        Sets of graphs, the portable one of each precision among them.
+    graphs : dict of graph name to dict of variant to path
+        A variant that has no graph of its own has its precision's portable one.
     files : dict of path to FileEntry
         Every file of the bundle but the manifest.
     digest : str
@@ -73,7 +76,7 @@ class Manifest:
     baseline_plan: dict[str, Any]
     has_places: bool
     opset: int
-    precisions: tuple[str, ...]
+    variants: tuple[Variant, ...]
     images: tuple[ServedImage, ...]
     generation: GenerationFacts
     segments: tuple[SegmentFacts, ...]
@@ -82,6 +85,11 @@ class Manifest:
     files: dict[str, FileEntry]
     digest: str = ""
     root: Path = field(default=Path())
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Of the portable graphs."""
+        return tuple(one.name for one in self.variants if one.form == "portable")
 
     def file(self, name: str) -> Path:
         """Path of one of the bundle's files.
@@ -109,18 +117,38 @@ class Manifest:
                 f"give another --precision, or export it with --precision {precision}"
             )
 
-    def graph(self, name: str, precision: str) -> Path:
-        """Path of a graph in a precision.
+    def graph(self, name: str, variant: str) -> Path:
+        """Path of a graph of a variant.
 
         Raises
         ------
         BundleError
             If the bundle has none, or it keeps weights in a file that the manifest does not list.
         """
-        if precision not in self.graphs.get(name, {}):
-            raise BundleError(f"{self.root}: names no {precision} graph '{name}'; export it again")
-        path = self.file(self.graphs[name][precision])
-        folder = PurePosixPath(self.graphs[name][precision]).parent
+        path, *_ = self._files(name, variant)
+        return artifact.inside(self.root, path)
+
+    def graph_files(self, name: str, variant: str) -> dict[str, FileEntry]:
+        """A graph's file, and those with its weights where they are others."""
+        return {file: self.files[file] for file in self._files(name, variant)}
+
+    def graph_bytes(self, variant: str) -> int:
+        """Of a variant's graphs, with the weights that lie beside them; what two share counts once."""
+        files = {file: entry for name in self.graphs for file, entry in self.graph_files(name, variant).items()}
+        return sum(entry.bytes for entry in files.values())
+
+    def _path(self, name: str, variant: str) -> str:
+        paths = self.graphs.get(name, {})
+        portable, _ = precision_and_form(variant)
+        found = paths.get(variant, paths.get(portable))
+        if found is None:
+            raise BundleError(f"{self.root}: names no {variant} graph '{name}'; export it again")
+        return found
+
+    def _files(self, name: str, variant: str) -> list[str]:
+        graph = self._path(name, variant)
+        path, folder = self.file(graph), PurePosixPath(graph).parent
+        found = [graph]
         for beside in sorted(external_files(path)):
             listed = (folder / beside).as_posix()
             if not beside or ".." in PurePosixPath(beside).parts or listed not in self.files:
@@ -128,16 +156,8 @@ class Manifest:
                     f"{path}: keeps weights in {beside!r}, which the manifest does not list; export it again"
                 )
             artifact.inside(self.root, listed)
-        return path
-
-    def graph_files(self, name: str, precision: str) -> dict[str, FileEntry]:
-        """A graph's file, and the one with its weights where that is another."""
-        path = self.graphs[name][precision]
-        return {file: self.files[file] for file in (path, path + WEIGHTS) if file in self.files}
-
-    def graph_bytes(self, precision: str) -> int:
-        """Of a precision's graphs, with the weights that lie beside them."""
-        return sum(file.bytes for name in self.graphs for file in self.graph_files(name, precision).values())
+            found.append(listed)
+        return found
 
     def json(self, name: str) -> dict[str, Any]:
         """Content of one of the bundle's JSON files.
@@ -270,6 +290,10 @@ def _check(manifest: Manifest) -> None:
     require(bool(manifest.precisions), "names no precision")
     require(bool(manifest.images), "serves no image")
     require(bool(manifest.generation.eos_token_ids), "names no token that ends an answer")
+    variants = [one.name for one in manifest.variants]
+    require(len(set(variants)) == len(variants), "names a variant twice")
+    for one in manifest.variants:
+        require(one.precision in manifest.precisions, f"has {one.name} graphs without {one.precision} graphs")
     for name in names:
         for precision in manifest.precisions:
             require(precision in manifest.graphs.get(name, {}), f"names no {precision} graph '{name}'")

@@ -20,7 +20,8 @@ def upgraded(manifest: Mapping[str, Any], root: Path) -> dict[str, Any]:
 
     Schema 4 counts visual tokens of a run of placeholders as such, says whether tokens have places in the image, and
     calls what images are served image options. Schema 5 has the rules of the checkpoint's generation settings, which
-    earlier bundles have in a file that was not looked at.
+    earlier bundles have in a file that was not looked at. Schema 6 has variants, of which a precision's portable graphs
+    are one.
 
     Parameters
     ----------
@@ -38,6 +39,8 @@ def upgraded(manifest: Mapping[str, Any], root: Path) -> dict[str, Any]:
         found |= _with_places(found)
     if found["schema"] < 5:
         found["generation"] = {**found["generation"], "rules": _rules(root)}
+    if found["schema"] < 6:
+        found["variants"] = [{"name": name, "precision": name} for name in found.pop("precisions")]
     return found
 
 
