@@ -33,7 +33,7 @@ from vtc.data.samples import samples_from
 from vtc.inputs.schedule import SegmentRule, schedule
 from vtc.recipe import Recipe, RecipeSource
 from vtc.reference import reference_part
-from vtc.runtime.onnxruntime.backend import Graph
+from vtc.runtime.onnxruntime.graph import Graph
 from vtc.runtime.onnxruntime.providers import choose_provider
 from vtc.runtime.vlm import VLM
 from vtc.stages.prune_in_decoder import PruneInDecoder

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from exporters.graphs import SourceModule
 from exporters.precision.floats import cast_graph_to_float32, element_types
 from vtc.data.samples import Sample
-from vtc.runtime.onnxruntime.backend import Graph
+from vtc.runtime.onnxruntime.graph import Graph
 from vtc.runtime.onnxruntime.providers import choose_provider
 from vtc.visual_tokens import TextEmbeddings
 

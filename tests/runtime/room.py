@@ -10,7 +10,8 @@ import pytest
 
 from vtc.runtime import past
 from vtc.runtime.interface import DTYPES, Tensor
-from vtc.runtime.onnxruntime.backend import Graph, OnnxRuntime
+from vtc.runtime.onnxruntime.backend import OnnxRuntime
+from vtc.runtime.onnxruntime.graph import Graph
 from vtc.runtime.onnxruntime.providers import import_onnxruntime
 from vtc.runtime.past import FixedPast
 

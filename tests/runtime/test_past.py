@@ -14,7 +14,7 @@ from tests.runtime.room import HostStore, give_room
 from tests.runtime.test_vlm import CONTINUATIONS, IMAGES, PROMPTS
 from tests.runtime.toy import Toy, make_toy, write_toy_bundle
 from vtc.errors import InputError
-from vtc.runtime.onnxruntime.backend import Graph
+from vtc.runtime.onnxruntime.graph import Graph
 from vtc.runtime.past import FixedPast
 from vtc.runtime.vlm import VLM
 

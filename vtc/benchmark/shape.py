@@ -277,7 +277,7 @@ def _selection_onnx(job: Job, model: CompressedModel, directory: Path) -> list[f
     from exporters.graphs import selection_spec
     from exporters.writing import export_graph
     from vtc.compressed.selection import selection_of
-    from vtc.runtime.onnxruntime.backend import Graph
+    from vtc.runtime.onnxruntime.graph import Graph
     from vtc.runtime.onnxruntime.providers import choose_provider
 
     module = selection_of(cast_copy([model], torch.float16)[0] if job.precision == "fp16" else model)

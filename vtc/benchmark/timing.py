@@ -61,6 +61,7 @@ def runner(name: str, vlm: VLM, questions: Sequence[BenchPrompt], new_tokens: in
         "flops": plan.flops["exact"],
         "flops_text_tokens": plan.text_tokens,
         "precision": vlm.precision,
+        "variant": vlm.variant,
         "provider": vlm.provider,
     }
     return Runner(name, _timed(vlm, questions, new_tokens), facts)

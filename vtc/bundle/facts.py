@@ -30,12 +30,15 @@ class Variant:
     form : str
     session : dict of str to str
         Entries of ONNX Runtime's session configuration that its graphs are to be run with.
+    in_place : tuple of str
+        Decoder segments whose graphs write the cache where they read it.
     """
 
     name: str
     precision: str
     form: Form = "portable"
     session: dict[str, str] = field(default_factory=dict, hash=False)
+    in_place: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a name that says something else."""

@@ -113,7 +113,7 @@ class Manifest:
         """
         if precision not in self.precisions:
             raise InputError(
-                f"{self.root}: holds no {precision} graphs, only {', '.join(self.precisions)}; "
+                f"{self.root}: holds no {precision} graphs, only {', '.join(one.name for one in self.variants)}; "
                 f"give another --precision, or export it with --precision {precision}"
             )
 

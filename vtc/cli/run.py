@@ -80,6 +80,7 @@ def command(
                 "backend": runtime.backend,
                 "provider": model.provider,
                 "precision": model.precision,
+                "variant": model.variant,
                 "timings": asdict(answer.timings),
             }
         )

@@ -15,7 +15,7 @@ Callback = Callable[..., Any]
 
 
 def runtime_flags(*others: str, note: str = "") -> Callable[[Callback], Callback]:
-    """Add ``--backend``, ``--engines``, ``--provider``, ``--precision`` and ``--threads``.
+    """Add ``--backend``, ``--engines``, ``--provider``, ``--precision``, ``--threads`` and ``--spin``.
 
     The command gets one argument for all of them, `runtime`, which is a RuntimeOptions.
 
@@ -42,8 +42,17 @@ def runtime_flags(*others: str, note: str = "") -> Callable[[Callback], Callback
         click.option(
             "--provider", help="ONNX Runtime provider, such as cpu or cuda.  [default: the fastest that works here]"
         ),
-        click.option("--precision", help="Which of a bundle's precisions to run, such as fp16 or int8."),
+        click.option(
+            "--precision",
+            help="Which of a bundle's precisions or variants to run, such as fp16 or q4-ort.  [default: float16 on a "
+            "GPU, else float32, in the form that is fastest here]",
+        ),
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one operator."),
+        click.option(
+            "--spin",
+            is_flag=True,
+            help="Let CPU threads wait busily: faster on a machine of vtc's own, far slower on a busy one.",
+        ),
     )
 
     def decorate(command: Callback) -> Callback:
@@ -55,9 +64,10 @@ def runtime_flags(*others: str, note: str = "") -> Callable[[Callback], Callback
             provider: str | None,
             precision: str | None,
             threads: int | None,
+            spin: bool,
             **given: Any,
         ) -> Any:
-            return command(runtime=RuntimeOptions(backend, provider, precision, threads, engines), **given)
+            return command(runtime=RuntimeOptions(backend, provider, precision, threads, engines, spin=spin), **given)
 
         for flag in reversed(flags):
             collecting = flag(collecting)

@@ -32,7 +32,8 @@ def open_backend(manifest: Manifest, options: RuntimeOptions = RuntimeOptions())
         if options.engines is not None:
             raise InputError("--engines goes with --backend tensorrt")
         return OnnxRuntime(manifest, options)
-    for name, value in (("--provider", options.provider), ("--threads", options.threads)):
+    alone = {"--provider": options.provider, "--threads": options.threads, "--spin": options.spin or None}
+    for name, value in alone.items():
         if value is not None:
             raise InputError(f"{name} goes with --backend onnxruntime; engines run on the GPU they were built for")
     from vtc.runtime.tensorrt.backend import TensorRT

@@ -149,6 +149,10 @@ class Backend(Protocol):
         """Of the graphs."""
 
     @property
+    def variant(self) -> str:
+        """Which of the bundle's variants they are."""
+
+    @property
     def provider(self) -> str:
         """What computes, for reports: an execution provider of ONNX Runtime, or a TensorRT."""
 

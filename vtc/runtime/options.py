@@ -26,9 +26,13 @@ class RuntimeOptions:
         ``cpu``, ``cuda``, or ONNX Runtime's name of any other execution provider. None takes CUDA where it works.
         For ``onnxruntime`` alone.
     precision : str or None
-        One that the bundle holds. None takes float16 on a GPU and float32 on the CPU where there is a choice.
+        One that the bundle holds, or one of its variants. None takes float16 on a GPU and float32 on the CPU where
+        there is a choice; a precision is run in the form that suits the backend best.
     threads : int or None
         CPU threads of one operator. For ``onnxruntime`` alone.
+    spin : bool
+        Whether those threads wait busily for work: faster where the machine is vtc's own, far slower where it is not.
+        For ``onnxruntime`` alone.
     engines : str, Path or None
         Directory of the engines. None takes those in the bundle that fit this machine (see
         :func:`vtc.runtime.tensorrt.engine_sets.choose_engines`). For ``tensorrt`` alone.
@@ -48,6 +52,7 @@ class RuntimeOptions:
     threads: int | None = None
     engines: str | Path | None = None
     verify: bool = True
+    spin: bool = False
 
     def __post_init__(self) -> None:
         if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:

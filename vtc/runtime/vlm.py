@@ -60,7 +60,7 @@ class VLM:
 
     def __init__(self, manifest: Manifest, backend: Backend) -> None:
         self.manifest, self.backend = manifest, backend
-        self.precision, self.provider = backend.precision, backend.provider
+        self.precision, self.variant, self.provider = backend.precision, backend.variant, backend.provider
         self.text = Text(manifest)
         self.vision = Vision(manifest, backend)
 

@@ -14,7 +14,7 @@ from tests.runtime.toy import write_toy_bundle
 from vtc.bundle.engines import Limits, Profile
 from vtc.bundle.manifest import Manifest, load_manifest
 from vtc.errors import InputError
-from vtc.runtime.onnxruntime.backend import Graph
+from vtc.runtime.onnxruntime.graph import Graph
 from vtc.runtime.vlm import VLM
 
 LIMITS = Limits(batch=2, images=2, text=40, new_tokens=4)
