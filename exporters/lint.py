@@ -59,7 +59,7 @@ CONSTANT_INPUTS = {
 }
 """Operators with an input that TensorRT must know when it builds, and which input that is."""
 
-PRECISION_OF = {
+NUMBER_OF = {
     "FLOAT16": "fp16",
     "BFLOAT16": "bf16",
     "INT8": "int8",
@@ -67,7 +67,7 @@ PRECISION_OF = {
     "FLOAT8E4M3FN": "fp8",
     "FLOAT4E2M1": "nvfp4",
 }
-"""Precision that a target must have for tensors of a type."""
+"""Numeric format that a target must have for tensors of a type."""
 
 PLAIN_TYPES = {"FLOAT", "DOUBLE", "INT32", "INT64", "BOOL"}
 """Types that every target takes, if only as shapes and indices; DOUBLE is computed in float32."""
@@ -311,7 +311,7 @@ def _opset(graph: GraphView, max_opset: int, target: Target | None) -> Found:
     ceiling = max_opset
     if target:
         four_bits = any(tensor.data_type == TensorProto.INT4 for tensor in graph.tensors)
-        ceiling = max(target.max_opset, target.int4_opset if four_bits else 0)
+        ceiling = target.ceiling("int4" if four_bits else "")
     for opset in graph.model.opset_import:
         if opset.domain in STANDARD_DOMAINS and opset.version > ceiling:
             whose = f", the highest that {target.called} takes" if target else ""
@@ -324,13 +324,13 @@ def _types(graph: GraphView, target: Target) -> Found:
     for place, kind in _typed(graph):
         if kind in told or kind in PLAIN_TYPES:
             continue
-        precision = PRECISION_OF.get(kind)
-        if precision is None:
+        number = NUMBER_OF.get(kind)
+        if number is None:
             told.add(kind)
             yield place, f"is of type {kind}, which no target computes with; cast it where it is made"
-        elif target.refusal(precision):
+        elif target.lacks(number):
             told.add(kind)
-            yield place, f"is of type {kind}; {target.refusal(precision)}"
+            yield place, f"is of type {kind}; {target.lacks(number)}"
 
 
 def _typed(graph: GraphView) -> Iterator[tuple[str, str]]:

@@ -192,8 +192,6 @@ def _export_base(
         request.progress(f"exporting {base} graphs", len(specs), len(specs))
     finally:
         request.model.adapter.set_decoder_attention("sdpa")
-    if base == "fp32":
-        return Derived({"fp32": raw})
     source = Exported(
         base, raw, source_modules(request.models), request.model.adapter, request.samples, request.progress
     )

@@ -10,11 +10,15 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from exporters.precision import PRECISIONS
 from vtc.bundle.engines import Library
 from vtc.errors import InputError
 
 PRODUCTS: dict[Library, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 FLOATS = frozenset({"FLOAT", "FLOAT16", "BFLOAT16"})
+_BY_NAME = {one.name: one for one in PRECISIONS}
+_BLOCKS_OF_8_BITS = {one.name for one in PRECISIONS if one.stored == "int8" and one.block}
+"""The parser of TensorRT for RTX 1.7.1 takes them and its builder fails; no document says that any other does."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,10 @@ class Target:
     int4_opset : int
         The same for a graph with 4-bit weights, which ONNX has only from operator set 21 on.
     precisions : tuple of str
-        Numeric formats that it takes on one of its GPU generations at least; names of `vtc export --precision`, and
-        ``nvfp4``, which vtc does not write.
-    since : dict of precision to str
-        First GPU generation with it; every one has a precision that is not here.
+        Numeric formats that it takes on one of its GPU generations at least. What `vtc export --precision` offers is
+        stored in one of them; ``nvfp4`` is not among those.
+    since : dict of numeric format to str
+        First GPU generation with it; every one has a format that is not here.
     operators : Operators
     strongly_typed_only : bool
         Whether types of a network can only come from the graph.
@@ -136,27 +140,59 @@ class Target:
         Parameters
         ----------
         precision : str
-            What stands after a dash is a variant: ``int8-static`` is asked about as ``int8``.
+            A name of `vtc export --precision`, or a numeric format.
         capability : str or None
             A GPU generation, as for :meth:`allows`.
         """
-        base = precision.partition("-")[0]
+        found = _BY_NAME.get(precision)
+        reason = self.lacks(found.number if found else precision, capability, precision)
+        if precision in _BLOCKS_OF_8_BITS and not reason:
+            reason = f"{precision} has scales for blocks of int8, which no TensorRT builds"
+            reason += f"; it takes {', '.join(self._usable(capability))}"
+        return reason
+
+    def lacks(self, number: str, capability: str | None = None, called: str | None = None) -> str:
+        """Why it does not take a numeric format, in one line; empty where it does.
+
+        Parameters
+        ----------
+        number : str
+        capability : str or None
+            A GPU generation, as for :meth:`allows`.
+        called : str or None
+            What the line is to call it.
+        """
         known = (*self.capabilities, *self.on_request)
         if capability is not None and capability not in known:
             return f"target {self.name} does not build for SM {capability}; it builds for SM {', '.join(known)}"
         here = self.capabilities if capability is None else (capability,)
-        usable = [one for one in self.precisions if any(self._has(one, gpu) for gpu in here)]
-        if base in usable:
+        if number in self.precisions and any(self._has(number, gpu) for gpu in here):
             return ""
-        since = self.since.get(base)
-        if since and not any(self._has(base, gpu) for gpu in here):
-            reason = f"{precision} needs SM {since} or newer, and target {self.name} is for SM {', '.join(here)}"
-            return f"{reason}; it takes {', '.join(usable)}" + ("" if capability is None else " there")
-        return f"target {self.called} does not take {precision}; it takes {', '.join(usable)}"
+        takes, called = f"it takes {', '.join(self._usable(capability))}", called or number
+        since = self.since.get(number)
+        if since and not any(self._has(number, gpu) for gpu in here):
+            reason = f"{called} needs SM {since} or newer, and target {self.name} is for SM {', '.join(here)}"
+            return f"{reason}; {takes}" + ("" if capability is None else " there")
+        return f"target {self.called} does not take {called}; {takes}"
 
-    def _has(self, precision: str, capability: str) -> bool:
+    def ceiling(self, number: str) -> int:
+        """Highest ONNX operator set that it takes of a graph with weights in a numeric format."""
+        return max(self.max_opset, self.int4_opset if number == "int4" else 0)
+
+    def _usable(self, capability: str | None) -> list[str]:
+        """What `vtc export --precision` offers and works here."""
+        here = self.capabilities if capability is None else (capability,)
+        return [
+            name
+            for name, one in _BY_NAME.items()
+            if name not in _BLOCKS_OF_8_BITS
+            and one.number in self.precisions
+            and any(self._has(one.number, gpu) for gpu in here)
+        ]
+
+    def _has(self, number: str, capability: str) -> bool:
         """Whether a GPU generation has a numeric format."""
-        return sm(capability) >= sm(self.since.get(precision, "0"))
+        return sm(capability) >= sm(self.since.get(number, "0"))
 
     def check(self, precision: str, capability: str | None = None) -> None:
         """Make sure that a precision works here.

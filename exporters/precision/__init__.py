@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from vtc.errors import InputError
@@ -19,15 +20,21 @@ class Precision:
     name, summary : str
         What the user calls it, and what it is for.
     suffix : str
-        After a graph's name. transformers.js' own for the formats that it knows: nothing, ``_fp16`` and ``_q4f16``.
+        After a graph's name. transformers.js' own for the formats that it knows: nothing, ``_fp16``, ``_q4``,
+        ``_int8`` and ``_q4f16``.
     base : str
         ``fp32``, ``fp16`` or ``bf16``: what is computed in. Quantised precisions are made of their base's graphs.
     stored : str or None
         How weights of linear layers are stored where it is not as the base has them.
     activations : bool
         Whether inputs of linear layers are quantised too, with ranges found on samples.
+    block : int
+        Most inputs that share a scale; 0 where all of an output's do, or all of a weight's.
     opset : int
         Lowest ONNX operator set that can say so.
+    session : mapping of str to str
+        Entries of ONNX Runtime's configuration that it is to be run with; those of a bundle that is being proved are
+        the runtime's own, which compute exactly.
     tolerance : float
         Largest difference of a logit that counts as rounding; not judged where activations are quantised.
     near_tie : float
@@ -45,8 +52,18 @@ class Precision:
     moved: float
     stored: Stored | None = None
     activations: bool = False
+    block: int = 0
     opset: int = 18
+    session: Mapping[str, str] = field(default_factory=dict, hash=False)
 
+    @property
+    def number(self) -> str:
+        """What weights of linear layers are stored in, as targets call it."""
+        return self.stored or self.base
+
+
+_INT8_PRODUCTS = {"session.qdq_matmulnbits_accuracy_level": "4"}
+"""ONNX Runtime's CPU kernels round inputs to 8 bits, block by block, and multiply integers."""
 
 PRECISIONS: tuple[Precision, ...] = (
     Precision("fp32", "float32 throughout: the yardstick, and the fastest on a CPU", "", "fp32", 1e-3, 1e-2, 0.05),
@@ -57,7 +74,45 @@ PRECISIONS: tuple[Precision, ...] = (
         "bf16", "bfloat16, for models that float16 is too narrow for; needs a GPU", "_bf16", "bf16", 2.0, 2.0, 0.3
     ),
     Precision(
+        "q4",
+        "weights in int4, blocks of 32, computed in float32: for decoding on a CPU",
+        "_q4",
+        "fp32",
+        1e-2,
+        5e-2,
+        0.05,
+        stored="int4",
+        block=32,
+        opset=21,
+        session=_INT8_PRODUCTS,
+    ),
+    Precision(
         "int8",
+        "weights in int8, blocks of 32, computed in float32: as q4, and closer to fp32",
+        "_int8",
+        "fp32",
+        1e-2,
+        5e-2,
+        0.05,
+        stored="int8",
+        block=32,
+        opset=21,
+        session=_INT8_PRODUCTS,
+    ),
+    Precision(
+        "q4f16",
+        "weights in int4, blocks of 128, computed in float16: a quarter of fp16's memory, for long decoding",
+        "_q4f16",
+        "fp16",
+        0.25,
+        0.5,
+        0.2,
+        stored="int4",
+        block=128,
+        opset=21,
+    ),
+    Precision(
+        "q8f16",
         "weights in int8, computed in float16: half of fp16's memory",
         "_q8f16",
         "fp16",
@@ -66,17 +121,6 @@ PRECISIONS: tuple[Precision, ...] = (
         0.2,
         stored="int8",
         opset=19,
-    ),
-    Precision(
-        "int4",
-        "weights in int4, blocks of 128, computed in float16: a quarter of it, for long decoding",
-        "_q4f16",
-        "fp16",
-        0.25,
-        0.5,
-        0.2,
-        stored="int4",
-        opset=21,
     ),
     Precision(
         "int8-static",

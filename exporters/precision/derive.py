@@ -98,7 +98,9 @@ def derive(source: Exported, precisions: Sequence[Precision]) -> Derived:
     derived = Derived()
     quantised = [one for one in precisions if one.stored]
     linears = linear_weights(source.adapter, DTYPES[source.base]) if quantised else {}
-    safe = derived.safe = _protected(source, derived, linears, any(one.activations for one in precisions))
+    activations = any(one.activations for one in precisions)
+    safe = dict(source.raw) if source.base == "fp32" else _protected(source, derived, linears, activations)
+    derived.safe = safe
     for one in precisions:
         derived.paths[one.name] = {}
         if one.stored:
@@ -113,7 +115,7 @@ def derive(source: Exported, precisions: Sequence[Precision]) -> Derived:
                 derived.notes[one.name]["graphs"][name] = {"weights": found.weights, "left": found.left}
                 derived.layers.setdefault(one.name, {})[name] = found.layers
                 save_graph(ir.from_proto(model), out)
-            else:
+            elif out != path:
                 _publish(path, out)
             if one.activations or one.base == "bf16":
                 stand_in = path.with_name(f".{name}{one.suffix}_stand_in.onnx")

@@ -41,7 +41,8 @@ def fake_quantised(
             if id(module) in seen:
                 continue
             seen.add(id(module))
-            found = small(module.weight.detach().cpu().to(DTYPES[precision.base]).numpy(), 0, precision.stored)
+            weight = module.weight.detach().cpu().to(DTYPES[precision.base]).numpy()
+            found = small(weight, 0, precision.stored, precision.block)
             if found is not None:
                 module.weight.data = torch.from_numpy(found.values()).to(module.weight)
                 if precision.activations and name in reached:

@@ -24,7 +24,7 @@ from exporters.precision.floats import element_types, set_nodes
 from vtc.models.base import VLMAdapter
 
 BLOCKS = (128, 64, 32, 16)
-"""Inputs that share a scale in int4: the first that divides their number. 128 is what GPUs have kernels for."""
+"""Inputs that share a scale: the first that divides their number. GPUs have kernels for 128."""
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
 """Shares of a block's largest weight that may become the largest number; the one with the least squared error does."""
 LARGEST = {"int8": 127.0, "int4": 7.0, "fp8": 448.0}
@@ -155,7 +155,7 @@ def digest(matrix: NDArray[Any]) -> str:
     return hashlib.sha256(repr((matrix.shape, matrix.dtype.str)).encode() + matrix.tobytes()).hexdigest()
 
 
-def small(matrix: NDArray[Any], outputs: int, stored: Stored) -> Small | None:
+def small(matrix: NDArray[Any], outputs: int, stored: Stored, block: int = 0) -> Small | None:
     """A matrix of two axes in few bits; None where it cannot be, as its inputs do not divide into blocks.
 
     Parameters
@@ -164,13 +164,15 @@ def small(matrix: NDArray[Any], outputs: int, stored: Stored) -> Small | None:
     outputs : int
         Which axis the outputs are.
     stored : {"int8", "int4", "fp8"}
-        int8 has a scale for each output, int4 for each block of inputs, fp8 one for all.
+        fp8 has one scale for all, the others one for each output.
+    block : int
+        Most inputs that share a scale; 0 for all.
     """
     inputs, dtype = 1 - outputs, matrix.dtype
     values = matrix.astype(np.float32)
     largest = LARGEST[stored]
-    if stored == "int4":
-        block = next((size for size in BLOCKS if values.shape[inputs] % size == 0), 0)
+    if block:
+        block = next((size for size in BLOCKS if size <= block and values.shape[inputs] % size == 0), 0)
         if not block:
             return None
         blocks = np.moveaxis(values, inputs, 0)
@@ -270,7 +272,7 @@ def quantize(
     for name, users in uses.items():
         matrix = initializers[name]
         layer = users[0][1]
-        found = small(numpy_helper.to_array(matrix), layer.outputs, precision.stored)
+        found = small(numpy_helper.to_array(matrix), layer.outputs, precision.stored, precision.block)
         if found is None:
             left += 1
             continue

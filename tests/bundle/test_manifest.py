@@ -209,3 +209,18 @@ def test_an_older_bundle_has_the_rules_of_the_settings_that_lie_in_it(bundle: Pa
     settings.write_text("[")
     with pytest.raises(BundleError, match=r"generation_config\.json: cannot be read"):
         load_manifest(rewritten(bundle, lambda manifest: manifest.update(schema=4)))
+
+
+def test_quantised_precisions_of_schema_5_say_today_that_they_compute_in_float16(bundle: Path) -> None:
+    names = {"int4": "q4f16", "int8": "q8f16", "int8-static": "int8-static"}
+
+    def older(manifest: dict[str, Any]) -> None:
+        manifest.update(schema=5, precisions=list(names), parity={name: {"samples": 3} for name in names})
+        for graph, paths in manifest["graphs"].items():
+            (path,) = paths.values()
+            manifest["graphs"][graph] = dict.fromkeys(names, path)
+
+    manifest = load_manifest(rewritten(bundle, older))
+    assert manifest.precisions == tuple(names.values())
+    assert list(manifest.parity) == list(names.values())
+    assert all(list(paths) == list(names.values()) for paths in manifest.graphs.values())

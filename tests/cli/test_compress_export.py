@@ -71,8 +71,8 @@ def test_what_rounding_changes_is_judged_in_words(same: float, verdict: str) -> 
     far = Parity(10, 0.0, 1.0, 2.0, same, 0)
     weights, activations = replace(far, greedy_match=1.0, original=far), replace(far, layers=0.001)
     for figures in (weights, activations):
-        line = _told("int8", figures)
-        assert line.startswith("int8 is exported right")
+        line = _told("q8f16", figures)
+        assert line.startswith("q8f16 is exported right")
         assert verdict in line.partition("What rounding itself changes: ")[2]
 
 

@@ -22,7 +22,7 @@ def test_a_target_is_fully_described(one: Target) -> None:
     assert all(source.fact and source.address for source in one.sources)
     assert {"Unique", "DFT"} <= one.operators.absent
     for precision in one.precisions:
-        assert one.allows(precision), "of no GPU that it is for"
+        assert not one.lacks(precision), "of no GPU that it is for"
 
 
 def test_what_the_issue_of_each_device_is() -> None:
@@ -55,7 +55,8 @@ def test_precision_that_a_gpu_has_not() -> None:
     with pytest.raises(InputError) as caught:
         target("jetson-orin-jp6").check("fp8")
     assert str(caught.value) == (
-        "fp8 needs SM 8.9 or newer, and target jetson-orin-jp6 is for SM 8.7; it takes fp32, fp16, bf16, int8, int4"
+        "fp8 needs SM 8.9 or newer, and target jetson-orin-jp6 is for SM 8.7; "
+        "it takes fp32, fp16, bf16, q4, q4f16, q8f16, int8-static"
     )
 
 
@@ -63,16 +64,23 @@ def test_precision_of_one_gpu_of_several() -> None:
     rtx = target("rtx")
     assert rtx.allows("fp8")
     assert rtx.refusal("fp8", "8.6") == (
-        "fp8 needs SM 8.9 or newer, and target rtx is for SM 8.6; it takes fp32, fp16, bf16, int8, int4 there"
+        "fp8 needs SM 8.9 or newer, and target rtx is for SM 8.6; "
+        "it takes fp32, fp16, bf16, q4, q4f16, q8f16, int8-static there"
     )
     assert rtx.allows("fp8", "8.9")
     assert not rtx.allows("bf16", "7.5")
     assert "does not build for SM 8.7" in rtx.refusal("fp16", "8.7")
 
 
-def test_variant_of_a_precision_is_asked_about_as_the_precision() -> None:
-    assert target("jetson-orin-jp6").allows("int8-static")
-    assert not target("jetson-orin-jp6").allows("fp8-static")
+def test_precision_is_asked_about_as_what_it_stores() -> None:
+    orin = target("jetson-orin-jp6")
+    assert orin.allows("int8-static")
+    assert orin.allows("q4")
+    assert orin.refusal("int8") == (
+        "int8 has scales for blocks of int8, which no TensorRT builds; "
+        "it takes fp32, fp16, bf16, q4, q4f16, q8f16, int8-static"
+    )
+    assert orin.lacks("int8") == ""
 
 
 def test_precision_that_a_release_has_not() -> None:

@@ -21,7 +21,7 @@ def upgraded(manifest: Mapping[str, Any], root: Path) -> dict[str, Any]:
     Schema 4 counts visual tokens of a run of placeholders as such, says whether tokens have places in the image, and
     calls what images are served image options. Schema 5 has the rules of the checkpoint's generation settings, which
     earlier bundles have in a file that was not looked at. Schema 6 has variants, of which a precision's portable graphs
-    are one.
+    are one, and calls quantised precisions that compute in float16 so.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def upgraded(manifest: Mapping[str, Any], root: Path) -> dict[str, Any]:
     if found["schema"] < 5:
         found["generation"] = {**found["generation"], "rules": _rules(root)}
     if found["schema"] < 6:
-        found["variants"] = [{"name": name, "precision": name} for name in found.pop("precisions")]
+        found |= _with_variants(found)
     return found
 
 
@@ -53,6 +53,19 @@ def _rules(root: Path) -> dict[str, Any]:
         raise BundleError(f"{root}: {error}; then export it again") from None
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: cannot be read ({error}); export the bundle again") from None
+
+
+_FLOAT16 = {"int4": "q4f16", "int8": "q8f16"}
+
+
+def _with_variants(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What schema 6 says in other words."""
+    names = [_FLOAT16.get(name, name) for name in manifest["precisions"]]
+    return {
+        "variants": [{"name": name, "precision": name} for name in names],
+        "graphs": {graph: _renamed(paths, _FLOAT16) for graph, paths in manifest["graphs"].items()},
+        "parity": _renamed(manifest["parity"], _FLOAT16),
+    }
 
 
 def _with_places(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,39 +10,42 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 
-from exporters.precision import Stored, precision
+from exporters.precision import PRECISIONS, Stored, precision
 from exporters.precision.quantize import Linear, digest, input_scale, linear_weights, multiplied, quantize, small
 from vtc.models.base import VLMAdapter
 
 RNG = np.random.default_rng(0)
+QUANTISED = [one.name for one in PRECISIONS if one.stored]
 STEP = {"int8": 1 / 254, "int4": 1 / 7, "fp8": 1 / 16}
 """Half the distance of two numbers, as a share of the largest; int4's blocks may be clipped."""
 
 
-def matrix(rows: int, columns: int) -> np.ndarray[Any, Any]:
-    return RNG.standard_normal((rows, columns)).astype(np.float16)
+def matrix(rows: int, columns: int, dtype: Any = np.float16) -> np.ndarray[Any, Any]:
+    return RNG.standard_normal((rows, columns)).astype(dtype)
 
 
 @pytest.mark.parametrize("outputs", [0, 1])
-@pytest.mark.parametrize("stored", ["int8", "int4", "fp8"])
-def test_numbers_stand_for_the_weights(stored: Stored, outputs: int) -> None:
+@pytest.mark.parametrize(
+    ("stored", "block"), [("int8", 0), ("int8", 32), ("int4", 0), ("int4", 32), ("int4", 128), ("fp8", 0)]
+)
+def test_numbers_stand_for_the_weights(stored: Stored, block: int, outputs: int) -> None:
     weight = matrix(256, 128)
-    found = small(weight, outputs, stored)
+    found = small(weight, outputs, stored, block)
     assert found is not None
     assert found.values().shape == weight.shape
     assert (found.scales > 0).all()
     error = np.abs(found.values() - weight.astype(np.float32))
     assert error.max() <= STEP[stored] * np.abs(weight).max() * 1.8
-    turned = small(np.ascontiguousarray(weight.T), 1 - outputs, stored)
+    turned = small(np.ascontiguousarray(weight.T), 1 - outputs, stored, block)
     assert turned is not None
     np.testing.assert_array_equal(turned.values(), found.values().T)
 
 
 @pytest.mark.parametrize(("inputs", "block"), [(256, 128), (192, 64), (96, 32), (48, 16), (40, 0)])
 def test_blocks_divide_the_inputs(inputs: int, block: int) -> None:
-    found = small(matrix(inputs, 8), 1, "int4")
+    found = small(matrix(inputs, 8), 1, "int4", 128)
     assert (found.block if found else 0) == block
     if found:
         assert found.scales.shape == (inputs // block, 8)
@@ -51,7 +54,7 @@ def test_blocks_divide_the_inputs(inputs: int, block: int) -> None:
 def test_clipping_a_block_is_never_worse_than_its_largest_weight() -> None:
     weight = matrix(128, 64)
     weight[0] *= 6  # an outlier in each block
-    found = small(weight, 1, "int4")
+    found = small(weight, 1, "int4", 128)
     assert found is not None
     plain = np.abs(weight.astype(np.float32)).max(axis=0) / 7
     rounded = np.rint(weight / plain) * plain
@@ -75,11 +78,12 @@ def graph(weight: np.ndarray[Any, Any], *, turned: bool, gemm: bool = False) -> 
     nodes.append(helper.make_node("Gemm" if gemm else "MatMul", ["x", name], ["y"]))
     stored = np.ascontiguousarray(weight.T) if turned else weight
     shape: list[Any] = ["n", weight.shape[0]] if gemm else ["b", "n", weight.shape[0]]
+    kind = helper.np_dtype_to_tensor_dtype(weight.dtype)
     body = helper.make_graph(
         nodes,
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT16, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, [*shape[:-1], weight.shape[1]])],
+        [helper.make_tensor_value_info("x", kind, shape)],
+        [helper.make_tensor_value_info("y", kind, [*shape[:-1], weight.shape[1]])],
         [numpy_helper.from_array(stored, "weight")],
     )
     return helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
@@ -93,21 +97,23 @@ def run(model: ModelProto, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.asarray(session.run(None, {"x": x})[0], np.float32)
 
 
-@pytest.mark.parametrize("name", ["int8", "int4", "int8-static", "fp8"])
+@pytest.mark.parametrize("name", QUANTISED)
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("gemm", [False, True])
 def test_runtime_computes_with_the_rounded_weights(name: str, turned: bool, gemm: bool) -> None:
-    weight, how = matrix(256, 64), precision(name)
+    how = precision(name)
+    dtype = np.float16 if how.base == "fp16" else np.float32
+    weight = matrix(256, 64, dtype)
     layer = Linear(("layer",), 0 if turned else 1)
     key = digest(np.ascontiguousarray(weight.T) if turned else weight)
-    model, x = graph(weight, turned=turned, gemm=gemm), RNG.standard_normal((5, 256)).astype(np.float16)
+    model, x = graph(weight, turned=turned, gemm=gemm), RNG.standard_normal((5, 256)).astype(dtype)
     x = x if gemm else x[None]
     reached = {"layer": float(np.abs(x).max())}
     done = quantize(model, how, {key: layer}, reached)
     assert (done.weights, done.left) == (1, 0)
     assert model.opset_import[0].version == how.opset
     assert how.stored is not None
-    found = small(weight, 1, how.stored)
+    found = small(weight, 1, how.stored, how.block)
     assert found is not None
     inputs = x.astype(np.float32)
     if how.activations:
@@ -122,7 +128,7 @@ def test_what_does_not_divide_is_left(adapter: VLMAdapter) -> None:
     weight = matrix(40, 8)
     model = graph(weight, turned=False)
     before = model.SerializeToString()
-    counts = quantize(model, precision("int4"), {digest(weight): Linear(("layer",), 1)}, {})
+    counts = quantize(model, precision("q4f16"), {digest(weight): Linear(("layer",), 1)}, {})
     assert (counts.weights, counts.left) == (0, 1)
     model.opset_import[0].version = 18
     assert model.SerializeToString() == before
