@@ -1,0 +1,146 @@
+"""Padding on the right inside a graph whose rows are padded on the left.
+
+ONNX Runtime's attention over a cache in place wants the tokens of a row from the first place on. So each row's new
+tokens are rolled to the left as they come in, and back where hidden states leave. Rows without padding, and a single
+new token, stay as they are. The cache is padded on the right from the first token on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from exporters.rewriting.edit import Editor, constant, replace, sizes
+
+INTEGER = ir.DataType.INT64
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Of the rows of a batch.
+
+    Attributes
+    ----------
+    last : ir.Value
+        Place of each row's last token, cached ones counted, (B,), int32.
+    total : ir.Value
+        Length of the longest row with its padding, a scalar, int32.
+    """
+
+    last: ir.Value
+    total: ir.Value
+
+
+def last_only(graph: ir.Graph) -> ir.Node | None:
+    """The node that takes each row's last hidden state (B, 1, E), where only its logits are computed."""
+    for node in graph:
+        if node.op_type != "Slice" or len(node.inputs) < 4 or len(sizes(node.outputs[0])) != 3:
+            continue
+        start, axes = constant(node.inputs[1]), constant(node.inputs[3])
+        if start is not None and axes is not None and start.tolist() == [-1] and axes.tolist() == [1]:
+            return node
+    return None
+
+
+def pad_right(graph: ir.Graph) -> Lengths:
+    """Roll what comes in and what leaves, and give the lengths.
+
+    Parameters
+    ----------
+    graph : ir.Graph
+        Of a decoder segment, whose outputs are its cache, hidden states (B, S, E), or the logits of the last tokens, of
+        which :func:`last_only` finds the hidden states.
+    """
+    inputs = {str(value.name): value for value in graph.inputs}
+    hidden, mask, positions = graph.inputs[0], inputs["attention_mask"], inputs["position_ids"]
+    final = last_only(graph)
+    leaving = {value: value.producer() for value in graph.outputs if _is_hidden(value)}
+    editor = Editor(graph, graph[0])
+    batch, length = sizes(hidden)[:2]
+
+    one, zero, end = editor.constant([1]), editor.constant([0]), editor.constant([2**63 - 1])
+    real = editor.add("ReduceSum", mask, one, keepdims=0, shape=(batch,), dtype=INTEGER)
+    some = editor.add("Max", real, one, like=real)  # of a row that is all padding, nobody reads anything
+    last = editor.add("Sub", some, one, like=real)
+    total = editor.add("Shape", mask, start=1, end=2, shape=(1,), dtype=INTEGER)
+    scalar = editor.add("Squeeze", total, zero, shape=(), dtype=INTEGER)
+    narrow = ir.DataType.INT32
+    lengths = Lengths(
+        editor.add("Cast", last, to=narrow, shape=(batch,), dtype=narrow),
+        editor.add("Cast", scalar, to=narrow, shape=(), dtype=narrow),
+    )
+
+    new = editor.add("Shape", hidden, start=1, end=2, shape=(1,), dtype=INTEGER)
+    first = editor.add("Sub", total, new, shape=(1,), dtype=INTEGER)
+    fresh = editor.add("Slice", mask, first, end, one, shape=(batch, length), dtype=INTEGER)
+    tokens = editor.add("ReduceSum", fresh, one, keepdims=1, shape=(batch, 1), dtype=INTEGER)
+    shift = editor.add("Sub", new, tokens, shape=(batch, 1), dtype=INTEGER)
+    count = editor.add("Squeeze", new, zero, shape=(), dtype=INTEGER)
+    places = editor.add("Range", editor.constant(0), count, editor.constant(1), shape=(length,), dtype=INTEGER)
+    there = _modulo(editor, editor.add("Add", places, shift, shape=(batch, length), dtype=INTEGER), new)
+    back = _modulo(editor, editor.add("Sub", places, shift, shape=(batch, length), dtype=INTEGER), new)
+
+    own = {user for one in (mask, hidden, positions) for user, _ in one.uses()}
+    rolled = _take(editor, hidden, there)
+    turned = _take_positions(editor, positions, there)
+    for old, value in ((hidden, rolled), (positions, turned)):
+        for user, place in tuple(old.uses()):
+            if user in own and user is not value.producer() and user.op_type != "Shape":
+                user.replace_input_with(place, value)
+    if final is not None:
+        editor.before = final
+        # A row that is all padding is read at its first place.
+        least = editor.add("Max", tokens, one, like=tokens)
+        index = editor.add("Sub", least, one, like=tokens)
+        source = final.inputs[0]
+        if source is None:
+            raise AssertionError("a slice has an input")
+        replace(graph, {final.outputs[0]: _take(editor, source, index, like=final.outputs[0])})
+        graph.remove(final, safe=True)
+    for value, node in leaving.items():
+        if node is None or value in graph.inputs:
+            continue
+        _roll_back(graph, value, back)
+    return lengths
+
+
+def _is_hidden(value: ir.Value) -> bool:
+    """Whether an output of a segment is hidden states, a row of them for each token."""
+    name = str(value.name)
+    return not name.startswith("present.") and name != "logits"
+
+
+def _modulo(editor: Editor, value: ir.Value, by: ir.Value) -> ir.Value:
+    return editor.add("Mod", value, by, like=value)
+
+
+def _take(editor: Editor, values: ir.Value, places: ir.Value, like: ir.Value | None = None) -> ir.Value:
+    """Of values (B, S, E) those at places (B, T) of each row."""
+    indices = editor.add("Unsqueeze", places, editor.constant([2]), shape=(*sizes(places), 1), dtype=INTEGER)
+    return editor.add("GatherND", values, indices, batch_dims=1, like=values if like is None else like)
+
+
+def _take_positions(editor: Editor, positions: ir.Value, places: ir.Value) -> ir.Value:
+    """Of positions (B, S) or (3, B, S) those at places (B, S) of each row."""
+    if len(sizes(positions)) == 3:
+        shape = editor.add("Shape", positions, shape=(3,), dtype=INTEGER)
+        places = editor.add("Expand", places, shape, like=positions)
+    return editor.add("GatherElements", positions, places, axis=-1, like=positions)
+
+
+def _roll_back(graph: ir.Graph, value: ir.Value, places: ir.Value) -> None:
+    """Give a value out as it would be with padding on the left; what reads it inside goes on reading it as it is."""
+    node = value.producer()
+    if node is None:
+        raise AssertionError("outputs are computed")
+    following = ir.Node("", "Identity", [value])
+    graph.append(following)
+    editor = Editor(graph, following)
+    rolled = _take(editor, value, places)
+    graph.remove(following)
+    name = value.name
+    for number, output in enumerate(graph.outputs):
+        if output is value:
+            graph.outputs[number] = rolled
+    value.name, rolled.name = f"{name}/right", name
