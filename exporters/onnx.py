@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,16 @@ from exporters.describe import described
 from exporters.device import SCRIPT, device_files, write_device_files
 from exporters.graphs import graph_specs, source_modules
 from exporters.lint import check_bundle, lint, summary
-from exporters.parity import EncodedOnce, Parity, check_layers, check_parity, compare
+from exporters.parity import Parity
 from exporters.precision import Precision, precision
 from exporters.precision.derive import Derived, Exported, derive
-from exporters.precision.fake_quantised import fake_quantised
-from exporters.precision.layers import layers_off
 from exporters.processor import COPIED_FILE, WRITTEN_FILES, name_external_data, write_json, write_processor
+from exporters.proof import Proof
 from exporters.targets import TARGETS, Target
+from exporters.variants import Optimised, optimise, portable, to_json
 from exporters.writing import DEFAULT_OPSET, export_graph
 from vtc.artifact import check_output, digest_of
-from vtc.bundle.facts import Variant
+from vtc.bundle.facts import FORMS, Variant, precision_and_form
 from vtc.bundle.manifest import WEIGHTS, draft_manifest, write_bundle
 from vtc.compressed.checkpoint import Origin
 from vtc.compressed.model import CompressedModel
@@ -58,6 +58,8 @@ class ExportRequest:
         Its base model.
     precisions : sequence of str
         See :mod:`exporters.precision`.
+    optimised : sequence of str
+        Optimised variants of those precisions; see :mod:`exporters.variants`.
     opset : int
     samples : sequence of Sample
         Prompts on which the bundle is compared with the model.
@@ -75,6 +77,7 @@ class ExportRequest:
     origin: Origin
     samples: Sequence[Sample]
     precisions: Sequence[str] = ("fp32",)
+    optimised: Sequence[str] = ()
     opset: int = DEFAULT_OPSET
     targets: Sequence[Target] = ()
     progress: Report = silent
@@ -106,8 +109,8 @@ def export(request: ExportRequest, out: Path) -> dict[str, Parity]:
 
     Returns
     -------
-    dict of precision to Parity
-        How far each precision is from the model.
+    dict of variant to Parity
+        How far each is from the model.
 
     Raises
     ------
@@ -130,18 +133,28 @@ def _export(request: ExportRequest, staging: Work, out: Path, wanted: Sequence[P
     work = staging.path
     notes = _take_up(request, staging)
     derived = {base: _export_base(request, staging, notes, base, of) for base, of in _by_base(wanted).items()}
-    graphs = _graphs(request, work, wanted, derived)
+    portable_paths = {one.name: derived[one.base].paths[one.name] for one in wanted}
+    optimised = [
+        optimise(name, portable_paths[precision_and_form(name)[0]], request.progress) for name in request.optimised
+    ]
+    graphs = _graphs(request, work, wanted, portable_paths, optimised)
     values = {name: note for one in derived.values() for name, note in one.notes.items()}
+    values |= {one.variant.name: {"rewritten": one.notes()} for one in optimised}
     if values:
         write_json(work / VALUES, values)
     write_processor(request.model, work)
     name_external_data(work, [path for paths in graphs.values() for path in paths.values()])
-    manifest = _manifest(request, graphs)
+    variants = [*map(portable, request.precisions), *(one.variant for one in optimised)]
+    manifest = _manifest(request, graphs, variants)
     draft = draft_manifest(work, manifest)
     for target in request.targets:
         for name in request.precisions:
             check_bundle(draft, name, target)
-    parity = {one.name: _prove(request, work, manifest, one, derived[one.base]) for one in wanted}
+    proof = Proof(request.models, request.samples, draft, request.progress)
+    parity = {one.name: proof.of_precision(one, derived[one.base]) for one in wanted}
+    for found in optimised:
+        of = precision(found.variant.precision)
+        parity[found.variant.name] = proof.of_variant(found.variant, of, derived[of.base])
     if request.targets:
         write_device_files(work, draft, request.targets)
     figures = {name: one.to_dict() for name, one in parity.items()}
@@ -177,6 +190,7 @@ def _export_base(
         _check_weights(models[0], base)
         specs = graph_specs(models, dtype)
         suffixes = ["", *(one.suffix for one in wanted)]
+        suffixes += [f"{suffix}_{form}" for suffix in suffixes for form in FORMS]
         names = [f"onnx/{escape(spec.name)}{suffix}.onnx" for spec in specs for suffix in suffixes]
         staging.claim(*names, *(name + WEIGHTS for name in names))
         for done, spec in enumerate(specs):
@@ -208,7 +222,9 @@ def _check_weights(model: CompressedModel, base: str) -> None:
         raise InputError(f"{name} is beyond {str(DTYPES[base]).removeprefix('torch.')}; give --precision bf16 or fp32")
 
 
-def _manifest(request: ExportRequest, graphs: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+def _manifest(
+    request: ExportRequest, graphs: Mapping[str, Mapping[str, str]], variants: Sequence[Variant]
+) -> dict[str, Any]:
     model, recipe, none = request.model, request.recipe, Recipe(version=1, name="none", stages=())
     return {
         "vtc_version": vtc_version(),
@@ -225,7 +241,7 @@ def _manifest(request: ExportRequest, graphs: Mapping[str, Mapping[str, str]]) -
         "baseline_plan": plan(none, model.adapter.facts).to_dict(),
         "has_places": model.plan.has_places,
         "opset": request.opset,
-        "variants": [asdict(Variant(name, name)) for name in request.precisions],
+        "variants": to_json(variants),
         **described(request.models),
         "graphs": graphs,
         "parity": {},
@@ -234,46 +250,22 @@ def _manifest(request: ExportRequest, graphs: Mapping[str, Mapping[str, str]]) -
 
 
 def _graphs(
-    request: ExportRequest, work: Path, wanted: Sequence[Precision], derived: Mapping[str, Derived]
+    request: ExportRequest,
+    work: Path,
+    wanted: Sequence[Precision],
+    paths: Mapping[str, Mapping[str, Path]],
+    optimised: Sequence[Optimised],
 ) -> dict[str, dict[str, str]]:
-    """Graph name to precision to path in the bundle, of graphs that can be deployed."""
+    """Graph name to variant to path in the bundle, of graphs that can be deployed."""
     graphs: dict[str, dict[str, str]] = {}
     for one in wanted:
-        for name, path in derived[one.base].paths[one.name].items():
+        for name, path in paths[one.name].items():
             _lint(path, name, max(request.opset, one.opset))
             graphs.setdefault(name, {})[one.name] = path.relative_to(work).as_posix()
+    for found in optimised:  # of operators that the linter, which speaks for all runtimes, refuses
+        for name, path in found.paths.items():
+            graphs[name][found.variant.name] = path.relative_to(work).as_posix()
     return graphs
-
-
-def _prove(request: ExportRequest, work: Path, manifest: Mapping[str, Any], one: Precision, derived: Derived) -> Parity:
-    """Compare a precision's graphs with the model, as closely as what they round allows."""
-    samples, tell = request.samples, request.progress
-    models = fake_quantised(request.models, one, derived.reached)
-
-    def drafted(paths: Mapping[str, Path], name: str) -> EncodedOnce:
-        graphs = {graph: {name: path.relative_to(work).as_posix()} for graph, path in paths.items()}
-        return EncodedOnce(
-            draft_manifest(work, {**manifest, "variants": [asdict(Variant(name, name))], "graphs": graphs}), name
-        )
-
-    if one.base == "bf16":
-        found = check_parity(models, drafted(derived.stand_ins[one.name], one.name), one.name, samples, tell)
-        return replace(found, emulated=True)
-    bundle = drafted(derived.paths[one.name], one.name)
-    if not one.activations:
-        found = check_parity(models, bundle, one.name, samples, tell)
-        return (
-            replace(found, original=compare(request.models, bundle, one.name, samples, tell)) if one.stored else found
-        )
-    if one.base not in request.precisions:  # else it is compared anyway
-        check_parity(request.models, drafted(derived.safe, one.base), one.base, samples, tell)
-    sources = source_modules(request.models)
-    off = [
-        layers_off(path, derived.layers[one.name][graph], models[0], sources[graph], samples[0])
-        for graph, path in derived.stand_ins[one.name].items()
-        if derived.layers[one.name][graph]
-    ]
-    return check_layers(compare(request.models, bundle, one.name, samples, tell), one.name, max(off))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from exporters.precision import LAYER_TOLERANCE
 from exporters.precision import precision as by_name
-from exporters.writing import external_data
 from vtc.bundle.manifest import Manifest
 from vtc.compressed.model import CompressedModel
 from vtc.data.samples import Sample
@@ -97,9 +96,9 @@ class Parity:
 class EncodedOnce(VLM):
     """A bundle that remembers what it made of images, so that vision graphs and decoder need not be loaded together."""
 
-    def __init__(self, manifest: Manifest, precision: str) -> None:
-        large = any(external_data(manifest.graph(name, precision)).is_file() for name in manifest.graphs)
-        super().__init__(manifest, OnnxRuntime(manifest, RuntimeOptions(precision=precision), sparing=large))
+    def __init__(self, manifest: Manifest, variant: str) -> None:
+        large = any(len(manifest.graph_files(name, variant)) > 1 for name in manifest.graphs)
+        super().__init__(manifest, OnnxRuntime(manifest, RuntimeOptions(precision=variant), sparing=large))
         self.vision = _Remembering(manifest, self.backend)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         export,
         inspect,
         load,
+        optimize,
         validate,
     )
     from vtc.evaluate.validate import Thresholds
@@ -42,6 +43,7 @@ __all__ = [
     "inspect",
     "load",
     "load_recipe",
+    "optimize",
     "validate",
 ]
 

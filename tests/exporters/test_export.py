@@ -7,9 +7,7 @@ import json
 import math
 import shutil
 import weakref
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -25,11 +23,12 @@ import exporters.onnx as onnx_export
 from exporters import copies, parity, writing
 from exporters.graphs import GraphSpec
 from exporters.lint import lint
-from exporters.onnx import ExportRequest, export
+from exporters.onnx import export
 from exporters.parity import check_parity
 from exporters.targets import TARGETS, target
 from exporters.tensorrt.build import BuildRequest as Build
 from exporters.tensorrt.build import build
+from tests.exporters.conftest import Exported
 from tests.exporters.export_request import request
 from tests.marks import needs_rtx
 from tests.runtime.nvidia import LIMITS, nvidia, write_engine_set
@@ -47,23 +46,6 @@ from vtc.staging import open_work
 pytestmark = pytest.mark.xdist_group("exported")  # bundles are made once for all tests here
 
 Prompts = tuple[list[list[Any]], list[str]]
-Exported = Callable[[str], tuple[ExportRequest, Path]]
-
-
-@pytest.fixture(scope="module")
-def exported(adapter: VLMAdapter, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """A recipe of `RECIPES` as a bundle, exported once for all tests."""
-    work = tmp_path_factory.mktemp("bundles")
-
-    @cache
-    def bundle(name: str) -> tuple[ExportRequest, Path]:
-        wanted = request(adapter, *RECIPES[name])
-        parity = export(wanted, work / name)["fp32"]
-        assert parity.indices_equal == (1.0 if wanted.model.plan.chooses_tokens else None)
-        assert parity.greedy_match == 1.0
-        return wanted, work / name
-
-    return bundle
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -11,6 +11,7 @@ from vtc.api.compression import CompressResult, compress
 from vtc.api.exporting import ExportResult, export
 from vtc.api.inspection import inspect
 from vtc.api.loading import load
+from vtc.api.optimizing import optimize
 from vtc.api.validation import validate
 
-__all__ = ["CompressResult", "ExportResult", "bench", "compress", "export", "inspect", "load", "validate"]
+__all__ = ["CompressResult", "ExportResult", "bench", "compress", "export", "inspect", "load", "optimize", "validate"]

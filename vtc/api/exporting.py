@@ -25,7 +25,7 @@ class ExportResult:
     path : Path
         The bundle's directory.
     parity : dict of str to Parity
-        For each precision, how far the bundle is from the model in PyTorch.
+        For each variant, how far the bundle is from the model in PyTorch.
     """
 
     path: Path
@@ -36,7 +36,7 @@ def export(
     compressed: str | Path,
     *,
     out: str | Path,
-    precisions: str | Sequence[str] = "fp32",
+    variants: str | Sequence[str] = "fp32",
     targets: str | Sequence[str] = (),
     opset: int = 20,
     model: str | Path | None = None,
@@ -55,8 +55,9 @@ def export(
         Directory that :func:`compress` wrote.
     out : str or Path
         Directory to write; replaced if it holds a bundle.
-    precisions : str or sequence of str
-        One or several of :data:`exporters.precision.NAMES`.
+    variants : str or sequence of str
+        Precisions (:data:`exporters.precision.NAMES`), and optimised variants of them such as ``q4-ort``, whose
+        precision is then exported too.
     targets : str or sequence of str
         What engines are to be built for: names of :data:`exporters.targets.TARGETS`. Graphs that one of them could not
         take are refused.
@@ -81,7 +82,7 @@ def export(
     Raises
     ------
     InputError
-        If a precision or target is not known or does not take the graphs.
+        If a variant or target is not known or does not take the graphs.
     BundleError
         If `compressed` is incomplete or changed, or `out` holds something else than a bundle.
     ParityError
@@ -96,9 +97,11 @@ def export(
     """
     from exporters.precision import precision
     from exporters.targets import target
+    from exporters.variants import wanted_variants
     from vtc.artifact import check_output
 
-    names, found = as_list(precisions), [target(name) for name in as_list(targets)]
+    names, optimised = wanted_variants(as_list(variants))
+    found = [target(name) for name in as_list(targets)]
     needs_ranges = [name for name in names if precision(name).activations]
     check_output(Path(out), "bundle")
     for one in found:
@@ -123,6 +126,7 @@ def export(
         origin=origin,
         samples=[sample for one in models for sample in samples_from(one.adapter, source, share, seed=0)],
         precisions=names,
+        optimised=optimised,
         opset=opset,
         targets=found,
         progress=progress,

@@ -30,6 +30,8 @@ KIND = "bundle"
 _COUNTED = ("opset", "images", "generation", "segments")
 _MOST = 2**31 - 1
 """Largest whole number of what is counted in a bundle: sizes, layers, tokens and their ids."""
+_FILLED_IN = ("schema", "kind", "files", "digest")
+"""Fields that are filled in when a bundle is published."""
 WEIGHTS = "_data"
 """What the file with a graph's weights is called beyond the graph's own file, where they are too large for that."""
 
@@ -203,6 +205,12 @@ def load_manifest(path: str | Path, verify: bool = True) -> Manifest:
     manifest = _parse(data, root)
     artifact.verify_files(root, data["files"], hashes=verify)
     return manifest
+
+
+def manifest_fields(manifest: Manifest) -> dict[str, Any]:
+    """What a bundle's manifest says, in the words of today, for :func:`write_bundle` to write with changes."""
+    data = artifact.read_manifest(manifest.root, KIND, SCHEMA)
+    return {name: value for name, value in upgraded(data, manifest.root).items() if name not in _FILLED_IN}
 
 
 def draft_manifest(work: Path, manifest: Mapping[str, Any]) -> Manifest:

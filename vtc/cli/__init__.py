@@ -34,6 +34,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "check": ("vtc.cli.check", "command", "Validate a recipe, and with --smoke the whole pipeline on it."),
     "compress": ("vtc.cli.compress", "command", "Apply a recipe to a model and calibrate it."),
     "export": ("vtc.cli.export", "command", "Write a compressed model as an ONNX bundle, and prove parity."),
+    "optimize": ("vtc.cli.optimize", "command", "Add variants to a bundle that run faster on a CPU or a GPU."),
     "build": ("vtc.cli.build", "command", "Build TensorRT engines of a bundle, with or without a GPU."),
     "run": ("vtc.cli.run", "command", "Ask a bundle about images; needs neither torch nor transformers."),
     "show": ("vtc.cli.show", "command", "Draw the visual tokens that a recipe keeps."),

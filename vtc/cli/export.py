@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporters.precision import LAYER_TOLERANCE, NAMES, PRECISIONS, precision
+from exporters.precision import LAYER_TOLERANCE, PRECISIONS, precision
+from vtc.bundle.facts import precision_and_form
 from vtc.cli.data_options import images_outside_flag
 from vtc.cli.image_options import image_option_flags
 from vtc.cli.output import say
@@ -27,10 +28,15 @@ MOST = 0.9
 """Share of answers, or of kept tokens, that is most of them."""
 
 
+_FORMS = """A precision with -ort behind it is rewritten for ONNX Runtime, with fused operators and a cache in place,
+with -opset23 into the standard operators for attention, norms and rotary positions. Both share the weights of
+the portable graphs, which are always there. vtc optimize adds them to a bundle that exists."""
+
+
 def _with_precisions(text: str) -> str:
     """Help with a paragraph of what precisions there are."""
     lines = "\n".join(f"  {one.name:<13}{one.summary}" for one in PRECISIONS)
-    return f"{text}\n\n\b\nPrecisions:\n{lines}"
+    return f"{text}\n\n\b\nPrecisions:\n{lines}\n\n{_FORMS}"
 
 
 @verb(
@@ -45,14 +51,15 @@ interrupted export is taken up again by the same command."""
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Bundle directory to write.")
 @click.option(
+    "--variant",
     "--precision",
-    "precisions",
+    "variants",
     multiple=True,
     default=("fp32",),
     show_default=True,
-    type=click.Choice(NAMES),
-    metavar="P",
-    help="As above; give it several times for several in one bundle.",
+    callback=lambda _context, _option, given: [name for one in given for name in one.split(",")],
+    metavar="V",
+    help="A precision as above, or an optimised variant such as q4-ort; several with commas or if repeated.",
 )
 @click.option(
     "--target",
@@ -101,7 +108,7 @@ def _told(name: str, figures: Parity) -> str:
             f"What rounding itself changes: {_change(figures)}"
         )
     emulated = ", emulated in float32" if figures.emulated else ""
-    tolerance = precision(name).tolerance
+    tolerance = precision(precision_and_form(name)[0]).tolerance
     if figures.original is None:
         return f"{name} is exported right, by {figures.samples} prompts{emulated}: {_figures(figures, tolerance)}"
     return (
