@@ -28,16 +28,16 @@ def unfit(graph: ir.Graph, found: Sequence[Attention], unknown: Sequence[str]) -
             reason = f"a head has {one.size} numbers, no multiple of {HEAD_MULTIPLE}"
         reasons.setdefault(reason, []).append(one.layer)
     reasons.setdefault("its nodes are not those of the attention that is known", []).extend(unknown)
-    told = [f"{_layers(layers)} stays portable: {reason}" for reason, layers in reasons.items() if reason and layers]
+    told = [f"{layers(which)} stays portable: {reason}" for reason, which in reasons.items() if reason and which]
     rest = reasons.get("", [])
     if told and rest:
-        told.append(f"{_layers(rest)} stays portable: the layers of a graph share one layout of padding")
+        told.append(f"{layers(rest)} stays portable: the layers of a graph share one layout of padding")
     if not told and graph.outputs[0].name == "logits" and last_only(graph) is None:
         told.append("attention of all layers stays portable: where the last token is taken is not found")
     return told
 
 
-def _layers(numbers: Sequence[str]) -> str:
+def layers(numbers: Sequence[str]) -> str:
     """Layers for people."""
     return f"attention of layer{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
 

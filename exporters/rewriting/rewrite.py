@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
 
 from exporters.rewriting.attention import find_attention
-from exporters.rewriting.edit import CONTRIB
+from exporters.rewriting.edit import CONTRIB, producer
 from exporters.rewriting.grouped import group_queries, unfit
 from exporters.rewriting.norms import fuse_norms, fuse_residuals
 from exporters.rewriting.report import Form, Rewritten
 from exporters.rewriting.rotary import fuse_rotary
+from exporters.rewriting.standard import attend, raise_opset
+
+OPERATORS = {
+    "ort": {
+        "GroupQueryAttention",
+        "RotaryEmbedding",
+        "SimplifiedLayerNormalization",
+        "SkipSimplifiedLayerNormalization",
+    },
+    "opset23": {"Attention", "RMSNormalization", "RotaryEmbedding"},
+}
 
 
 def rewrite(model: ir.Model, form: Form, graph: str) -> Rewritten:
@@ -26,34 +39,47 @@ def rewrite(model: ir.Model, form: Form, graph: str) -> Rewritten:
     graph : str
         Its name in the bundle, without the precision's suffix.
     """
-    before = len(model.graph)
-    fused: dict[str, int] = {}
-    left: list[str] = []
-    in_place = False
+    before, kinds = len(model.graph), _kinds(model.graph)
     cached = any(str(value.name).startswith("past_key_values.") for value in model.graph.inputs)
-    if form == "ort" and cached:
-        in_place = _decoder_for_ort(model, fused, left)
+    in_place, left = False, list[str]()
+    if cached and form == "ort":
+        in_place, left = _decoder_for_ort(model)
+    elif cached:
+        left = _decoder_of_opset_23(model)
     RemoveUnusedNodesPass()(model)
     if any(node.domain == CONTRIB for node in model.graph):
         model.opset_imports[CONTRIB] = 1
     RemoveUnusedOpsetsPass()(model)
     NameFixPass()(model)
-    done = {name: count for name, count in fused.items() if count}
-    return Rewritten(form, graph, done, before, len(model.graph), in_place, left)
+    norms = sum(producer(node.inputs[0], "Sqrt") is not None for node in model.graph if node.op_type == "Reciprocal")
+    if norms:
+        left.append(f"{norms} norms stay portable: what they take is of another type than their weight")
+    fused = {kind: count for kind, count in (_kinds(model.graph) - kinds).items() if kind in OPERATORS[form]}
+    return Rewritten(form, graph, fused, before, len(model.graph), in_place, left)
 
 
-def _decoder_for_ort(model: ir.Model, fused: dict[str, int], left: list[str]) -> bool:
-    found, unknown = find_attention(model.graph)
-    reasons = unfit(model.graph, found, unknown)
-    fused["RotaryEmbedding"] = fuse_rotary(model, contrib=True)
-    fused["SimplifiedLayerNormalization"] = fuse_norms(model, "SimplifiedLayerNormalization")
-    left += reasons
-    if not reasons:
-        # Values that were replaced meanwhile are found anew.
-        found, _ = find_attention(model.graph)
-        fused["GroupQueryAttention"] = group_queries(model.graph, found)
-    RemoveUnusedNodesPass()(model)
-    skips = fuse_residuals(model)
-    fused["SkipSimplifiedLayerNormalization"] = skips
-    fused["SimplifiedLayerNormalization"] -= skips
-    return not reasons
+def _kinds(graph: ir.Graph) -> Counter[str]:
+    return Counter(node.op_type for node in graph)
+
+
+def _decoder_for_ort(model: ir.Model) -> tuple[bool, list[str]]:
+    """Whether the cache is in place now, and what stays."""
+    left = unfit(model.graph, *find_attention(model.graph))
+    fuse_rotary(model, contrib=True)
+    fuse_norms(model, "SimplifiedLayerNormalization")
+    if not left:
+        # What was found before reads values that rotations have replaced.
+        group_queries(model.graph, find_attention(model.graph)[0])
+        RemoveUnusedNodesPass()(model)
+    fuse_residuals(model)
+    return not left, left
+
+
+def _decoder_of_opset_23(model: ir.Model) -> list[str]:
+    """What stays."""
+    reason = raise_opset(model)
+    if reason:
+        return [reason]
+    fuse_rotary(model, contrib=False)
+    fuse_norms(model, "RMSNormalization")
+    return attend(model.graph, *find_attention(model.graph))[1]
