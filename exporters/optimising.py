@@ -29,6 +29,7 @@ from vtc.progress import Report, silent
 from vtc.runtime.interface import IntArray
 from vtc.runtime.onnxruntime.backend import OnnxRuntime
 from vtc.runtime.options import RuntimeOptions
+from vtc.runtime.variants import PORTABLE
 from vtc.runtime.vlm import VLM
 from vtc.staging import Work, open_work
 
@@ -223,7 +224,7 @@ def _compare(draft: Manifest, one: Optimised, prompts: Sequence[_Prompt], progre
     of = precision(one.variant.precision)
     exact = replace(draft, variants=tuple(replace(each, session={}) for each in draft.variants))
     # One model after the other: both would not fit where one does.
-    theirs = _answers(exact, of.name, prompts, None, progress)
+    theirs = _answers(exact, of.name + PORTABLE, prompts, None, progress)
     mine = _answers(exact, one.variant.name, prompts, [each.tokens for each in theirs], progress)
     difference = max(_largest(a.logits - b.logits) for a, b in zip(theirs, mine, strict=True))
     others = max(_others(a.kept, b.kept) for a, b in zip(theirs, mine, strict=True))

@@ -29,6 +29,7 @@ from vtc.runtime.interface import Array, Backend, Tensor
 from vtc.runtime.onnxruntime.backend import OnnxRuntime
 from vtc.runtime.onnxruntime.providers import import_onnxruntime
 from vtc.runtime.options import RuntimeOptions
+from vtc.runtime.variants import PORTABLE
 from vtc.runtime.vision import Seen, Vision
 from vtc.runtime.vlm import VLM
 
@@ -97,7 +98,8 @@ class EncodedOnce(VLM):
     """A bundle that remembers what it made of images, so that vision graphs and decoder need not be loaded together."""
 
     def __init__(self, manifest: Manifest, variant: str) -> None:
-        large = any(len(manifest.graph_files(name, variant)) > 1 for name in manifest.graphs)
+        files = [manifest.graph_files(name, variant.removesuffix(PORTABLE)) for name in manifest.graphs]
+        large = any(len(of_graph) > 1 for of_graph in files)
         super().__init__(manifest, OnnxRuntime(manifest, RuntimeOptions(precision=variant), sparing=large))
         self.vision = _Remembering(manifest, self.backend)
 

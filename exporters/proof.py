@@ -17,6 +17,7 @@ from vtc.bundle.manifest import Manifest
 from vtc.compressed.model import CompressedModel
 from vtc.data.samples import Sample
 from vtc.progress import Report
+from vtc.runtime.variants import PORTABLE
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Proof:
             return replace(self._check(models, stand_ins, one.name), emulated=True)
         bundle = self._drafted(derived.paths[one.name], one.name)
         if not one.activations:
-            return self._beside_original(self._check(models, bundle, one.name), one, one.name)
+            return self._beside_original(self._check(models, bundle, one.name), one, one.name + PORTABLE)
         if one.base not in self.draft.precisions:  # else it is compared anyway
             self._check(self.models, self._drafted(derived.safe, one.base), one.base)
         sources = source_modules(self.models)

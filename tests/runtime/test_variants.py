@@ -44,6 +44,7 @@ def test_other_names_are_precisions(name: str) -> None:
         (None, "bf16", ORT, "q4-ort"),  # the bundle's first precision
         ("q4", "fp32", ORT, "q4-ort"),
         ("q4", "fp32", ("portable",), "q4"),
+        ("q4-portable", "fp32", ORT, "q4"),
         ("fp32-opset23", "fp32", ORT, "fp32-opset23"),
         ("int8-static", "fp32", ORT, "int8-static"),
     ],

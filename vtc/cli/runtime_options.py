@@ -44,8 +44,8 @@ def runtime_flags(*others: str, note: str = "") -> Callable[[Callback], Callback
         ),
         click.option(
             "--precision",
-            help="Which of a bundle's precisions or variants to run, such as fp16 or q4-ort.  [default: float16 on a "
-            "GPU, else float32, in the form that is fastest here]",
+            help="Which of a bundle's precisions or variants to run, such as fp16, q4-ort or q4-portable.  [default: "
+            "float16 on a GPU, else float32, in the form that is fastest here]",
         ),
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one operator."),
         click.option(

@@ -8,6 +8,8 @@ from vtc.bundle.facts import Form, Variant, precision_and_form
 from vtc.bundle.manifest import Manifest
 from vtc.errors import InputError
 
+PORTABLE = "-portable"
+
 
 def choose_variant(manifest: Manifest, wanted: str | None, default: str, forms: Sequence[Form]) -> Variant:
     """The variant to run.
@@ -16,8 +18,8 @@ def choose_variant(manifest: Manifest, wanted: str | None, default: str, forms: 
     ----------
     manifest : Manifest
     wanted : str or None
-        A variant's name, or a precision, which is run in the best form; None leaves the precision to the runtime, which
-        never takes rounded weights where there are others.
+        A variant's name, or a precision, which is run in the best form, or with ``-portable`` behind it in that one;
+        None leaves the precision to the runtime, which never takes rounded weights where there are others.
     default : str
         The precision that is taken then, if the bundle has it; else it is the bundle's first.
     forms : sequence of str
@@ -29,6 +31,9 @@ def choose_variant(manifest: Manifest, wanted: str | None, default: str, forms: 
         If the bundle has no such variant, or the backend does not run its form.
     """
     here = {one.name: one for one in manifest.variants if one.form in forms}
+    if wanted is not None and wanted.endswith(PORTABLE):
+        manifest.check_precision(wanted.removesuffix(PORTABLE))
+        return here[wanted.removesuffix(PORTABLE)]
     if wanted is None:
         wanted = default if default in manifest.precisions else manifest.precisions[0]
     elif wanted not in (one.name for one in manifest.variants):
