@@ -20,7 +20,6 @@ from PIL import Image
 
 from tests.runtime.conftest import picture
 from vtc.errors import InputError, OutOfResources
-from vtc.inputs.rgb import to_rgb
 from vtc.runtime import image as images
 from vtc.runtime.image import FORMATS, MAX_BYTES, open_image, open_several
 
@@ -264,11 +263,6 @@ def test_libtiff_prints_nothing(tmp_path: Path) -> None:
     code = "import sys; from vtc.runtime.image import open_image\ntry: open_image(sys.argv[1])\nexcept Exception: pass"
     run = subprocess.run([sys.executable, "-c", code, tmp_path / "a.tif"], capture_output=True, text=True, check=True)
     assert run.stdout + run.stderr == ""
-
-
-def test_rgb_is_left_as_it_is() -> None:
-    image = picture(0)
-    assert to_rgb(image).tobytes() == image.tobytes()
 
 
 def test_a_palette_that_is_missing_is_not_taken_for_black() -> None:

@@ -220,10 +220,22 @@ def to_pixels(spec: PixelSpec, images: Sequence[Image.Image]) -> Pixels:
     inputs = np.empty((len(images) // spec.frames, *spec.shape), dtype=np.float32)
     for index, out in enumerate(inputs):
         frames = images[index * spec.frames : (index + 1) * spec.frames]
-        views = np.stack([view for frame in frames for view in _views(spec, frame)])
-        pixels = np.stack([table[channel][views[..., channel]] for channel in range(3)], axis=1)
-        out[...] = _flat(pixels, spec.patches) if spec.patches else pixels.reshape(spec.shape)
+        views = [view for frame in frames for view in _views(spec, frame)]
+        if spec.patches is None:
+            _look_up(table, views, out.reshape(-1, 3, *spec.view))
+        else:
+            pixels = np.empty((len(views), 3, *spec.view), dtype=np.float32)
+            _look_up(table, views, pixels)
+            _lay_flat(pixels, spec.patches, out)
     return inputs
+
+
+def _look_up(table: Pixels, views: Sequence[Levels], out: Pixels) -> None:
+    """Write the values (V, 3, H, W) of views' levels (H, W, 3)."""
+    for view, pixels in zip(views, out, strict=True):
+        for channel in range(3):
+            # A byte is always within the table, so no index is ever clipped; the default mode would copy the result.
+            np.take(table[channel], view[..., channel], out=pixels[channel], mode="clip")
 
 
 def _table(spec: PixelSpec) -> Pixels:
@@ -350,16 +362,14 @@ def _centre_crop(image: Levels, crop: Size) -> Levels:
     return frame
 
 
-def _flat(frames: Pixels, patches: tuple[int, int, int]) -> Pixels:
-    """Frames (T, 3, H, W) as rows of patches (P, 3 * t * p * p); a last step in time is filled with its last frame."""
+def _lay_flat(frames: Pixels, patches: tuple[int, int, int], out: Pixels) -> None:
+    """Write frames (T, 3, H, W) as rows of patches (P, 3 * t * p * p); the last frame fills the last step in time."""
     patch, temporal, merge = patches
-    missing = -len(frames) % temporal
-    frames = np.concatenate([frames, *[frames[-1:]] * missing])
-    steps, rows, columns = (
-        len(frames) // temporal,
-        frames.shape[2] // (patch * merge),
-        frames.shape[3] // (patch * merge),
-    )
-    blocks = frames.reshape(steps, temporal, 3, rows, merge, patch, columns, merge, patch)
-    # To step, block row and column, row and column in the block; then channel, frame, row and column in the patch.
-    return blocks.transpose(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(-1, 3 * temporal * patch * patch)
+    rows, columns = frames.shape[2] // (patch * merge), frames.shape[3] // (patch * merge)
+    blocks = frames.reshape(-1, 3, rows, merge, patch, columns, merge, patch)
+    # Rows go by step, block row and column, row and column in the block; then channel, frame, row and column in the
+    # patch.
+    placed = out.reshape(-1, rows, columns, merge, merge, 3, temporal, patch, patch)
+    placed = placed.transpose(0, 6, 5, 1, 3, 7, 2, 4, 8)
+    for step, place in np.ndindex(placed.shape[:2]):
+        placed[step, place] = blocks[min(step * temporal + place, len(blocks) - 1)]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from vtc.errors import InputError
 
@@ -37,6 +37,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     image : PIL image
         In any mode; integers and floating-point numbers are scaled as in :func:`levels`.
 
+    Returns
+    -------
+    Image
+        The very image where it is upright RGB already: nothing is copied.
+
     Raises
     ------
     InputError
@@ -57,17 +62,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBa", "La"):
         image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
     if "A" in image.getbands() or "transparency" in image.info:
-        over = image.convert("RGBA")
+        over = image if image.mode == "RGBA" else image.convert("RGBA")
+        if "transparency" not in over.info and over.getchannel("A").getextrema() == (255, 255):
+            return over.convert("RGB")  # nothing shows through
         return Image.alpha_composite(Image.new("RGBA", over.size, (255, 255, 255, 255)), over).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        image.getexif()
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
     except Exception:  # what cannot be read says nothing of how a picture stands
         return image
-    return ImageOps.exif_transpose(image)
+    # It would copy an image that stands upright.
+    return ImageOps.exif_transpose(image) if turned else image
 
 
 def _as_stored(values: NDArray[Any], tags: Any) -> NDArray[Any]:
@@ -106,6 +114,9 @@ def from_array(array: NDArray[Any]) -> Image.Image:
     if not array.size:
         raise InputError(f"an array of shape {shape} holds no pixel")
     picture = levels(array[..., 0] if array.ndim == 3 and shape[2] == 1 else array)
+    if picture.shape[2:] == (3,) and (stored := picture[..., ::-1]).flags.c_contiguous:
+        # A frame of OpenCV's, turned to RGB by a view alone: Pillow reads it as it lies in memory.
+        return Image.frombuffer("RGB", (shape[1], shape[0]), stored, "raw", "BGR", 0, 1)
     return Image.fromarray(np.ascontiguousarray(picture))
 
 
@@ -139,7 +150,9 @@ def levels(values: NDArray[Any]) -> Levels:
                 f"floating-point values from {low:.6g} to {high:.6g}; an image's run from 0 (black) to 1 (white), "
                 "so divide by what is white"
             )
-        return np.rint(values.clip(0, 1).astype(np.float32) * 255).astype(np.uint8)
+        scaled = values.clip(0, 1).astype(np.float32, copy=False)
+        scaled *= 255
+        return np.rint(scaled, out=scaled).astype(np.uint8)
     if low < 0:
         raise InputError(f"integer values from {low} to {high}; an image's run from 0 (black) up")
     largest = int(np.iinfo(values.dtype).max)

@@ -52,7 +52,7 @@ def open_image(image: ImageLike) -> Image.Image:
     -------
     Image
         RGB, turned upright as its EXIF orientation says, transparency laid on white, integers and floating-point
-        numbers scaled by their type.
+        numbers scaled by their type. The very image that is given, if it is all that: nothing is copied.
 
     Raises
     ------
@@ -87,7 +87,8 @@ def open_batch(images: Sequence[Sequence[ImageLike]]) -> list[list[Image.Image]]
 
 def _opened(image: ImageLike) -> Image.Image:
     if isinstance(image, Image.Image):
-        return _checked(image)
+        checked = _checked(image)
+        return image.copy() if checked is image and _moves_on(image) else checked
     if isinstance(image, np.ndarray):
         if image.ndim > 1:
             _check_size(image.shape[1], image.shape[0])
@@ -147,6 +148,11 @@ def _checked(image: Image.Image) -> Image.Image:
     if image.mode in ("P", "PA") and not (image.palette and image.palette.palette):
         raise InputError("numbers the colours of a palette that it does not have; save it anew")
     return to_rgb(image)
+
+
+def _moves_on(image: Image.Image) -> bool:
+    """Whether another frame of an image's file may take its place."""
+    return type(image).seek is not Image.Image.seek and bool(getattr(image, "is_animated", True))
 
 
 def _bounded(data: bytes | bytearray) -> bytes | bytearray:
