@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 from vtc.errors import InputError
 from vtc.inputs.generation import check_finite
 
+_LEAST = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 0.0)
+"""Shares, against the likeliest token's, of the tokens that are put in order to draw one; the next where too few."""
+
+_ROUNDING = 1e-9
+"""How much more they hold than what is wanted of them: sums in another order differ by less."""
+
 
 @dataclass
 class Sampler:
@@ -53,19 +59,31 @@ class Sampler:
         NumericError
             If they are not numbers.
         """
-        best = np.asarray(np.argmax(logits, axis=-1), dtype=np.int64)
-        check_finite(np.take_along_axis(logits, best[:, None], axis=-1))
+        best = np.asarray(logits.argmax(axis=-1), dtype=np.int64)
+        check_finite(logits[np.arange(len(best)), best])
         if self.temperature == 0:
             return best
         return np.array([self._draw(row) for row in logits], dtype=np.int64)
 
     def _draw(self, logits: NDArray[np.float32]) -> int:
-        behind = logits.astype(np.float64) - logits.max()
-        with np.errstate(over="ignore"):  # far behind, or at a very low temperature: never
-            share = np.exp(behind / self.temperature)
+        share = logits.astype(np.float64)
+        share -= share.max()
+        with np.errstate(over="ignore", under="ignore"):  # far behind, or at a very low temperature: never
+            share /= self.temperature
+            np.exp(share, out=share)
         share /= share.sum()
-        order = np.argsort(-share, kind="stable")
+        drawn, most = self._random.random(), share.max()
+        wanted = self.top_p if self.top_p < 1 else drawn
+        # Only the likeliest are put in order: as many as hold the nucleus, or the place that was drawn.
+        for least in _LEAST:
+            order = np.flatnonzero(share >= least * most)
+            if share[order].sum() > wanted + _ROUNDING:
+                break
+        order = order[np.argsort(-share[order], kind="stable")]
         sums = np.cumsum(share[order])
-        count = int(np.searchsorted(sums, self.top_p * sums[-1])) + 1
-        nucleus = share[order[:count]]
-        return int(order[self._random.choice(len(nucleus), p=nucleus / nucleus.sum())])
+        share[order] = 0
+        whole = sums[-1] + share.sum()
+        if self.top_p < 1:
+            sums = sums[: np.searchsorted(sums, self.top_p * whole) + 1]
+            whole = sums[-1]
+        return int(order[min(np.searchsorted(sums, drawn * whole, side="right"), len(sums) - 1)])
