@@ -90,6 +90,36 @@ def test_no_rules_leave_logits_as_they_are() -> None:
     assert ruled(step) is step
 
 
+@pytest.mark.parametrize(
+    "settings", [{"min_new_tokens": 1}, {"begin_suppress_tokens": [1]}, {"bad_words_ids": [[3, 4]]}]
+)
+def test_rules_that_no_longer_bear_leave_logits_as_they_are(settings: dict[str, Any]) -> None:
+    _, logits = rows_and_logits(0)
+    ids = np.array([[3], [3]], dtype=np.int64)
+    ruled = RuledLogits(rules_of(settings), ENDS, ids, np.ones_like(ids), NEW)
+    given = logits[0].copy()
+    first = ruled(given)
+    assert np.isneginf(first).any()
+    np.testing.assert_array_equal(given, logits[0])  # what was given is not written to
+    ruled.took(np.array([6, 7]))
+    assert ruled(given) is given
+
+
+def test_rules_of_long_answers_are_those_of_every_step_afresh() -> None:
+    """What is kept up from token to token against what a prompt that is as long has from the start."""
+    rules = rules_of({"repetition_penalty": 1.2, "no_repeat_ngram_size": 3})
+    random = np.random.default_rng(0)
+    prompt = random.integers(0, WORDS + 4, (1, 6))  # tokens beyond the logits too
+    grown = RuledLogits(rules, ENDS, prompt, np.ones_like(prompt), 99)
+    for _ in range(60):
+        logits = random.normal(size=(1, WORDS)).astype(np.float32)
+        afresh = RuledLogits(rules, ENDS, prompt, np.ones_like(prompt), 99)
+        np.testing.assert_array_equal(grown(logits), afresh(logits))
+        token = random.integers(0, WORDS, 1)
+        grown.took(token)
+        prompt = np.concatenate([prompt, token[None]], axis=1)
+
+
 def test_a_sampling_default_is_told_and_not_used() -> None:
     rules = rules_of({"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.8})
     assert not rules.touch_logits

@@ -271,45 +271,87 @@ class RuledLogits:
         max_new_tokens: int,
     ) -> None:
         self._rules, self._ends, self._most = rules, sorted(ends), max_new_tokens
-        self._rows = [ids[mask == 1].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
-        self.new = 0
+        self._ruling = rules.touch_logits
         alone = {(end,) for end in ends}
         self._bad_words = [run for run in rules.bad_words_ids if run not in alone]
+        self._rows = [_Row(rules) for _ in input_ids]
+        self.new = 0
+        if self._ruling:
+            for row, ids, mask in zip(self._rows, input_ids, attention_mask, strict=True):
+                row.extend(ids[mask == 1].tolist())
 
     def __call__(self, logits: Logits) -> Logits:
-        """Logits (B, V), of which the largest of each row is the token to take."""
-        if not self._rules.touch_logits:
+        """Logits (B, V), of which the largest of each row is the token to take; those given where no rule bears."""
+        if not self._ruling:
+            return logits
+        rules = self._rules
+        if rules.forced_eos_token_ids and self.new == self._most - 1:
+            ruled = np.full(logits.shape, -np.inf, dtype=np.float32)
+            for scores in ruled:
+                _set(scores, rules.forced_eos_token_ids, 0)
+                _set(scores, self._never())
+            return ruled
+        barred = [[*self._barred(row), *self._never()] for row in self._rows]
+        if rules.repetition_penalty == 1.0 and not any(barred):
             return logits
         ruled = np.array(logits, dtype=np.float32)
-        for scores, row in zip(ruled, self._rows, strict=True):
-            self._apply(scores, row)
+        for scores, row, tokens in zip(ruled, self._rows, barred, strict=True):
+            if rules.repetition_penalty != 1.0:
+                row.penalise(scores)
+            _set(scores, tokens)
         return ruled
 
     def took(self, tokens: IntArray) -> None:
         """Take note of the tokens (B,) that the rows go on with."""
         self.new += 1
-        if self._rules.touch_logits:
+        if self._ruling:
             for row, token in zip(self._rows, tokens.tolist(), strict=True):
-                row.append(token)
+                row.extend([token])
 
-    def _apply(self, scores: Logits, row: Sequence[int]) -> None:
-        rules, size = self._rules, len(scores)
-        if rules.repetition_penalty != 1.0:
-            seen = np.unique(np.asarray(row, dtype=np.int64))
-            seen = seen[seen < size]  # an embedding may have more rows than there are logits
-            found = scores[seen]
-            scores[seen] = np.where(found < 0, found * rules.repetition_penalty, found / rules.repetition_penalty)
-        if rules.no_repeat_ngram_size:
-            _forbid(scores, _repeating(row, rules.no_repeat_ngram_size))
-        _forbid(scores, [run[-1] for run in self._bad_words if _completes(row, run)])
-        if self.new < rules.min_new_tokens:
-            _forbid(scores, self._ends)
-        if rules.forced_eos_token_ids and self.new == self._most - 1:
-            scores[:] = -np.inf
-            scores[[token for token in rules.forced_eos_token_ids if 0 <= token < size]] = 0
-        _forbid(scores, rules.suppress_tokens)
-        if self.new == 0:
-            _forbid(scores, rules.begin_suppress_tokens)
+    def _barred(self, row: _Row) -> list[int]:
+        """Tokens that a row may not go on with."""
+        found = list(row.repeating())
+        found += [run[-1] for run in self._bad_words if _completes(row.tokens, run)]
+        return found + self._ends if self.new < self._rules.min_new_tokens else found
+
+    def _never(self) -> tuple[int, ...]:
+        """Tokens that no row may go on with, at its end neither."""
+        first = self._rules.begin_suppress_tokens if self.new == 0 else ()
+        return self._rules.suppress_tokens + first
+
+
+class _Row:
+    """Tokens of a prompt and its answer so far, and what rules ask of them, kept up with each token."""
+
+    def __init__(self, rules: GenerationRules) -> None:
+        self.tokens: list[int] = []
+        self._penalty, self._size = rules.repetition_penalty, rules.no_repeat_ngram_size
+        self._met: set[int] = set()
+        self._seen = np.zeros(0, dtype=np.int64)
+        self._follow: dict[tuple[int, ...], set[int]] = {}
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        first = len(self.tokens)
+        self.tokens.extend(tokens)
+        if self._penalty != 1.0 and (fresh := set(tokens) - self._met):
+            self._met |= fresh
+            self._seen = np.append(self._seen, sorted(fresh))
+        if self._size:
+            for last in range(max(first, self._size - 1), len(self.tokens)):
+                start = tuple(self.tokens[last - self._size + 1 : last])
+                self._follow.setdefault(start, set()).add(self.tokens[last])
+
+    def penalise(self, scores: Logits) -> None:
+        """Apply the repetition penalty to logits (V,) in place."""
+        seen = self._seen[self._seen < len(scores)]  # an embedding may have more rows than there are logits
+        found = scores[seen]
+        scores[seen] = np.where(found < 0, found * self._penalty, found / self._penalty)
+
+    def repeating(self) -> Collection[int]:
+        """Tokens that would make a run of the n-gram's size that the row has already."""
+        if not self._size or len(self.tokens) < self._size - 1:
+            return ()
+        return self._follow.get(tuple(self.tokens[len(self.tokens) - self._size + 1 :]), ())
 
 
 def ruled_along(rules: GenerationRules, prompt: Sequence[int], answer: Sequence[int], logits: Logits) -> Logits:
@@ -331,17 +373,9 @@ def ruled_along(rules: GenerationRules, prompt: Sequence[int], answer: Sequence[
     return np.stack(found)
 
 
-def _forbid(scores: Logits, tokens: Collection[int]) -> None:
-    scores[[token for token in tokens if 0 <= token < len(scores)]] = -np.inf
-
-
-def _repeating(row: Sequence[int], size: int) -> set[int]:
-    """Tokens that would make the end of `row` a run of `size` tokens that it has already."""
-    last = len(row) + 1 - size
-    if last < 0:
-        return set()
-    end = row[last:]
-    return {row[at + size - 1] for at in range(last) if row[at : at + size - 1] == end}
+def _set(scores: Logits, tokens: Collection[int], value: float = -np.inf) -> None:
+    if tokens:
+        scores[[token for token in tokens if 0 <= token < len(scores)]] = value
 
 
 def _completes(row: Sequence[int], run: Sequence[int]) -> bool:
