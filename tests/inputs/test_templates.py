@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from jinja2 import TemplateError
 
+from vtc.inputs import templates
 from vtc.inputs.templates import MOST_SOURCE, render
 
 VARIABLES = {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}], "word": "hello"}
@@ -93,3 +95,22 @@ def test_template_without_bounds_is_refused_in_a_line(name: str) -> None:
 )
 def test_what_templates_of_checkpoints_do_is_rendered(template: str, text: str) -> None:
     assert render(template, VARIABLES) == text
+
+
+def test_template_is_compiled_once_and_bounded_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    real = templates._Bounded.compile
+
+    def counted(self: Any, source: Any, *rest: Any, **options: Any) -> Any:
+        compiled.append(source)
+        return real(self, source, *rest, **options)
+
+    monkeypatch.setattr(templates._Bounded, "compile", counted)
+    template = "{% for i in range(n) %}{{ word }}{% endfor %}{# compiled once #}"
+    assert [render(template, {"n": n, "word": word}) for n, word in ((1, "a"), (3, "b"), (0, "c"))] == ["a", "bbb", ""]
+    assert compiled == [template]
+    for _ in range(2):
+        with pytest.raises(TemplateError, match="writes more than"):
+            render(template, {"n": 99_999, "word": "hello, world"})
+    assert render(template, {"n": 2, "word": "d"}) == "dd"
+    assert compiled == [template]
