@@ -59,7 +59,8 @@ def test_camera_may_fill_its_frame_anew(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (7, 1), (1, 7), (30, 40)])
 def test_frame_of_opencv_has_its_colours(size: tuple[int, int]) -> None:
     frame = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    for view in (frame[..., ::-1], frame[::-1, :, ::-1], frame[:, ::-1, ::-1], np.asfortranarray(frame)):
+    part = np.pad(frame, ((0, 2), (1, 3), (0, 0)))[: size[0], 1 : size[1] + 1, ::-1]  # of a wider buffer
+    for view in (frame[..., ::-1], frame[::-1, :, ::-1], frame[:, ::-1, ::-1], part, np.asfortranarray(frame)):
         np.testing.assert_array_equal(np.asarray(open_image(view)), view)
 
 

@@ -114,8 +114,9 @@ def from_array(array: NDArray[Any]) -> Image.Image:
     if not array.size:
         raise InputError(f"an array of shape {shape} holds no pixel")
     picture = levels(array[..., 0] if array.ndim == 3 and shape[2] == 1 else array)
-    if picture.shape[2:] == (3,) and (stored := picture[..., ::-1]).flags.c_contiguous:
+    if picture.shape[2:] == (3,) and picture.strides[2] == -1:
         # A frame of OpenCV's, turned to RGB by a view alone: Pillow reads it as it lies in memory.
+        stored = np.ascontiguousarray(picture[..., ::-1])
         return Image.frombuffer("RGB", (shape[1], shape[0]), stored, "raw", "BGR", 0, 1)
     return Image.fromarray(np.ascontiguousarray(picture))
 
