@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,8 +60,9 @@ class Sampler:
         NumericError
             If they are not numbers.
         """
-        best = np.asarray(logits.argmax(axis=-1), dtype=np.int64)
-        check_finite(logits[np.arange(len(best)), best])
+        best: NDArray[np.int64] = logits.argmax(axis=-1).astype(np.int64, copy=False)
+        if not all(map(isfinite, [row[token] for row, token in zip(logits, best.tolist(), strict=True)])):
+            check_finite(logits)  # which names the fault
         if self.temperature == 0:
             return best
         return np.array([self._draw(row) for row in logits], dtype=np.int64)
