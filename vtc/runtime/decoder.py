@@ -312,4 +312,5 @@ def _as(value: Tensor | Array, dtype: type[np.generic]) -> Tensor | Array:
 
 
 def _logits(tensor: Tensor) -> Logits:
-    return np.asarray(tensor.numpy()[:, -1], dtype=np.float32)
+    # A copy: the tensor may be the next step's too.
+    return np.array(tensor.numpy()[:, -1], dtype=np.float32)

@@ -138,7 +138,8 @@ class Graph:
         # Outputs grow from step to step, so they are allocated by ONNX Runtime.
         for name in self.outputs:
             binding.bind_output(name, "cpu" if name in host else self.device)
-        outputs = self.execute(binding)
+        self.execute(binding)
+        outputs: list[Tensor] = binding.get_outputs()
         binding.clear_binding_inputs()
         binding.clear_binding_outputs()
         self._bindings.append(binding)
@@ -156,8 +157,8 @@ class Graph:
             else:
                 binding.bind_ortvalue_input(name, value)
 
-    def execute(self, binding: Any) -> list[Tensor]:
-        """Run what is bound; the outputs in the order in which they were bound.
+    def execute(self, binding: Any) -> None:
+        """Run what is bound.
 
         Raises
         ------
@@ -172,8 +173,6 @@ class Graph:
                 f"{self._path}: ONNX Runtime cannot run the graph ({one_line(error)})"
             ) from error
         self._last.run_ms = (time.perf_counter() - begin) * 1000
-        outputs: list[Tensor] = binding.get_outputs()
-        return outputs
 
     def shapes(self) -> tuple[Shapes, Shapes]:
         """Names and sizes of inputs and of outputs."""
@@ -184,7 +183,7 @@ class Graph:
         value: Tensor = self._runtime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=dtype), self.device)
         return value
 
-    def allocate(self, *shape: int, dtype: type[np.generic]) -> Tensor:
-        """A tensor whose values are whatever its memory holds."""
-        value: Tensor = self._runtime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, self.device)
+    def allocate(self, *shape: int, dtype: type[np.generic], device: str = "") -> Tensor:
+        """A tensor whose values are whatever its memory holds, where the graph computes unless told otherwise."""
+        value: Tensor = self._runtime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, device or self.device)
         return value

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vtc.errors import InputError
-from vtc.runtime.interface import Array, IntArray, Tensor
+from vtc.runtime.interface import DTYPES, Array, IntArray, Tensor
 from vtc.runtime.onnxruntime.graph import Graph
 from vtc.runtime.past import PAST, PRESENT, cache_inputs
 
@@ -36,20 +36,17 @@ class InPlacePast:
         self.tensors: list[Tensor] = [
             graph.allocate(rows, heads, most, width, dtype=graph.inputs[name]) for name in names
         ]
+        self.length = 0
+        self._mask: IntArray = np.ones((rows, most), dtype=np.int64)  # of what is there, and of what will be
+        self._positions: IntArray | None = None
         self._binding = graph.binding()
-        outputs = [name for name in graph.outputs if not name.startswith(PRESENT)]
-        for name in outputs:  # first, so that they come first
+        self._outputs = [name for name in graph.outputs if not name.startswith(PRESENT)]
+        self._step: dict[str, Tensor] = {}  # outputs of one token, which are bound from the second on
+        for name in self._outputs:  # first, so that they come first
             self._binding.bind_output(name, graph.device)
         for name, tensor in zip(names, self.tensors, strict=True):
             self._binding.bind_ortvalue_input(name, tensor)
             self._binding.bind_ortvalue_output(name.replace(PAST, PRESENT, 1), tensor)
-        self._outputs = outputs
-        self._mask: IntArray = np.zeros((rows, 0), dtype=np.int64)
-        self._positions: IntArray | None = None
-
-    @property
-    def length(self) -> int:
-        return int(self._mask.shape[1])
 
     @property
     def bytes(self) -> int:
@@ -57,35 +54,55 @@ class InPlacePast:
         return sum(int(tensor.tensor_size_in_bytes()) for tensor in self.tensors) * self.length // self._most
 
     def mask(self) -> IntArray:
-        return np.concatenate([self._mask, np.ones_like(self._mask[:, :1])], axis=1)
-
-    def positions(self, here: IntArray) -> IntArray | None:
-        return None if self._positions is None else np.concatenate([self._positions, here], axis=1)
-
-    def run(
-        self, feeds: Mapping[str, Array | Tensor], host: Collection[str] = ()
-    ) -> tuple[dict[str, Tensor], list[Tensor]]:
         """See :class:`~vtc.runtime.interface.Past`.
 
         Raises
         ------
         InputError
-            If there is no room left.
+            If there is no room for another token.
         """
-        mask: Any = feeds["attention_mask"]
-        if mask.shape[1] > self._most:
+        if self.length == self._most:
             raise InputError(
                 f"the cache has room for {self._most} tokens, which are there; ask for a longer answer from the start "
                 "(max_new_tokens)"
             )
-        for name in self._outputs:
-            self._binding.bind_output(name, "cpu" if name in host else self._graph.device)
+        return self._mask[:, : self.length + 1]
+
+    def positions(self, here: IntArray) -> IntArray | None:
+        if self._positions is None:
+            return None
+        self._positions[:, self.length : self.length + 1] = here
+        return self._positions[:, : self.length + 1]
+
+    def run(
+        self, feeds: Mapping[str, Array | Tensor], host: Collection[str] = ()
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """See :class:`~vtc.runtime.interface.Past`; outputs of a token hold until the next one."""
+        mask: Any = feeds["attention_mask"]
+        new = mask.shape[1] - self.length
         self._graph.bind_inputs(self._binding, feeds)
-        outputs: Sequence[Tensor] = self._graph.execute(self._binding)
-        return dict(zip(self._outputs, outputs, strict=False)), []
+        if new == 1 and self._step:
+            self._graph.execute(self._binding)
+            return self._step, []
+        devices = {name: "cpu" if name in host else self._graph.device for name in self._outputs}
+        for name, device in devices.items():
+            self._binding.bind_output(name, device)
+        self._graph.execute(self._binding)
+        found = dict(zip(self._outputs, self._binding.get_outputs(), strict=False))
+        if new == 1:
+            for name, tensor in found.items():
+                dtype = DTYPES[tensor.data_type()]
+                self._step[name] = self._graph.allocate(*tensor.shape(), dtype=dtype, device=devices[name])
+                self._binding.bind_ortvalue_output(name, self._step[name])
+        return found, []
 
     def begin(self, present: Sequence[Tensor], mask: IntArray, positions: IntArray | None) -> None:
-        self._mask, self._positions = mask, positions
+        self.length = mask.shape[1]
+        self._mask[:, : self.length] = mask
+        if positions is not None:
+            self._positions = np.zeros_like(self._mask)
+            self._positions[:, : self.length] = positions
 
     def append(self, present: Sequence[Tensor], here: IntArray) -> None:
-        self._mask, self._positions = self.mask(), self.positions(here)
+        self.positions(here)
+        self.length += 1
