@@ -64,15 +64,17 @@ def _kinds(graph: ir.Graph) -> Counter[str]:
 
 def _decoder_for_ort(model: ir.Model) -> tuple[bool, list[str]]:
     """Whether the cache is in place now, and what stays."""
-    left = unfit(model.graph, *find_attention(model.graph))
+    found, unknown = find_attention(model.graph)
+    left = unfit(model.graph, found, unknown)
     fuse_rotary(model, contrib=True)
     fuse_norms(model, "SimplifiedLayerNormalization")
-    if not left:
+    in_place = bool(found) and not left
+    if in_place:
         # What was found before reads values that rotations have replaced.
         group_queries(model.graph, find_attention(model.graph)[0])
         RemoveUnusedNodesPass()(model)
     fuse_residuals(model)
-    return not left, left
+    return in_place, left
 
 
 def _decoder_of_opset_23(model: ir.Model) -> list[str]:
