@@ -76,7 +76,7 @@ def _number(size: int | ir.SymbolicDim) -> int:
     return size
 
 
-def _through(value: ir.Value | None) -> ir.Value | None:
+def through(value: ir.Value | None) -> ir.Value | None:
     """What a value is before it is laid out anew or its type is changed."""
     while (node := producer(value, *THROUGH)) is not None:
         value = node.inputs[0]
@@ -84,12 +84,12 @@ def _through(value: ir.Value | None) -> ir.Value | None:
 
 
 def _attention(softmax: ir.Node) -> Attention | None:
-    product = _after(softmax.outputs[0])
-    addition = producer(_through(softmax.inputs[0]), "Add")
+    product = product_after(softmax.outputs[0])
+    addition = producer(through(softmax.inputs[0]), "Add")
     if product is None or addition is None or softmax.attributes.get_int("axis", -1) != -1:
         return None
     value = _cache(product.inputs[1])
-    output = _output(product.outputs[0])
+    output = joined(product.outputs[0])
     if value is None or output is None:
         return None
     for scores, mask in commuted(addition):
@@ -113,7 +113,7 @@ def _attention(softmax: ir.Node) -> Attention | None:
     return None
 
 
-def _after(value: ir.Value) -> ir.Node | None:
+def product_after(value: ir.Value) -> ir.Node | None:
     """The matrix product that a value alone goes into, as its first factor."""
     while len(users := value.consumers()) == 1:
         user = users[0]
@@ -140,25 +140,25 @@ def _scores(
     value: ir.Value,
 ) -> tuple[ir.Value, tuple[ir.Value, ir.Value, ir.Value], float, float] | None:
     """Query, cached keys, scale and soft cap of scores."""
-    inner, softcap = _through(value), 0.0
-    scale, inner = _scaled(inner)
+    inner, softcap = through(value), 0.0
+    scale, inner = scaled(inner)
     capped = producer(inner, "Tanh")
     if capped is not None:
         # tanh(scores / cap) * cap
         softcap = scale
-        scale, inner = _scaled(_through(capped.inputs[0]))
+        scale, inner = scaled(through(capped.inputs[0]))
         scale *= softcap
     product = producer(inner, "MatMul")
     if product is None:
         return None
-    query, keys = _through(product.inputs[0]), permuted(product.inputs[1], 0, 1, 3, 2)
+    query, keys = through(product.inputs[0]), permuted(product.inputs[1], 0, 1, 3, 2)
     cache = _cache(keys)
     if query is None or cache is None or len(sizes(query)) != 4:
         return None
     return query, cache, scale, softcap
 
 
-def _scaled(value: ir.Value | None) -> tuple[float, ir.Value | None]:
+def scaled(value: ir.Value | None) -> tuple[float, ir.Value | None]:
     """What a value is times, and divided by, constants."""
     scale = 1.0
     while (node := producer(value, "Mul", "Div")) is not None:
@@ -168,7 +168,7 @@ def _scaled(value: ir.Value | None) -> tuple[float, ir.Value | None]:
             break
         rest, factor = step
         scale = scale * factor if node.op_type == "Mul" else scale / factor
-        value = _through(rest)
+        value = through(rest)
     return scale, value
 
 
@@ -184,13 +184,14 @@ def _cast(value: ir.Value) -> ir.Value | None:
     return value if node is None else node.inputs[0]
 
 
-def _output(value: ir.Value) -> ir.Value | None:
-    """What heads laid end to end are, (B, S, H * D)."""
-    for kind in ("Reshape", "Transpose", "Reshape"):
-        users = value.consumers()
-        if len(users) != 1 or users[0].op_type != kind:
-            return None
+def joined(value: ir.Value) -> ir.Value | None:
+    """What heads (B, H, S, D) laid end to end are, (B, S, H * D)."""
+    kind = ""
+    while (users := value.consumers()) and len(users) == 1 and users[0].op_type in ("Reshape", "Transpose"):
+        before, kind = kind, users[0].op_type
         value = users[0].outputs[0]
         if kind == "Transpose" and permuted(value, 0, 2, 1, 3) is None:
             return None
-    return value if len(sizes(value)) == 3 else None
+        if kind == "Reshape" and before == "Transpose":
+            return value if len(sizes(value)) == 3 else None
+    return None

@@ -42,8 +42,8 @@ def layers(numbers: Sequence[str]) -> str:
     return f"attention of layer{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
 
 
-def group_queries(graph: ir.Graph, found: Sequence[Attention]) -> int:
-    """Replace the attention of all layers by GroupQueryAttention, and say how much there was."""
+def group_queries(graph: ir.Graph, found: Sequence[Attention]) -> None:
+    """Replace the attention of all layers by GroupQueryAttention."""
     lengths = pad_right(graph)
     for one in found:
         final = one.output.producer()
@@ -65,7 +65,6 @@ def group_queries(graph: ir.Graph, found: Sequence[Attention]) -> int:
             do_rotary=0,
         )
         replace(graph, {one.output: output} | dict(zip(one.present, present, strict=True)))
-    return len(found)
 
 
 def laid_out(editor: Editor, value: ir.Value) -> ir.Value:

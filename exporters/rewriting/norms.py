@@ -49,8 +49,8 @@ class _RmsNorm(RewriteRuleClassBase):
         return getattr(op, self.kind)(x, weight, axis=-1, epsilon=number(epsilon), stash_type=1)
 
 
-def fuse_norms(model: ir.Model, kind: str) -> int:
-    """Replace RMS norms by one node each, and say how many.
+def fuse_norms(model: ir.Model, kind: str) -> None:
+    """Replace RMS norms by one node each.
 
     Parameters
     ----------
@@ -60,12 +60,11 @@ def fuse_norms(model: ir.Model, kind: str) -> int:
         is computed in float32 of float16 values, the two round after the product with the weight, not before.
     """
     make: Any = _RmsNorm.rule
-    return RewriteRuleSet([make(kind, first) for first in (True, False)]).apply_to_model(model)
+    RewriteRuleSet([make(kind, first) for first in (True, False)]).apply_to_model(model)
 
 
-def fuse_residuals(model: ir.Model) -> int:
-    """Let a residual addition and the RMS norm after it be one SkipSimplifiedLayerNormalization, and say how many."""
-    done = 0
+def fuse_residuals(model: ir.Model) -> None:
+    """Let a residual addition and the RMS norm after it be one SkipSimplifiedLayerNormalization."""
     for norm in list(model.graph):
         addition = producer(norm.inputs[0], "Add") if norm.op_type == "SimplifiedLayerNormalization" else None
         if addition is None:
@@ -85,5 +84,3 @@ def fuse_residuals(model: ir.Model) -> int:
         )
         replace(model.graph, {norm.outputs[0]: normal, total: kept})
         model.graph.remove([norm, addition], safe=True)
-        done += 1
-    return done

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
-
-from exporters.rewriting.report import Form
 
 Provider = Literal["cpu", "cuda", "rtx"]

@@ -14,10 +14,13 @@ from exporters.rewriting.norms import fuse_norms, fuse_residuals
 from exporters.rewriting.report import Form, Rewritten
 from exporters.rewriting.rotary import fuse_rotary
 from exporters.rewriting.standard import attend, raise_opset
+from exporters.rewriting.vision import fuse_heads
 
+NORM = {"ort": "SimplifiedLayerNormalization", "opset23": "RMSNormalization"}
 OPERATORS = {
     "ort": {
         "GroupQueryAttention",
+        "MultiHeadAttention",
         "RotaryEmbedding",
         "SimplifiedLayerNormalization",
         "SkipSimplifiedLayerNormalization",
@@ -46,15 +49,17 @@ def rewrite(model: ir.Model, form: Form, graph: str) -> Rewritten:
         in_place, left = _decoder_for_ort(model)
     elif cached:
         left = _decoder_of_opset_23(model)
+    else:
+        left = _tower(model, form)
     RemoveUnusedNodesPass()(model)
     if any(node.domain == CONTRIB for node in model.graph):
         model.opset_imports[CONTRIB] = 1
     RemoveUnusedOpsetsPass()(model)
     NameFixPass()(model)
-    norms = sum(producer(node.inputs[0], "Sqrt") is not None for node in model.graph if node.op_type == "Reciprocal")
-    if norms:
-        left.append(f"{norms} norms stay portable: what they take is of another type than their weight")
     fused = {kind: count for kind, count in (_kinds(model.graph) - kinds).items() if kind in OPERATORS[form]}
+    norms = sum(producer(node.inputs[0], "Sqrt") is not None for node in model.graph if node.op_type == "Reciprocal")
+    if norms and (cached or fused):
+        left.append(f"{norms} norms stay portable: what they take is of another type than their weight")
     return Rewritten(form, graph, fused, before, len(model.graph), in_place, left)
 
 
@@ -67,7 +72,7 @@ def _decoder_for_ort(model: ir.Model) -> tuple[bool, list[str]]:
     found, unknown = find_attention(model.graph)
     left = unfit(model.graph, found, unknown)
     fuse_rotary(model, contrib=True)
-    fuse_norms(model, "SimplifiedLayerNormalization")
+    fuse_norms(model, NORM["ort"])
     in_place = bool(found) and not left
     if in_place:
         # What was found before reads values that rotations have replaced.
@@ -77,11 +82,22 @@ def _decoder_for_ort(model: ir.Model) -> tuple[bool, list[str]]:
     return in_place, left
 
 
+def _tower(model: ir.Model, form: Form) -> list[str]:
+    """What stays of a vision tower, or of another graph without a cache."""
+    reason = raise_opset(model) if form == "opset23" else ""
+    if reason:
+        return [reason]
+    left = fuse_heads(model.graph, form)
+    if OPERATORS[form] & _kinds(model.graph).keys():
+        fuse_norms(model, NORM[form])  # a selector's own scores are left as they are
+    return left
+
+
 def _decoder_of_opset_23(model: ir.Model) -> list[str]:
     """What stays."""
     reason = raise_opset(model)
     if reason:
         return [reason]
     fuse_rotary(model, contrib=False)
-    fuse_norms(model, "RMSNormalization")
-    return attend(model.graph, *find_attention(model.graph))[1]
+    fuse_norms(model, NORM["opset23"])
+    return attend(model.graph, *find_attention(model.graph))

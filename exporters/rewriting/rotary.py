@@ -38,8 +38,8 @@ def _rotated(op: Any, x: Any, cos: Any, sin: Any, zero: Any, half: Any, end: Any
     return op.Add(op.Mul(x, cos), op.Mul(op.Concat(op.Neg(second), first, axis=-1), sin))
 
 
-def fuse_rotary(model: ir.Model, contrib: bool) -> int:
-    """Replace rotations of whole heads (B, H, S, D) by one node each, and say how many.
+def fuse_rotary(model: ir.Model, contrib: bool) -> None:
+    """Replace rotations of whole heads (B, H, S, D) by one node each.
 
     Cosines and sines are computed from the positions in the graph, as before. So positions may have gaps, be on three
     axes or lie beyond any table.
@@ -53,7 +53,6 @@ def fuse_rotary(model: ir.Model, contrib: bool) -> int:
     graph = model.graph
     match = Pattern(_rotated)
     known: dict[tuple[ir.Value, ir.Value], Angles | None] = {}
-    done = 0
     for node in list(graph):
         found = match.match(model, graph, node) if node.op_type == "Add" else None
         if not found:
@@ -72,8 +71,6 @@ def fuse_rotary(model: ir.Model, contrib: bool) -> int:
         turned = rotate(editor, x, angles, heads=None)
         replace(graph, {node.outputs[0]: turned})
         graph.remove(node, safe=True)
-        done += 1
-    return done
 
 
 def rotate(editor: Editor, x: ir.Value, angles: Angles, heads: int | None) -> ir.Value:
@@ -148,7 +145,8 @@ def _angles(editor: Editor, pair: tuple[ir.Value, ir.Value], width: int, contrib
     tables = [editor.add("Reshape", half, flat, shape=("tokens", width // 2), dtype=half.dtype) for half in halves]
     integer = ir.DataType.INT64
     size = editor.add("Shape", halves[0], start=0, end=2, shape=(2,), dtype=integer)
-    tokens = editor.add("ReduceProd", size, keepdims=0, shape=(), dtype=integer)
+    count = editor.add("Shape", tables[0], start=0, end=1, shape=(1,), dtype=integer)
+    tokens = editor.add("Squeeze", count, editor.constant([0]), shape=(), dtype=integer)
     rows = editor.add("Range", editor.constant(0), tokens, editor.constant(1), shape=("tokens",), dtype=integer)
     places = editor.add("Reshape", rows, size, shape=(batch, length), dtype=integer)
     return Angles(tables[0], tables[1], places)

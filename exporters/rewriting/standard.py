@@ -24,8 +24,8 @@ def raise_opset(model: ir.Model) -> str:
     return ""
 
 
-def attend(graph: ir.Graph, found: Sequence[Attention], unknown: Sequence[str]) -> tuple[int, list[str]]:
-    """Replace attention by ONNX's operator; how much there was, and a sentence for what stays."""
+def attend(graph: ir.Graph, found: Sequence[Attention], unknown: Sequence[str]) -> list[str]:
+    """Replace attention by ONNX's operator, and say what stays."""
     for one in found:
         final = one.output.producer()
         if final is None:
@@ -45,4 +45,4 @@ def attend(graph: ir.Graph, found: Sequence[Attention], unknown: Sequence[str]) 
         )
         replace(graph, {one.output: output} | dict(zip(one.present, present, strict=True)))
     left = [f"{layers(unknown)} stays portable: its nodes are not those of the attention that is known"]
-    return len(found), left if unknown else []
+    return left if unknown else []
