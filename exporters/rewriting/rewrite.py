@@ -11,22 +11,14 @@ from exporters.rewriting.attention import find_attention
 from exporters.rewriting.edit import CONTRIB, producer
 from exporters.rewriting.grouped import group_queries, unfit
 from exporters.rewriting.norms import fuse_norms, fuse_residuals
+from exporters.rewriting.operators import names
 from exporters.rewriting.report import Form, Rewritten
 from exporters.rewriting.rotary import fuse_rotary
 from exporters.rewriting.standard import attend, raise_opset
 from exporters.rewriting.vision import fuse_heads
 
 NORM = {"ort": "SimplifiedLayerNormalization", "opset23": "RMSNormalization"}
-OPERATORS = {
-    "ort": {
-        "GroupQueryAttention",
-        "MultiHeadAttention",
-        "RotaryEmbedding",
-        "SimplifiedLayerNormalization",
-        "SkipSimplifiedLayerNormalization",
-    },
-    "opset23": {"Attention", "RMSNormalization", "RotaryEmbedding"},
-}
+"""Operator that an RMS norm becomes."""
 
 
 def rewrite(model: ir.Model, form: Form, graph: str) -> Rewritten:
@@ -56,7 +48,7 @@ def rewrite(model: ir.Model, form: Form, graph: str) -> Rewritten:
         model.opset_imports[CONTRIB] = 1
     RemoveUnusedOpsetsPass()(model)
     NameFixPass()(model)
-    fused = {kind: count for kind, count in (_kinds(model.graph) - kinds).items() if kind in OPERATORS[form]}
+    fused = {kind: count for kind, count in (_kinds(model.graph) - kinds).items() if kind in names(form)}
     norms = sum(producer(node.inputs[0], "Sqrt") is not None for node in model.graph if node.op_type == "Reciprocal")
     if norms and (cached or fused):
         left.append(f"{norms} norms stay portable: what they take is of another type than their weight")
@@ -88,7 +80,7 @@ def _tower(model: ir.Model, form: Form) -> list[str]:
     if reason:
         return [reason]
     left = fuse_heads(model.graph, form)
-    if OPERATORS[form] & _kinds(model.graph).keys():
+    if names(form) & _kinds(model.graph).keys():
         fuse_norms(model, NORM[form])  # a selector's own scores are left as they are
     return left
 
