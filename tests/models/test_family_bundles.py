@@ -154,6 +154,20 @@ def test_engines_answer_as_onnx_runtime_does(
     assert [answer.token_ids for answer in answers] == [answer.token_ids for answer in wanted]
 
 
+@every_case("batch", always=ALWAYS)
+def test_openvino_answers_as_onnx_runtime_does(bundles: Bundles, case: Case, kind: str) -> None:
+    model, path = bundles(case)
+    asked = prompts_of(model.adapter, kind)
+    continuations = [list(range(5, 5 + 9)) for _ in asked[1]]
+    wanted = VLM.load(path, provider="cpu", threads=1)
+    bundle = VLM.load(path, backend="openvino", threads=1)
+    assert all(segment.graph.fused == segment.graph.layers for segment in bundle.decoder.segments)  # type: ignore[attr-defined]
+    for scores, others in zip(bundle.score(*asked, continuations), wanted.score(*asked, continuations), strict=True):
+        np.testing.assert_allclose(scores, others, atol=1e-3)
+    answers = [answer.token_ids for answer in bundle.generate(*asked, 12)]
+    assert answers == [answer.token_ids for answer in wanted.generate(*asked, 12)]
+
+
 @every_family("gemma3", "llava_next", "qwen2_5_vl")
 def test_bars_take_no_place_after_a_cut_inside_the_decoder(
     bundles: Bundles, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

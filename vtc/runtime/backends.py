@@ -28,14 +28,22 @@ def open_backend(manifest: Manifest, options: RuntimeOptions = RuntimeOptions())
     """
     if options.backend not in BACKENDS:
         raise InputError(f"backend '{options.backend}' is not known; backends: {', '.join(BACKENDS)}")
+    if options.backend != "tensorrt" and options.engines is not None:
+        raise InputError("--engines goes with --backend tensorrt")
     if options.backend == "onnxruntime":
-        if options.engines is not None:
-            raise InputError("--engines goes with --backend tensorrt")
         return OnnxRuntime(manifest, options)
+    if options.backend == "openvino":
+        if options.spin:
+            raise InputError("--spin goes with --backend onnxruntime")
+        from vtc.runtime.openvino.backend import OpenVINO
+
+        return OpenVINO(manifest, options)
     alone = {"--provider": options.provider, "--threads": options.threads, "--spin": options.spin or None}
     for name, value in alone.items():
         if value is not None:
-            raise InputError(f"{name} goes with --backend onnxruntime; engines run on the GPU they were built for")
+            raise InputError(
+                f"{name} goes with --backend onnxruntime or openvino; engines run on the GPU they were built for"
+            )
     from vtc.runtime.tensorrt.backend import TensorRT
 
     return TensorRT.load(manifest, options)

@@ -10,7 +10,7 @@ from vtc.errors import InputError
 MOST_THREADS = 1024
 """CPU threads of one operator."""
 
-BACKENDS = ("onnxruntime", "tensorrt")
+BACKENDS = ("onnxruntime", "openvino", "tensorrt")
 """What can run a bundle; the first is the default."""
 
 
@@ -21,15 +21,16 @@ class RuntimeOptions:
     Attributes
     ----------
     backend : str
-        ``onnxruntime``, or ``tensorrt`` for the engines that ``vtc build`` made of the bundle.
+        ``onnxruntime``, ``openvino``, or ``tensorrt`` for the engines that ``vtc build`` made of the bundle.
     provider : str or None
-        ``cpu``, ``cuda``, or ONNX Runtime's name of any other execution provider. None takes CUDA where it works.
-        For ``onnxruntime`` alone.
+        For ``onnxruntime`` ``cpu``, ``cuda``, or its name of any other execution provider; None takes CUDA where it
+        works. For ``openvino`` ``cpu``, ``gpu``, ``npu``, or its name of another device; None takes the processor.
     precision : str or None
-        One that the bundle holds, or one of its variants. None takes float16 on a GPU and float32 on the CPU where
-        there is a choice; a precision is run in the form that suits the backend best.
+        One that the bundle holds, or one of its variants; for ``openvino`` also ``bf16``, in which float32 graphs are
+        then computed. None takes float16 on a GPU and float32 on the CPU where there is a choice; a precision is run in
+        the form that suits the backend best.
     threads : int or None
-        CPU threads of one operator. For ``onnxruntime`` alone.
+        CPU threads of one operator. Not for ``tensorrt``.
     spin : bool
         Whether those threads wait busily for work: faster where the machine is vtc's own, far slower where it is not.
         For ``onnxruntime`` alone.

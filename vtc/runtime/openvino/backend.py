@@ -1,0 +1,110 @@
+"""OpenVINO as a backend: a bundle's portable graphs on Intel's and other processors, in float32 or bfloat16.
+
+Keys and values are state of the requests that run a segment; everything else comes to the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtc.bundle.engines import Limits
+from vtc.bundle.interface import check_interface
+from vtc.bundle.manifest import Manifest
+from vtc.bundle.weights import check_weights
+from vtc.errors import InputError
+from vtc.runtime.interface import Array, LoadedGraph, Past, Result, Tensor
+from vtc.runtime.openvino.device import WIDTHS, Device, choose_device
+from vtc.runtime.openvino.graph import Graph
+from vtc.runtime.openvino.past import KeptPast
+from vtc.runtime.options import RuntimeOptions
+from vtc.runtime.variants import choose_variant
+
+ROUNDING = ("session.qdq_matmulnbits_accuracy_level", "4")
+"""Entry of a variant's session that lets activations be rounded to 8 bits where they meet weights of few bits."""
+
+
+class OpenVINO:
+    """A bundle's graphs in OpenVINO: a :class:`~vtc.runtime.interface.Backend`, which says what its methods do.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    options : RuntimeOptions
+        The precision ``bf16`` computes float32 graphs in bfloat16.
+
+    Raises
+    ------
+    InputError
+        If the device or precision is not to be had.
+    """
+
+    def __init__(self, manifest: Manifest, options: RuntimeOptions = RuntimeOptions()) -> None:
+        self._manifest, self._verify = manifest, options.verify
+        self.lock = nullcontext()
+        device = choose_device(options.provider)
+        self.provider = device.provider
+        self.variant, self._numbers, self.precision = _chosen(manifest, device, options.precision)
+        entry, value = ROUNDING
+        session = next(one.session for one in manifest.variants if one.name == self.variant)
+        self._device = device.name
+        self._properties = {
+            numbers: device.properties(numbers, options.threads, session.get(entry) == value)
+            for numbers in {self._numbers, "f32"}
+        }
+        self._whole = {one.graph for one in manifest.segments} | {"embed_tokens"}
+
+    def open(self, graph: str) -> Graph:
+        path = self._manifest.graph(graph, self.variant)
+        if self._verify:
+            check_weights(path)
+        facts = self._manifest.generation
+        # Between segments, positions are rotated and tokens numbered: whole numbers beyond 256 that bfloat16 rounds.
+        between = graph not in self._whole and not graph.startswith("vision_encoder")
+        properties = self._properties["f32" if between else self._numbers]
+        opened = Graph(path, self._device, properties, (facts.kv_heads, facts.head_dim))
+        check_interface(self._manifest, graph, *opened.shapes)
+        return opened
+
+    def admit(self, needed: Limits) -> None:
+        """Graphs take any number of prompts, images and tokens."""
+
+    def place(self, embeds: Tensor, features: Tensor, where: NDArray[np.bool_]) -> Array:
+        """On the host, into `embeds` itself."""
+        values, visual = embeds.numpy(), features.numpy()
+        values[where] = visual.reshape(-1, visual.shape[-1])
+        return values
+
+    def past(self, graph: LoadedGraph, shape: tuple[int, int, int], most: int) -> Past:
+        """A cache that OpenVINO keeps to itself."""
+        return KeptPast(cast(Graph, graph), shape, WIDTHS[self._numbers])
+
+    def repeat(
+        self,
+        fixed: Sequence[Tensor],
+        arrays: Mapping[str, Array],
+        program: Callable[[Mapping[str, Array | Tensor]], Result],
+    ) -> Result:
+        return program(arrays)
+
+
+def _chosen(manifest: Manifest, device: Device, wanted: str | None) -> tuple[str, str, str]:
+    """Which graphs to run, what they are computed in, and what both together are called."""
+    if wanted == "bf16":
+        if not device.computes("bf16"):
+            raise InputError(
+                f"precision bf16 is not to be had: this machine's {device.name} does not compute in bfloat16; "
+                "give --precision fp32"
+            )
+        if "fp32" not in manifest.precisions:
+            raise InputError(
+                f"{manifest.root}: OpenVINO computes bf16 from fp32 graphs, and there are only "
+                f"{', '.join(manifest.precisions)}; export it with --precision fp32"
+            )
+        return "fp32", "bf16", "bf16"
+    variant = choose_variant(manifest, wanted, "fp32", ("portable",))
+    return variant.name, "f32", variant.precision
