@@ -151,10 +151,7 @@ def _export(request: ExportRequest, staging: Work, out: Path, wanted: Sequence[P
         for name in request.precisions:
             check_bundle(draft, name, target)
     proof = Proof(request.models, request.samples, draft, request.progress)
-    parity = {one.name: proof.of_precision(one, derived[one.base]) for one in wanted}
-    for found in optimised:
-        of = precision(found.variant.precision)
-        parity[found.variant.name] = proof.of_variant(found.variant, of, derived[of.base])
+    parity = {name: found for one in wanted for name, found in proof.of(one, derived[one.base]).items()}
     if request.targets:
         write_device_files(work, draft, request.targets)
     figures = {name: one.to_dict() for name, one in parity.items()}

@@ -123,23 +123,68 @@ class _Remembering(Vision):
         return self._encoded[key]
 
 
-def check_parity(
-    models: Sequence[CompressedModel],
-    bundle: VLM,
-    precision: str,
-    samples: Sequence[Sample],
-    progress: Report = silent,
-) -> Parity:
-    """Compare a bundle with the model it was exported from.
+@dataclass(frozen=True)
+class Expected:
+    """What a model makes of a sample.
+
+    Attributes
+    ----------
+    features : array of shape (spans, K, E')
+    indices : array of shape (spans, K)
+        Places of the tokens that enter the decoder; both are empty without an image.
+    answer : list of int
+        Greedy token ids.
+    forced : list of int
+        The answer and an end token.
+    logits : array of shape (T, V)
+        Along `forced`.
+    """
+
+    features: Array
+    indices: Array
+    answer: list[int]
+    forced: list[int]
+    logits: Array
+
+
+class Asked:
+    """Models and the samples that they are asked about, each once however many bundles are compared with them.
 
     Parameters
     ----------
     models : sequence of CompressedModel
-        One for each layout that the bundle serves.
+        One for each layout that the bundles serve.
+    samples : sequence of Sample
+    """
+
+    def __init__(self, models: Sequence[CompressedModel], samples: Sequence[Sample]) -> None:
+        self.models, self.samples = models, samples
+        self._expected: dict[int, Expected] = {}
+
+    def expected(self, number: int, model: CompressedModel) -> Expected:
+        """What a model makes of sample number `number`."""
+        if number not in self._expected:
+            sample = self.samples[number]
+            asked = [sample.images], [sample.prompt]
+            features, indices = np.zeros((0, 0, 0)), np.zeros((0, 0))
+            if sample.images:
+                features, indices = (tensor.float().numpy() for tensor in model.features(*asked))
+            answer = model.generate(*asked, ANSWER_TOKENS)[0].token_ids
+            forced = [*answer, model.adapter.eos_token_ids[0]]
+            logits = model.score(*asked, [forced])[0]
+            self._expected[number] = Expected(features, indices, answer, forced, logits)
+        return self._expected[number]
+
+
+def check_parity(asked: Asked, bundle: VLM, precision: str, progress: Report = silent) -> Parity:
+    """Compare a bundle with the model it was exported from.
+
+    Parameters
+    ----------
+    asked : Asked
     bundle : VLM
     precision : str
         Names the tolerances.
-    samples : sequence of Sample
     progress : callable
 
     Returns
@@ -153,20 +198,12 @@ def check_parity(
         its pixels are rounded), features or logits differ by more than the precision's
         tolerance or are not numbers, or greedy tokens differ elsewhere than at a near-tie.
     """
-    result = compare(models, bundle, precision, samples, progress, strict=True)
+    result = compare(asked, bundle, precision, progress, strict=True)
     _judge(result, precision)
     return result
 
 
-def compare(
-    models: Sequence[CompressedModel],
-    bundle: VLM,
-    precision: str,
-    samples: Sequence[Sample],
-    progress: Report = silent,
-    *,
-    strict: bool = False,
-) -> Parity:
+def compare(asked: Asked, bundle: VLM, precision: str, progress: Report = silent, *, strict: bool = False) -> Parity:
     """Measure how far a bundle is from a model; see :func:`check_parity`.
 
     Unless `strict`, logits count whatever was kept, and of the tokens that the model keeps :data:`LEAST_KEPT` must be.
@@ -176,13 +213,16 @@ def compare(
     ParityError
         If too little of what is kept is what the model keeps, or something is not a number: NaN equals nothing.
     """
-    limits = by_name(precision)
-    served = [models[bundle.manifest.images.index(bundle.serve([sample.images]))] for sample in samples]
-    seen = [_compare_vision(model, bundle, sample) for model, sample in zip(served, samples, strict=True)]
+    limits, samples = by_name(precision), asked.samples
+    served = [asked.models[bundle.manifest.images.index(bundle.serve([sample.images]))] for sample in samples]
+    expected = [asked.expected(number, model) for number, model in enumerate(served)]
+    seen = [_compare_vision(wanted, bundle, sample) for wanted, sample in zip(expected, samples, strict=True)]
     bundle.vision.close()
     shares: list[float] = []
     features_diff, logits_diff, matches, near_ties = 0.0, 0.0, 0, 0
-    for done, (model, sample, (moved, difference)) in enumerate(zip(served, samples, seen, strict=True), start=1):
+    for done, (model, wanted, sample, (moved, difference)) in enumerate(
+        zip(served, expected, samples, seen, strict=True), start=1
+    ):
         allowed = max(1, int(limits.moved * model.keep_per_span)) if strict else model.keep_per_span
         if not any(one.others for one in moved):
             moved = _moved_in_decoder(model, bundle, sample) or moved
@@ -195,25 +235,22 @@ def compare(
         shares += [1 - one.share for one in moved]
         same = not any(one.others for one in moved)
         features_diff = max(features_diff, difference)
-        answer = model.generate([sample.images], [sample.prompt], ANSWER_TOKENS)[0].token_ids
         try:
             theirs = list(bundle.generate([sample.images], [sample.prompt], ANSWER_TOKENS)[0].token_ids)
         except NumericError:
             raise ParityError(_no_numbers(precision)) from None
-        forced = [*answer, model.adapter.eos_token_ids[0]]
-        ours_logits = model.score([sample.images], [sample.prompt], [forced])[0]
-        theirs_logits = bundle.score([sample.images], [sample.prompt], [forced])[0]
+        theirs_logits = bundle.score([sample.images], [sample.prompt], [wanted.forced])[0]
         if same or not strict or not np.isfinite(theirs_logits).all():
             with np.errstate(invalid="ignore"):
-                logits_diff = max(logits_diff, _largest(ours_logits - theirs_logits))
+                logits_diff = max(logits_diff, _largest(wanted.logits - theirs_logits))
         if not math.isfinite(features_diff) or not math.isfinite(logits_diff):
             raise ParityError(_no_numbers(precision))
-        if answer == theirs:
+        if wanted.answer == theirs:
             matches += 1
-        elif not same or _near_tie(_as_chosen(model, sample, forced, ours_logits), answer, theirs, limits.near_tie):
+        elif not same or _near_tie(_as_chosen(model, sample, wanted), wanted.answer, theirs, limits.near_tie):
             near_ties += 1
         progress(f"comparing {precision} graphs with the model", done, len(samples))
-    if not models[0].plan.chooses_tokens:
+    if not asked.models[0].plan.chooses_tokens:
         shares = []
     if shares and np.mean(shares) < LEAST_KEPT and not strict:
         raise ParityError(
@@ -276,13 +313,12 @@ class Moved(NamedTuple):
     share: float
 
 
-def _compare_vision(model: CompressedModel, bundle: VLM, sample: Sample) -> tuple[list[Moved], float]:
+def _compare_vision(wanted: Expected, bundle: VLM, sample: Sample) -> tuple[list[Moved], float]:
     """For each image how many other tokens were kept, and how far features are from ours where none were."""
     if not sample.images:
         return [], 0.0
-    asked = [sample.images], [sample.prompt]
-    features, indices = (tensor.float().numpy() for tensor in model.features(*asked))
-    their_features, their_indices = bundle.encode(*asked)
+    features, indices = wanted.features, wanted.indices
+    their_features, their_indices = bundle.encode([sample.images], [sample.prompt])
     moved = _moved(indices, their_indices)
     if not (np.isfinite(features).all() and np.isfinite(their_features).all()):
         return moved, math.inf
@@ -311,10 +347,10 @@ def _moved(ours: Indices, theirs: Indices) -> list[Moved]:
     return [Moved(count, count / max(theirs.shape[1], 1)) for count in counts]
 
 
-def _as_chosen(model: CompressedModel, sample: Sample, forced: list[int], logits: Array) -> Array:
+def _as_chosen(model: CompressedModel, sample: Sample, wanted: Expected) -> Array:
     """Logits (T, V) along a model's answer, as its checkpoint's generation settings have them."""
     ids, mask, _ = model.inputs([sample.images], [sample.prompt])
-    return ruled_along(model.adapter.rules, ids[0][mask[0] == 1].tolist(), forced, logits)
+    return ruled_along(model.adapter.rules, ids[0][mask[0] == 1].tolist(), wanted.forced, wanted.logits)
 
 
 def _moved_by_noise(model: CompressedModel, sample: Sample) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from exporters.graphs import source_modules
-from exporters.parity import EncodedOnce, Parity, check_layers, check_parity, compare
+from exporters.parity import Asked, EncodedOnce, Parity, check_layers, check_parity, compare
 from exporters.precision import Precision
 from exporters.precision.derive import Derived
 from exporters.precision.fake_quantised import fake_quantised
@@ -20,11 +20,10 @@ from vtc.progress import Report
 from vtc.runtime.variants import PORTABLE
 
 
-@dataclass(frozen=True)
 class Proof:
     """Compares graphs with the model that they were exported from.
 
-    Attributes
+    Parameters
     ----------
     models : sequence of CompressedModel
         One for each layout of images.
@@ -34,59 +33,63 @@ class Proof:
     progress : callable
     """
 
-    models: Sequence[CompressedModel]
-    samples: Sequence[Sample]
-    draft: Manifest
-    progress: Report
+    def __init__(
+        self, models: Sequence[CompressedModel], samples: Sequence[Sample], draft: Manifest, progress: Report
+    ) -> None:
+        self._original = Asked(models, samples)
+        self._draft, self._progress = draft, progress
 
-    def of_precision(self, one: Precision, derived: Derived) -> Parity:
-        """Compare a precision's portable graphs.
+    def of(self, one: Precision, derived: Derived) -> dict[str, Parity]:
+        """Compare a precision's portable graphs, and its optimised variants.
+
+        Returns
+        -------
+        dict of variant to Parity
 
         Raises
         ------
         ParityError
-            If they compute something else than rounding explains.
+            If one of them computes something else than rounding explains.
         """
-        models = fake_quantised(self.models, one, derived.reached)
+        models = fake_quantised(self._original.models, one, derived.reached)
+        twin = self._original if models is self._original.models else Asked(models, self._original.samples)
+        found = {one.name: self._of_portable(one, derived, twin)}
+        for variant in self._draft.variants:
+            if variant.precision == one.name and variant.form != "portable":
+                found[variant.name] = self._of_variant(variant, one, twin)
+        return found
+
+    def _of_portable(self, one: Precision, derived: Derived, twin: Asked) -> Parity:
         if one.base == "bf16":
             stand_ins = self._drafted(derived.stand_ins[one.name], one.name)
-            return replace(self._check(models, stand_ins, one.name), emulated=True)
+            return replace(check_parity(twin, stand_ins, one.name, self._progress), emulated=True)
         bundle = self._drafted(derived.paths[one.name], one.name)
         if not one.activations:
-            return self._beside_original(self._check(models, bundle, one.name), one, one.name + PORTABLE)
-        if one.base not in self.draft.precisions:  # else it is compared anyway
-            self._check(self.models, self._drafted(derived.safe, one.base), one.base)
-        sources = source_modules(self.models)
+            parity = check_parity(twin, bundle, one.name, self._progress)
+            return self._beside_original(parity, one, one.name + PORTABLE)
+        if one.base not in self._draft.precisions:  # else it is compared anyway
+            check_parity(self._original, self._drafted(derived.safe, one.base), one.base, self._progress)
+        sources = source_modules(self._original.models)
         off = [
-            layers_off(path, derived.layers[one.name][graph], models[0], sources[graph], self.samples[0])
+            layers_off(path, derived.layers[one.name][graph], twin.models[0], sources[graph], twin.samples[0])
             for graph, path in derived.stand_ins[one.name].items()
             if derived.layers[one.name][graph]
         ]
-        return check_layers(self._compare(bundle, one.name), one.name, max(off))
+        return check_layers(compare(self._original, bundle, one.name, self._progress), one.name, max(off))
 
-    def of_variant(self, variant: Variant, of: Precision, derived: Derived) -> Parity:
-        """Compare an optimised variant, as its precision's portable graphs are.
+    def _of_variant(self, variant: Variant, of: Precision, twin: Asked) -> Parity:
+        exact = replace(self._draft, variants=(Variant(of.name, of.name), replace(variant, session={})))
+        parity = check_parity(twin, EncodedOnce(exact, variant.name), of.name, self._progress)
+        return self._beside_original(parity, of, variant.name)
 
-        Raises
-        ------
-        ParityError
-            If it computes something else than rounding explains.
-        """
-        models = fake_quantised(self.models, of, derived.reached)
-        exact = replace(self.draft, variants=(Variant(of.name, of.name), replace(variant, session={})))
-        return self._beside_original(self._check(models, EncodedOnce(exact, variant.name), of.name), of, variant.name)
-
-    def _beside_original(self, found: Parity, of: Precision, variant: str) -> Parity:
+    def _beside_original(self, parity: Parity, of: Precision, variant: str) -> Parity:
         """What was found, and where weights are rounded how far the variant, run as it is to be, is from the model."""
-        return replace(found, original=self._compare(EncodedOnce(self.draft, variant), of.name)) if of.stored else found
+        if not of.stored:
+            return parity
+        as_run = EncodedOnce(self._draft, variant)
+        return replace(parity, original=compare(self._original, as_run, of.name, self._progress))
 
     def _drafted(self, paths: Mapping[str, Path], name: str) -> EncodedOnce:
         """A bundle of other graphs, run with ONNX Runtime's own settings."""
-        graphs = {graph: {name: path.relative_to(self.draft.root).as_posix()} for graph, path in paths.items()}
-        return EncodedOnce(replace(self.draft, variants=(Variant(name, name),), graphs=graphs), name)
-
-    def _check(self, models: Sequence[CompressedModel], bundle: EncodedOnce, precision: str) -> Parity:
-        return check_parity(models, bundle, precision, self.samples, self.progress)
-
-    def _compare(self, bundle: EncodedOnce, precision: str) -> Parity:
-        return compare(self.models, bundle, precision, self.samples, self.progress)
+        graphs = {graph: {name: path.relative_to(self._draft.root).as_posix()} for graph, path in paths.items()}
+        return EncodedOnce(replace(self._draft, variants=(Variant(name, name),), graphs=graphs), name)

@@ -24,7 +24,7 @@ from exporters import copies, parity, writing
 from exporters.graphs import GraphSpec
 from exporters.lint import lint
 from exporters.onnx import export
-from exporters.parity import check_parity
+from exporters.parity import Asked, check_parity
 from exporters.targets import TARGETS, target
 from exporters.tensorrt.build import BuildRequest as Build
 from exporters.tensorrt.build import build
@@ -259,7 +259,7 @@ def test_wrong_graph_is_never_published(adapter: VLMAdapter, tmp_path: Path, mon
 def test_parity_refuses_a_different_choice_of_tokens(adapter: VLMAdapter, exported: Exported) -> None:
     other = request(adapter, {"kind": "prune", "keep": 0.25, "selector": {"name": "random", "seed": 4}})
     with pytest.raises(ParityError, match="other tokens of an image than the model, of 4"):
-        check_parity([other.model], VLM.load(exported("random")[1]), "fp32", other.samples)
+        check_parity(Asked([other.model], other.samples), VLM.load(exported("random")[1]), "fp32")
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -283,7 +283,7 @@ def test_parity_refuses_what_is_not_a_number(
     if of != "encode":
         monkeypatch.setattr(wanted.model, of, lambda *_: answers if of == "generate" else overflown())
     with pytest.raises(ParityError, match=r"compute what is not a number \(NaN or infinity\); nothing was published"):
-        parity.compare([wanted.model], bundle, "fp32", wanted.samples, strict=strict)
+        parity.compare(Asked([wanted.model], wanted.samples), bundle, "fp32", strict=strict)
 
 
 def test_weights_of_what_was_trained_must_be_numbers(adapter: VLMAdapter) -> None:
@@ -300,7 +300,7 @@ def test_rounding_that_keeps_other_tokens_is_refused(adapter: VLMAdapter, export
         ParityError,
         match=r"changes what is kept: .* where 50% is the least",
     ):
-        parity.compare([other.model], bundle, "fp32", other.samples)
+        parity.compare(Asked([other.model], other.samples), bundle, "fp32")
 
 
 def test_parity_accepts_what_rounding_does_to_the_model_too(
@@ -308,7 +308,7 @@ def test_parity_accepts_what_rounding_does_to_the_model_too(
 ) -> None:
     other = request(adapter, {"kind": "prune", "keep": 0.25, "selector": {"name": "random", "seed": 4}})
     monkeypatch.setattr(parity, "_moved_by_noise", lambda *_: 4)
-    found = check_parity([other.model], VLM.load(exported("random")[1]), "fp32", other.samples)
+    found = check_parity(Asked([other.model], other.samples), VLM.load(exported("random")[1]), "fp32")
     assert found.indices_equal == 0.0
 
 
@@ -409,6 +409,6 @@ def test_vision_graphs_are_closed_before_the_decoder_is_opened(
         return real(name)
 
     monkeypatch.setattr(bundle.backend, "open", with_readings)
-    found = check_parity(wanted.models, bundle, "fp32", wanted.samples)
+    found = check_parity(Asked(wanted.models, wanted.samples), bundle, "fp32")
     assert (found.indices_equal, found.greedy_match) == (1.0, 1.0)
     assert sorted(opened) == ["decoder_model_merged", "embed_tokens", "vision_encoder"]  # each once
