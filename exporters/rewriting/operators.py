@@ -1,7 +1,4 @@
-"""Which operators a rewritten graph has, where they run, in which types, and what they ask for.
-
-`python -m exporters.rewriting.operators` prints the table as Markdown.
-"""
+"""Which operators a rewritten graph has, where they run, in which types, and what they ask for."""
 
 from __future__ import annotations
 
@@ -151,7 +148,3 @@ def markdown() -> Iterator[str]:
         types = (", ".join(one.types.get(provider, ())) or "-" for provider in providers)
         cells = (f"`{one.form}`", name, str(one.since), *types, "; ".join(one.asks) or "-", "; ".join(one.sources))
         yield f"| {' | '.join(cells)} |"
-
-
-if __name__ == "__main__":
-    print("\n".join(markdown()))

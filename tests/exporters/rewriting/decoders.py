@@ -89,6 +89,7 @@ class Run:
         self.inputs = {value.name: value for value in self.session.get_inputs()}
         self.outputs = [value.name for value in self.session.get_outputs()]
         self.lengths, self.past, self.buffer = np.array(lengths), 0, buffer
+        self.first = int(self.lengths.max())
         self.cache = {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(
                 # What was never written must not be read.
@@ -99,9 +100,10 @@ class Run:
         }
 
     def step(self) -> dict[str, Array]:
-        """Run the prompts, or once they have been one more token: what comes out for real tokens, less the cache."""
-        new = 1 if self.past else int(self.lengths.max())
-        self.lengths = self.lengths + (1 if self.past else 0)
+        """Run the prompts, or once they have been more tokens: what comes out for real tokens, less the cache."""
+        alone = len(self.lengths) == 1 and self.past == self.lengths[0] == self.first
+        new = (3 if alone else 1) if self.past else self.first  # a row alone may go on by several tokens at once
+        self.lengths = self.lengths + (new if self.past else 0)
         total = self.past + new
         feeds = self._feeds(new, total)
         binding = self.session.io_binding()
