@@ -9,7 +9,7 @@ import onnx_ir as ir
 from exporters.rewriting.attention import Attention
 from exporters.rewriting.edit import CONTRIB, Editor, last, permuted, producer, replace, sizes
 from exporters.rewriting.masks import not_causal
-from exporters.rewriting.padding import last_only, pad_right
+from exporters.rewriting.padding import last_only, pad_right, roll_mask
 from exporters.rewriting.rotary import angles_of, rotate
 
 HEAD_MULTIPLE = 8
@@ -24,6 +24,8 @@ def unfit(graph: ir.Graph, found: Sequence[Attention], unknown: Sequence[str]) -
         reason = masks[one.mask]
         if not reason and one.softcap:
             reason = "its scores have a soft cap"
+        if one.query.dtype == ir.DataType.FLOAT:
+            reason = ""  # on a processor, which float32 is for, the operator takes any mask and a soft cap
         if not reason and one.size % HEAD_MULTIPLE:
             reason = f"a head has {one.size} numbers, no multiple of {HEAD_MULTIPLE}"
         reasons.setdefault(reason, []).append(one.layer)
@@ -44,24 +46,34 @@ def layers(numbers: Sequence[str]) -> str:
 
 def group_queries(graph: ir.Graph, found: Sequence[Attention]) -> None:
     """Replace the attention of all layers by GroupQueryAttention."""
+    causal = {one.mask: not not_causal(graph, one.mask) for one in found}
     lengths = pad_right(graph)
+    masks: dict[ir.Value, ir.Value] = {}
     for one in found:
         final = one.output.producer()
         if final is None:
             raise AssertionError("an output is computed")
         editor = Editor(graph, final)
         query, key = (laid_out(editor, value) for value in (one.query, one.key))
+        more: tuple[ir.Value | None, ...] = ()
+        if not causal[one.mask]:
+            if one.mask not in masks:
+                masks[one.mask] = roll_mask(editor, one.mask, lengths)
+            more = (None, None, None, masks[one.mask])
         output, *present = editor.add_all(
             "GroupQueryAttention",
             *(query, key, laid_out(editor, one.value)),
             *one.past,
             lengths.last,
             lengths.total,
+            *more,
             likes=[one.output, *one.present],
             domain=CONTRIB,
             num_heads=one.heads,
             kv_num_heads=one.kv_heads,
             scale=one.scale,
+            softcap=one.softcap,
+            causal=int(causal[one.mask]),
             do_rotary=0,
         )
         replace(graph, {one.output: output} | dict(zip(one.present, present, strict=True)))

@@ -26,10 +26,14 @@ class Lengths:
         Place of each row's last token, cached ones counted, (B,), int32.
     total : ir.Value
         Length of the longest row with its padding, a scalar, int32.
+    new, keys : ir.Value
+        For each place among the new tokens (B, S), and among all tokens (B, P + S), where its token came from.
     """
 
     last: ir.Value
     total: ir.Value
+    new: ir.Value
+    keys: ir.Value
 
 
 def last_only(graph: ir.Graph) -> ir.Node | None:
@@ -66,10 +70,8 @@ def pad_right(graph: ir.Graph) -> Lengths:
     total = editor.add("Shape", mask, start=1, end=2, shape=(1,), dtype=INTEGER)
     scalar = editor.add("Squeeze", total, zero, shape=(), dtype=INTEGER)
     narrow = ir.DataType.INT32
-    lengths = Lengths(
-        editor.add("Cast", last, to=narrow, shape=(batch,), dtype=narrow),
-        editor.add("Cast", scalar, to=narrow, shape=(), dtype=narrow),
-    )
+    places_last = editor.add("Cast", last, to=narrow, shape=(batch,), dtype=narrow)
+    places_all = editor.add("Cast", scalar, to=narrow, shape=(), dtype=narrow)
 
     new = editor.add("Shape", hidden, start=1, end=2, shape=(1,), dtype=INTEGER)
     first = editor.add("Sub", total, new, shape=(1,), dtype=INTEGER)
@@ -80,6 +82,13 @@ def pad_right(graph: ir.Graph) -> Lengths:
     places = editor.add("Range", editor.constant(0), count, editor.constant(1), shape=(length,), dtype=INTEGER)
     there = _modulo(editor, editor.add("Add", places, shift, shape=(batch, length), dtype=INTEGER), new)
     back = _modulo(editor, editor.add("Sub", places, shift, shape=(batch, length), dtype=INTEGER), new)
+
+    all_places = editor.add(
+        "Range", editor.constant(0), scalar, editor.constant(1), shape=sizes(mask)[1:], dtype=INTEGER
+    )
+    padding = editor.add("Unsqueeze", editor.add("Sub", total, real, like=real), one, shape=(batch, 1), dtype=INTEGER)
+    keys = _modulo(editor, editor.add("Add", all_places, padding, like=mask), total)
+    lengths = Lengths(places_last, places_all, there, keys)
 
     own = {user for one in (mask, hidden, positions) for user, _ in one.uses()}
     rolled = _take(editor, hidden, there)
@@ -103,6 +112,18 @@ def pad_right(graph: ir.Graph) -> Lengths:
             continue
         _roll_back(graph, value, back)
     return lengths
+
+
+def roll_mask(editor: Editor, mask: ir.Value, lengths: Lengths) -> ir.Value:
+    """A mask (B, 1, S, T) of rows padded on the left, for the same rows padded on the right."""
+    batch, _, new, total = sizes(mask)
+    flat = editor.add("Squeeze", mask, editor.constant([1]), shape=(batch, new, total), dtype=mask.dtype)
+    rows = _take(editor, flat, lengths.new)
+    shape = editor.add("Shape", rows, shape=(3,), dtype=INTEGER)
+    keys = editor.add("Unsqueeze", lengths.keys, editor.constant([1]), shape=(batch, 1, total), dtype=INTEGER)
+    keys = editor.add("Expand", keys, shape, shape=(batch, new, total), dtype=INTEGER)
+    rolled = editor.add("GatherElements", rows, keys, axis=2, like=rows)
+    return editor.add("Unsqueeze", rolled, editor.constant([1]), like=mask)
 
 
 def _is_hidden(value: ir.Value) -> bool:

@@ -134,11 +134,11 @@ class Run:
         return found
 
     def _feeds(self, new: int, total: int) -> dict[str, Array]:
-        """Positions have gaps, as after pruning; an image takes places 2 and 3 of each prompt."""
+        """Positions have gaps, as after pruning, and go beyond windows; tokens 2 and 3 of each prompt are an image."""
         generator = np.random.default_rng(total)
         mask = (np.arange(total) >= total - self.lengths[:, None]).astype(np.int64)
-        places = np.maximum(np.cumsum(mask, axis=1) - 1, 0) * 2
-        image = (places >= 4) & (places < 8) & (mask == 1) & (self.past == 0)
+        places = np.maximum(np.cumsum(mask, axis=1) - 1, 0) * 3
+        image = (places >= 6) & (places < 12) & (mask == 1) & (self.past == 0)
         named: dict[str, Array] = {"attention_mask": mask, "key_position_ids": places}
         named["block_ids"] = np.where(image, 0, -1)
         own = places[:, -new:]

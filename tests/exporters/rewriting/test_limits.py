@@ -33,11 +33,23 @@ def rewritten_alike(model: ir.Model, portable: Path, to: Path, form: Form = "ort
     return result
 
 
-def test_attention_that_is_not_causal_stays(llava_decoder: Path, tmp_path: Path) -> None:
+def test_a_mask_that_is_not_causal_is_taken_along(llava_decoder: Path, tmp_path: Path) -> None:
     portable = tmp_path / "portable.onnx"
     model = changed(llava_decoder, portable, "LessOrEqual", becomes="GreaterOrEqual")
     result = rewritten_alike(model, portable, tmp_path / "rewritten.onnx")
-    assert result.left == ["attention of layers 0, 1 stays portable: its mask is not that of causal attention"]
+    assert result.fused["GroupQueryAttention"] == LAYERS
+    assert not result.left
+    attention = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
+    assert [node.attributes.get_int("causal") for node in attention] == [0] * LAYERS
+
+
+def test_in_float16_it_stays(llava_decoder: Path, tmp_path: Path) -> None:
+    model = changed(llava_decoder, tmp_path / "portable.onnx", "LessOrEqual", becomes="GreaterOrEqual")
+    for value in (value for node in model.graph for value in node.outputs):
+        if value.dtype == ir.DataType.FLOAT:
+            value.dtype = ir.DataType.FLOAT16
+    result = rewrite(model, "ort", "decoder_model_merged")
+    assert result.left[0] == "attention of layers 0, 1 stays portable: its mask is not that of causal attention"
     assert "GroupQueryAttention" not in result.fused
     assert not result.in_place
 
