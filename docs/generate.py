@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from docs.studies import pages, selector_tables
+from exporters.rewriting import operators
 from vtc.models.refused import NEAREST
 from vtc.recipe import STAGES, Recipe, builtin_recipes, load_recipe, values
 from vtc.recipe.budget import Budget
@@ -317,6 +318,7 @@ SLOTS: dict[str, Callable[[], str]] = {
     "shipped_recipes": shipped_recipes,
     "refused": refused(NEAREST),
     "often_refused": refused(OFTEN),
+    "operators": lambda: "\n".join(operators.markdown()),
 }
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 STUDIES: dict[str, tuple[str, Any]] = {
