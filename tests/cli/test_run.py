@@ -64,7 +64,7 @@ def test_raw_prompt_is_taken_as_it_is(bundle: Path, photo: str) -> None:
             "'abacus' is not in the installed onnxruntime",
         ),
         (["--prompt", "red", "--backend", "tensorrt"], "holds no engines; make some with vtc build"),
-        (["--prompt", "red", "--backend", "abacus"], "'abacus' is not one of 'onnxruntime', 'tensorrt'"),
+        (["--prompt", "red", "--backend", "abacus"], "'abacus' is not one of 'onnxruntime', 'openvino', 'tensorrt'"),
         (
             ["--prompt", "red", "--backend", "tensorrt", "--provider", "cpu"],
             "--provider goes with --backend onnxruntime",

@@ -53,6 +53,13 @@ def optimize(
         If the bundle is incomplete or changed, or `out` holds something else.
     ParityError
         If a variant computes something else than the portable graphs. Nothing is written then.
+
+    Examples
+    --------
+    >>> import vtc
+    >>> found = vtc.optimize("out/bundle", device="cpu", samples=2)
+    >>> found["fp32-ort"].greedy_match
+    1.0
     """
     from exporters.optimising import optimise_bundle, variants_for
     from vtc.bundle.manifest import load_manifest
