@@ -161,7 +161,8 @@ def test_openvino_answers_as_onnx_runtime_does(bundles: Bundles, case: Case, kin
     continuations = [list(range(5, 5 + 9)) for _ in asked[1]]
     wanted = VLM.load(path, provider="cpu", threads=1)
     bundle = VLM.load(path, backend="openvino", threads=1)
-    assert all(segment.graph.fused == segment.graph.layers for segment in bundle.decoder.segments)  # type: ignore[attr-defined]
+    in_place = {segment.graph.fused == segment.graph.layers for segment in bundle.decoder.segments}  # type: ignore[attr-defined]
+    assert in_place == {case.family != "paligemma"}  # whose scores have a soft cap, which OpenVINO's attention has not
     for scores, others in zip(bundle.score(*asked, continuations), wanted.score(*asked, continuations), strict=True):
         np.testing.assert_allclose(scores, others, atol=1e-3)
     answers = [answer.token_ids for answer in bundle.generate(*asked, 12)]

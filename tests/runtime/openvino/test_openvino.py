@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -22,19 +21,13 @@ from vtc.bundle.manifest import load_manifest
 from vtc.errors import BundleError, InputError, MissingDependency
 from vtc.runtime.backends import open_backend
 from vtc.runtime.openvino import device
-from vtc.runtime.openvino.device import choose_device, core
+from vtc.runtime.openvino.device import choose_device
 from vtc.runtime.openvino.graph import IDLE, Graph
 from vtc.runtime.options import RuntimeOptions
 from vtc.runtime.vlm import VLM
 
 ANSWER = 14
 needs_bf16 = pytest.mark.skipif(not choose_device().computes("bf16"), reason="this processor does not compute in bf16")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is left in the user's cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 def load(path: Path, precision: str | None = None) -> VLM:
@@ -237,9 +230,3 @@ def test_memory_is_measured_in_a_process_of_its_own(toy_bundle: Path) -> None:
     options = RuntimeOptions(backend="openvino", threads=1)
     measured = measure_memory(toy_bundle, [picture(0)], "what is red", 2, options)
     assert measured.peak_mb is None or measured.peak_mb > (measured.before_load_mb or 0)
-
-
-def test_one_core_for_all(toy_bundle: Path) -> None:
-    load(toy_bundle)
-    assert core() is core()
-    assert os.environ["XDG_CACHE_HOME"]

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import os
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from vtc.cache import cache_dir
 from vtc.errors import InputError, MissingDependency
 from vtc.runtime.quiet import quiet_stderr
 
@@ -19,6 +16,8 @@ CAPABILITIES = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}
 """What is computed in, in OpenVINO's words → how a device says that it can."""
 WIDTHS = {"f32": 4, "f16": 2, "bf16": 2}
 """Bytes of a number."""
+ROUNDED_TOGETHER = 32
+"""Values of an activation that share a scale where they are rounded to 8 bits."""
 
 
 @cache
@@ -69,7 +68,10 @@ class Device:
         return CAPABILITIES[numbers] in core().get_property(self.name, "OPTIMIZATION_CAPABILITIES")
 
     def properties(self, numbers: str, threads: int | None, rounds_activations: bool) -> dict[str, Any]:
-        """How a graph is to be compiled: one request at a time, as quickly as it can be.
+        """How a graph is to be compiled: for one request at a time.
+
+        OpenVINO's cache of compiled graphs stays off: on the CPU it saves little and takes as much space as the
+        weights, and what has changed in it since is run without a check.
 
         Parameters
         ----------
@@ -103,10 +105,6 @@ class Device:
         return {name: value for name, value in wanted.items() if name in known}
 
 
-ROUNDED_TOGETHER = 32
-"""Values of an activation that share a scale where they are rounded to 8 bits."""
-
-
 def choose_device(wanted: str | None = None) -> Device:
     """The device to run on.
 
@@ -126,13 +124,3 @@ def choose_device(wanted: str | None = None) -> Device:
         found = ", ".join(one.lower() for one in available)
         raise InputError(f"provider '{wanted}' is no device that OpenVINO finds here; available: {found}")
     return Device(name)
-
-
-def compiled_graphs() -> Path | None:
-    """Where OpenVINO keeps what it compiled, so that the next load is quick; None where nothing can be written."""
-    path = cache_dir() / "openvino"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return path if os.access(path, os.W_OK) else None

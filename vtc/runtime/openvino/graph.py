@@ -15,7 +15,7 @@ from vtc.errors import BundleError
 from vtc.machine import machine_fault
 from vtc.runtime.interface import DTYPES, Array, Tensor
 from vtc.runtime.openvino.device import core, import_openvino
-from vtc.runtime.openvino.rewriting import keep_cache, name_of, repeat_for_experts
+from vtc.runtime.openvino.rewriting import keep_cache, name_of, repeat_for_experts, take_first_of_equals
 from vtc.runtime.past import PAST
 from vtc.runtime.quiet import quiet_stderr
 
@@ -83,6 +83,7 @@ class Graph:
                 model = core().read_model(str(path))
                 self.shapes = _shapes(model.get_parameters()), _shapes(model.get_results())
                 self.layers = sum(name.startswith(PAST) for name in self.shapes[0]) // 2
+                take_first_of_equals(model)
                 repeat_for_experts(model)
                 self.fused, self._emptied = keep_cache(model, *cache)
                 # A compiled graph may know a tensor by several names.

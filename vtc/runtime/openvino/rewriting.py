@@ -77,6 +77,26 @@ def keep_cache(model: Any, heads: int, width: int) -> tuple[int, set[str]]:
     return len(found), others
 
 
+def take_first_of_equals(model: Any) -> None:
+    """Have the lowest index win where values are equal, as ONNX's TopK has it; OpenVINO takes any if left to.
+
+    Parameters
+    ----------
+    model : openvino.Model
+        Changed in place.
+    """
+    ops = import_openvino().opset13
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "TopK":
+            continue
+        found = node.get_attributes()
+        settings = [found[name] for name in ("axis", "mode", "sort", "index_element_type")]
+        if found["sort"] == "value":
+            stable = ops.topk(node.input_value(0), node.input_value(1), *settings, True)
+            for place in (0, 1):
+                node.output(place).replace(stable.output(place))
+
+
 def repeat_for_experts(model: Any) -> None:
     """Repeat what is multiplied by a stack of matrices for each of them; the CPU plugin computes nonsense if left to.
 
