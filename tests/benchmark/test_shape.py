@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from tests.tiny import RECIPES, recipe
+from vtc.benchmark.replay import run_again
 from vtc.benchmark.report import Rounds
-from vtc.benchmark.shape import Job, bench_shape
+from vtc.benchmark.shape import Job, bench_shape, recipes
+from vtc.benchmark.shape_models import random_models
 from vtc.cli import main
 from vtc.cli.report import bench_tables, to_json
 from vtc.models.random.shapes import TINY
@@ -86,6 +89,21 @@ def test_any_recipe_and_any_number_of_images(name: str, images: int) -> None:
     assert report["selection"]["encoder_ms"] > 0
     assert bench_tables(report)
     assert to_json(report)
+
+
+def test_one_build_serves_one_image_and_several_eagerly_and_replayed(tmp_path: Path) -> None:
+    quick = job(recipe(*RECIPES["everything"]))
+    built = random_models(TINY, recipes(quick.recipe), tmp_path, torch.float32, "cpu")
+    for images in (1, 3):
+        asked = replace(quick, shape=replace(TINY, images=images))
+        alone, eager = bench_shape(asked), bench_shape(asked, built=built)
+        replayed = bench_shape(replace(asked, cuda_graphs=True), built=built, recording=run_again)
+        for report in (eager, replayed):
+            for mine, theirs in zip(report["runs"], alone["runs"], strict=True):
+                assert mine["segment_lengths"] == theirs["segment_lengths"]
+                assert mine["kv_bytes"] == theirs["kv_bytes"]
+        assert "eager: " in eager["protocol"]["backend"]
+        assert "every step of decoding" in replayed["protocol"]["backend"]
 
 
 def test_a_learned_selector_needs_no_training_here(tmp_path: Path) -> None:

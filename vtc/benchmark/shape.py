@@ -7,22 +7,24 @@ import hashlib
 import statistics
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtc.benchmark.environment import environment
 from vtc.benchmark.report import Rounds
+from vtc.benchmark.shape_models import WORD, ShapeModels, question_about, random_models
 from vtc.errors import BundleError, InputError
 from vtc.progress import Report, silent
 
 if TYPE_CHECKING:
     from vtc.benchmark.memory import Memory
     from vtc.benchmark.prediction import Prediction
+    from vtc.benchmark.replay import Recording
     from vtc.benchmark.report import Runner
     from vtc.benchmark.timing import BenchPrompt
     from vtc.compressed.model import CompressedModel
-    from vtc.models.base import VLMAdapter
     from vtc.models.random.shapes import Shape
     from vtc.plan import TokenPlan
     from vtc.recipe import Recipe
@@ -30,12 +32,10 @@ if TYPE_CHECKING:
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 PRECISIONS = {"onnxruntime": ("fp32", "fp16"), "torch": ("bf16", "fp16", "fp32")}
 """What each backend runs, its default first."""
-WORD = "what"
-"""What prompts are made of."""
 BACKEND = {
     "eager": "PyTorch, eager: the time that launching kernels takes is in all figures",
-    "replayed": "PyTorch: vision encoder and decoder segments are CUDA graphs in prefill; decoding, selection on its "
-    "own and what stands between segments are eager",
+    "replayed": "PyTorch: the vision encoder, decoder segments in prefill and every step of decoding are CUDA graphs; "
+    "selection on its own and what stands between segments are eager",
 }
 """How PyTorch runs a shape."""
 SELECTION_RUNS = 20
@@ -72,7 +72,7 @@ class Job:
     work : Path or None
         Where bundles are kept; None makes and forgets them.
     cuda_graphs : bool
-        Whether PyTorch replays the prefill as CUDA graphs.
+        Whether PyTorch replays prefill and decoding as CUDA graphs.
     """
 
     shape: Shape
@@ -91,7 +91,9 @@ DEFAULT_RECIPE = "learnpruner"
 """The shipped recipe to compare with; it suits towers with and without a CLS token."""
 
 
-def bench_shape(job: Job, show: Report = silent) -> dict[str, Any]:
+def bench_shape(
+    job: Job, show: Report = silent, built: ShapeModels | None = None, recording: Recording | None = None
+) -> dict[str, Any]:
     """Build, export where the backend asks for it, and measure.
 
     Parameters
@@ -99,6 +101,11 @@ def bench_shape(job: Job, show: Report = silent) -> dict[str, Any]:
     job : Job
     show : callable
         Told what is done, how much of it is done and how much there is.
+    built : ShapeModels or None
+        For PyTorch: the original and the compressed model, where they are there already from a shape that differs in
+        its number of images alone. None builds them.
+    recording : callable or None
+        What `cuda_graphs` are recorded by; None takes CUDA graphs (see :mod:`vtc.benchmark.replay`).
 
     Returns
     -------
@@ -123,12 +130,15 @@ def bench_shape(job: Job, show: Report = silent) -> dict[str, Any]:
     job = replace(job, precision=job.precision or PRECISIONS[job.backend][0])
     if job.precision not in PRECISIONS[job.backend]:
         raise InputError(f"--backend {job.backend} runs {', '.join(PRECISIONS[job.backend])}, not {job.precision}")
-    if job.cuda_graphs and (job.backend, job.device) != ("torch", "cuda"):
+    if job.cuda_graphs and recording is None and (job.backend, job.device) != ("torch", "cuda"):
         raise InputError("--cuda-graphs goes with --backend torch --device cuda")
     plans, predictions = _plans(job)
     with tempfile.TemporaryDirectory(prefix="vtc-shape-") as directory:
-        measure = _measure_onnx if job.backend == "onnxruntime" else _measure_torch
-        report = measure(job, plans, predictions, Path(directory), show)
+        if job.backend == "onnxruntime":
+            report = _measure_onnx(job, plans, predictions, Path(directory), show)
+        else:
+            found = built or _built(job, Path(directory))
+            report = _measure_torch(job, plans, predictions, found, recording, show)
     return report | {"environment": environment(job.device, job.threads) | _torch(job.device)}
 
 
@@ -146,53 +156,15 @@ def _plans(job: Job) -> tuple[list[TokenPlan], list[Prediction]]:
 
     facts = facts_of(job.shape)
     size = BYTES[job.precision]
-    plans = [plan(recipe, facts, text_tokens=job.text_tokens, bytes_per_value=size) for recipe in _recipes(job)]
+    plans = [plan(recipe, facts, text_tokens=job.text_tokens, bytes_per_value=size) for recipe in recipes(job.recipe)]
     return plans, [predict(each, facts, job.shape.images, size, size) for each in plans]
 
 
-def _recipes(job: Job) -> list[Recipe]:
+def recipes(recipe: Recipe) -> list[Recipe]:
+    """What is timed: the original and a recipe."""
     from vtc.recipe import Recipe
 
-    return [Recipe(version=1, name="none", stages=()), job.recipe]
-
-
-def _models(job: Job, directory: Path, dtype: Any, device: str) -> tuple[VLMAdapter, list[CompressedModel]]:
-    """The original and the compressed model, sharing their weights."""
-    from vtc.compressed.build import apply_recipe
-    from vtc.models.random.weights import random_adapter, randomise
-
-    adapter = random_adapter(job.shape, directory, dtype=dtype, device=device)
-    models = [apply_recipe(adapter, recipe, from_state=True) for recipe in _recipes(job)]
-    for model in models:
-        model.trained.to(device)
-        for parameter in model.trained.parameters():
-            parameter.data = parameter.data.to(dtype)
-        randomise(model.trained)  # trained selectors, untrained
-    return adapter, models
-
-
-def _question(job: Job, adapter: VLMAdapter) -> BenchPrompt:
-    """A question whose prompt has as many text tokens as were asked for, about images of noise."""
-    import numpy as np
-    from PIL import Image
-
-    from vtc.benchmark.timing import BenchPrompt
-
-    images = job.shape.images
-
-    def count(text: str) -> int:
-        ids, _ = adapter.tokenize([adapter.chat(text, images)], [images], 1)
-        return int((ids != adapter.image_token_id).sum())
-
-    least = count(WORD)
-    if job.text_tokens < least:
-        raise InputError(f"--text-tokens {job.text_tokens}: the prompt around a question of one word has {least}")
-    text = " ".join([WORD] * (1 + job.text_tokens - least))
-    if count(text) != job.text_tokens:
-        raise AssertionError("a word more is a token more")
-    side = job.shape.tower.image_size
-    noise = np.random.default_rng(0).integers(0, 256, (images, side, side, 3), dtype=np.uint8)
-    return BenchPrompt(tuple(Image.fromarray(image) for image in noise), text)
+    return [Recipe(version=1, name="none", stages=()), recipe]
 
 
 # ONNX Runtime -------------------------------------------------------------------------------------------------------
@@ -212,14 +184,16 @@ def _measure_onnx(
     choose_provider(job.device)  # refused before anything is built
     model_directory = directory / "model"
     model_directory.mkdir()
-    adapter, models = _models(job, model_directory, torch.float32, "cpu")
-    question = _question(job, adapter)
+    found = random_models(job.shape, recipes(job.recipe), model_directory, torch.float32, "cpu")
+    adapter, models = found.adapter, found.models
+    question = question_about(job.shape, adapter, job.text_tokens)
     work = job.work or directory
     paths = [
-        _exported(job, model, recipe, question, work, show) for model, recipe in zip(models, _recipes(job), strict=True)
+        _exported(job, model, recipe, question, work, show)
+        for model, recipe in zip(models, recipes(job.recipe), strict=True)
     ]
     selection = _selection_onnx(job, models[1], directory)
-    del adapter, models
+    del adapter, models, found
     gc.collect()  # the checkpoint's memory is wanted for two sessions
 
     # Not verified: written by this very process, or by one before it.
@@ -299,29 +273,40 @@ def _selection_onnx(job: Job, model: CompressedModel, directory: Path) -> list[f
 # PyTorch ------------------------------------------------------------------------------------------------------------
 
 
-def _measure_torch(
-    job: Job, plans: Sequence[TokenPlan], predictions: Sequence[Prediction], directory: Path, show: Report
-) -> dict[str, Any]:
+def _built(job: Job, directory: Path) -> ShapeModels:
     import torch
-
-    from vtc.benchmark.replay import replay_prefill
-    from vtc.benchmark.torch_timing import device_memory, torch_runner
 
     if job.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch finds no NVIDIA GPU here; try --device cpu")
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[job.precision]
-    adapter, models = _models(job, directory, dtype, job.device)
-    if job.cuda_graphs:
-        for model in models:
-            replay_prefill(model)
-    question = _question(job, adapter)
-    runners = [
-        torch_runner(name, model, question, job.rounds.max_new_tokens)
-        for name, model in zip(("original", job.recipe.name), models, strict=True)
-    ]
-    device = torch.device(job.device)
-    memories = [device_memory(runner, device) if job.rounds.memory else None for runner in runners]
-    report = _bench(job, runners, plans, predictions, memories, _selection_torch(job, models[1], device), show)
+    return random_models(job.shape, recipes(job.recipe), directory, dtype, job.device)
+
+
+def _measure_torch(
+    job: Job,
+    plans: Sequence[TokenPlan],
+    predictions: Sequence[Prediction],
+    built: ShapeModels,
+    recording: Recording | None,
+    show: Report,
+) -> dict[str, Any]:
+    import torch
+
+    from vtc.benchmark.replay import replay_prefill, replayed_steps
+    from vtc.benchmark.torch_timing import device_memory, torch_runner
+
+    new_tokens, device = job.rounds.max_new_tokens, torch.device(job.device)
+    question = question_about(job.shape, built.adapter, job.text_tokens)
+    runners = []
+    with ExitStack() as replays:
+        for name, model in zip(("original", job.recipe.name), built.models, strict=True):
+            if job.cuda_graphs:
+                replays.enter_context(replay_prefill(model, recording))
+            steps = replayed_steps(model, new_tokens, recording) if job.cuda_graphs else None
+            runners.append(torch_runner(name, model, question, new_tokens, steps))
+        memories = [device_memory(runner, device) if job.rounds.memory else None for runner in runners]
+        selection = _selection_torch(job, built.models[1], device)
+        report = _bench(job, runners, plans, predictions, memories, selection, show)
     report["protocol"]["backend"] = BACKEND["replayed" if job.cuda_graphs else "eager"]
     return report
 

@@ -1,4 +1,4 @@
-"""Times a compressed model in PyTorch, eagerly, on any device: for shapes that are unwieldy as ONNX graphs.
+"""Times a compressed model in PyTorch on any device: for shapes that are unwieldy as ONNX graphs.
 
 Every clock reading waits for the device first. Decoding reads the clock at its end only, as a generation loop would;
 the time that launching kernels takes is in all figures.
@@ -14,13 +14,27 @@ from typing import Any
 import torch
 
 from vtc.benchmark.memory import Memory
+from vtc.benchmark.replay import Steps, eager_steps
 from vtc.benchmark.report import Runner, TimedAnswer
 from vtc.benchmark.timing import BenchPrompt
 from vtc.compressed.model import CompressedModel
 
 
-def torch_runner(name: str, model: CompressedModel, question: BenchPrompt, new_tokens: int) -> Runner:
-    """A model in memory, ready to be timed on one question; see :func:`vtc.benchmark.timing.runner`."""
+def torch_runner(
+    name: str, model: CompressedModel, question: BenchPrompt, new_tokens: int, steps: Steps | None = None
+) -> Runner:
+    """A model in memory, ready to be timed on one question; see :func:`vtc.benchmark.timing.runner`.
+
+    Parameters
+    ----------
+    name : str
+    model : CompressedModel
+    question : BenchPrompt
+    new_tokens : int
+    steps : callable or None
+        How it decodes; None is eagerly.
+    """
+    decoding = steps or eager_steps(model)
     images, prompts = [list(question.images)], [model.adapter.chat(question.text, len(question.images))]
     device = next(model.embed_tokens.parameters()).device
 
@@ -37,8 +51,10 @@ def torch_runner(name: str, model: CompressedModel, question: BenchPrompt, new_t
         cache = [tensor for segment in state.past for layer in segment for tensor in layer]
         kv_bytes = sum(tensor.numel() * tensor.element_size() for tensor in cache)
         del cache
-        for _step in range(new_tokens - 1):
-            token = model.decode(token, state)[:, -1].argmax(dim=-1, keepdim=True)
+        if new_tokens > 1:
+            step = decoding(token, state)
+            for _step in range(new_tokens - 1):
+                step()
         end = clock(device)
         return TimedAnswer(
             ttft_ms=first - begin,

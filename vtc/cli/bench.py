@@ -57,7 +57,7 @@ NOT_WITH = {
 @runtime_flags("torch", note=", or (a --shape alone) PyTorch")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where a --shape runs.  [default: cpu]")
 @click.option("--work", type=click.Path(file_okay=False, path_type=Path), help="Keep the bundles of a --shape here.")
-@click.option("--cuda-graphs", is_flag=True, default=None, help="Prefill of a --shape as CUDA graphs, in PyTorch.")
+@click.option("--cuda-graphs", is_flag=True, default=None, help="A --shape as CUDA graphs, in PyTorch.")
 @click.option("--memory/--no-memory", default=True, show_default=True, help="Measure peak memory.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the report to a JSON file.")

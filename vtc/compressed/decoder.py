@@ -27,6 +27,30 @@ class SegmentCache:
         return self.entries[layer_idx]
 
 
+class FixedCache(SegmentCache):
+    """A cache of fixed length, written in place: one token at a time, where the segment's mask says that it is.
+
+    Parameters
+    ----------
+    layers : sequence of int
+    past : one (key, value) per layer, each of shape (B, Hkv, T, Dh)
+        T is the longest length; what is not a token yet is finite.
+    place : Tensor of shape (1,), int64
+        Where the next token's keys and values go.
+    """
+
+    def __init__(self, layers: Sequence[int], past: Sequence[KeyValue], place: Tensor) -> None:
+        super().__init__(layers, past)
+        self.place = place
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: object, **__: object) -> KeyValue:
+        """Write keys and values (B, Hkv, 1, Dh) of a layer; give back the whole cache, (B, Hkv, T, Dh)."""
+        keys, values = self.entries[layer_idx]
+        keys.index_copy_(2, self.place, key)
+        values.index_copy_(2, self.place, value)
+        return keys, values
+
+
 class DecoderSegment(nn.Module):
     """A run of decoder layers; one graph of it serves prefill and decode.
 
@@ -61,7 +85,7 @@ class DecoderSegment(nn.Module):
         hidden: Tensor,
         attention_mask: Tensor,
         position_ids: Tensor,
-        past: Sequence[KeyValue],
+        past: Sequence[KeyValue] | FixedCache,
         block_ids: Tensor | None = None,
         key_position_ids: Tensor | None = None,
     ) -> tuple[Tensor, list[KeyValue], Tensor | None]:
@@ -74,7 +98,8 @@ class DecoderSegment(nn.Module):
         attention_mask : Tensor of shape (B, P + S), int64
             1 for tokens, 0 for padding.
         position_ids : Tensor of shape (B, S) or (3, B, S), int64
-        past : one (key, value) per layer, each of shape (B, Hkv, P, Dh)
+        past : one (key, value) per layer, each of shape (B, Hkv, P, Dh), or a FixedCache
+            The latter for one new token, with a mask of the cache's length.
         block_ids : Tensor of shape (B, P + S), int64, or None
             For decoders that attend in both directions: the group of each token (see
             :func:`vtc.inputs.schedule.attention_blocks`), -1 for cached ones.
@@ -91,7 +116,7 @@ class DecoderSegment(nn.Module):
             Hidden states entering the last layer, where the segment `taps`.
         """
         facts = self.adapter.facts.decoder
-        cache = SegmentCache(self.layers, past)
+        cache = past if isinstance(past, SegmentCache) else SegmentCache(self.layers, past)
         deepstack = hidden[..., facts.width :]
         hidden = hidden[..., : facts.width]
         windows = {layer in facts.window_layers for layer in self.layers}
