@@ -63,11 +63,9 @@ bench: $(STAMP) ## Time the demo's bundle against the original, with many repeat
 	@test -f $(OUT)/bundle/manifest.json || $(MAKE) demo
 	$(BIN)/vtc bench $(OUT)/bundle --against reference --repeats 200 -o out/bench.json
 
-gpu: ## Time the shapes of 7B models with the python3 at hand, whose PyTorch sees a GPU of 24 GB or more
-	@mkdir -p out/gpu
-	for shape in llava-1.5-7b llava-next-7b; do for graphs in "" --cuda-graphs; do \
-	  python3 -m vtc.cli bench --shape $$shape --backend torch --device cuda $$graphs --repeats 15 --max-new-tokens 8 \
-	    -o out/gpu/$$shape$$graphs.json || exit; done; done
+MINUTES_ON_GPU ?= 12
+gpu: $(if $(TINY),$(STAMP)) ## Measure all that a GPU shows with the python3 at hand, in 12 minutes (TINY=1: here, on the CPU)
+	$(if $(TINY),$(BIN)/python,$(PYTHON)) -m docs.studies.gpu --minutes $(MINUTES_ON_GPU) $(if $(TINY),--tiny -o out/gpu-tiny,-o out/gpu) $(if $(BUNDLES),--bundles $(BUNDLES))
 
 test-js: $(STAMP) ## Run a bundle in transformers.js and compare the tokens (needs Node 20)
 	npm ci --prefix tests/js --silent

@@ -1,7 +1,8 @@
 """Write what the pages say of recipes, stages and selectors from the classes themselves: ``python -m docs.generate``.
 
 Fills the slots ``<!-- generated: NAME -->`` to ``<!-- end -->`` of README.md and docs/*.md, and the tables of
-docs/selectors.md and docs/learnpruner.md from the committed results. Nothing is measured, and no torch is imported.
+docs/selectors.md, docs/learnpruner.md and docs/gpu.md from the committed results. Nothing is measured, and no torch is
+imported.
 ``tests/docs`` holds that the committed pages are what this writes.
 """
 
@@ -19,7 +20,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from docs.studies import pages, selector_tables
+from docs.studies import gpu_tables, pages, selector_tables
 from exporters.rewriting import operators
 from vtc.models.refused import NEAREST
 from vtc.recipe import STAGES, Recipe, builtin_recipes, load_recipe, values
@@ -336,6 +337,8 @@ def written(page: Path) -> str:
         file, tables = STUDIES[page.name]
         results = json.loads((ROOT / "docs" / "results" / file).read_text(encoding="utf-8"))
         text = pages.filled(text, results, tables)
+    if page.name == "gpu.md":
+        text = pages.filled(text, gpu_tables.results(), gpu_tables.TABLES)
     return text
 
 

@@ -6,6 +6,7 @@ import os
 import platform
 from typing import Any
 
+from vtc.errors import MissingDependency
 from vtc.runtime.onnxruntime.providers import import_onnxruntime
 from vtc.runtime.versions import package_version
 
@@ -20,7 +21,7 @@ def environment(provider: str, threads: int | None) -> dict[str, Any]:
     threads : int or None
     """
     found = {
-        "onnxruntime": import_onnxruntime().__version__,
+        "onnxruntime": _onnxruntime(),
         "provider": provider,
         "threads": threads,
         "cpus": os.cpu_count(),
@@ -30,3 +31,11 @@ def environment(provider: str, threads: int | None) -> dict[str, Any]:
     if provider in ("tensorrt", "tensorrt_rtx"):
         found[provider] = package_version(provider)
     return found
+
+
+def _onnxruntime() -> str | None:
+    """Its version; PyTorch is timed without it."""
+    try:
+        return str(import_onnxruntime().__version__)
+    except MissingDependency:
+        return None
