@@ -63,6 +63,8 @@ class ExportRequest:
     opset : int
     samples : sequence of Sample
         Prompts on which the bundle is compared with the model.
+    calibration : sequence of Sample
+        Those of real use, by which weights in few bits are rounded; without any, each becomes the nearest number.
     targets : sequence of Target
         What engines are to be built for: the graphs are linted for each before they are compared, and the bundle
         gets scripts that build engines and a page that says what to expect.
@@ -80,6 +82,7 @@ class ExportRequest:
     optimised: Sequence[str] = ()
     opset: int = DEFAULT_OPSET
     targets: Sequence[Target] = ()
+    calibration: Sequence[Sample] = ()
     progress: Report = silent
     warnings: Sequence[str] = ()
 
@@ -204,7 +207,13 @@ def _export_base(
     finally:
         request.model.adapter.set_decoder_attention("sdpa")
     source = Exported(
-        base, raw, source_modules(request.models), request.model.adapter, request.samples, request.progress
+        base,
+        raw,
+        source_modules(request.models),
+        request.models,
+        request.samples,
+        request.calibration,
+        request.progress,
     )
     return derive(source, wanted)
 

@@ -51,7 +51,7 @@ class Proof:
         ParityError
             If one of them computes something else than rounding explains.
         """
-        models = fake_quantised(self._original.models, one, derived.reached)
+        models = fake_quantised(self._original.models, one, derived.weights.get(one.name, {}), derived.reached)
         twin = self._original if models is self._original.models else Asked(models, self._original.samples)
         found = {one.name: self._of_portable(one, derived, twin)}
         for variant in self._draft.variants:

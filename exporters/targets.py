@@ -17,8 +17,10 @@ from vtc.errors import InputError
 PRODUCTS: dict[Library, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 FLOATS = frozenset({"FLOAT", "FLOAT16", "BFLOAT16"})
 _BY_NAME = {one.name: one for one in PRECISIONS}
-_BLOCKS_OF_8_BITS = {one.name for one in PRECISIONS if one.stored == "int8" and one.block}
-"""The parser of TensorRT for RTX 1.7.1 takes them and its builder fails; no document says that any other does."""
+_FOR_CPUS = {one.name for one in PRECISIONS if one.head}
+"""Rows of their embedding are looked up in int8, and TensorRT for RTX 1.7.1 takes such a constant before
+``DequantizeLinear`` alone; it parses blocks of int8 and does not build them. No document says that another does.
+"""
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,8 @@ class Target:
         """
         found = _BY_NAME.get(precision)
         reason = self.lacks(found.number if found else precision, capability, precision)
-        if precision in _BLOCKS_OF_8_BITS and not reason:
-            reason = f"{precision} has scales for blocks of int8, which no TensorRT builds"
+        if precision in _FOR_CPUS and not reason:
+            reason = f"{precision} looks its embedding up in int8, for CPUs, which no TensorRT takes"
             reason += f"; it takes {', '.join(self._usable(capability))}"
         return reason
 
@@ -185,7 +187,7 @@ class Target:
         return [
             name
             for name, one in _BY_NAME.items()
-            if name not in _BLOCKS_OF_8_BITS
+            if name not in _FOR_CPUS
             and one.number in self.precisions
             and any(self._has(one.number, gpu) for gpu in here)
         ]

@@ -30,6 +30,10 @@ class Precision:
         Whether inputs of linear layers are quantised too, with ranges found on samples.
     block : int
         Most inputs that share a scale; 0 where all of an output's do, or all of a weight's.
+    wide : float
+        Most of the weights, as a share, that get 8 bits in place of 4 for the error that samples show.
+    head : bool
+        Whether head and embedding are stored in few bits too.
     opset : int
         Lowest ONNX operator set that can say so.
     session : mapping of str to str
@@ -53,6 +57,8 @@ class Precision:
     stored: Stored | None = None
     activations: bool = False
     block: int = 0
+    wide: float = 0.0
+    head: bool = False
     opset: int = 18
     session: Mapping[str, str] = field(default_factory=dict, hash=False)
 
@@ -83,6 +89,8 @@ PRECISIONS: tuple[Precision, ...] = (
         0.05,
         stored="int4",
         block=32,
+        wide=0.1,
+        head=True,
         opset=21,
         session=_INT8_PRODUCTS,
     ),
@@ -96,6 +104,7 @@ PRECISIONS: tuple[Precision, ...] = (
         0.05,
         stored="int8",
         block=32,
+        head=True,
         opset=21,
         session=_INT8_PRODUCTS,
     ),

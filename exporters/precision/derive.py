@@ -22,10 +22,11 @@ from exporters.graphs import SourceModule
 from exporters.precision import Precision
 from exporters.precision.floats import NARROW, cast_graph_to_float32
 from exporters.precision.protect import protect, report, worst_first
-from exporters.precision.quantize import Linear, Rounded, linear_weights, multiplied, quantize
+from exporters.precision.quantize import Linear, Rounded, embedding_table, linear_weights, multiplied, quantize
+from exporters.precision.weights import Chosen, choose, table
 from exporters.writing import external_data, save_graph
+from vtc.compressed.model import CompressedModel
 from vtc.data.samples import Sample
-from vtc.models.base import VLMAdapter
 from vtc.progress import Report
 
 
@@ -40,17 +41,21 @@ class Exported:
         As exported, in the directory where derived ones go.
     sources : dict of graph name to list of (model, module)
         See :func:`exporters.graphs.source_modules`.
-    adapter : VLMAdapter
+    models : sequence of CompressedModel
         Whose linear layers are quantised.
     samples : sequence of Sample
+        What values are measured on.
+    calibration : sequence of Sample
+        What weights are rounded by; without any, to the nearest.
     progress : callable
     """
 
     base: str
     raw: Mapping[str, Path]
     sources: Mapping[str, Sequence[SourceModule]]
-    adapter: VLMAdapter
+    models: Sequence[CompressedModel]
     samples: Sequence[Sample]
+    calibration: Sequence[Sample]
     progress: Report
 
 
@@ -69,8 +74,9 @@ class Derived:
     layers : dict of precision to dict of graph name to tuple of Rounded
     reached : dict of module name to float
         Largest magnitude of each linear layer's input, where precisions ask for it.
+    weights : dict of precision to dict of module name to Chosen
     notes : dict of precision to JSON data
-        What computes in float32 and how far values are off; how many weights were quantised.
+        What computes in float32 and how far values are off; how weights were quantised, and which.
     """
 
     paths: dict[str, dict[str, Path]] = field(default_factory=dict)
@@ -78,6 +84,7 @@ class Derived:
     stand_ins: dict[str, dict[str, Path]] = field(default_factory=dict)
     layers: dict[str, dict[str, tuple[Rounded, ...]]] = field(default_factory=dict)
     reached: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, dict[str, Chosen]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -97,21 +104,27 @@ def derive(source: Exported, precisions: Sequence[Precision]) -> Derived:
     """
     derived = Derived()
     quantised = [one for one in precisions if one.stored]
-    linears = linear_weights(source.adapter, DTYPES[source.base]) if quantised else {}
+    adapter, dtype = source.models[0].adapter, DTYPES[source.base]
+    linears = linear_weights(adapter, dtype, head=any(one.head for one in quantised)) if quantised else {}
+    derived.weights = choose(source.models, quantised, source.calibration, source.progress) if quantised else {}
     activations = any(one.activations for one in precisions)
     safe = dict(source.raw) if source.base == "fp32" else _protected(source, derived, linears, activations)
     derived.safe = safe
     for one in precisions:
         derived.paths[one.name] = {}
         if one.stored:
-            derived.notes[one.name] = {"base": source.base, "graphs": {}}
+            chosen = derived.weights[one.name]
+            weights = {name: layer.small for name, layer in chosen.items()}
+            tables = embedding_table(adapter, dtype, weights)
+            method = "gptq" if source.calibration and not one.activations else "nearest"
+            derived.notes[one.name] = {"base": source.base, "method": method, "graphs": {}, "layers": table(chosen)}
         for done, (name, path) in enumerate(safe.items()):
             source.progress(f"writing {one.name} graphs", done, len(safe))
             out = path.with_name(f"{name}{one.suffix}.onnx")
             derived.paths[one.name][name] = out
             if one.stored:
                 model = onnx.load(path)
-                found = quantize(model, one, linears, derived.reached)
+                found = quantize(model, one, linears, weights, derived.reached, tables)
                 derived.notes[one.name]["graphs"][name] = {"weights": found.weights, "left": found.left}
                 derived.layers.setdefault(one.name, {})[name] = found.layers
                 save_graph(ir.from_proto(model), out)

@@ -15,12 +15,16 @@ from torch import Tensor, nn
 
 from exporters.copies import DTYPES, cast_copy, cast_weights
 from exporters.precision import Precision, Stored
-from exporters.precision.quantize import LARGEST, input_scale, linear_layers, small
+from exporters.precision.small import LARGEST, input_scale
+from exporters.precision.weights import Chosen
 from vtc.compressed.model import CompressedModel
 
 
 def fake_quantised(
-    models: Sequence[CompressedModel], precision: Precision, reached: Mapping[str, float]
+    models: Sequence[CompressedModel],
+    precision: Precision,
+    weights: Mapping[str, Chosen],
+    reached: Mapping[str, float],
 ) -> Sequence[CompressedModel]:
     """The models themselves, or copies in float32 that compute what a quantised precision should.
 
@@ -28,6 +32,7 @@ def fake_quantised(
     ----------
     models : sequence of CompressedModel
     precision : Precision
+    weights : mapping of module name to Chosen
     reached : mapping of module name to float
         Largest magnitude of each layer's input; not looked at where activations stay.
     """
@@ -35,18 +40,14 @@ def fake_quantised(
         return models
     copies = cast_copy(models, DTYPES[precision.base])
     cast_weights(copies, torch.float32)
-    seen: set[int] = set()
-    for one in copies:
-        for name, module in linear_layers(one.adapter):
-            if id(module) in seen:
-                continue
-            seen.add(id(module))
-            weight = module.weight.detach().cpu().to(DTYPES[precision.base]).numpy()
-            found = small(weight, 0, precision.stored, precision.block)
-            if found is not None:
-                module.weight.data = torch.from_numpy(found.values()).to(module.weight)
-                if precision.activations and name in reached:
-                    module.register_forward_pre_hook(_Rounding(precision.stored, reached[name]))
+    for adapter in {id(one.adapter): one.adapter for one in copies}.values():
+        modules = dict(adapter.model.named_modules())
+        for name, chosen in weights.items():
+            module: Any = modules[name]
+            # In a parameter of its own: head and embedding may be one, and are not stored as one.
+            module.weight = nn.Parameter(torch.from_numpy(chosen.small.values()), requires_grad=False)
+            if precision.activations and name in reached:
+                module.register_forward_pre_hook(_Rounding(precision.stored, reached[name]))
     return copies
 
 

@@ -1,8 +1,4 @@
-"""Weights of linear layers stored in 8 or 4 bits, and their inputs rounded to 8: ``DequantizeLinear`` in the graph.
-
-All is symmetric, without zero points, with scales above zero, as TensorRT asks. The numbers are worked out here: ONNX
-Runtime's own quantiser gives blocks scales of either sign, which TensorRT's parser refuses.
-"""
+"""Weights of linear layers stored in 8 or 4 bits, and their inputs rounded to 8: ``DequantizeLinear`` in the graph."""
 
 from __future__ import annotations
 
@@ -12,29 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from exporters.precision import Precision, Stored
+from exporters.precision import Precision
 from exporters.precision.floats import element_types, set_nodes
+from exporters.precision.small import NUMBERS, Small, input_scale
 from vtc.models.base import VLMAdapter
 
-BLOCKS = (128, 64, 32, 16)
-"""Inputs that share a scale: the first that divides their number. GPUs have kernels for 128."""
-CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
-"""Shares of a block's largest weight that may become the largest number; the one with the least squared error does."""
-LARGEST = {"int8": 127.0, "int4": 7.0, "fp8": 448.0}
-SMALLEST_SCALE = 2.0**-20
-"""Above zero in float16 too."""
-NUMBERS: dict[str, Any] = {"int8": np.int8, "int4": ml_dtypes.int4, "fp8": ml_dtypes.float8_e4m3fn}
 PASSED_THROUGH = frozenset({"Cast", "Transpose"})
 """Operators that may stand between a weight and its multiplication."""
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -51,37 +37,6 @@ class Linear:
 
     names: tuple[str, ...]
     outputs: int
-
-
-@dataclass(frozen=True)
-class Small:
-    """A matrix in few bits.
-
-    Attributes
-    ----------
-    numbers : array of shape (R, C)
-        Of the type that is stored.
-    scales : array
-        Per output of shape (outputs,), per block of inputs of the matrix' rank, or a single one.
-    axis : int
-        Of outputs, or where there are blocks of inputs.
-    block : int
-        Inputs that share a scale; 0 without blocks.
-    """
-
-    numbers: NDArray[Any]
-    scales: NDArray[Any]
-    axis: int
-    block: int = 0
-
-    def values(self) -> Floats:
-        """The matrix that it stands for, float32."""
-        scales = self.scales.astype(np.float32)
-        if self.block:
-            scales = scales.repeat(self.block, axis=self.axis)
-        elif scales.ndim:
-            scales = np.expand_dims(scales, 1 - self.axis)
-        return np.asarray(self.numbers.astype(np.float32) * scales)
 
 
 @dataclass(frozen=True)
@@ -117,22 +72,24 @@ class Quantised:
     layers: tuple[Rounded, ...]
 
 
-def linear_weights(adapter: VLMAdapter, dtype: torch.dtype) -> dict[str, Linear]:
+def linear_weights(adapter: VLMAdapter, dtype: torch.dtype, *, head: bool = False) -> dict[str, Linear]:
     """The weights that are quantised, by their digest in either orientation.
 
-    Those of every linear layer of the model but the head: vision tower, projector and decoder. Trained selectors are
-    no part of the model and stay as they are.
+    Those of every linear layer of the model: vision tower, projector and decoder. Trained selectors are no part of the
+    model and stay as they are.
 
     Parameters
     ----------
     adapter : VLMAdapter
     dtype : torch.dtype
         Of the weights in the graphs.
+    head : bool
+        Whether the head's is among them.
     """
     found: dict[str, Linear] = {}
-    for name, module in linear_layers(adapter):
+    for name, module in linear_layers(adapter, head=head):
         weight = module.weight.detach().cpu().to(dtype)
-        # An embedding's or a head's weight under another name is not a linear layer's.
+        # An embedding's weight under another name is not a linear layer's.
         for outputs, matrix in enumerate((weight, weight.T)):
             key = digest(matrix.contiguous().numpy())
             names = found[key].names if key in found else ()
@@ -140,77 +97,38 @@ def linear_weights(adapter: VLMAdapter, dtype: torch.dtype) -> dict[str, Linear]
     return found
 
 
-def linear_layers(adapter: VLMAdapter) -> Iterator[tuple[str, nn.Linear]]:
-    """Name and module of the layers whose weights are quantised."""
-    head: Any = adapter.head
-    kept = {id(head), id(adapter.embed_tokens)}
-    tied = {id(getattr(module, "weight", None)) for module in (head, adapter.embed_tokens)}
+def linear_layers(adapter: VLMAdapter, *, head: bool = False) -> Iterator[tuple[str, nn.Linear]]:
+    """Name and module of the layers whose weights are quantised, in the model's order."""
+    own: Any = adapter.head
+    kept = {id(own), id(adapter.embed_tokens)}
+    tied = {id(getattr(module, "weight", None)) for module in (own, adapter.embed_tokens)}
     for name, module in adapter.model.named_modules():
-        if isinstance(module, nn.Linear) and id(module) not in kept and id(module.weight) not in tied:
+        body = id(module) not in kept and id(getattr(module, "weight", None)) not in tied
+        if isinstance(module, nn.Linear) and (head if module is own else body):
             yield name, module
+
+
+def embedding(adapter: VLMAdapter) -> tuple[str, nn.Embedding]:
+    """Name and module of the token embedding."""
+    inside = {id(module) for module in adapter.embed_tokens.modules() if isinstance(module, nn.Embedding)}
+    return next(
+        (name, module)
+        for name, module in adapter.model.named_modules()
+        if isinstance(module, nn.Embedding) and id(module) in inside
+    )
+
+
+def embedding_table(adapter: VLMAdapter, dtype: torch.dtype, weights: Mapping[str, Small]) -> dict[str, Small]:
+    """What the token embedding is stored as, by the digest of the one in the graphs; nothing where it stays."""
+    name, module = embedding(adapter)
+    if name not in weights:
+        return {}
+    return {digest(module.weight.detach().cpu().to(dtype).numpy()): weights[name]}
 
 
 def digest(matrix: NDArray[Any]) -> str:
     """Of a matrix' shape and values."""
     return hashlib.sha256(repr((matrix.shape, matrix.dtype.str)).encode() + matrix.tobytes()).hexdigest()
-
-
-def small(matrix: NDArray[Any], outputs: int, stored: Stored, block: int = 0) -> Small | None:
-    """A matrix of two axes in few bits; None where it cannot be, as its inputs do not divide into blocks.
-
-    Parameters
-    ----------
-    matrix : array of shape (R, C)
-    outputs : int
-        Which axis the outputs are.
-    stored : {"int8", "int4", "fp8"}
-        fp8 has one scale for all, the others one for each output.
-    block : int
-        Most inputs that share a scale; 0 for all.
-    """
-    inputs, dtype = 1 - outputs, matrix.dtype
-    values = matrix.astype(np.float32)
-    largest = LARGEST[stored]
-    if block:
-        block = next((size for size in BLOCKS if size <= block and values.shape[inputs] % size == 0), 0)
-        if not block:
-            return None
-        blocks = np.moveaxis(values, inputs, 0)
-        blocks = blocks.reshape(-1, block, blocks.shape[1])
-        scales = np.moveaxis(_clipped(blocks, largest, dtype), inputs, 0)
-        numbers = _rounded(values, scales.astype(np.float32).repeat(block, axis=inputs), stored)
-        return Small(numbers, scales, inputs, block)
-    scale = _scale(np.abs(values).max(axis=None if stored == "fp8" else inputs), largest, dtype)
-    wide = np.expand_dims(scale, inputs) if scale.ndim else scale
-    return Small(_rounded(values, wide.astype(np.float32), stored), scale, outputs)
-
-
-def input_scale(reached: float, stored: Stored) -> float:
-    """Scale of a layer's input that reaches a magnitude; one that float16 holds."""
-    return float(_scale(reached, LARGEST[stored], np.float16))
-
-
-def _scale(reached: Any, largest: float, dtype: Any) -> NDArray[Any]:
-    return np.asarray(np.maximum(np.asarray(reached) / largest, SMALLEST_SCALE), dtype=dtype)
-
-
-def _rounded(values: Floats, scales: Floats, stored: Stored) -> NDArray[Any]:
-    numbers = np.clip(values / scales, -LARGEST[stored], LARGEST[stored])
-    return np.asarray((numbers if stored == "fp8" else np.rint(numbers)).astype(NUMBERS[stored]))
-
-
-def _clipped(blocks: Floats, largest: float, dtype: Any) -> NDArray[Any]:
-    """Scales (blocks, outputs) of blocks (blocks, inputs, outputs) with the least squared error."""
-    reached = np.abs(blocks).max(axis=1)
-    best = np.full(reached.shape, np.inf, np.float32)
-    chosen = _scale(reached, largest, dtype)
-    for clip in CLIPS:
-        scales = _scale(reached * clip, largest, dtype)
-        wide = scales.astype(np.float32)[:, None]
-        error = ((np.clip(np.rint(blocks / wide), -largest, largest) * wide - blocks) ** 2).sum(axis=1)
-        better = error < best
-        best, chosen = np.where(better, error, best), np.where(better, scales, chosen)
-    return np.asarray(chosen)
 
 
 def multiplied(
@@ -247,7 +165,12 @@ def multiplied(
 
 
 def quantize(
-    model: ModelProto, precision: Precision, linears: Mapping[str, Linear], reached: Mapping[str, float]
+    model: ModelProto,
+    precision: Precision,
+    linears: Mapping[str, Linear],
+    weights: Mapping[str, Small],
+    reached: Mapping[str, float],
+    tables: Mapping[str, Small],
 ) -> Quantised:
     """Quantise a graph in place.
 
@@ -257,28 +180,28 @@ def quantize(
         Of the precision's base, with its weights.
     precision : Precision
     linears : mapping of digest to Linear
+    weights : mapping of module name to Small
+        Outputs on axis 0; of a layer that has none, the weight is left.
     reached : mapping of module name to float
         Largest magnitude of each layer's input; not looked at where activations stay.
+    tables : mapping of digest to Small
+        Embeddings, with one scale for each row.
     """
     if precision.stored is None:
         raise AssertionError("only quantised precisions are made by quantising")
-    uses = multiplied(model, linears)
     types = element_types(model)
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes: list[NodeProto] = []
     inputs: dict[str, tuple[str, float]] = {}
     layers: list[Rounded] = []
     done = left = 0
-    for name, users in uses.items():
-        matrix = initializers[name]
+    for name, users in multiplied(model, linears).items():
         layer = users[0][1]
-        found = small(numpy_helper.to_array(matrix), layer.outputs, precision.stored, precision.block)
-        if found is None:
+        if layer.names[0] not in weights:
             left += 1
             continue
         done += 1
-        nodes.append(_dequantized(model, name, found))
-        matrix.CopyFrom(numpy_helper.from_array(found.numbers, f"{name}/numbers"))
+        nodes.append(_dequantized(model, initializers[name], weights[layer.names[0]], layer.outputs))
         if precision.activations:
             for node, _ in users:
                 inputs[node.output[0]] = (node.input[0], max(reached[one] for one in layer.names))
@@ -296,21 +219,68 @@ def quantize(
             node.input[0] = result
         nodes.append(node)
     set_nodes(model, nodes)
+    looked_up = _look_up(model, tables)
     for opset in model.opset_import if done else ():
         if opset.domain in ("", "ai.onnx"):
             opset.version = max(opset.version, precision.opset)
-    return Quantised(done, left, tuple(layers))
+    return Quantised(done + looked_up, left, tuple(layers))
 
 
-def _dequantized(model: ModelProto, name: str, found: Small) -> NodeProto:
-    """The node that makes the weight `name` of its numbers, under the name that it had."""
+def _dequantized(model: ModelProto, matrix: TensorProto, found: Small, outputs: int) -> NodeProto:
+    """The node that makes a weight of its numbers, as its one user wants it.
+
+    ONNX Runtime joins it with a product that follows, and with nothing where the weight is turned in between.
+    """
+    name = result = matrix.name
+    users = [node for node in model.graph.node if name in node.input]
+    if outputs == 0 and len(users) == 1 and users[0].op_type == "Transpose":
+        result = users[0].output[0]
+        model.graph.node.remove(users[0])
+        outputs = 1
+    elif outputs == 0 and len(users) == 1 and users[0].op_type == "Gemm":
+        turned = next(one for one in users[0].attribute if one.name == "transB")
+        users[0].attribute.remove(turned)
+        outputs = 1
+    found = found.turned() if outputs else found
+    matrix.CopyFrom(numpy_helper.from_array(found.numbers, f"{name}/numbers"))
     model.graph.initializer.append(numpy_helper.from_array(found.scales, f"{name}/scales"))
     how: dict[str, Any] = {"axis": found.axis} if found.scales.ndim else {}
     if found.block:
         how["block_size"] = found.block
     return helper.make_node(
-        "DequantizeLinear", [f"{name}/numbers", f"{name}/scales"], [name], name=f"dequantize_{name}", **how
+        "DequantizeLinear", [f"{name}/numbers", f"{name}/scales"], [result], name=f"dequantize_{name}", **how
     )
+
+
+def _look_up(model: ModelProto, tables: Mapping[str, Small]) -> int:
+    """Store embeddings small: rows are looked up as they are stored, and only then multiplied by their scales."""
+    nodes: list[NodeProto] = []
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    found: dict[str, Small] = {}
+    for name in {node.input[0] for node in model.graph.node if node.op_type == "Gather"} & set(initializers):
+        tensor = initializers[name]
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2:
+            table = tables.get(digest(numpy_helper.to_array(tensor)))
+            if table is not None:
+                found[name] = table
+    for node in model.graph.node:
+        if node.op_type != "Gather" or node.input[0] not in found:
+            nodes.append(node)
+            continue
+        name, ids = node.input
+        result = node.output[0]
+        nodes += [
+            helper.make_node("Gather", [name, ids], [f"{result}/rows"], name=f"{result}/look_up"),
+            helper.make_node("Cast", [f"{result}/rows"], [f"{result}/wide"], to=TensorProto.FLOAT),
+            helper.make_node("Gather", [f"{name}/scales", ids], [f"{result}/scales"], name=f"{result}/look_up_scales"),
+            helper.make_node("Mul", [f"{result}/wide", f"{result}/scales"], [result], name=f"{result}/scale"),
+        ]
+    for name, table in found.items():
+        initializers[name].CopyFrom(numpy_helper.from_array(table.numbers, name))
+        model.graph.initializer.append(numpy_helper.from_array(table.scales[:, None], f"{name}/scales"))
+    if found:
+        set_nodes(model, nodes)
+    return len(found)
 
 
 def _round_input(

@@ -56,7 +56,7 @@ def test_precision_that_a_gpu_has_not() -> None:
         target("jetson-orin-jp6").check("fp8")
     assert str(caught.value) == (
         "fp8 needs SM 8.9 or newer, and target jetson-orin-jp6 is for SM 8.7; "
-        "it takes fp32, fp16, bf16, q4, q4f16, q8f16, int8-static"
+        "it takes fp32, fp16, bf16, q4f16, q8f16, int8-static"
     )
 
 
@@ -65,7 +65,7 @@ def test_precision_of_one_gpu_of_several() -> None:
     assert rtx.allows("fp8")
     assert rtx.refusal("fp8", "8.6") == (
         "fp8 needs SM 8.9 or newer, and target rtx is for SM 8.6; "
-        "it takes fp32, fp16, bf16, q4, q4f16, q8f16, int8-static there"
+        "it takes fp32, fp16, bf16, q4f16, q8f16, int8-static there"
     )
     assert rtx.allows("fp8", "8.9")
     assert not rtx.allows("bf16", "7.5")
@@ -75,10 +75,10 @@ def test_precision_of_one_gpu_of_several() -> None:
 def test_precision_is_asked_about_as_what_it_stores() -> None:
     orin = target("jetson-orin-jp6")
     assert orin.allows("int8-static")
-    assert orin.allows("q4")
+    assert orin.allows("q4f16")
     assert orin.refusal("int8") == (
-        "int8 has scales for blocks of int8, which no TensorRT builds; "
-        "it takes fp32, fp16, bf16, q4, q4f16, q8f16, int8-static"
+        "int8 looks its embedding up in int8, for CPUs, which no TensorRT takes; "
+        "it takes fp32, fp16, bf16, q4f16, q8f16, int8-static"
     )
     assert orin.lacks("int8") == ""
 

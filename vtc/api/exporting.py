@@ -66,10 +66,11 @@ def export(
     model : str, Path or None
         Where the checkpoint is now, if it has moved.
     data : str, Path or None
-        Images and questions to compare on: a directory with data.jsonl, or ``reference``. None takes ``reference`` for
-        the reference model, and noise for others.
+        Images and questions to compare on, and to round weights in few bits by: a directory with data.jsonl, or
+        ``reference``. None takes ``reference`` for the reference model. Others are compared on noise, and their weights
+        rounded to the nearest number.
     samples : int
-        Number of prompts to compare on.
+        Number of prompts to compare on; weights are rounded by 32 at least.
     image_options : sequence of ImageOptions
         Layouts of images that the bundle is to serve, the default one first; none is the one it was compressed for.
     progress : callable
@@ -112,19 +113,25 @@ def export(
     from vtc.compressed.checkpoint import for_images, load_compressed
     from vtc.compressed.inspection import warnings_of
     from vtc.data.datasets import data_for
-    from vtc.data.samples import samples_from
+    from vtc.data.samples import CALIBRATION, Sample, samples_from
 
     loaded, recipe, origin = load_compressed(Path(compressed), None if model is None else str(model))
     models = [for_images(loaded, recipe, wanted) for wanted in image_options] or [loaded]
     source = data_for(origin.name, data)
     if needs_ranges and source is None:
         raise InputError(f"{needs_ranges[0]} takes ranges of activations from samples, and noise has none; give --data")
-    share = -(-samples // len(models))
+
+    def asked(count: int) -> list[Sample]:
+        share = -(-count // len(models))
+        return [sample for one in models for sample in samples_from(one.adapter, source, share, seed=0)]
+
+    stored = any(precision(name).stored and not precision(name).activations for name in names)
     request = ExportRequest(
         models=models,
         recipe=recipe,
         origin=origin,
-        samples=[sample for one in models for sample in samples_from(one.adapter, source, share, seed=0)],
+        samples=asked(samples),
+        calibration=asked(max(samples, CALIBRATION)) if stored and source is not None else (),
         precisions=names,
         optimised=optimised,
         opset=opset,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +75,9 @@ interrupted export is taken up again by the same command."""
 @click.option(
     "--data",
     metavar="D",
-    help="Images and questions to compare on: a directory with data.jsonl, or 'reference'. Without it the reference "
-    "model is asked about drawn digits, other models about random images.",
+    help="Images and questions to compare on, and to round weights in few bits by: a directory with data.jsonl, or "
+    "'reference'. Without it the reference model is asked about drawn digits, other models about random images, and "
+    "their weights become the nearest numbers.",
 )
 @images_outside_flag
 @click.option("--samples", default=16, show_default=True, type=click.IntRange(1), help="Prompts to compare on.")
@@ -157,10 +159,24 @@ def _values(out: Path) -> list[str]:
                 f"{name} values that rounding moves most, for whoever tunes it: {worst} of the largest they reach; "
                 "whether that harms, the answers above tell"
             )
+        if note.get("layers"):
+            lines.append(_rounded(name, note))
         left = sum(counts["left"] for counts in note.get("graphs", {}).values())
         if left:
             lines.append(f"{name} leaves {left} weights as they are: their inputs do not divide into blocks")
     return lines
+
+
+def _rounded(name: str, note: Mapping[str, Any]) -> str:
+    """Say how weights of a precision were rounded."""
+    if note["method"] == "nearest":
+        return f"{name} has each weight as its nearest number; --data with questions of real use brings it closer"
+    wide = sum(row["bits"] == 8 for row in note["layers"])
+    worst = ", ".join(f"{row['layer']} {row['error']:.2%}" for row in note["layers"][:WORST] if row["error"])
+    return (
+        f"{name} is rounded by samples (GPTQ), {wide} of {len(note['layers'])} weights in 8 bits; outputs that are "
+        f"furthest off, squared: {worst}"
+    )
 
 
 def _share(relative: float | None) -> str:

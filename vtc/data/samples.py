@@ -14,6 +14,9 @@ from vtc.models.base import VLMAdapter
 ANSWER_TOKENS = 16
 """Tokens of an answer that are measured, at most."""
 
+CALIBRATION = 32
+"""Prompts that weights in few bits are rounded by, at least."""
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -95,7 +95,7 @@ def test_linear_layers_are_stored_small(exported: tuple[dict[str, Parity], Path]
     _, path = exported
     one = precision(name)
     notes = json.loads((path / VALUES).read_text())[name]["graphs"]
-    assert notes["embed_tokens"] == {"weights": 0, "left": 0}
+    assert notes["embed_tokens"] == {"weights": int(one.head), "left": 0}
     for graph in ("vision_encoder", "decoder_model_merged"):
         model = onnx.load(path / f"onnx/{graph}{one.suffix}.onnx")
         small = [tensor for tensor in model.graph.initializer if tensor.data_type == STORED[str(one.stored)]]
@@ -104,7 +104,9 @@ def test_linear_layers_are_stored_small(exported: tuple[dict[str, Parity], Path]
         rounded = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
         assert bool(rounded) == one.activations
     head = [tensor for tensor in model.graph.initializer if list(tensor.dims) in ([48, 460], [460, 48])]
-    assert [tensor.data_type for tensor in head] == [BASES[one.base]]
+    assert [tensor.data_type for tensor in head] == [STORED[str(one.stored)] if one.head else BASES[one.base]]
+    rows = onnx.load(path / f"onnx/embed_tokens{one.suffix}.onnx").graph.initializer[0]
+    assert rows.data_type == (TensorProto.INT8 if one.head else BASES[one.base])
 
 
 @pytest.mark.parametrize("name", ["fp16", *QUANTISED])
@@ -132,8 +134,8 @@ def test_tensorrt_takes_every_precision(exported: tuple[dict[str, Parity], Path]
 def test_targets_take_what_they_allow(exported: tuple[dict[str, Parity], Path], name: str) -> None:
     manifest = load_manifest(exported[1])
     allowing = [one for one in TARGETS if one.allows(name)]
-    assert ("rtx" in {one.name for one in allowing}) == (name != "int8")
-    assert ("jetson-orin-jp6" in {one.name for one in allowing}) == (name not in ("fp8", "int8"))
+    assert ("rtx" in {one.name for one in allowing}) == (name not in ("q4", "int8"))
+    assert ("jetson-orin-jp6" in {one.name for one in allowing}) == (name not in ("q4", "int8", "fp8"))
     for one in allowing:
         assert lint_bundle(manifest, name, one) == []
 

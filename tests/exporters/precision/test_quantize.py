@@ -10,10 +10,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from exporters.precision import PRECISIONS, Stored, precision
-from exporters.precision.quantize import Linear, digest, input_scale, linear_weights, multiplied, quantize, small
+from exporters.precision.quantize import Linear, digest, linear_weights, multiplied, quantize
+from exporters.precision.small import Small, input_scale, small
 from vtc.models.base import VLMAdapter
 
 RNG = np.random.default_rng(0)
@@ -109,26 +110,28 @@ def test_runtime_computes_with_the_rounded_weights(name: str, turned: bool, gemm
     model, x = graph(weight, turned=turned, gemm=gemm), RNG.standard_normal((5, 256)).astype(dtype)
     x = x if gemm else x[None]
     reached = {"layer": float(np.abs(x).max())}
-    done = quantize(model, how, {key: layer}, reached)
+    assert how.stored is not None
+    found = small(np.ascontiguousarray(weight.T), 0, how.stored, how.block)
+    assert found is not None
+    done = quantize(model, how, {key: layer}, {"layer": found}, reached, {})
     assert (done.weights, done.left) == (1, 0)
     assert model.opset_import[0].version == how.opset
-    assert how.stored is not None
-    found = small(weight, 1, how.stored, how.block)
-    assert found is not None
+    assert "Transpose" not in {node.op_type for node in model.graph.node}  # which ONNX Runtime joins no product over
     inputs = x.astype(np.float32)
     if how.activations:
         scale = input_scale(reached["layer"], how.stored)
         numbers = torch.from_numpy(inputs / scale)
         low = numbers.round() if how.stored == "int8" else numbers.to(torch.float8_e4m3fn).float()
         inputs = low.numpy() * scale
-    np.testing.assert_allclose(run(model, x), inputs @ found.values(), atol=0.05, rtol=2e-3)
+    np.testing.assert_allclose(run(model, x), inputs @ found.values().T, atol=0.05, rtol=2e-3)
 
 
 def test_what_does_not_divide_is_left(adapter: VLMAdapter) -> None:
     weight = matrix(40, 8)
     model = graph(weight, turned=False)
     before = model.SerializeToString()
-    counts = quantize(model, precision("q4f16"), {digest(weight): Linear(("layer",), 1)}, {})
+    assert small(weight, 1, "int4", 128) is None
+    counts = quantize(model, precision("q4f16"), {digest(weight): Linear(("layer",), 1)}, {}, {}, {})
     assert (counts.weights, counts.left) == (0, 1)
     model.opset_import[0].version = 18
     assert model.SerializeToString() == before
@@ -139,13 +142,38 @@ def test_other_weights_are_not_touched() -> None:
     assert multiplied(model, {"0" * 64: Linear(("layer",), 1)}) == {}
 
 
-def test_head_and_embedding_are_not_quantised(adapter: VLMAdapter, siglip: VLMAdapter) -> None:
+def test_embedding_is_looked_up_as_it_is_stored() -> None:
+    rows = matrix(50, 40, np.float32) * np.logspace(-3, 3, 50, dtype=np.float32)[:, None]
+    found = small(rows, 0, "int8")
+    assert isinstance(found, Small)
+    body = helper.make_graph(
+        [helper.make_node("Gather", ["table", "ids"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["b", "n"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", "n", 40])],
+        [numpy_helper.from_array(rows, "table")],
+    )
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    assert quantize(model, precision("q4"), {}, {}, {}, {digest(rows): found}).weights == 1
+    onnx.checker.check_model(model)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    ids = np.arange(50).reshape(5, 10)
+    np.testing.assert_array_equal(session.run(None, {"ids": ids})[0], found.values()[ids])
+    assert len(model.SerializeToString()) < 0.5 * rows.nbytes
+    assert (np.abs(found.values() - rows).max(axis=1) <= np.abs(rows).max(axis=1) / 253).all()
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_embedding_is_no_linear_layer_and_the_head_is_where_it_is_asked_for(
+    adapter: VLMAdapter, siglip: VLMAdapter, head: bool
+) -> None:
     for one in (adapter, siglip):  # the latter's head is its embedding
-        names = {name for layer in linear_weights(one, torch.float16).values() for name in layer.names}
+        names = {name for layer in linear_weights(one, torch.float16, head=head).values() for name in layer.names}
         assert any("vision_tower" in name for name in names)
         assert any("projector" in name for name in names)
         assert any("q_proj" in name and "language_model" in name for name in names)
-        assert not any("lm_head" in name or "embed" in name for name in names)
+        assert ("lm_head" in names) == head
+        assert not any("embed" in name for name in names)
 
 
 def test_scales_of_inputs_are_what_float16_holds() -> None:

@@ -1,0 +1,92 @@
+"""What goes into linear layers while the PyTorch model answers samples: what their weights are rounded by.
+
+The whole compressed model runs, so that the decoder sees images and text at the positions that pruning leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vtc.compressed.model import CompressedModel
+from vtc.data.samples import ANSWER_TOKENS, Sample
+from vtc.progress import Report, silent
+
+MOST_BYTES = 2**30
+"""Of products that are held at once. The model runs once for each part of the layers that is as large as that."""
+
+
+def products(
+    models: Sequence[CompressedModel],
+    samples: Sequence[Sample],
+    layers: Mapping[str, nn.Linear],
+    report: Report = silent,
+) -> Iterator[dict[str, Tensor]]:
+    """For some layers after others, the sum of x x^T over their inputs x on samples with the model's own answers.
+
+    Parameters
+    ----------
+    models : sequence of CompressedModel
+        Of the same adapter.
+    samples : sequence of Sample
+    layers : mapping of name to nn.Linear
+    report : callable
+
+    Yields
+    ------
+    dict of name to Tensor of shape (inputs, inputs), float32
+        Of what no sample reaches, zeros.
+    """
+    parts = _parts(layers)
+    runs = [(model, sample) for model in models for sample in samples]
+    answers = [model.generate([sample.images], [sample.prompt], ANSWER_TOKENS)[0].token_ids for model, sample in runs]
+    for number, names in enumerate(parts):
+        found = {name: torch.zeros([layers[name].in_features] * 2) for name in names}
+        with ExitStack() as hooked:
+            for name in names:
+                _hook(hooked, models, layers[name], found[name])
+            for done, ((model, sample), answer) in enumerate(zip(runs, answers, strict=True)):
+                report("calibrating", number * len(runs) + done, len(parts) * len(runs))
+                ends = [*answer, model.adapter.eos_token_ids[0], model.adapter.pad_token_id]
+                model.score([sample.images], [sample.prompt], [ends])
+        yield found
+    report("calibrating", len(parts) * len(runs), len(parts) * len(runs))
+
+
+def _parts(layers: Mapping[str, nn.Linear]) -> list[list[str]]:
+    """Names of layers, in order, in parts of no more than :data:`MOST_BYTES`."""
+    parts: list[list[str]] = []
+    room = 0
+    for name, layer in layers.items():
+        need = 4 * layer.in_features**2
+        if not parts or need > room:
+            parts.append([])
+            room = MOST_BYTES
+        parts[-1].append(name)
+        room -= need
+    return parts
+
+
+def _hook(hooked: ExitStack, models: Sequence[CompressedModel], layer: nn.Module, found: Tensor) -> None:
+    def take(states: Tensor) -> None:
+        rows = states.detach().reshape(-1, states.shape[-1]).float().cpu()
+        found.addmm_(rows.T, rows)
+
+    def goes_in(_: nn.Module, args: tuple[Any, ...]) -> None:
+        take(args[0])
+
+    if layer is not models[0].adapter.head:
+        hooked.callback(layer.register_forward_pre_hook(goes_in).remove)
+        return
+    for last in {id(model.segments[-1]): model.segments[-1] for model in models}.values():
+        segment: Any = last
+
+        def comes_out(_: nn.Module, __: Any, output: Any, norm: nn.Module = segment.norm) -> None:
+            # The head is only asked about the last token, too few to tell what its inputs are like.
+            take(norm(output[0] if isinstance(output, tuple) else output))
+
+        hooked.callback(segment.blocks[-1].register_forward_hook(comes_out).remove)

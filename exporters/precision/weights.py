@@ -1,0 +1,183 @@
+"""The numbers that weights are stored as: calibrated where there are samples, each to the nearest where there are none.
+
+Graphs and the PyTorch models that they are compared with are both made of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from exporters.copies import DTYPES
+from exporters.precision import Precision, Stored
+from exporters.precision.calibration import products
+from exporters.precision.gptq import Grid, gptq, output_error
+from exporters.precision.quantize import embedding, linear_layers, linear_weights
+from exporters.precision.small import LARGEST, LEAST, NUMBERS, Small, block_of, small
+from vtc.compressed.model import CompressedModel
+from vtc.data.samples import Sample
+from vtc.progress import Report, silent
+
+Method = Literal["gptq", "nearest"]
+BITS: dict[Stored, int] = {"int4": 4, "int8": 8, "fp8": 8}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """How a weight is stored.
+
+    Attributes
+    ----------
+    small : Small
+        Outputs on axis 0.
+    bits : int
+    method : {"gptq", "nearest"}
+    error : float or None
+        Squared error of the layer's output on samples, as a share of the output's square; None where there were none.
+    wide_error : float or None
+        The same where a weight in 4 bits was in 8.
+    """
+
+    small: Small
+    bits: int
+    method: Method
+    error: float | None = None
+    wide_error: float | None = None
+
+
+def choose(
+    models: Sequence[CompressedModel],
+    precisions: Sequence[Precision],
+    samples: Sequence[Sample],
+    report: Report = silent,
+) -> dict[str, dict[str, Chosen]]:
+    """For each precision, what each linear layer's weight is stored as, and the embedding where it is too.
+
+    Layers whose inputs do not divide into blocks have nothing here.
+
+    Parameters
+    ----------
+    models : sequence of CompressedModel
+        Of the same adapter, in float32.
+    precisions : sequence of Precision
+        Those that are quantised.
+    samples : sequence of Sample
+        What to calibrate on; without any, each weight becomes the nearest number.
+    report : callable
+
+    Returns
+    -------
+    dict of precision to dict of module name to Chosen
+    """
+    adapter = models[0].adapter
+    layers = dict(linear_layers(adapter, head=any(one.head for one in precisions)))
+    theirs = {
+        one.name: {name: layer for name, layer in layers.items() if one.head or layer is not adapter.head}
+        for one in precisions
+    }
+    found: dict[str, dict[str, Chosen]] = {one.name: {} for one in precisions}
+    calibrated = [one for one in precisions if not one.activations] if samples else []
+    for part in products(models, samples, layers, report) if calibrated else ():
+        for name, product in part.items():
+            for one in calibrated:
+                if name in theirs[one.name] and product.any():
+                    chosen = _calibrated(theirs[one.name][name], one, product)
+                    found[one.name] |= {name: chosen} if chosen else {}
+    for one in precisions:
+        own = found[one.name]
+        for name, layer in theirs[one.name].items():
+            if name not in own:
+                nearest = _nearest(layer, one)
+                own |= {name: nearest} if nearest else {}
+        own |= widened(own, theirs[one.name], one)
+        if one.head:
+            name, module = embedding(adapter)
+            table = _nearest(module, replace(one, block=0), "int8")
+            own |= {name: table} if table else {}
+        for linear in linear_weights(adapter, DTYPES[one.base], head=one.head).values():
+            own |= {name: own[linear.names[0]] for name in linear.names if linear.names[0] in own}  # of equal weights
+    return found
+
+
+def widened(chosen: Mapping[str, Chosen], layers: Mapping[str, nn.Linear], precision: Precision) -> dict[str, Chosen]:
+    """The layers that get 8 bits in place of 4, in 8 bits."""
+    sizes = {name: layer.weight.numel() for name, layer in layers.items()}
+    found = {}
+    for name in standing_out(chosen, sizes, precision.wide):
+        wide = _nearest(layers[name], precision, "int8")
+        if wide:
+            found[name] = replace(wide, error=chosen[name].wide_error)
+    return found
+
+
+def standing_out(chosen: Mapping[str, Chosen], sizes: Mapping[str, int], share: float) -> list[str]:
+    """Layers that get 8 bits in place of 4: those with the largest error for each of their weights, as far as it goes.
+
+    What a layer's error does to what the whole model says was measured layer by layer (docs/precision.md): within a
+    factor of two or three it is the same for all, so what counts is what a layer costs.
+
+    Parameters
+    ----------
+    chosen : mapping of module name to Chosen
+    sizes : mapping of module name to int
+        How many weights it has.
+    share : float
+        Most of all weights that may be among them.
+    """
+    errors = {name: one.error / sizes[name] for name, one in chosen.items() if one.bits == 4 and one.error}
+    room = share * sum(sizes[name] for name in chosen)
+    wide = []
+    for name in sorted(errors, key=lambda name: -errors[name]):
+        if sizes[name] <= room:
+            wide.append(name)
+            room -= sizes[name]
+    return wide
+
+
+def table(chosen: Mapping[str, Chosen]) -> list[dict[str, Any]]:
+    """What there is to say of each layer, the worst first, as plain JSON data."""
+    rows = [
+        {"layer": name, "bits": one.bits, "method": one.method, "error": one.error and float(f"{one.error:.4g}")}
+        for name, one in chosen.items()
+    ]
+    return sorted(rows, key=lambda row: -(row["error"] or 0.0))
+
+
+def _calibrated(layer: nn.Linear, precision: Precision, product: Tensor) -> Chosen | None:
+    stored, dtype = _stored(precision), DTYPES[precision.base]
+    weight = layer.weight.detach().cpu().to(dtype).float()
+    inputs = weight.shape[1]
+    block = block_of(inputs, precision.block) if precision.block else inputs
+    if not block:
+        return None
+    numbers, scales = gptq(
+        weight, product, Grid(block, LARGEST[stored], LEAST[str(dtype).removeprefix("torch.")], dtype)
+    )
+    given = scales.to(dtype).numpy()
+    kept = Small(
+        numbers.numpy().astype(NUMBERS[stored]),
+        given if precision.block else given[:, 0],
+        1 if precision.block else 0,
+        block if precision.block else 0,
+    )
+    error = output_error(weight, torch.from_numpy(kept.values()), product)
+    wide = _nearest(layer, precision, "int8") if stored == "int4" else None
+    wide_error = output_error(weight, torch.from_numpy(wide.small.values()), product) if wide else None
+    return Chosen(kept, BITS[stored], "gptq", error, wide_error)
+
+
+def _nearest(layer: nn.Linear | nn.Embedding, precision: Precision, stored: Stored | None = None) -> Chosen | None:
+    stored = stored or _stored(precision)
+    matrix = layer.weight.detach().cpu().to(DTYPES[precision.base]).numpy()
+    found = small(matrix, 0, stored, precision.block)
+    return Chosen(found, BITS[stored], "nearest") if found else None
+
+
+def _stored(precision: Precision) -> Stored:
+    if precision.stored is None:
+        raise AssertionError("only weights of quantised precisions are chosen")
+    return precision.stored
