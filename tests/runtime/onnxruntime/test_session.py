@@ -1,0 +1,49 @@
+"""Sessions are opened as a variant, and whoever owns the machine, ask for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vtc.bundle.facts import Variant
+from vtc.bundle.manifest import load_manifest
+from vtc.errors import InputError
+from vtc.runtime.backends import open_backend
+from vtc.runtime.onnxruntime.backend import OnnxRuntime
+from vtc.runtime.options import RuntimeOptions
+from vtc.runtime.vlm import VLM
+
+SPINNING = "session.intra_op.allow_spinning"
+LEVEL = "session.qdq_matmulnbits_accuracy_level"
+
+
+def entry(backend: OnnxRuntime, name: str) -> str:
+    graph: Any = backend.open("embed_tokens")
+    return str(graph._session.get_session_options().get_session_config_entry(name))
+
+
+@pytest.mark.parametrize("spin", [False, True])
+def test_threads_spin_when_told_to(toy_bundle: Path, spin: bool) -> None:
+    backend = OnnxRuntime(load_manifest(toy_bundle), RuntimeOptions(provider="cpu", spin=spin))
+    assert entry(backend, SPINNING) == str(int(spin))
+    assert entry(backend, LEVEL) == "1"
+
+
+def test_a_variant_s_settings_hold(toy_bundle: Path) -> None:
+    manifest = load_manifest(toy_bundle)
+    asking = replace(manifest, variants=(Variant("fp32", "fp32", session={LEVEL: "4"}),))
+    assert entry(OnnxRuntime(asking, RuntimeOptions(provider="cpu")), LEVEL) == "4"
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "openvino"])
+def test_other_backends_do_not_spin(toy_bundle: Path, backend: str) -> None:
+    with pytest.raises(InputError, match="--spin goes with --backend onnxruntime"):
+        open_backend(load_manifest(toy_bundle), RuntimeOptions(backend, spin=True))
+
+
+def test_spinning_changes_no_answer(toy_bundle: Path) -> None:
+    spinning = VLM.load(toy_bundle, provider="cpu", spin=True, threads=2)
+    assert spinning.ask(None, "hello") == VLM.load(toy_bundle, provider="cpu").ask(None, "hello")
