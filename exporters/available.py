@@ -21,7 +21,7 @@ JETSON_RELEASE = Path("/etc/nv_tegra_release")
 
 @dataclass(frozen=True)
 class Runtime:
-    """ONNX Runtime with the hardware under it, which runs a bundle as it is.
+    """ONNX Runtime or OpenVINO with the hardware under it, which runs a bundle as it is.
 
     Attributes
     ----------
@@ -31,12 +31,15 @@ class Runtime:
         ``--provider`` of `vtc run` that asks for it.
     install
         How to get it where it is missing.
+    backend
+        ``--backend`` likewise.
     """
 
     name: str
     summary: str
     provider: str
     install: str
+    backend: str = "onnxruntime"
 
 
 RUNTIMES = (
@@ -47,6 +50,9 @@ RUNTIMES = (
         "cuda",
         "NVIDIA driver, onnxruntime-gpu, and the CUDA and cuDNN it was built for",
     ),
+    Runtime("openvino-cpu", "OpenVINO on the processor", "cpu", "pip install 'vtc[openvino]'", "openvino"),
+    Runtime("openvino-gpu", "OpenVINO on an Intel GPU", "gpu", "vtc[openvino] and Intel's GPU driver", "openvino"),
+    Runtime("openvino-npu", "OpenVINO on an Intel NPU", "npu", "vtc[openvino] and Intel's NPU driver", "openvino"),
 )
 
 
@@ -89,7 +95,7 @@ def entries() -> Iterator[Entry]:
             not missing,
             missing or "available",
             runtime.install,
-            {"provider": runtime.provider},
+            {"backend": runtime.backend, "provider": runtime.provider},
         )
     for target in ENGINE_TARGETS:
         works, state = can_build(target)
@@ -97,11 +103,15 @@ def entries() -> Iterator[Entry]:
 
 
 def what_is_missing(runtime: Runtime) -> str:
-    """Say why a runtime does not work here; empty when a session on it starts."""
+    """Say why a runtime does not work here; empty when a session on it starts, or OpenVINO finds the device."""
     from vtc.runtime.onnxruntime.providers import choose_provider
+    from vtc.runtime.openvino.device import choose_device
 
     try:
-        choose_provider(runtime.provider)
+        if runtime.backend == "openvino":
+            choose_device(runtime.provider)
+        else:
+            choose_provider(runtime.provider)
     except VtcError as error:
         return str(error).partition(";")[0]  # what follows is advice to `vtc run`
     return ""

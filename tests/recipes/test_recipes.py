@@ -24,6 +24,8 @@ from vtc.runtime.vlm import VLM
 from vtc.training.auto import AutoTrained
 
 QUESTIONS = 64
+IN_OPENVINO = ("divprune", "learnpruner", "pyramiddrop")
+"""Recipes whose bundles are run by OpenVINO as well: a greedy choice, a trained pruner, several cuts in the decoder."""
 SAME_TOKENS = 0.95
 """Share of images that keep exactly the same tokens; patches of a plain background are near-ties to a greedy choice."""
 
@@ -82,3 +84,14 @@ def test_bundle_answers_as_pytorch_does(
     for ours, theirs, equal in scores:
         if equal:
             np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    if name in IN_OPENVINO:
+        other = VLM.load(tmp_path / "bundle", backend="openvino")
+        alike = np.ones(len(items), dtype=np.bool_)
+        for ours, theirs in zip(other.kept(images, prompts), bundle.kept(images, prompts), strict=True):
+            alike &= (ours == theirs).all(axis=1)
+        assert alike.mean() >= SAME_TOKENS
+        assert [answer.token_ids for answer in other.generate(images, prompts, 16)] == found
+        both = (each.score(images, prompts, forced) for each in (other, bundle))
+        for ours, theirs, equal in zip(*both, alike, strict=True):
+            if equal:
+                np.testing.assert_allclose(ours, theirs, atol=1e-3)

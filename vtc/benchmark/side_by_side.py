@@ -41,8 +41,8 @@ def bench_bundle(
     ----------
     bundle : Path
     against : str or None
-        A bundle, ``reference`` or a checkpoint's directory; a checkpoint is exported as it is, in the bundle's
-        precision, and that export is kept in the user's cache directory. None times the bundle alone.
+        A bundle, ``reference`` or a checkpoint's directory; a checkpoint is exported as it is, in the precision
+        of the bundle's graphs, and that export is kept in the user's cache directory. None times the bundle alone.
     prompts : sequence of BenchPrompt
     rounds : Rounds
     options : RuntimeOptions
@@ -131,7 +131,7 @@ def _exported(name: str, bundle: VLM, progress: Report) -> Path:
     served = [{"size": one.size} for one in bundle.manifest.images]
     wanted = layouts_of({"model": bundle.manifest.model, "images": served})
     layout = "" if wanted == [ANY_IMAGE] else "-" + hashlib.sha256(repr(wanted).encode()).hexdigest()[:16]
-    out = cache_dir() / "originals" / f"{digest[:16]}-{bundle.precision}-{__version__}{layout}"
+    out = cache_dir() / "originals" / f"{digest[:16]}-{bundle.backend.exported}-{__version__}{layout}"
     try:
         if load_manifest(out).model["sha256"] == digest:
             return out
@@ -155,5 +155,5 @@ def _exported(name: str, bundle: VLM, progress: Report) -> Path:
     def tell(label: str, done: int, total: int) -> None:
         progress(f"the original: {label}", done, total)
 
-    export(ExportRequest(models, recipe, origin, samples, (bundle.precision,), progress=tell), out)
+    export(ExportRequest(models, recipe, origin, samples, (bundle.backend.exported,), progress=tell), out)
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ OF_SHAPE = {
 
 NOT_WITH = {
     "torch": "goes with --shape: a bundle is run without PyTorch",
+    "openvino": "goes with a BUNDLE: keep those of the shape with --work DIR, and bench them",
     "tensorrt": "goes with a BUNDLE: keep those of the shape with --work DIR, run vtc build on each, and bench them",
 }
 """Why a backend cannot run everything that can be timed."""
@@ -95,7 +97,7 @@ def _of_bundle(bundle: Path, runtime: RuntimeOptions, given: dict[str, Any]) -> 
     import vtc
     from vtc.progress import progress
 
-    _refuse(given, OF_SHAPE, runtime.backend, "torch", "--shape")
+    _refuse(given, OF_SHAPE, runtime.backend, ("torch",), "--shape")
     with progress() as tell:
         return vtc.bench(bundle, runtime=runtime, progress=tell, **given)
 
@@ -107,7 +109,7 @@ def _of_shape(name: str, runtime: RuntimeOptions, given: dict[str, Any]) -> dict
 
     own = {"provider": runtime.provider, "engines": runtime.engines}
     placed = given | {key: value for key, value in own.items() if value is not None}
-    _refuse(placed, OF_BUNDLE, runtime.backend, "tensorrt", "a BUNDLE")
+    _refuse(placed, OF_BUNDLE, runtime.backend, ("openvino", "tensorrt"), "a BUNDLE")
     rounds = {key: given.pop(key) for key in ("repeats", "warmup", "max_new_tokens", "memory") if key in given}
     job = Job(
         SHAPES[name],
@@ -122,7 +124,7 @@ def _of_shape(name: str, runtime: RuntimeOptions, given: dict[str, Any]) -> dict
         return bench_shape(job, tell)
 
 
-def _refuse(given: dict[str, Any], others: dict[str, str], backend: str, foreign: str, owner: str) -> None:
+def _refuse(given: dict[str, Any], others: dict[str, str], backend: str, foreign: Collection[str], owner: str) -> None:
     """Refuse options, and a backend, that go with the other of the two.
 
     Raises
@@ -132,5 +134,5 @@ def _refuse(given: dict[str, Any], others: dict[str, str], backend: str, foreign
     for name, option in others.items():
         if name in given:
             raise InputError(f"{option} goes with {owner}")
-    if backend == foreign:
+    if backend in foreign:
         raise InputError(f"--backend {backend} {NOT_WITH[backend]}")

@@ -25,6 +25,7 @@ PACKAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("onnxscript", "compress", ("onnxscript",)),
     ("tensorrt_rtx", "rtx", ("tensorrt_rtx",)),
     ("tensorrt", "tensorrt", ("tensorrt",)),
+    ("openvino", "openvino", ("openvino",)),
     ("cuda-python", "rtx", ("cuda-python", "cuda-bindings")),
 )
 """Package, the extra that installs it, and the distributions that provide it."""

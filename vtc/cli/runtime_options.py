@@ -32,7 +32,7 @@ def runtime_flags(*others: str, note: str = "") -> Callable[[Callback], Callback
             type=click.Choice([*BACKENDS, *others]),
             default=BACKENDS[0],
             show_default=True,
-            help=f"What runs it: graphs in ONNX Runtime, or the engines of vtc build{note}.",
+            help=f"What runs it: graphs in ONNX Runtime or OpenVINO, or the engines of vtc build{note}.",
         ),
         click.option(
             "--engines",
@@ -40,12 +40,14 @@ def runtime_flags(*others: str, note: str = "") -> Callable[[Callback], Callback
             help="Engines for --backend tensorrt.  [default: those in the bundle that fit this machine]",
         ),
         click.option(
-            "--provider", help="ONNX Runtime provider, such as cpu or cuda.  [default: the fastest that works here]"
+            "--provider",
+            help="ONNX Runtime provider, such as cpu or cuda, or OpenVINO device, such as cpu or gpu.  "
+            "[default: the fastest that works here; cpu in OpenVINO]",
         ),
         click.option(
             "--precision",
-            help="Which of a bundle's precisions or variants to run, such as fp16, q4-ort or q4-portable.  [default: "
-            "float16 on a GPU, else float32, in the form that is fastest here]",
+            help="Which of a bundle's precisions or variants to run, such as fp16, q4-ort or q4-portable; in "
+            "OpenVINO also bf16.  [default: float16 on a GPU, else float32, in the form that is fastest here]",
         ),
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one operator."),
         click.option(

@@ -1,4 +1,4 @@
-"""What the runtime asks of whatever runs a bundle's graphs: ONNX Runtime, TensorRT, or the next one."""
+"""What the runtime asks of whatever runs a bundle's graphs: ONNX Runtime, OpenVINO, TensorRT, or the next one."""
 
 from __future__ import annotations
 
@@ -146,7 +146,11 @@ class Backend(Protocol):
 
     @property
     def precision(self) -> str:
-        """Of the graphs."""
+        """Of the graphs, or what they are computed in where that is another; for reports."""
+
+    @property
+    def exported(self) -> str:
+        """The precision that the graphs were exported in."""
 
     @property
     def variant(self) -> str:
@@ -154,7 +158,7 @@ class Backend(Protocol):
 
     @property
     def provider(self) -> str:
-        """What computes, for reports: an execution provider of ONNX Runtime, or a TensorRT."""
+        """What computes, for reports: an execution provider of ONNX Runtime, a device of OpenVINO, or a TensorRT."""
 
     @property
     def lock(self) -> AbstractContextManager[Any]:

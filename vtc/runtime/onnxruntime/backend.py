@@ -54,7 +54,8 @@ class OnnxRuntime:
         default = "fp16" if self._provider.device == "cuda" else "fp32"
         forms = FORMS_OF.get(self.provider, ("portable",))
         self._variant = choose_variant(manifest, options.precision, default, forms)
-        self.variant, self.precision = self._variant.name, self._variant.precision
+        self.variant = self._variant.name
+        self.precision = self.exported = self._variant.precision
 
     def open(self, graph: str) -> Graph:
         path = self._manifest.graph(graph, self.variant)

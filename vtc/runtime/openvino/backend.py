@@ -50,7 +50,8 @@ class OpenVINO:
         self.provider = device.provider
         self.variant, self._numbers, self.precision = _chosen(manifest, device, options.precision)
         entry, value = ROUNDING
-        session = next(one.session for one in manifest.variants if one.name == self.variant)
+        variant = next(one for one in manifest.variants if one.name == self.variant)
+        session, self.exported = variant.session, variant.precision
         self._device = device.name
         self._properties = {
             numbers: device.properties(numbers, options.threads, session.get(entry) == value)

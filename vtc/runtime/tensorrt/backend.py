@@ -48,7 +48,8 @@ class TensorRT:
 
     def __init__(self, engines: EngineSet, machine: Machine) -> None:
         self.engines, self.machine = engines, machine
-        self.provider, self.precision, self.variant = engines.library, engines.precision, engines.precision
+        self.provider = engines.library
+        self.precision = self.exported = self.variant = engines.precision
         self.lock = threading.RLock()  # one stream, one scratch memory, contexts that hold their last run's shapes
         self._store = DeviceStore(machine.pool)
         self._recordings: OrderedDict[Hashable, Recording[Any]] = OrderedDict()
