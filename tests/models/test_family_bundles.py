@@ -41,6 +41,7 @@ from vtc.facts.layout import ImageOptions
 from vtc.inputs.layouts import offer_of
 from vtc.recipe import Recipe
 from vtc.runtime.decoder import PADDING
+from vtc.runtime.openvino.device import choose_device
 from vtc.runtime.vision import Vision
 from vtc.runtime.vlm import VLM
 
@@ -167,6 +168,38 @@ def test_openvino_answers_as_onnx_runtime_does(bundles: Bundles, case: Case, kin
         np.testing.assert_allclose(scores, others, atol=1e-3)
     answers = [answer.token_ids for answer in bundle.generate(*asked, 12)]
     assert answers == [answer.token_ids for answer in wanted.generate(*asked, 12)]
+
+
+@every_case("batch", always=ALWAYS)
+def test_openvino_rounds_no_whole_numbers(bundles: Bundles, case: Case, kind: str) -> None:
+    model, path = bundles(case)
+    asked = prompts_of(model.adapter, kind)
+    if not choose_device().computes("bf16"):
+        pytest.skip("this processor does not compute in bf16")
+    bundle = VLM.load(path, backend="openvino", precision="bf16", threads=1)
+    assert bundle.precision == "bf16"
+    assert all(np.isfinite(scores).all() for scores in bundle.score(*asked, [[5, 6]] * len(asked[1])))
+    decoder = bundle.decoder
+    graphs = [
+        bundle.vision.open(bundle.manifest.images[0]),
+        *(one.graph for one in decoder.segments),
+        *decoder.selectors,
+    ]
+    kinds = [numbers_of(graph) for graph in graphs]
+    assert all("bf16" in {output for _, output in kind} for kind in kinds[:-1])
+    # bfloat16 has no whole numbers above 256, and positions and places in an image go beyond.
+    assert not any(kind & {("i32", "bf16"), ("i64", "bf16")} for kind in kinds)
+
+
+def numbers_of(graph: Any) -> set[tuple[str, str]]:
+    """What each operator of a graph in OpenVINO takes first, and what it gives."""
+    nodes = graph._compiled.get_runtime_model().get_ordered_ops()
+    given = {node: node.get_rt_info()["outputPrecisions"].astype(str).split(",")[0] for node in nodes}
+    taking = [
+        node for node in nodes if node.get_input_size() and node.get_rt_info()["layerType"].astype(str) == "Convert"
+    ]
+    sums = {("", found) for found in given.values()}
+    return sums | {(given[node.input_value(0).get_node()], given[node]) for node in taking}
 
 
 @every_family("gemma3", "llava_next", "qwen2_5_vl")

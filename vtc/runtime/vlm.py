@@ -41,8 +41,8 @@ class VLM:
     """A bundle that answers.
 
     Any number of threads may ask it at once; each gets the answer that it would get alone. ONNX Runtime runs them side
-    by side; OpenVINO's requests and TensorRT's engines take turns. One :class:`~vtc.runtime.generation.RunningGeneration` or stream belongs to
-    one thread.
+    by side; OpenVINO's requests and TensorRT's engines take turns. One
+    :class:`~vtc.runtime.generation.RunningGeneration` or stream belongs to one thread.
 
     Graphs are loaded when they are first wanted, those that every answer needs at the latest by :meth:`open`.
 
