@@ -23,16 +23,16 @@ from docs.studies.pages import fill_tables
 from docs.studies.unattended import Step, run_step, run_steps
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN = ("jinja2", "numpy", "PIL", "pydantic", "yaml", "rich", "safetensors", "tokenizers", "typing_extensions", "click")
+RUN = ("jinja2", "numpy", "PIL", "pydantic", "yaml", "rich", "safetensors", "tokenizers")
 TORCH = (*RUN, "torch", "transformers")
-EXPORT = (*TORCH, "accelerate", "onnx", "onnxscript", "onnx_ir", "onnxruntime")
+EXPORT = (*TORCH, "accelerate", "click", "onnx", "onnxscript", "onnx_ir", "onnxruntime")
 SECONDS: dict[str, tuple[float, float, Sequence[str]]] = {
     "doctor": (10, 90, ()),
     "shapes": (90, 330, TORCH),
-    "tests": (30, 120, (*EXPORT, "pytest", "hypothesis")),
+    "tests": (30, 120, (*EXPORT, "pytest")),
     "export": (60, 150, EXPORT),
     "onnxruntime": (30, 150, (*RUN, "onnxruntime")),
-    "tensorrt": (30, 120, (*RUN, "onnxruntime", "onnx")),
+    "tensorrt": (30, 120, (*RUN, "click", "onnx", "onnxruntime")),
     "half": (120, 300, EXPORT),
 }
 """Of each step: seconds below which it is not started, seconds after which it is stopped, modules that it imports."""

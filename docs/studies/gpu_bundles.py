@@ -170,14 +170,14 @@ def measure(bundle: Path, options: Any, questions: int, repeats: int) -> dict[st
 
 def tensorrt(path: Path, tiny: bool, bundles: Path) -> None:
     """Engines of the reference bundle by every TensorRT that is installed, built and timed."""
-    from exporters.available import can_build
+    from exporters.available import JETSON_RELEASE, can_build
     from exporters.targets import TARGETS
     from vtc.runtime.nvidia import gpu_here
 
     bundle, gpu = _bundles(bundles)[0], gpu_here()
     capability = gpu.capability if gpu else "8.6" if tiny else ""
     failed, reasons, ran = [], [], False
-    for target in TARGETS:
+    for target in (one for one in TARGETS if one.jetson == JETSON_RELEASE.exists()):
         works, state = can_build(target)
         if works and not capability:
             works, state = False, "no NVIDIA GPU here"
@@ -195,7 +195,8 @@ def tensorrt(path: Path, tiny: bool, bundles: Path) -> None:
         except RuntimeError as error:
             failed.append(f"{target.name}: {error}")
             continue
-        note(path, **{f"{target.name} build": built | {"seconds": round(time.monotonic() - begin, 1)}})
+        kept = {key: built[key] for key in ("library", "library_version", "capabilities", "precision", "engines")}
+        note(path, **{f"{target.name} build": kept | {"seconds": round(time.monotonic() - begin, 1)}})
         if gpu is None:
             reasons.append(f"{target.name}: built for SM {capability}, not run: no NVIDIA GPU here")
             continue
