@@ -111,7 +111,10 @@ def main() -> None:
     else:
         signal.signal(signal.SIGTERM, stop)
         found = steps(out, bundles, asked.tiny, only)
-        run_steps(found, out, 60 * asked.minutes, facts(asked.tiny), ROOT, partial(print, flush=True))
+        try:
+            run_steps(found, out, 60 * asked.minutes, facts(asked.tiny), ROOT, partial(print, flush=True))
+        except KeyboardInterrupt:
+            sys.exit(f"interrupted; what was found is in {asked.out}")
 
 
 if __name__ == "__main__":

@@ -115,10 +115,13 @@ def run_steps(
         path = out / f"{step.name}.json"
         write(path, {"step": step.name, "status": "running", "reason": "", "seconds": 0.0, "result": {}, **facts})
         begin = time.monotonic()
-        status, reason = _run(step, path, end - begin, cwd, say)
-        record = read(path)
-        record |= {"status": status, "reason": reason, "seconds": round(time.monotonic() - begin, 1)}
-        write(path, record)
+        status, reason = "stopped", "the run was interrupted"
+        try:
+            status, reason = _run(step, path, end - begin, cwd, say)
+        finally:
+            record = read(path)
+            record |= {"status": status, "reason": reason, "seconds": round(time.monotonic() - begin, 1)}
+            write(path, record)
         records.append(record)
         say(f"{step.name}: {status}, {record['seconds']:.0f} s" + (f" ({reason})" if reason else ""))
     return records

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -110,6 +111,25 @@ def test_no_step_runs_beyond_the_budget(tmp_path: Path) -> None:
     assert record["status"] == "out of time"
     assert record["result"] == {"ran": 1}
     assert time.monotonic() - begin < 9
+
+
+def test_an_interrupted_run_ends_its_step_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, processes = subprocess.Popen.wait, []
+
+    def wait(process: Any, timeout: float | None = None) -> int:
+        processes.append(process)
+        if len(processes) == 1:
+            while not read(tmp_path / "slow.json")["result"]:
+                time.sleep(0.02)
+            raise KeyboardInterrupt
+        return own(process, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", wait)
+    with pytest.raises(KeyboardInterrupt):
+        run([step(tmp_path, "slow", "note(path, ran=1); time.sleep(60)")], tmp_path)
+    record = read(tmp_path / "slow.json")
+    assert (record["status"], record["reason"], record["result"]) == ("stopped", "the run was interrupted", {"ran": 1})
+    assert processes[0].poll() is not None
 
 
 def test_a_record_is_whole_at_every_moment(tmp_path: Path) -> None:
