@@ -35,7 +35,7 @@ from vtc.runtime.vlm import VLM
 DOCS = Path(__file__).resolve().parents[1]
 RUN = tuple(name for name in NAMES if name != "bf16")
 """No CPU runs bfloat16 in ONNX Runtime."""
-QUESTIONS, SAMPLES, BATCH, MAX_NEW_TOKENS = 1200, 16, 16, 6
+QUESTIONS, SAMPLES, CALIBRATION, BATCH, MAX_NEW_TOKENS = 1200, 16, 64, 16, 6
 RECIPES: dict[str, dict[str, Any]] = {
     "none": {"stages": []},
     "LearnPruner, 5.5 %": {
@@ -66,8 +66,10 @@ def bundle_of(name: str, work: Path) -> Path:
         recipe = recipe.with_source(RecipeSource(directory=reference_part("pruner").parent))
         model = apply_recipe(adapter, recipe, model_digest=digest)
         samples = samples_from(adapter, "reference", SAMPLES, seed=0)
+        by = samples_from(adapter, "reference", CALIBRATION, seed=0)
+        origin = Origin("reference", digest)
         with progress() as tell:
-            export(ExportRequest([model], recipe, Origin("reference", digest), samples, RUN, progress=tell), out)
+            export(ExportRequest([model], recipe, origin, samples, RUN, calibration=by, progress=tell), out)
     return out
 
 

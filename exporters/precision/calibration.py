@@ -18,6 +18,8 @@ from vtc.progress import Report, silent
 
 MOST_BYTES = 2**30
 """Of products that are held at once. The model runs once for each part of the layers that is as large as that."""
+MOST_ROWS = 128
+"""Of inputs that wait to be added."""
 
 
 def products(
@@ -46,13 +48,16 @@ def products(
     answers = [model.generate([sample.images], [sample.prompt], ANSWER_TOKENS)[0].token_ids for model, sample in runs]
     for number, names in enumerate(parts):
         found = {name: torch.zeros([layers[name].in_features] * 2) for name in names}
+        sums = [_Sum(total) for total in found.values()]
         with ExitStack() as hooked:
-            for name in names:
-                _hook(hooked, models, layers[name], found[name])
+            for name, one in zip(names, sums, strict=True):
+                _hook(hooked, models, layers[name], one)
             for done, ((model, sample), answer) in enumerate(zip(runs, answers, strict=True)):
                 report("calibrating", number * len(runs) + done, len(parts) * len(runs))
                 ends = [*answer, model.adapter.eos_token_ids[0], model.adapter.pad_token_id]
                 model.score([sample.images], [sample.prompt], [ends])
+        for one in sums:
+            one.finish()
         yield found
     report("calibrating", len(parts) * len(runs), len(parts) * len(runs))
 
@@ -71,13 +76,30 @@ def _parts(layers: Mapping[str, nn.Linear]) -> list[list[str]]:
     return parts
 
 
-def _hook(hooked: ExitStack, models: Sequence[CompressedModel], layer: nn.Module, found: Tensor) -> None:
-    def take(states: Tensor) -> None:
-        rows = states.detach().reshape(-1, states.shape[-1]).float().cpu()
-        found.addmm_(rows.T, rows)
+class _Sum:
+    """Adds x x^T of rows x to a total (E, E), many at a time: each time it goes through all of the total."""
 
+    def __init__(self, total: Tensor) -> None:
+        self.total = total
+        self.waiting: list[Tensor] = []
+
+    def add(self, states: Tensor) -> None:
+        """Take in states (..., E)."""
+        self.waiting.append(states.detach().reshape(-1, states.shape[-1]).float().cpu())
+        if sum(map(len, self.waiting)) >= MOST_ROWS:
+            self.finish()
+
+    def finish(self) -> None:
+        """Add what waits."""
+        if self.waiting:
+            rows = torch.cat(self.waiting)
+            self.total.addmm_(rows.T, rows)
+            self.waiting.clear()
+
+
+def _hook(hooked: ExitStack, models: Sequence[CompressedModel], layer: nn.Module, found: _Sum) -> None:
     def goes_in(_: nn.Module, args: tuple[Any, ...]) -> None:
-        take(args[0])
+        found.add(args[0])
 
     if layer is not models[0].adapter.head:
         hooked.callback(layer.register_forward_pre_hook(goes_in).remove)
@@ -87,6 +109,6 @@ def _hook(hooked: ExitStack, models: Sequence[CompressedModel], layer: nn.Module
 
         def comes_out(_: nn.Module, __: Any, output: Any, norm: nn.Module = segment.norm) -> None:
             # The head is only asked about the last token, too few to tell what its inputs are like.
-            take(norm(output[0] if isinstance(output, tuple) else output))
+            found.add(norm(output[0] if isinstance(output, tuple) else output))
 
         hooked.callback(segment.blocks[-1].register_forward_hook(comes_out).remove)
