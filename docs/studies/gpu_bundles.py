@@ -231,14 +231,17 @@ def half(path: Path, tiny: bool, out: Path) -> None:
     recipe = load_recipe("learnpruner", [f"budget.keep_average={40 if not tiny else 32}"])
     rounds = Rounds(repeats=2 if tiny else 10, warmup=1, max_new_tokens=32, memory=False)
     job = Job(SHAPES[shape], recipe, rounds, device=device, precision=precision, work=out)
-    note(path, shape=bench_shape(job))
+    note(path, **{shape: bench_shape(job)})
     bundle = out / f"{shape}-{recipe.digest[:12]}-{precision}"
     vtc("optimize", bundle, "--variant", f"{precision}-ort", "--samples", "2")
     from vtc import bench
 
     for variant in (f"{precision}-portable", f"{precision}-ort"):
         options = RuntimeOptions(provider=device, precision=variant, verify=False)
-        note(path, **{variant: bench(bundle, runtime=options, repeats=rounds.repeats, warmup=1, memory=False)})
+        note(
+            path,
+            **{f"{shape} {variant}": bench(bundle, runtime=options, repeats=rounds.repeats, warmup=1, memory=False)},
+        )
 
 
 # One variant ----------------------------------------------------------------------------------------------------------

@@ -27,8 +27,9 @@ MODES = {
 
 
 def results(folder: Path = RESULTS) -> dict[str, Any]:
-    """What there is, by table."""
-    runs = {path.name: _run(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    """What there is, by table. Runs in tiny form measure nothing, and are left out."""
+    found = {path.name: _run(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    runs = {name: run for name, run in found.items() if not any(record.get("tiny") for record in run.values())}
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     return {
         "gpu_machines": [*_earlier(reports), *runs.items()],
@@ -101,7 +102,7 @@ def _steps(found: Results) -> str:
         for run, steps in found["gpu_steps"].items()
         for step, record in steps.items()
     ]
-    return table(["run", "step", "status", "seconds", "why"], body, left=3) if body else NOT_RUN
+    return table(["run", "step", "status", "seconds", "why"], body, left=5) if body else NOT_RUN
 
 
 def _shapes(found: Results) -> str:

@@ -240,6 +240,8 @@ def test_a_run_becomes_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [row.split("|")[2].strip(" `") for row in rows] == ["tiny", "learnpruner", "tiny-siglip", "learnpruner"] * 2
     assert [row.split("|")[3].strip() for row in rows] == ["eager"] * 4 + ["graphs"] * 4
     assert page.count(gpu_tables.NOT_RUN) == 2  # variants and tests
+    write(out / "doctor.json", {**read(out / "doctor.json"), "tiny": True})
+    assert filled(slots, gpu_tables.results(tmp_path / "results"), gpu_tables.TABLES).count(gpu_tables.NOT_RUN) == 5
 
 
 def test_without_results_the_page_says_so(tmp_path: Path) -> None:
