@@ -21,6 +21,8 @@ def filled(text: str, results: Results, tables: Tables) -> str:
     """Return the text of a page with those of its tables that these results are for."""
 
     def slot_filled(slot: re.Match[str]) -> str:
+        if slot[2] not in tables:
+            return slot[0]  # of another study
         key, make = tables[slot[2]]
         return f"{slot[1]}\n{make(results)}\n\n{slot[3]}" if key in results else slot[0]
 
