@@ -10,7 +10,7 @@ OUT ?= out/demo
 PYTEST := OMP_NUM_THREADS=1 SYMPY_CACHE_SIZE=50000 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full faults fuzz lint format types docs wheel study bench gpu test-js clean
+.PHONY: help install demo test test-full faults fuzz lint format types docs wheel study performance bench gpu test-js clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -58,6 +58,12 @@ study: $(STAMP) ## Measure everything that docs/learnpruner.md, docs/selectors.m
 	$(BIN)/python -m docs.studies.learnpruner
 	$(BIN)/python -m docs.studies.selectors
 	$(BIN)/python -m docs.studies.precision
+
+PEERS ?= out/peers
+performance: $(STAMP) ## Measure everything that docs/performance.md shows, other runtimes included (hours, 25 GB of disk; the machine to itself)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt matplotlib
+	$(BIN)/python -m docs.studies.peers --work $(PEERS)
+	$(BIN)/python -m docs.studies.scaling --work $(PEERS)
 
 bench: $(STAMP) ## Time the demo's bundle against the original, with many repeats
 	@test -f $(OUT)/bundle/manifest.json || $(MAKE) demo

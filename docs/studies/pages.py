@@ -18,7 +18,7 @@ def fill_tables(page: Path, results: Results, tables: Tables | None = None) -> N
 
 
 def filled(text: str, results: Results, tables: Tables) -> str:
-    """Return the text of a page with those of its tables that these results are for."""
+    """Return the text of a page with those of its tables that these results are for; other studies' tables stay."""
 
     def slot_filled(slot: re.Match[str]) -> str:
         if slot[2] not in tables:

@@ -1,0 +1,96 @@
+"""Prepare, measure, and fill the page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from docs.studies.pages import fill_tables
+from docs.studies.peers import environment
+from docs.studies.peers.contestants import Contestant, contestants
+from docs.studies.peers.rounds import Processes, in_turns, tell
+from docs.studies.peers.settings import SHAPE, Settings
+from docs.studies.peers.tables import TABLES
+
+DOCS = Path(__file__).resolve().parents[2]
+
+
+def chosen(settings: Settings, only: list[str]) -> list[Contestant]:
+    """Contestants whose table or name has one of the words; all without words."""
+    everyone = contestants(settings)
+    return [one for one in everyone if not only or any(word in f"{one.table}: {one.name}" for word in only)]
+
+
+def study(settings: Settings, only: list[str], environments: Path) -> dict[str, Any]:
+    """All results."""
+
+    @cache
+    def python(name: str) -> Path:
+        tell(f"environment: {name}")
+        return environment.peer_python(environments, name)
+
+    processes, those = Processes(settings, python), chosen(settings, only)
+    told = {
+        "shape": SHAPE,
+        "layers": settings.layers or "as published",
+        "vocabulary": settings.shape.decoder.vocab,
+        "threads": settings.threads,
+        "machine": environment.machine(),
+        "ours": environment.versions(Path(sys.executable), environment.OURS),
+        "new_tokens": settings.new_tokens,
+        "repeats": settings.repeats,
+    }
+    told["peers"] = {
+        package: number
+        for name, peer in environment.PEERS.items()
+        if any(one.environment == name for one in those)
+        for package, number in environment.versions(python(name), peer.names).items()
+    }
+    results = {**told, "contestants": {}}
+
+    def keep(found: dict[str, Any]) -> None:
+        results["contestants"] = found
+        (settings.work / "peers.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+    failed = processes.prepare(those)
+    in_turns(those, settings.rounds, processes.visit, keep, failed)
+    return results
+
+
+def main() -> None:
+    """Measure, or only fill the tables from what was measured."""
+    parser = argparse.ArgumentParser(prog="python -m docs.studies.peers", description=__doc__)
+    parser.add_argument("--work", type=Path, help="where checkpoints, bundles and the peers' environment are kept")
+    parser.add_argument("--layers", type=int, default=0, help="fewer layers, to try it out; results are not published")
+    parser.add_argument("--vocabulary", type=int, default=0, help="fewer words; the same")
+    parser.add_argument("--only", action="append", default=[], help="contestants with this in table or name; the same")
+    parser.add_argument("--rounds", type=int, default=Settings.rounds)
+    parser.add_argument("--repeats", type=int, default=Settings.repeats)
+    parser.add_argument("--new-tokens", type=int, default=Settings.new_tokens)
+    parser.add_argument("--threads", type=int, default=Settings.threads)
+    parser.add_argument("--environments", type=Path, help="where the peers' environments are; in the work directory")
+    parser.add_argument("--tables", action="store_true", help="only fill the tables")
+    asked = parser.parse_args()
+    file = DOCS / "results" / "peers.json"
+    if asked.tables:
+        fill_tables(DOCS / "performance.md", json.loads(file.read_text(encoding="utf-8")), TABLES)
+        return
+    if asked.work is None:
+        parser.error("--work is needed: conversions take gigabytes and many minutes, and are kept")
+    asked.work.mkdir(parents=True, exist_ok=True)
+    sizes = asked.layers, asked.vocabulary, asked.rounds, asked.repeats, asked.new_tokens, asked.threads
+    settings = Settings(asked.work.absolute(), *sizes)
+    results = study(settings, asked.only, asked.environments or settings.work / "environments")
+    if not settings.reduced and not asked.only:
+        file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        fill_tables(DOCS / "performance.md", results, TABLES)
+    for _, make in TABLES.values():
+        print(make(results), end="\n\n")
+
+
+if __name__ == "__main__":
+    main()
