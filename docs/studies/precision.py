@@ -30,11 +30,13 @@ from vtc.models import load_adapter, model_digest
 from vtc.progress import progress
 from vtc.recipe import Recipe, RecipeSource
 from vtc.reference import reference_dir, reference_part
+from vtc.runtime.variants import PORTABLE
 from vtc.runtime.vlm import VLM
 
 DOCS = Path(__file__).resolve().parents[1]
 RUN = tuple(name for name in NAMES if name != "bf16")
 """No CPU runs bfloat16 in ONNX Runtime."""
+OPTIMISED = ("fp32-ort", "fp32-opset23", "q4-ort", "int8-ort", "fp16-ort")
 QUESTIONS, SAMPLES, CALIBRATION, BATCH, MAX_NEW_TOKENS = 1200, 16, 64, 16, 6
 RECIPES: dict[str, dict[str, Any]] = {
     "none": {"stages": []},
@@ -69,13 +71,14 @@ def bundle_of(name: str, work: Path) -> Path:
         by = samples_from(adapter, "reference", CALIBRATION, seed=0)
         origin = Origin("reference", digest)
         with progress() as tell:
-            export(ExportRequest([model], recipe, origin, samples, RUN, calibration=by, progress=tell), out)
+            export(ExportRequest([model], recipe, origin, samples, RUN, OPTIMISED, calibration=by, progress=tell), out)
     return out
 
 
-def answer(bundle: Path, precision: str, items: Sequence[Item]) -> Answered:
+def answer(bundle: Path, variant: str, items: Sequence[Item]) -> Answered:
     """Greedy answers to all questions."""
-    model = VLM.load(bundle, provider="cpu", precision=precision, verify=False)
+    exact = variant if variant in OPTIMISED else variant + PORTABLE
+    model = VLM.load(bundle, provider="cpu", precision=exact, verify=False)
     tokens: list[tuple[int, ...]] = []
     scores: list[float] = []
     for start in range(0, len(items), BATCH):
@@ -97,7 +100,7 @@ def study(recipe: str, work: Path, count: int) -> dict[str, Any]:
     manifest = load_manifest(bundle, verify=False)
     plain: Answered | None = None
     found: dict[str, Any] = {}
-    for precision in RUN:
+    for precision in (*RUN, *OPTIMISED):
         tokens, scores = answer(bundle, precision, items)
         plain = plain or (tokens, scores)
         equal = [a == b for a, b in zip(tokens, plain[0], strict=True)]
