@@ -73,6 +73,8 @@ class Answer:
         Each step's share inside the runtime that computes, where it is told.
     sees : int
         Tokens that the decoder saw in prefill.
+    preprocess_ms : float or None
+        Making pixels and ids of image and text, where `first_ms` does not have it.
     """
 
     first_ms: float
@@ -80,6 +82,7 @@ class Answer:
     vision_ms: float | None = None
     inside_ms: Sequence[float] = field(default_factory=tuple)
     sees: int = 0
+    preprocess_ms: float | None = None
 
 
 class Engine(Protocol):

@@ -41,6 +41,7 @@ PEERS = {
             "openvino-tokenizers==2026.4.1.0",
             "nncf==3.4.0",
             "optimum==2.3.0",
+            "requests==2.34.2",
             "transformers==5.0.0",
         ),
         ("optimum-intel==2.2.0",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,17 +37,18 @@ class Bundle:
         return self._answer(Batch(self._vlm.manifest.images[0], None, given, np.ones_like(given), new_tokens))
 
     def answer_image(self, length: int, new_tokens: int, number: int) -> Answer:
-        return self._answer(self._batch(length, new_tokens, number))
+        preprocess_ms, batch = self._batch(length, new_tokens, number)
+        return replace(self._answer(batch), preprocess_ms=preprocess_ms)
 
-    def _batch(self, length: int, new_tokens: int, number: int) -> Batch:
+    def _batch(self, length: int, new_tokens: int, number: int) -> tuple[float, Batch]:
         """A question about an image of noise whose prompt has so many tokens, visual ones included."""
         images = [[Image.fromarray(self._task.image(number))]]
         words = 1
         while True:  # a word more is a token more
-            _, batch = self._vlm.inputs(images, [self._vlm.chat(" ".join([WORD] * words))], new_tokens)
+            took, batch = self._vlm.inputs(images, [self._vlm.chat(" ".join([WORD] * words))], new_tokens)
             missing = length - batch.input_ids.shape[1]
             if missing <= 0:
-                return batch
+                return took, batch
             words += missing
 
     def _answer(self, batch: Batch) -> Answer:

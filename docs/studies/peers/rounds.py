@@ -170,7 +170,8 @@ def _reason(stderr: str, code: int) -> str:
     ]
     last = (error or lines or [""])[-1]
     ended = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
-    return last[:300] if last and code > 0 else f"{ended} {last[:300]}".strip()
+    said = last.removeprefix("vtc.errors.InputError: ")[:300]
+    return said if said and code > 0 else f"{ended} {said}".strip()
 
 
 def tell(what: str) -> None:

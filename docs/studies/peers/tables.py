@@ -57,11 +57,17 @@ def _whole(which: str) -> Callable[[Results], str]:
         figures = row["figures"]
         first = next(name for name in figures if name.startswith("ttft_"))
         token = first.replace("ttft", "tpot")
-        return [_figure(row, "vision"), _figure(row, first), _figure(row, token, 1), *_own(row)]
+        return [
+            _figure(row, "preprocess"),
+            _figure(row, "vision"),
+            _figure(row, first),
+            _figure(row, token, 1),
+            *_own(row),
+        ]
 
     def rows(results: Results) -> str:
-        head = ["", "vision encoder, ms", "TTFT, ms", "TPOT, ms", "load, s", "peak, MiB", "files, MB"]
-        return table(head, _rows(results, which, columns, 6))
+        head = ["", "before, ms", "vision encoder, ms", "TTFT, ms", "TPOT, ms", "load, s", "peak, MiB", "files, MB"]
+        return table(head, _rows(results, which, columns, 7))
 
     return rows
 

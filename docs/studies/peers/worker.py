@@ -32,6 +32,8 @@ def measured(engine: Engine, task: Task) -> dict[str, list[float]]:
             note(f"tpot_{length}", statistics.fmean(answer.step_ms))
             if answer.vision_ms is not None:
                 note("vision", answer.vision_ms)
+            if answer.preprocess_ms is not None:
+                note("preprocess", answer.preprocess_ms)
             if answer.inside_ms:
                 pairs = zip(answer.step_ms, answer.inside_ms, strict=True)
                 note(f"overhead_{length}", statistics.median((step - inside) / inside for step, inside in pairs))
