@@ -62,6 +62,7 @@ def runner(name: str, vlm: VLM, questions: Sequence[BenchPrompt], new_tokens: in
         "flops_text_tokens": plan.text_tokens,
         "precision": vlm.precision,
         "variant": vlm.variant,
+        "run_as": vlm.run_as,
         "provider": vlm.provider,
     }
     return Runner(name, _timed(vlm, questions, new_tokens), facts)

@@ -56,6 +56,7 @@ def validate_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     name, result = next(iter(report["results"].items()))
     alone = not report["fidelity"]
     parts: list[RenderableType] = [_accuracy_table(report, name, result, alone)]
+    parts += [f"{_plain(name)} was run as {_plain(result['run_as'])}"] if result.get("run_as") else []
     parts += _data_lines(report)
     parts += [f"baseline {name} is left out: {escape(line(why))}" for name, why in report.get("left_out", {}).items()]
     if not alone:
@@ -209,6 +210,7 @@ def _timing(entry: Mapping[str, float | None]) -> str:
 
 
 _FIGURES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "run as": lambda run: run.get("run_as") or "PyTorch",
     "visual tokens": lambda run: str(run["visual_tokens"]),
     "prefill sees, tokens": lambda run: " → ".join(f"{length:g}" for length in run["segment_lengths"]),
     "vision, ms": lambda run: _timing(run["vision_ms"]),

@@ -36,6 +36,8 @@ class Contestant:
         Visual tokens of an image, mean over the original's decoder layers; None: `image_tokens` in every layer.
     others : tuple of Predictor
         With the first they share the questions out among themselves: an average over draws at the cost of one.
+    run_as : str
+        Which of a bundle's variants is run, and on what; empty where PyTorch runs it.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Contestant:
     locator: Locator | None = None
     layer_average: float | None = None
     others: tuple[Predictor, ...] = ()
+    run_as: str = ""
 
     def turn(self, item: Item) -> int:
         """Number of the predictor whose turn an item is: its id alone decides, not what is asked before or with it."""

@@ -255,7 +255,7 @@ def open_bundle(path: Path, options: RuntimeOptions = RuntimeOptions()) -> Opene
 
     plan = plans_of(vlm.manifest)[0]
     locator = _locator(keep_indices, plan, grid, served.size)
-    contestant = Contestant(path.resolve().name, vlm, vlm.chat, locator, plan.layer_average)
+    contestant = Contestant(path.resolve().name, vlm, vlm.chat, locator, plan.layer_average, run_as=vlm.run_as)
     return Opened(contestant, str(vlm.manifest.model["sha256"]), plan, keeps=_keeps(vlm.manifest, plan))
 
 

@@ -161,6 +161,7 @@ def validate(
             | {
                 "visual_tokens": judged.predictor.image_tokens,
                 "layer_average": judged.layer_average,
+                "run_as": judged.run_as,
                 "evidence": _evidence(compressed, items, answers, base),
             }
         },

@@ -114,6 +114,12 @@ class VLM:
         return Decoder(self.manifest, self.backend, self.embedding)
 
     @property
+    def run_as(self) -> str:
+        """Which variant is run, or the precision that it is computed in where that is another, and on what."""
+        exported = self.precision == self.backend.exported
+        return f"{self.variant if exported else self.precision}, {self.provider}"
+
+    @property
     def image_tokens(self) -> int:
         """Visual tokens of one image, of the layout that is served by default, that enter the decoder."""
         served = self.manifest.images[0]
