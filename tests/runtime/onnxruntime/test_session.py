@@ -12,7 +12,7 @@ from vtc.bundle.facts import Variant
 from vtc.bundle.manifest import load_manifest
 from vtc.errors import InputError
 from vtc.runtime.backends import open_backend
-from vtc.runtime.onnxruntime.backend import OnnxRuntime
+from vtc.runtime.onnxruntime.backend import OnnxRuntime, forms_of
 from vtc.runtime.options import RuntimeOptions
 from vtc.runtime.vlm import VLM
 
@@ -30,6 +30,14 @@ def test_threads_spin_when_told_to(toy_bundle: Path, spin: bool) -> None:
     backend = OnnxRuntime(load_manifest(toy_bundle), RuntimeOptions(provider="cpu", spin=spin))
     assert entry(backend, SPINNING) == str(int(spin))
     assert entry(backend, LEVEL) == "1"
+
+
+@pytest.mark.parametrize(
+    ("provider", "version", "best"),
+    [("cpu", "1.31.1", "ort"), ("cuda", "2.0.0", "ort"), ("cpu", "1.30.9", "portable"), ("dml", "1.40.0", "portable")],
+)
+def test_forms_by_provider_and_version(provider: str, version: str, best: str) -> None:
+    assert forms_of(provider, version)[0] == best
 
 
 def test_a_variant_s_settings_hold(toy_bundle: Path) -> None:

@@ -16,7 +16,7 @@ from vtc.bundle.weights import check_weights
 from vtc.runtime.interface import Array, LoadedGraph, Past, Result, Tensor
 from vtc.runtime.onnxruntime.graph import Graph
 from vtc.runtime.onnxruntime.in_place import InPlacePast
-from vtc.runtime.onnxruntime.providers import choose_provider
+from vtc.runtime.onnxruntime.providers import choose_provider, import_onnxruntime
 from vtc.runtime.options import RuntimeOptions
 from vtc.runtime.past import GrowingPast
 from vtc.runtime.variants import choose_variant
@@ -26,6 +26,14 @@ FORMS_OF: Mapping[str, tuple[Form, ...]] = {
     "cuda": ("ort", "portable", "opset23"),
 }
 """Forms that providers run, best first; others run portable graphs."""
+SINCE = (1, 31)
+"""First ONNX Runtime that optimised graphs were run with: earlier ones lack attributes of their operators."""
+
+
+def forms_of(provider: str, version: str) -> tuple[Form, ...]:
+    """Forms that a provider of an ONNX Runtime runs, best first."""
+    numbers = tuple(int(part) for part in version.split(".")[:2])
+    return FORMS_OF.get(provider, ("portable",)) if numbers >= SINCE else ("portable",)
 
 
 class OnnxRuntime:
@@ -52,7 +60,7 @@ class OnnxRuntime:
         self._provider = choose_provider(options.provider)
         self.provider = self._provider.short_name
         default = "fp16" if self._provider.device == "cuda" else "fp32"
-        forms = FORMS_OF.get(self.provider, ("portable",))
+        forms = forms_of(self.provider, import_onnxruntime().__version__)
         self._variant = choose_variant(manifest, options.precision, default, forms)
         self.variant = self._variant.name
         self.precision = self.exported = self._variant.precision
