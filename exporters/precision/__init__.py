@@ -72,7 +72,7 @@ _INT8_PRODUCTS = {"session.qdq_matmulnbits_accuracy_level": "4"}
 """ONNX Runtime's CPU kernels round inputs to 8 bits, block by block, and multiply integers."""
 
 PRECISIONS: tuple[Precision, ...] = (
-    Precision("fp32", "float32 throughout: the yardstick, and the fastest on a CPU", "", "fp32", 1e-3, 1e-2, 0.05),
+    Precision("fp32", "float32 throughout: the yardstick", "", "fp32", 1e-3, 1e-2, 0.05),
     Precision(
         "fp16", "float16, in float32 where it would overflow: the default on a GPU", "_fp16", "fp16", 0.25, 0.5, 0.2
     ),
