@@ -12,6 +12,7 @@ import pytest
 from docs.studies import scaling
 from docs.studies.pages import filled
 from docs.studies.peers import rounds, tables
+from docs.studies.peers.__main__ import NAMES, SAME, merged
 from docs.studies.peers.answers import Answer, Task
 from docs.studies.peers.contestants import Contestant, contestants
 from docs.studies.peers.preparing import STEPS, mark
@@ -147,6 +148,7 @@ def test_contestants_have_names_of_their_own_and_steps_that_exist(tmp_path: Path
     everyone = contestants(settings)
     assert len({one.name for one in everyone}) == len(everyone)
     assert {step[0] for one in everyone for step in one.needs} <= set(STEPS)
+    assert {one.table for one in everyone} == set(NAMES)
     lengths = {one.task.contexts[0] for one in everyone if one.table == "image"}
     assert lengths == {SHORT, settings.visual_tokens + TEXT_TOKENS}
 
@@ -173,6 +175,18 @@ def results() -> dict[str, Any]:
             "ONNX Runtime GenAI int4": {"table": "decoder", "failed": "a | b"},
         },
     }
+
+
+def test_a_run_of_one_table_leaves_the_others() -> None:
+    same = dict.fromkeys(SAME, 1)
+    before = {**same, "peers": {"a": "1"}, "contestants": {"x": {"table": "image"}, "y": {"table": "decoder"}}}
+    now = {**same, "peers": {"b": "1"}, "contestants": {"z": {"table": "decoder"}}}
+    found = merged(before, now)
+    assert found["contestants"] == {"x": {"table": "image"}, "z": {"table": "decoder"}}
+    assert found["peers"] == {"a": "1", "b": "1"}
+    assert merged(before, now | {"machine": 2}) == now | {"machine": 2}
+    assert merged(before, now | {"peers": {"a": "2"}}) == now | {"peers": {"a": "2"}}
+    assert merged({}, now) == now
 
 
 def test_tables_show_figures_reasons_and_ratios() -> None:

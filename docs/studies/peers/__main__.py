@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,23 +18,42 @@ from docs.studies.peers.settings import SHAPE, Settings
 from docs.studies.peers.tables import TABLES
 
 DOCS = Path(__file__).resolve().parents[2]
+NAMES = ("decoder", "image", "cdpruner")
+"""Tables that contestants are in."""
+SAME = ("shape", "layers", "vocabulary", "threads", "machine", "ours", "new_tokens")
+"""What results of several runs must share."""
 
 
-def chosen(settings: Settings, only: list[str]) -> list[Contestant]:
-    """Contestants whose table or name has one of the words; all without words."""
-    everyone = contestants(settings)
-    return [one for one in everyone if not only or any(word in f"{one.table}: {one.name}" for word in only)]
+def chosen(settings: Settings, words: Sequence[str], names: Sequence[str]) -> list[Contestant]:
+    """Contestants of these tables whose table or name has one of the words; all where none are given."""
+    those = [one for one in contestants(settings) if not names or one.table in names]
+    return [one for one in those if not words or any(word in f"{one.table}: {one.name}" for word in words)]
 
 
-def study(settings: Settings, only: list[str], environments: Path) -> dict[str, Any]:
-    """All results."""
+def merged(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Results with those of earlier runs for tables that this run did not measure.
+
+    Only those of the same machine, versions and sizes go together.
+    """
+    mine = {row["table"] for row in now["contestants"].values()}
+    if not before or any(before[key] != now[key] for key in SAME):
+        return dict(now)
+    stay = {name: row for name, row in before["contestants"].items() if row["table"] not in mine}
+    peers = {**before["peers"], **now["peers"]}
+    if any(before["peers"].get(name, number) != number for name, number in now["peers"].items()):
+        return dict(now)
+    return {**now, "peers": peers, "contestants": {**stay, **now["contestants"]}}
+
+
+def study(settings: Settings, those: Sequence[Contestant], environments: Path) -> dict[str, Any]:
+    """All results of these contestants."""
 
     @cache
     def python(name: str) -> Path:
         tell(f"environment: {name}")
         return environment.peer_python(environments, name)
 
-    processes, those = Processes(settings, python), chosen(settings, only)
+    processes = Processes(settings, python)
     told = {
         "shape": SHAPE,
         "layers": settings.layers or "as published",
@@ -68,6 +88,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=0, help="fewer layers, to try it out; results are not published")
     parser.add_argument("--vocabulary", type=int, default=0, help="fewer words; the same")
     parser.add_argument("--only", action="append", default=[], help="contestants with this in table or name; the same")
+    parser.add_argument(
+        "--table", action="append", default=[], choices=NAMES, help="measure this table's; others stay as they are"
+    )
     parser.add_argument("--rounds", type=int, default=Settings.rounds)
     parser.add_argument("--repeats", type=int, default=Settings.repeats)
     parser.add_argument("--new-tokens", type=int, default=Settings.new_tokens)
@@ -84,8 +107,10 @@ def main() -> None:
     asked.work.mkdir(parents=True, exist_ok=True)
     sizes = asked.layers, asked.vocabulary, asked.rounds, asked.repeats, asked.new_tokens, asked.threads
     settings = Settings(asked.work.absolute(), *sizes)
-    results = study(settings, asked.only, asked.environments or settings.work / "environments")
+    those = chosen(settings, asked.only, asked.table)
+    results = study(settings, those, asked.environments or settings.work / "environments")
     if not settings.reduced and not asked.only:
+        results = merged(json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}, results)
         file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         fill_tables(DOCS / "performance.md", results, TABLES)
     for _, make in TABLES.values():

@@ -72,11 +72,15 @@ class Settings:
     def image(self, kept: int) -> Task:
         """Prompts with an image."""
         side, length = self.shape.tower.image_size, kept + TEXT_TOKENS
-        return Task((length,), self.new_tokens, self.repeats, self.threads, self._ids, side, kept)
+        return self._seen(length, side, kept)
 
     def qwen(self, kept: int) -> Task:
         """Prompts with an image to the Qwen2-VL shape."""
-        return Task((kept + QWEN_TEXT,), self.new_tokens, self.repeats, self.threads, self._ids, QWEN_SIDE, kept)
+        return self._seen(kept + QWEN_TEXT, QWEN_SIDE, kept)
+
+    def _seen(self, length: int, side: int, kept: int) -> Task:
+        # Most of the time goes to the encoder: half the answers that a prompt without an image gets.
+        return Task((length,), self.new_tokens, -(-self.repeats // 2), self.threads, self._ids, side, kept)
 
     @property
     def _ids(self) -> int:
