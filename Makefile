@@ -60,7 +60,7 @@ study: $(STAMP) ## Measure everything that docs/learnpruner.md, docs/selectors.m
 	$(BIN)/python -m docs.studies.precision
 
 PEERS ?= out/peers
-performance: $(STAMP) ## Measure everything that docs/performance.md shows, other runtimes included (hours, 25 GB of disk; the machine to itself)
+performance: $(STAMP) ## Measure everything that docs/performance.md shows, other runtimes included (2 to 3 hours, 35 GB of disk; the machine to itself)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt matplotlib
 	$(BIN)/python -m docs.studies.peers --work $(PEERS)
 	$(BIN)/python -m docs.studies.scaling --work $(PEERS)
