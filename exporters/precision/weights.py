@@ -117,8 +117,9 @@ def widened(chosen: Mapping[str, Chosen], layers: Mapping[str, nn.Linear], preci
 def standing_out(chosen: Mapping[str, Chosen], sizes: Mapping[str, int], share: float) -> list[str]:
     """Layers that get 8 bits in place of 4: those with the largest error for each of their weights, as far as it goes.
 
-    What a layer's error does to what the whole model says was measured layer by layer (docs/precision.md): within a
-    factor of two or three it is the same for all, so what counts is what a layer costs.
+    What a layer's error does to what the whole model says was measured by kinds of layers (docs/precision.md): within a
+    factor of three it is the same in all but the head, which has so many weights that it comes late by either measure.
+    So what counts beside it is what a layer costs.
 
     Parameters
     ----------
