@@ -5,8 +5,9 @@ those that are still to come, by the Hessian of the output's squared error, the 
 
 Own code, for want of a kept library that gives what is stored here: whole numbers with scales above zero, the same for
 the graph and for its PyTorch twin. ONNX Runtime's ``neural_compressor.weight_only.gptq`` gives rounded weights without
-their numbers and scales, which it chooses after earlier inputs were rounded; its ``MatMulNBitsQuantizer`` writes
-``MatMulNBits`` nodes, and its k-quants and HQQ have zero points. NNCF compresses models of its own frontends.
+their numbers and scales, and wants inputs run through an ONNX graph; its ``MatMulNBitsQuantizer`` has HQQ and k-quants
+with zero points only. NNCF 3.4 has GPTQ for OpenVINO's models only. None was measured here: what they give back, or
+take, rules them out.
 """
 
 from __future__ import annotations
