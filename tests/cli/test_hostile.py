@@ -32,6 +32,7 @@ GIVEN = {
     "check": ("check", "{}"),
     "compress": ("compress", "{}", "--recipe", "none", "-o", "out"),
     "export": ("export", "{}", "-o", "out"),
+    "optimize": ("optimize", "{}"),
     "build": ("build", "{}", "--target", "rtx"),
     "run": ("run", "{}", "--prompt", "?"),
     "show": ("show", "{}", "--recipe", "none", "-o", "out.png"),
