@@ -5,7 +5,6 @@ No PyTorch model is at hand then; the portable graphs were compared with it when
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from exporters.differences import ANSWER_TOKENS, largest, moves
 from exporters.precision import precision
 from exporters.variants import Optimised, optimise, to_json, variant_file, wanted_variants
 from vtc.artifact import check_output
@@ -25,6 +25,7 @@ from vtc.bundle.facts import Form, precision_and_form, variant_name
 from vtc.bundle.manifest import Manifest, draft_manifest, manifest_fields, write_bundle
 from vtc.data.datasets import load_dataset
 from vtc.errors import BundleError, InputError, ParityError
+from vtc.files import link_or_copy
 from vtc.progress import Report, silent
 from vtc.runtime.interface import IntArray
 from vtc.runtime.onnxruntime.backend import OnnxRuntime
@@ -33,7 +34,6 @@ from vtc.runtime.variants import PORTABLE
 from vtc.runtime.vlm import VLM
 from vtc.staging import Work, open_work
 
-ANSWER_TOKENS = 16
 Device = Literal["cpu", "cuda"]
 SUITED: dict[Device, tuple[tuple[str, ...], Form]] = {
     "cpu": (("fp32", "q4", "int8"), "ort"),
@@ -144,8 +144,11 @@ def _optimise(
     kept = [name for name in manifest.files if name not in made]
     staging.claim(*map(escape, [*kept, *made]))
     staging.clear()
+    # A bundle that is to be replaced lends its files; another one's are copied.
+    put = link_or_copy if out.resolve() == manifest.root.resolve() else shutil.copyfile
     for name in kept:
-        _put(manifest.file(name), work / name, same_bundle=out.resolve() == manifest.root.resolve())
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        put(manifest.file(name), work / name)
     found = []
     for name in names:
         of, _ = precision_and_form(name)
@@ -181,18 +184,6 @@ def _with_variants(manifest: Manifest, found: Sequence[Optimised], work: Path) -
     return fields
 
 
-def _put(path: Path, out: Path, *, same_bundle: bool) -> None:
-    """A file of the bundle in the work directory: another name of it where the bundle is to be replaced."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if same_bundle:
-            os.link(path, out)
-            return
-    except OSError:  # not every file system has links
-        pass
-    shutil.copyfile(path, out)
-
-
 @dataclass(frozen=True)
 class _Prompt:
     images: list[Image.Image]
@@ -226,8 +217,10 @@ def _compare(draft: Manifest, one: Optimised, prompts: Sequence[_Prompt], progre
     # One model after the other: both would not fit where one does.
     theirs = _answers(exact, of.name + PORTABLE, prompts, None, progress)
     mine = _answers(exact, one.variant.name, prompts, [each.tokens for each in theirs], progress)
-    difference = max(_largest(a.logits - b.logits) for a, b in zip(theirs, mine, strict=True))
-    others = max(_others(a.kept, b.kept) for a, b in zip(theirs, mine, strict=True))
+    pairs = list(zip(theirs, mine, strict=True))
+    difference = max(largest(a.logits - b.logits) for a, b in pairs)
+    steps = [step for a, b in pairs for step in zip(a.kept, b.kept, strict=True)]
+    others = max((one.others for step in steps for one in moves(*step)), default=0)
     if others > max(1, int(of.moved * max(served.keep_per_span for served in draft.images))):
         raise ParityError(
             f"{one.variant.name} graphs keep {others} other tokens of an image than {of.name}'s; nothing was written"
@@ -237,18 +230,8 @@ def _compare(draft: Manifest, one: Optimised, prompts: Sequence[_Prompt], progre
             f"{one.variant.name} graphs differ from {of.name}'s: logits by {difference:.2g}, where {of.tolerance:g} is "
             "allowed; nothing was written"
         )
-    equal = [a.tokens == b.tokens for a, b in zip(theirs, mine, strict=True)]
+    equal = [a.tokens == b.tokens for a, b in pairs]
     return Agreement(of.name, len(prompts), difference, float(np.mean(equal)))
-
-
-def _largest(difference: NDArray[Any]) -> float:
-    return float(np.nan_to_num(np.abs(difference), nan=np.inf).max(initial=0.0))
-
-
-def _others(theirs: Sequence[IntArray], mine: Sequence[IntArray]) -> int:
-    """Most tokens of an image that are kept here and not there."""
-    pairs = (pair for a, b in zip(theirs, mine, strict=True) for pair in zip(a, b, strict=True))
-    return max((len(set(b) - set(a)) for a, b in pairs), default=0)
 
 
 @dataclass(frozen=True)

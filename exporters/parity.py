@@ -10,12 +10,13 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from exporters.differences import ANSWER_TOKENS, Moved, largest, moves
 from exporters.precision import LAYER_TOLERANCE
 from exporters.precision import precision as by_name
 from vtc.bundle.manifest import Manifest
@@ -36,7 +37,6 @@ from vtc.runtime.vlm import VLM
 ROUNDING = 1e-5
 NOISY_RUNS = 8
 """Relative change of pixels, and times it is tried, that tell a choice between near-ties from a wrong one."""
-ANSWER_TOKENS = 16
 LEAST_KEPT = 0.5
 """Share of a model's kept tokens that a bundle must keep too, however much its precision rounds."""
 Indices = NDArray[Any]
@@ -242,7 +242,7 @@ def compare(asked: Asked, bundle: VLM, precision: str, progress: Report = silent
         theirs_logits = bundle.score([sample.images], [sample.prompt], [wanted.forced])[0]
         if same or not strict or not np.isfinite(theirs_logits).all():
             with np.errstate(invalid="ignore"):
-                logits_diff = max(logits_diff, _largest(wanted.logits - theirs_logits))
+                logits_diff = max(logits_diff, largest(wanted.logits - theirs_logits))
         if not math.isfinite(features_diff) or not math.isfinite(logits_diff):
             raise ParityError(_no_numbers(precision))
         if wanted.answer == theirs:
@@ -306,31 +306,19 @@ def check_layers(found: Parity, precision: str, off: float) -> Parity:
     return replace(found, layers=off)
 
 
-class Moved(NamedTuple):
-    """Of one image, how many other tokens were kept than the model keeps, and what share of all that it keeps."""
-
-    others: int
-    share: float
-
-
 def _compare_vision(wanted: Expected, bundle: VLM, sample: Sample) -> tuple[list[Moved], float]:
     """For each image how many other tokens were kept, and how far features are from ours where none were."""
     if not sample.images:
         return [], 0.0
     features, indices = wanted.features, wanted.indices
     their_features, their_indices = bundle.encode([sample.images], [sample.prompt])
-    moved = _moved(indices, their_indices)
+    moved = moves(indices, their_indices)
     if not (np.isfinite(features).all() and np.isfinite(their_features).all()):
         return moved, math.inf
     kept = np.asarray([one.others == 0 for one in moved])
-    largest = np.abs(features[kept]).max(axis=(1, 2), keepdims=True, initial=1.0)
-    difference = np.abs(features[kept] - their_features[kept].astype(np.float32)) / largest
-    return moved, _largest(difference)
-
-
-def _largest(difference: Indices) -> float:
-    """Largest magnitude, infinity where something is not a number, as what overflows ends up."""
-    return float(np.nan_to_num(np.abs(difference), nan=np.inf).max(initial=0.0))
+    reach = np.abs(features[kept]).max(axis=(1, 2), keepdims=True, initial=1.0)
+    difference = np.abs(features[kept] - their_features[kept].astype(np.float32)) / reach
+    return moved, largest(difference)
 
 
 def _moved_in_decoder(model: CompressedModel, bundle: VLM, sample: Sample) -> list[Moved]:
@@ -338,13 +326,7 @@ def _moved_in_decoder(model: CompressedModel, bundle: VLM, sample: Sample) -> li
     if not sample.images or not model.plan.cut_layers:
         return []
     ours, theirs = (one.kept([sample.images], [sample.prompt]) for one in (model, bundle))
-    return [max(counts) for counts in zip(*map(_moved, ours, theirs), strict=True)]
-
-
-def _moved(ours: Indices, theirs: Indices) -> list[Moved]:
-    """For each image how many of their tokens (images, K) are not among ours."""
-    counts = [len(set(b) - set(a)) for a, b in zip(ours, theirs, strict=True)]
-    return [Moved(count, count / max(theirs.shape[1], 1)) for count in counts]
+    return [max(counts) for counts in zip(*map(moves, ours, theirs), strict=True)]
 
 
 def _as_chosen(model: CompressedModel, sample: Sample, wanted: Expected) -> Array:
@@ -370,7 +352,7 @@ def _moved_by_noise(model: CompressedModel, sample: Sample) -> int:
         with torch.inference_mode():
             _, state = model.prefill(ids, mask, pixels * noise)
         for mine, other in zip(kept, state.kept, strict=True):
-            most = max(most, *(one.others for one in _moved(mine, other.numpy())))
+            most = max(most, *(one.others for one in moves(mine, other.numpy())))
     return most
 
 

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import shutil
 import stat
 from typing import Any, BinaryIO
 
@@ -59,6 +60,14 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def link_or_copy(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+    """Give a file another name; where the file system has no links, copy it."""
+    try:
+        os.link(path, out)
+    except OSError:
+        shutil.copyfile(path, out)
 
 
 def check_file(path: str | os.PathLike[str], limit: int = TEXT_BYTES) -> None:

@@ -5,8 +5,6 @@ One export from PyTorch serves a base and all quantised precisions of it.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +25,7 @@ from exporters.precision.weights import Chosen, choose, table
 from exporters.writing import external_data, save_graph
 from vtc.compressed.model import CompressedModel
 from vtc.data.samples import Sample
+from vtc.files import link_or_copy
 from vtc.progress import Report
 
 
@@ -183,13 +182,6 @@ def _publish(path: Path, out: Path) -> None:
                 data = external_data(out)
                 if not (data.exists() and data.samefile(path.with_name(entry.value))):
                     data.unlink(missing_ok=True)
-                    _link(path.with_name(entry.value), data)
+                    link_or_copy(path.with_name(entry.value), data)
                 entry.value = data.name
     onnx.save(model, out)
-
-
-def _link(path: Path, out: Path) -> None:
-    try:
-        os.link(path, out)
-    except OSError:  # not every file system has links
-        shutil.copyfile(path, out)

@@ -19,7 +19,7 @@ HEAD_MULTIPLE = 8
 def unfit(graph: ir.Graph, found: Sequence[Attention], unknown: Sequence[str]) -> list[str]:
     """Why a segment's attention cannot be ONNX Runtime's over a cache in place, a sentence for each reason."""
     reasons: dict[str, list[str]] = {}
-    masks = {one.mask: not_causal(graph, one.mask) for one in found}
+    masks = _masks(graph, found)
     for one in found:
         reason = masks[one.mask]
         if not reason and one.softcap:
@@ -39,6 +39,11 @@ def unfit(graph: ir.Graph, found: Sequence[Attention], unknown: Sequence[str]) -
     return told
 
 
+def _masks(graph: ir.Graph, found: Sequence[Attention]) -> dict[ir.Value, str]:
+    """Of each mask, which layers share, why it is not that of causal attention; empty if it is."""
+    return {mask: not_causal(graph, mask) for mask in dict.fromkeys(one.mask for one in found)}
+
+
 def layers(numbers: Sequence[str]) -> str:
     """Layers for people."""
     return f"attention of layer{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
@@ -46,7 +51,7 @@ def layers(numbers: Sequence[str]) -> str:
 
 def group_queries(graph: ir.Graph, found: Sequence[Attention]) -> None:
     """Replace the attention of all layers by GroupQueryAttention."""
-    causal = {one.mask: not not_causal(graph, one.mask) for one in found}
+    causal = {mask: not reason for mask, reason in _masks(graph, found).items()}
     lengths = pad_right(graph)
     masks: dict[ir.Value, ir.Value] = {}
     for one in found:
