@@ -14,7 +14,7 @@ from vtc.bundle.facts import precision_and_form
 from vtc.cli.data_options import images_outside_flag
 from vtc.cli.image_options import image_option_flags
 from vtc.cli.output import say
-from vtc.cli.verb import suggest, tell_warnings, verb
+from vtc.cli.verb import separated, suggest, tell_warnings, verb
 from vtc.facts.layout import ImageOptions
 from vtc.heap import return_large_blocks
 from vtc.progress import progress
@@ -58,7 +58,7 @@ interrupted export is taken up again by the same command."""
     multiple=True,
     default=("fp32",),
     show_default=True,
-    callback=lambda _context, _option, given: [name for one in given for name in one.split(",")],
+    callback=separated,
     metavar="V",
     help="A precision as above, or an optimised variant such as q4-ort; several with commas or if repeated.",
 )

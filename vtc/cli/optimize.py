@@ -10,7 +10,7 @@ import click
 
 from vtc.cli.data_options import images_outside_flag
 from vtc.cli.output import print_json, say
-from vtc.cli.verb import suggest, verb
+from vtc.cli.verb import separated, suggest, verb
 from vtc.progress import progress
 
 
@@ -28,7 +28,7 @@ from vtc.progress import progress
     "--variant",
     "variants",
     multiple=True,
-    callback=lambda _context, _option, given: [name for one in given for name in one.split(",")],
+    callback=separated,
     metavar="V",
     help="Such as q4-ort; several with commas or if repeated.  [default: those that suit the device]",
 )

@@ -52,6 +52,11 @@ def _renamed(arg: str, names: Mapping[str, str]) -> str:
     return f"{names[former]}{equals}{value}"
 
 
+def separated(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> list[str]:
+    """Take the names of an option that may be repeated and have several with commas."""
+    return [name for one in given for name in one.split(",")]
+
+
 def _single(option: click.Parameter) -> bool:
     return isinstance(option, click.Option) and not (option.multiple or option.is_flag or option.count)
 

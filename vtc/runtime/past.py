@@ -29,8 +29,27 @@ def cache_inputs(graph: LoadedGraph) -> list[str]:
     return [name for name in graph.inputs if name.startswith(PAST)]
 
 
-class _Fed:
-    """What caches share that are fed to the graph: the names of their tensors, and masks and positions by place.
+class Places:
+    """What caches share that grow by a token a step: masks and positions by place.
+
+    Parameters
+    ----------
+    rows : int
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._mask: IntArray = np.zeros((rows, 0), dtype=np.int64)
+        self._positions: IntArray | None = None
+
+    def mask(self) -> IntArray:
+        return np.concatenate([self._mask, np.ones_like(self._mask, shape=(len(self._mask), 1))], axis=1)
+
+    def positions(self, here: IntArray) -> IntArray | None:
+        return None if self._positions is None else np.concatenate([self._positions, here], axis=1)
+
+
+class _Fed(Places):
+    """What caches share that are fed to the graph: the names of their tensors.
 
     Parameters
     ----------
@@ -41,14 +60,13 @@ class _Fed:
 
     def __init__(self, graph: LoadedGraph, shape: tuple[int, int, int]) -> None:
         rows, heads, width = shape
+        super().__init__(rows)
         self._graph = graph
         self._names = cache_inputs(graph)
         self._outputs = [name.replace(PAST, PRESENT, 1) for name in self._names]
         self.tensors: Sequence[Tensor] = [
             graph.empty(rows, heads, 0, width, dtype=graph.inputs[name]) for name in self._names
         ]
-        self._mask: IntArray = np.zeros((rows, 0), dtype=np.int64)
-        self._positions: IntArray | None = None
 
     def run(
         self, feeds: Mapping[str, Array | Tensor], host: Collection[str] = ()
@@ -57,12 +75,6 @@ class _Fed:
         named = dict(zip(self._graph.outputs, outputs, strict=True))
         present = [named.pop(name) for name in self._outputs]
         return named, present
-
-    def mask(self) -> IntArray:
-        return np.concatenate([self._mask, np.ones_like(self._mask[:, :1])], axis=1)
-
-    def positions(self, here: IntArray) -> IntArray | None:
-        return None if self._positions is None else np.concatenate([self._positions, here], axis=1)
 
 
 class GrowingPast(_Fed):

@@ -72,13 +72,11 @@ class Bundle:
 
     def facts(self) -> Mapping[str, Any]:
         vlm, manifest = self._vlm, self._vlm.manifest
-        # OpenVINO computes float32 graphs in bfloat16, which is then no variant of the bundle's own.
-        of = vlm.variant if vlm.variant in {one.name for one in manifest.variants} else "fp32"
         graphs = ["embed_tokens", *(segment.graph for segment in manifest.segments)]
-        files = {name: entry for graph in graphs for name, entry in manifest.graph_files(graph, of).items()}
+        files = {name: entry for graph in graphs for name, entry in manifest.graph_files(graph, vlm.variant).items()}
         size = sum(entry.bytes for entry in files.values())
         if self._task.image_side:
-            size = manifest.graph_bytes(of)
+            size = manifest.graph_bytes(vlm.variant)
         return {"variant": vlm.variant, "provider": vlm.provider, "bytes": size}
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping
 
-import numpy as np
-from numpy.typing import NDArray
-
-from vtc.bundle.engines import Limits
 from vtc.bundle.facts import Form
 from vtc.bundle.interface import check_interface
 from vtc.bundle.manifest import Manifest
 from vtc.bundle.weights import check_weights
-from vtc.runtime.interface import Array, LoadedGraph, Past, Result, Tensor
+from vtc.runtime.interface import LoadedGraph, Past
+from vtc.runtime.on_host import OnHost
 from vtc.runtime.onnxruntime.graph import Graph
 from vtc.runtime.onnxruntime.in_place import InPlacePast
 from vtc.runtime.onnxruntime.providers import choose_provider, import_onnxruntime
@@ -36,7 +32,7 @@ def forms_of(provider: str, version: str) -> tuple[Form, ...]:
     return FORMS_OF.get(provider, ("portable",)) if numbers >= SINCE else ("portable",)
 
 
-class OnnxRuntime:
+class OnnxRuntime(OnHost):
     """A bundle's graphs in ONNX Runtime: a :class:`~vtc.runtime.interface.Backend`, which says what its methods do.
 
     Parameters
@@ -55,8 +51,8 @@ class OnnxRuntime:
     def __init__(
         self, manifest: Manifest, options: RuntimeOptions = RuntimeOptions(), *, sparing: bool = False
     ) -> None:
+        super().__init__()
         self._manifest, self._options, self._sparing = manifest, options, sparing
-        self.lock = nullcontext()
         self._provider = choose_provider(options.provider)
         self.provider = self._provider.short_name
         default = "fp16" if self._provider.device == "cuda" else "fp32"
@@ -81,25 +77,8 @@ class OnnxRuntime:
         check_interface(self._manifest, graph, *opened.shapes())
         return opened
 
-    def admit(self, needed: Limits) -> None:
-        """ONNX graphs take any number of prompts, images and tokens."""
-
-    def place(self, embeds: Tensor, features: Tensor, where: NDArray[np.bool_]) -> Array:
-        """On the host."""
-        values, visual = embeds.numpy(), features.numpy()
-        values[where] = visual.reshape(-1, visual.shape[-1])
-        return values
-
     def past(self, graph: LoadedGraph, shape: tuple[int, int, int], most: int) -> Past:
         """A cache in place where the graph writes it there; else one that grows, as outputs may be of any length."""
         if isinstance(graph, Graph) and graph.in_place:
             return InPlacePast(graph, shape, most)
         return GrowingPast(graph, shape)
-
-    def repeat(
-        self,
-        fixed: Sequence[Tensor],
-        arrays: Mapping[str, Array],
-        program: Callable[[Mapping[str, Array | Tensor]], Result],
-    ) -> Result:
-        return program(arrays)

@@ -5,19 +5,14 @@ Keys and values are state of the requests that run a segment; everything else co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-from vtc.bundle.engines import Limits
 from vtc.bundle.interface import check_interface
 from vtc.bundle.manifest import Manifest
 from vtc.bundle.weights import check_weights
 from vtc.errors import InputError
-from vtc.runtime.interface import Array, LoadedGraph, Past, Result, Tensor
+from vtc.runtime.interface import LoadedGraph, Past
+from vtc.runtime.on_host import OnHost
 from vtc.runtime.openvino.device import WIDTHS, Device, choose_device
 from vtc.runtime.openvino.graph import Graph
 from vtc.runtime.openvino.past import KeptPast
@@ -28,7 +23,7 @@ ROUNDING = ("session.qdq_matmulnbits_accuracy_level", "4")
 """Entry of a variant's session that lets activations be rounded to 8 bits where they meet weights of few bits."""
 
 
-class OpenVINO:
+class OpenVINO(OnHost):
     """A bundle's graphs in OpenVINO: a :class:`~vtc.runtime.interface.Backend`, which says what its methods do.
 
     Parameters
@@ -44,8 +39,8 @@ class OpenVINO:
     """
 
     def __init__(self, manifest: Manifest, options: RuntimeOptions = RuntimeOptions()) -> None:
+        super().__init__()
         self._manifest, self._verify = manifest, options.verify
-        self.lock = nullcontext()
         device = choose_device(options.provider)
         self.provider = device.provider
         self.variant, self._numbers, self.precision = _chosen(manifest, device, options.precision)
@@ -71,26 +66,9 @@ class OpenVINO:
         check_interface(self._manifest, graph, *opened.shapes)
         return opened
 
-    def admit(self, needed: Limits) -> None:
-        """Graphs take any number of prompts, images and tokens."""
-
-    def place(self, embeds: Tensor, features: Tensor, where: NDArray[np.bool_]) -> Array:
-        """On the host, into `embeds` itself."""
-        values, visual = embeds.numpy(), features.numpy()
-        values[where] = visual.reshape(-1, visual.shape[-1])
-        return values
-
     def past(self, graph: LoadedGraph, shape: tuple[int, int, int], most: int) -> Past:
         """A cache that OpenVINO keeps to itself."""
         return KeptPast(cast(Graph, graph), shape, WIDTHS[self._numbers])
-
-    def repeat(
-        self,
-        fixed: Sequence[Tensor],
-        arrays: Mapping[str, Array],
-        program: Callable[[Mapping[str, Array | Tensor]], Result],
-    ) -> Result:
-        return program(arrays)
 
 
 def _chosen(manifest: Manifest, device: Device, wanted: str | None) -> tuple[str, str, str]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-import numpy as np
-
 from vtc.runtime.interface import Array, IntArray, Tensor
 from vtc.runtime.openvino.graph import Graph
+from vtc.runtime.past import Places
 
 
-class KeptPast:
+class KeptPast(Places):
     """A :class:`~vtc.runtime.interface.Past` that has no tensors: keys and values stay with OpenVINO.
 
     Parameters
@@ -30,13 +29,12 @@ class KeptPast:
 
     def __init__(self, graph: Graph, shape: tuple[int, int, int], itemsize: int) -> None:
         rows, heads, width = shape
+        super().__init__(rows)
         self._graph = graph
         self._request = graph.take(rows)
         self._bytes_of_token = 2 * graph.layers * rows * heads * width * itemsize
         self.tensors: Sequence[Tensor] = ()
         self.length = 0
-        self._mask: IntArray = np.zeros((rows, 0), dtype=np.int64)
-        self._positions: IntArray | None = None
 
     def __del__(self) -> None:
         if getattr(self, "_request", None) is not None:
@@ -54,12 +52,6 @@ class KeptPast:
         outputs = self._graph.run_in(request, feeds)
         self._request = request
         return dict(zip(self._graph.outputs, outputs, strict=True)), []
-
-    def mask(self) -> IntArray:
-        return np.concatenate([self._mask, np.ones_like(self._mask, shape=(len(self._mask), 1))], axis=1)
-
-    def positions(self, here: IntArray) -> IntArray | None:
-        return None if self._positions is None else np.concatenate([self._positions, here], axis=1)
 
     def begin(self, present: Sequence[Tensor], mask: IntArray, positions: IntArray | None) -> None:
         self.length = int(mask.shape[1])
