@@ -36,7 +36,8 @@ from transformers import (
 from docs.studies.pages import fill_tables, percent, table
 from exporters.precision import Precision, precision
 from exporters.precision.quantize import embedding, linear_layers
-from exporters.precision.small import CLIPS, small
+from exporters.precision.scales import CLIPS
+from exporters.precision.small import small
 from exporters.precision.weights import Chosen, choose, widened
 from vtc.compressed.build import apply_recipe
 from vtc.data.samples import Sample
@@ -168,7 +169,8 @@ def nearest(adapter: VLMAdapter, how: Precision, clips: tuple[float, ...]) -> di
     layers: dict[str, Any] = dict(linear_layers(adapter, head=True))
     found = {}
     for name, layer in layers.items():
-        one = small(layer.weight.detach().numpy(), 0, how.stored or "int8", how.block, clips)
+        matrix = layer.weight.detach().numpy()
+        one = small(matrix, 0, how.stored or "int8", how.block, either_sign=how.either_sign, clips=clips)
         found[name] = layer.weight.detach() if one is None else torch.from_numpy(one.values())
     name, module = embedding(adapter)
     rows = small(module.weight.detach().numpy(), 0, "int8")

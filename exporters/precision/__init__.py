@@ -30,6 +30,9 @@ class Precision:
         Whether inputs of linear layers are quantised too, with ranges found on samples.
     block : int
         Most inputs that share a scale; 0 where all of an output's do, or all of a weight's.
+    either_sign : bool
+        Whether scales of 4-bit blocks may be below zero, so that the lowest number, -8, is of use: a step of a block is
+        an eighth of its largest weight, not a seventh. TensorRT takes none.
     wide : float
         Most of the weights, as a share, that get 8 bits in place of 4 for the error that samples show.
     head : bool
@@ -57,6 +60,7 @@ class Precision:
     stored: Stored | None = None
     activations: bool = False
     block: int = 0
+    either_sign: bool = False
     wide: float = 0.0
     head: bool = False
     opset: int = 18
@@ -89,6 +93,7 @@ PRECISIONS: tuple[Precision, ...] = (
         0.05,
         stored="int4",
         block=32,
+        either_sign=True,
         wide=0.1,
         head=True,
         opset=21,

@@ -124,7 +124,8 @@ def derive(source: Exported, precisions: Sequence[Precision]) -> Derived:
             if one.stored:
                 model = onnx.load(path)
                 found = quantize(model, one, linears, weights, derived.reached, tables)
-                derived.notes[one.name]["graphs"][name] = {"weights": found.weights, "left": found.left}
+                counts = {"weights": found.weights, "left": found.left, "joined": found.joined}
+                derived.notes[one.name]["graphs"][name] = counts
                 derived.layers.setdefault(one.name, {})[name] = found.layers
                 save_graph(ir.from_proto(model), out)
             elif out != path:

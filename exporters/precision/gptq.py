@@ -12,43 +12,20 @@ take, rules them out.
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from exporters.precision.scales import Grid, block_scales
 from vtc.errors import NumericError
 
 LAZY = 128
 """Inputs after which the rest of the weights is brought up to date."""
 DAMPING = 0.01
 """Share of the Hessian's mean diagonal that is added to it."""
-CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
-"""Shares of a block's largest weight that may become the largest number; the one with the least squared error does."""
 ROWS = 8192
 """Outputs that are rounded at once."""
-
-
-class Grid(NamedTuple):
-    """What weights are rounded to.
-
-    Attributes
-    ----------
-    block : int
-        Inputs that share a scale; divides their number.
-    largest : float
-        Of the numbers' magnitudes.
-    least : float
-        Least scale.
-    dtype : torch.dtype
-        Of scales.
-    """
-
-    block: int
-    largest: float
-    least: float
-    dtype: torch.dtype
 
 
 def gptq(weight: Tensor, hessian: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
@@ -66,7 +43,6 @@ def gptq(weight: Tensor, hessian: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     numbers : Tensor of shape (outputs, inputs), float32
         Whole.
     scales : Tensor of shape (outputs, inputs / block), float32
-        Above zero.
     """
     hessian = hessian.clone()
     diagonal = hessian.diagonal()
@@ -94,23 +70,6 @@ def output_error(weight: Tensor, rounded: Tensor, hessian: Tensor) -> float:
     return max(off, 0.0) / whole if whole > 0 else 0.0
 
 
-def block_scales(weight: Tensor, importance: Tensor, grid: Grid) -> Tensor:
-    """Scales (outputs, inputs / block) with the least squared error, inputs weighted by their importance (inputs,)."""
-    blocks = weight.view(len(weight), -1, grid.block)
-    shares = importance.view(1, -1, grid.block)
-    reached = blocks.abs().amax(dim=-1)
-    best = torch.full_like(reached, math.inf)
-    chosen = best.clone()
-    for clip in CLIPS:
-        scales = (reached * (clip / grid.largest)).clamp(min=grid.least).to(grid.dtype).float()
-        wide = scales[..., None]
-        numbers = (blocks / wide).round().clamp(-grid.largest, grid.largest)
-        error = ((numbers * wide - blocks).square() * shares).sum(dim=-1)
-        better = error < best
-        best, chosen = torch.where(better, error, best), torch.where(better, scales, chosen)
-    return chosen
-
-
 def _inverse_root(hessian: Tensor) -> Any:
     """The upper Cholesky factor of the inverse; of a Hessian that is damped enough to have one.
 
@@ -131,7 +90,7 @@ def _inverse_root(hessian: Tensor) -> Any:
 
 
 def _rounded(weight: Tensor, importance: Tensor, order: Tensor, upper: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    scales = block_scales(weight, importance, grid)
+    scales = block_scales(weight, grid, importance)
     # Inputs come first from here on, so that each is one piece of memory.
     wide = scales.T.repeat_interleave(grid.block, dim=0)[order]
     left = weight.T[order]
@@ -141,7 +100,7 @@ def _rounded(weight: Tensor, importance: Tensor, order: Tensor, upper: Tensor, g
         end = min(start + LAZY, inputs)
         errors = left.new_empty(end - start, left.shape[1])
         for place in range(start, end):
-            number = (left[place] / wide[place]).round_().clamp_(-grid.largest, grid.largest)
+            number = (left[place] / wide[place]).round_().clamp_(grid.lowest, grid.largest)
             numbers[order[place]] = number
             error = left[place].addcmul(number, wide[place], value=-1).div_(upper[place, place])
             left[place + 1 : end].addr_(upper[place, place + 1 : end], error, alpha=-1)

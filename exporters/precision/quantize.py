@@ -16,6 +16,7 @@ from torch import nn
 
 from exporters.precision import Precision
 from exporters.precision.floats import element_types, set_nodes
+from exporters.precision.joined import join_products
 from exporters.precision.small import NUMBERS, Small, input_scale
 from vtc.models.base import VLMAdapter
 
@@ -64,11 +65,14 @@ class Quantised:
     ----------
     weights, left : int
         How many weights were, and how many could not be.
+    joined : int
+        How many of them went into another's matrix; see :func:`exporters.precision.joined.join_products`.
     layers : tuple of Rounded
     """
 
     weights: int
     left: int
+    joined: int
     layers: tuple[Rounded, ...]
 
 
@@ -172,7 +176,7 @@ def quantize(
     reached: Mapping[str, float],
     tables: Mapping[str, Small],
 ) -> Quantised:
-    """Quantise a graph in place.
+    """Quantise a graph in place, and join products of one value with several weights.
 
     Parameters
     ----------
@@ -219,11 +223,12 @@ def quantize(
             node.input[0] = result
         nodes.append(node)
     set_nodes(model, nodes)
+    joined = join_products(model)
     looked_up = _look_up(model, tables)
     for opset in model.opset_import if done else ():
         if opset.domain in ("", "ai.onnx"):
             opset.version = max(opset.version, precision.opset)
-    return Quantised(done + looked_up, left, tuple(layers))
+    return Quantised(done + looked_up, left, joined, tuple(layers))
 
 
 def _dequantized(model: ModelProto, matrix: TensorProto, found: Small, outputs: int) -> NodeProto:

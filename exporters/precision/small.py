@@ -1,7 +1,7 @@
-"""A matrix in 8 or 4 bits: whole numbers, or float8, with scales above zero and without zero points.
+"""A matrix in 8 or 4 bits: whole numbers, or float8, with scales and without zero points.
 
-That is what TensorRT asks for. The numbers are worked out here: ONNX Runtime's own quantiser gives blocks scales of
-either sign, which TensorRT's parser refuses.
+Scales are above zero, which TensorRT asks for, but where a precision allows either sign. The numbers are worked out
+here: ONNX Runtime's own quantiser knows no scales above zero for blocks.
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from exporters.precision import Stored
+from exporters.precision.scales import CLIPS, Grid, block_of, block_scales
 
-BLOCKS = (128, 64, 32, 16)
-"""Inputs that share a scale: the first that divides their number. GPUs have kernels for 128."""
-CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
-"""Shares of a block's largest weight that may become the largest number; the one with the least squared error does."""
 LARGEST = {"int8": 127.0, "int4": 7.0, "fp8": 448.0}
 LEAST = {"float16": 2.0**-20, "float32": 2.0**-100}
 """Smallest scale by its type, above zero in it."""
@@ -65,8 +63,38 @@ class Small:
         )
 
 
+def grid_of(
+    stored: Stored, block: int, inputs: int, dtype: str, *, either_sign: bool = False, clips: Sequence[float] = CLIPS
+) -> Grid | None:
+    """What a weight with so many inputs is rounded to; None where they do not divide into blocks.
+
+    Parameters
+    ----------
+    stored : {"int8", "int4", "fp8"}
+    block : int
+        Most inputs that share a scale; 0 for all.
+    inputs : int
+    dtype : str
+        Of scales: ``float16`` or ``float32``.
+    either_sign : bool
+        Whether scales may be below zero; of 4 bits alone, whose lowest number counts.
+    clips : sequence of float
+    """
+    size = block_of(inputs, block) if block else inputs
+    if not size:
+        return None
+    signs = either_sign and stored == "int4"
+    return Grid(size, LARGEST[stored], LEAST[dtype], getattr(torch, dtype), signs, tuple(clips))
+
+
 def small(
-    matrix: NDArray[Any], outputs: int, stored: Stored, block: int = 0, clips: Sequence[float] = CLIPS
+    matrix: NDArray[Any],
+    outputs: int,
+    stored: Stored,
+    block: int = 0,
+    *,
+    either_sign: bool = False,
+    clips: Sequence[float] = CLIPS,
 ) -> Small | None:
     """A matrix of two axes in few bits; None where it cannot be, as its inputs do not divide into blocks.
 
@@ -79,29 +107,23 @@ def small(
         fp8 has one scale for all, the others one for each output.
     block : int
         Most inputs that share a scale; 0 for all.
-    clips : sequence of float
-        Tried for scales of blocks.
+    either_sign, clips : as in :func:`grid_of`
+        Of blocks.
     """
     inputs, dtype = 1 - outputs, matrix.dtype
     values = matrix.astype(np.float32)
-    largest = LARGEST[stored]
     if block:
-        block = block_of(values.shape[inputs], block)
-        if not block:
+        grid = grid_of(stored, block, values.shape[inputs], dtype.name, either_sign=either_sign, clips=clips)
+        if grid is None:
             return None
-        blocks = np.moveaxis(values, inputs, 0)
-        blocks = blocks.reshape(-1, block, blocks.shape[1])
-        scales = np.moveaxis(_clipped(blocks, largest, dtype, clips), inputs, 0)
-        numbers = _rounded(values, scales.astype(np.float32).repeat(block, axis=inputs), stored)
-        return Small(numbers, scales, inputs, block)
-    scale = _scale(np.abs(values).max(axis=None if stored == "fp8" else inputs), largest, dtype)
+        rows = np.ascontiguousarray(np.moveaxis(values, outputs, 0))
+        found = np.moveaxis(block_scales(torch.from_numpy(rows), grid).numpy(), 0, outputs)
+        wide = found.repeat(grid.block, axis=inputs)
+        numbers = np.rint(values / wide).clip(grid.lowest, grid.largest).astype(NUMBERS[stored])
+        return Small(numbers, np.ascontiguousarray(found, dtype=dtype), inputs, grid.block)
+    scale = _scale(np.abs(values).max(axis=None if stored == "fp8" else inputs), LARGEST[stored], dtype)
     wide = np.expand_dims(scale, inputs) if scale.ndim else scale
     return Small(_rounded(values, wide.astype(np.float32), stored), scale, outputs)
-
-
-def block_of(inputs: int, most: int) -> int:
-    """The largest of :data:`BLOCKS` up to `most` that divides a number of inputs; 0 where none does."""
-    return next((size for size in BLOCKS if size <= most and inputs % size == 0), 0)
 
 
 def input_scale(reached: float, stored: Stored) -> float:
@@ -116,17 +138,3 @@ def _scale(reached: Any, largest: float, dtype: Any) -> NDArray[Any]:
 def _rounded(values: Floats, scales: Floats, stored: Stored) -> NDArray[Any]:
     numbers = np.clip(values / scales, -LARGEST[stored], LARGEST[stored])
     return np.asarray((numbers if stored == "fp8" else np.rint(numbers)).astype(NUMBERS[stored]))
-
-
-def _clipped(blocks: Floats, largest: float, dtype: Any, clips: Sequence[float]) -> NDArray[Any]:
-    """Scales (blocks, outputs) of blocks (blocks, inputs, outputs) with the least squared error."""
-    reached = np.abs(blocks).max(axis=1)
-    best = np.full(reached.shape, np.inf, np.float32)
-    chosen = _scale(reached, largest, dtype)
-    for clip in clips:
-        scales = _scale(reached * clip, largest, dtype)
-        wide = scales.astype(np.float32)[:, None]
-        error = ((np.clip(np.rint(blocks / wide), -largest, largest) * wide - blocks) ** 2).sum(axis=1)
-        better = error < best
-        best, chosen = np.where(better, error, best), np.where(better, scales, chosen)
-    return np.asarray(chosen)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from exporters.copies import DTYPES
 from exporters.precision import Precision, Stored
 from exporters.precision.calibration import products
-from exporters.precision.gptq import Grid, gptq, output_error
+from exporters.precision.gptq import gptq, output_error
 from exporters.precision.quantize import embedding, linear_layers, linear_weights
-from exporters.precision.small import LARGEST, LEAST, NUMBERS, Small, block_of, small
+from exporters.precision.small import NUMBERS, Small, grid_of, small
 from vtc.compressed.model import CompressedModel
 from vtc.data.samples import Sample
 from vtc.progress import Report, silent
@@ -151,19 +151,17 @@ def table(chosen: Mapping[str, Chosen]) -> list[dict[str, Any]]:
 def _calibrated(layer: nn.Linear, precision: Precision, product: Tensor) -> Chosen | None:
     stored, dtype = _stored(precision), DTYPES[precision.base]
     weight = layer.weight.detach().cpu().to(dtype).float()
-    inputs = weight.shape[1]
-    block = block_of(inputs, precision.block) if precision.block else inputs
-    if not block:
+    name, inputs = str(dtype).removeprefix("torch."), weight.shape[1]
+    grid = grid_of(stored, precision.block, inputs, name, either_sign=precision.either_sign)
+    if grid is None:
         return None
-    numbers, scales = gptq(
-        weight, product, Grid(block, LARGEST[stored], LEAST[str(dtype).removeprefix("torch.")], dtype)
-    )
+    numbers, scales = gptq(weight, product, grid)
     given = scales.to(dtype).numpy()
     kept = Small(
         numbers.numpy().astype(NUMBERS[stored]),
         given if precision.block else given[:, 0],
         1 if precision.block else 0,
-        block if precision.block else 0,
+        grid.block if precision.block else 0,
     )
     error = output_error(weight, torch.from_numpy(kept.values()), product)
     wide = _nearest(layer, precision, "int8") if stored == "int4" else None
@@ -174,7 +172,7 @@ def _calibrated(layer: nn.Linear, precision: Precision, product: Tensor) -> Chos
 def _nearest(layer: nn.Linear | nn.Embedding, precision: Precision, stored: Stored | None = None) -> Chosen | None:
     stored = stored or _stored(precision)
     matrix = layer.weight.detach().cpu().to(DTYPES[precision.base]).numpy()
-    found = small(matrix, 0, stored, precision.block)
+    found = small(matrix, 0, stored, precision.block, either_sign=precision.either_sign)
     return Chosen(found, BITS[stored], "nearest") if found else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -312,5 +313,7 @@ def _as(value: Tensor | Array, dtype: type[np.generic]) -> Tensor | Array:
 
 
 def _logits(tensor: Tensor) -> Logits:
-    # A copy: the tensor may be the next step's too.
-    return np.array(tensor.numpy()[:, -1], dtype=np.float32)
+    # One copy, as the tensor may be the next step's too; ONNX Runtime's own `numpy` makes another.
+    own: Any = tensor
+    values = np.from_dlpack(own) if hasattr(own, "__dlpack__") else tensor.numpy()
+    return np.array(values[:, -1], dtype=np.float32)

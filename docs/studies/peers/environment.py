@@ -61,15 +61,20 @@ def peer_python(directory: Path, name: str) -> Path:
     python = root / "bin" / "python"
     if not (root / "done").exists():
         venv.create(root, clear=True, with_pip=True)
-        own = next((root / "lib").glob("python*/site-packages"))
-        (own / "project.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", encoding="utf-8")
+        _see_project(root)
         torch = "torch==" + version("torch").split("+")[0]
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         for packages in ([torch, *peer.packages], ["--no-deps", *peer.alone] if peer.alone else []):
             if packages:
                 subprocess.run([*pip, *packages], check=True, stdout=sys.stderr)
         (root / "done").touch()
+    _see_project(root)  # which may have another environment than when the peer's was made
     return python
+
+
+def _see_project(root: Path) -> None:
+    own = next((root / "lib").glob("python*/site-packages"))
+    (own / "project.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", encoding="utf-8")
 
 
 def versions(python: Path, names: Sequence[str]) -> dict[str, str]:

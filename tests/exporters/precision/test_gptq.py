@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from exporters.precision.gptq import Grid, block_scales, gptq, output_error
+from exporters.precision.gptq import gptq, output_error
+from exporters.precision.scales import Grid, block_scales
 
 
 def layer(outputs: int, inputs: int, dead: int = 0) -> tuple[Tensor, Tensor]:
@@ -22,9 +23,8 @@ def values(numbers: Tensor, scales: Tensor, block: int) -> Tensor:
 
 
 def nearest(weight: Tensor, grid: Grid) -> Tensor:
-    scales = block_scales(weight, torch.ones(weight.shape[1]), grid)
-    wide = scales.repeat_interleave(grid.block, dim=1)
-    return (weight / wide).round().clamp(-grid.largest, grid.largest) * wide
+    wide = block_scales(weight, grid).repeat_interleave(grid.block, dim=1)
+    return (weight / wide).round().clamp(grid.lowest, grid.largest) * wide
 
 
 @pytest.mark.parametrize(("block", "largest"), [(32, 7), (96, 7), (32, 127)])
@@ -46,6 +46,26 @@ def test_output_is_closer_than_with_nearest_numbers(block: int, largest: float, 
     again = gptq(weight, product, grid)
     assert torch.equal(again[0], numbers)
     assert torch.equal(again[1], scales)
+
+
+def test_scales_of_either_sign_make_use_of_the_lowest_number() -> None:
+    weight, product = layer(48, 288)
+    plain, signed = (Grid(32, 7, 1e-9, torch.float32, either) for either in (False, True))
+    numbers, scales = gptq(weight, product, signed)
+    assert numbers.min() == -8
+    assert numbers.max() == 7
+    assert (scales < 0).any()
+    assert (scales > 0).any()
+    before = gptq(weight, product, plain)
+    errors = [output_error(weight, values(*found, 32), product) for found in (before, (numbers, scales))]
+    assert errors[1] < 0.9 * errors[0]
+    off = [float((nearest(weight, grid) - weight).square().sum()) for grid in (plain, signed)]
+    assert off[1] < 0.9 * off[0]
+
+
+def test_a_block_s_largest_weights_of_both_signs_are_not_clipped_where_that_is_worse() -> None:
+    weight = torch.tensor([[7.0, -7.0] * 8])
+    assert torch.equal(nearest(weight, Grid(16, 7, 1e-9, torch.float32, True)), weight)
 
 
 def test_inputs_that_are_always_zero_become_their_nearest_numbers() -> None:

@@ -23,6 +23,9 @@ STEP = {"int8": 1 / 254, "int4": 1 / 7, "fp8": 1 / 16}
 """Half the distance of two numbers, as a share of the largest; int4's blocks may be clipped."""
 
 
+STORED: tuple[Stored, ...] = ("int4", "int8")
+
+
 def matrix(rows: int, columns: int, dtype: Any = np.float16) -> np.ndarray[Any, Any]:
     return RNG.standard_normal((rows, columns)).astype(dtype)
 
@@ -42,6 +45,20 @@ def test_numbers_stand_for_the_weights(stored: Stored, block: int, outputs: int)
     turned = small(np.ascontiguousarray(weight.T), 1 - outputs, stored, block)
     assert turned is not None
     np.testing.assert_array_equal(turned.values(), found.values().T)
+
+
+@pytest.mark.parametrize("outputs", [0, 1])
+def test_4_bits_of_either_sign_are_closer_and_8_bits_the_same(outputs: int) -> None:
+    weight = matrix(256, 128, np.float32)
+    found = {
+        (stored, either): small(weight, outputs, stored, 32, either_sign=either)
+        for stored in STORED
+        for either in (False, True)
+    }
+    off = {how: float(((one.values() - weight) ** 2).sum()) for how, one in found.items() if one}
+    assert off["int4", True] < 0.9 * off["int4", False]
+    assert off["int8", True] == off["int8", False]
+    assert (found["int4", True].numbers.astype(np.int8) == -8).any()  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("inputs", "block"), [(256, 128), (192, 64), (96, 32), (48, 16), (40, 0)])
