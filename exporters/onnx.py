@@ -65,6 +65,8 @@ class ExportRequest:
         Prompts on which the bundle is compared with the model.
     calibration : sequence of Sample
         Those of real use, by which weights in few bits are rounded; without any, each becomes the nearest number.
+    tuning : int
+        Steps in which their scales are learned on these samples; see :mod:`exporters.precision.tuning`.
     targets : sequence of Target
         What engines are to be built for: the graphs are linted for each before they are compared, and the bundle
         gets scripts that build engines and a page that says what to expect.
@@ -83,6 +85,7 @@ class ExportRequest:
     opset: int = DEFAULT_OPSET
     targets: Sequence[Target] = ()
     calibration: Sequence[Sample] = ()
+    tuning: int = 0
     progress: Report = silent
     warnings: Sequence[str] = ()
 
@@ -213,6 +216,7 @@ def _export_base(
         request.models,
         request.samples,
         request.calibration,
+        request.tuning,
         request.progress,
     )
     return derive(source, wanted)

@@ -6,7 +6,7 @@ One export from PyTorch serves a base and all quantised precisions of it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from exporters.precision import Precision
 from exporters.precision.floats import NARROW, cast_graph_to_float32
 from exporters.precision.protect import protect, report, worst_first
 from exporters.precision.quantize import Linear, Rounded, embedding_table, linear_weights, multiplied, quantize
+from exporters.precision.tuning import Tuning, tuned
 from exporters.precision.weights import Chosen, choose, table
 from exporters.writing import external_data, save_graph
 from vtc.compressed.model import CompressedModel
@@ -46,6 +47,8 @@ class Exported:
         What values are measured on.
     calibration : sequence of Sample
         What weights are rounded by; without any, to the nearest.
+    tuning : int
+        Steps in which scales are learned on these samples.
     progress : callable
     """
 
@@ -55,6 +58,7 @@ class Exported:
     models: Sequence[CompressedModel]
     samples: Sequence[Sample]
     calibration: Sequence[Sample]
+    tuning: int
     progress: Report
 
 
@@ -106,6 +110,12 @@ def derive(source: Exported, precisions: Sequence[Precision]) -> Derived:
     adapter, dtype = source.models[0].adapter, DTYPES[source.base]
     linears = linear_weights(adapter, dtype, head=any(one.head for one in quantised)) if quantised else {}
     derived.weights = choose(source.models, quantised, source.calibration, source.progress) if quantised else {}
+    tunings: dict[str, Tuning] = {}
+    for one in quantised if source.tuning else ():
+        if not one.activations:
+            how = source.calibration, source.tuning, source.progress
+            learned = tuned(source.models, derived.weights[one.name], *how)
+            derived.weights[one.name], tunings[one.name] = learned
     activations = any(one.activations for one in precisions)
     safe = dict(source.raw) if source.base == "fp32" else _protected(source, derived, linears, activations)
     derived.safe = safe
@@ -117,6 +127,8 @@ def derive(source: Exported, precisions: Sequence[Precision]) -> Derived:
             tables = embedding_table(adapter, dtype, weights)
             method = "gptq" if source.calibration and not one.activations else "nearest"
             derived.notes[one.name] = {"base": source.base, "method": method, "graphs": {}, "layers": table(chosen)}
+            if one.name in tunings:
+                derived.notes[one.name]["tuning"] = asdict(tunings[one.name])
         for done, (name, path) in enumerate(safe.items()):
             source.progress(f"writing {one.name} graphs", done, len(safe))
             out = path.with_name(f"{name}{one.suffix}.onnx")

@@ -42,6 +42,7 @@ def export(
     model: str | Path | None = None,
     data: str | Path | None = None,
     samples: int = 16,
+    tune: int = 0,
     image_options: Sequence[ImageOptions] = (),
     progress: Report = silent,
 ) -> ExportResult:
@@ -71,6 +72,9 @@ def export(
         rounded to the nearest number.
     samples : int
         Number of prompts to compare on; weights are rounded by 32 at least.
+    tune : int
+        Steps in which the scales of weights in few bits are learned from what the model itself says on these prompts.
+        A step takes what three or four forward passes over two prompts take.
     image_options : sequence of ImageOptions
         Layouts of images that the bundle is to serve, the default one first; none is the one it was compressed for.
     progress : callable
@@ -104,6 +108,9 @@ def export(
     names, optimised = wanted_variants(as_list(variants))
     found = [target(name) for name in as_list(targets)]
     needs_ranges = [name for name in names if precision(name).activations]
+    stored = any(precision(name).stored and not precision(name).activations for name in names)
+    if tune and not stored:
+        raise InputError(f"{tune} steps of tuning are for weights in few bits, and none of {', '.join(names)} has them")
     check_output(Path(out), "bundle")
     for one in found:
         one.check_export(names, opset)
@@ -121,17 +128,20 @@ def export(
     if needs_ranges and source is None:
         raise InputError(f"{needs_ranges[0]} takes ranges of activations from samples, and noise has none; give --data")
 
+    if tune and source is None:
+        raise InputError("scales are tuned on prompts of real use, and noise is none; give --data")
+
     def asked(count: int) -> list[Sample]:
         share = -(-count // len(models))
         return [sample for one in models for sample in samples_from(one.adapter, source, share, seed=0)]
 
-    stored = any(precision(name).stored and not precision(name).activations for name in names)
     request = ExportRequest(
         models=models,
         recipe=recipe,
         origin=origin,
         samples=asked(samples),
         calibration=asked(max(samples, CALIBRATION)) if stored and source is not None else (),
+        tuning=tune,
         precisions=names,
         optimised=optimised,
         opset=opset,
