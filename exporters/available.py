@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from exporters.target import Target
 from exporters.targets import TARGETS as ENGINE_TARGETS
-from exporters.targets import Target
 from vtc.errors import VtcError
 from vtc.runtime.versions import package_version
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnx
 
-from exporters.targets import Target
+from exporters.target import Target
 from exporters.tensorrt.profiles import profiles
 from vtc.bundle.engines import Library, Limits, Profile
 from vtc.bundle.manifest import Manifest

@@ -17,7 +17,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto
 
 from exporters.graph_view import GraphView, Placed, attribute, label
-from exporters.targets import PORTABLE, Operators, Target
+from exporters.target import Operators, Target
+from exporters.targets import PORTABLE
 from vtc.bundle.manifest import Manifest
 from vtc.errors import BundleError, InputError
 

@@ -22,7 +22,8 @@ from exporters.precision import Precision, precision
 from exporters.precision.derive import Derived, Exported, derive
 from exporters.processor import COPIED_FILE, WRITTEN_FILES, name_external_data, write_json, write_processor
 from exporters.proof import Proof
-from exporters.targets import TARGETS, Target
+from exporters.target import Target
+from exporters.targets import TARGETS
 from exporters.variants import Optimised, optimise, portable, to_json
 from exporters.writing import DEFAULT_OPSET, export_graph
 from vtc.artifact import check_output, digest_of

@@ -38,6 +38,7 @@ from exporters.precision import Precision, precision
 from exporters.precision.quantize import embedding, linear_layers
 from exporters.precision.scales import CLIPS
 from exporters.precision.small import small
+from exporters.precision.tuning import tuned
 from exporters.precision.weights import Chosen, choose, widened
 from vtc.compressed.build import apply_recipe
 from vtc.data.samples import Sample
@@ -190,7 +191,7 @@ def bits(chosen: Mapping[str, Chosen]) -> float:
                for name in chosen) / weights  # fmt: skip
 
 
-def study(work: Path, calibrated_on: int, judged_on: int) -> dict[str, Any]:
+def study(work: Path, calibrated_on: int, judged_on: int, steps: int) -> dict[str, Any]:
     """All figures."""
     adapter = load_adapter(write_model(work / "model"))
     recipe = Recipe.model_validate({"version": 1, "name": "study", "stages": [RECIPE]})
@@ -233,6 +234,15 @@ def study(work: Path, calibrated_on: int, judged_on: int) -> dict[str, Any]:
         wide = plain | widened(own, layers, replace(precision("q4"), wide=share))
         with stored_as(adapter, values(wide)):
             note(f"q4 32, GPTQ, {share:.0%} in 8 bits", bits(wide))
+    exported = {
+        f"q4 32, GPTQ, {precision('q4').wide:.0%} in 8 bits": plain | widened(own, layers, precision("q4")),
+        "int8 32, GPTQ": found["int8 32"],
+    }
+    for name, stored in exported.items():
+        learned, result = tuned([model], stored, samples, steps, lambda *told: print(*told, flush=True))
+        print(name, result, flush=True)
+        with stored_as(adapter, values(learned)):
+            note(f"{name}, tuned", bits(learned))
     for kind in sorted({name.rsplit(".", 1)[-1] for name in plain if "language_model" in name or "head" in name}):
         of = {name: one for name, one in plain.items() if name.rsplit(".", 1)[-1] == kind and "vision" not in name}
         with stored_as(adapter, values(of)):
@@ -246,6 +256,7 @@ def study(work: Path, calibrated_on: int, judged_on: int) -> dict[str, Any]:
         "passages": judged_on,
         "tokens": judged_on * LENGTH,
         "calibration": calibrated_on,
+        "tuning": steps,
         "rows": rows,
         "alone": alone,
     }
@@ -292,13 +303,14 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
 def main() -> None:
     """Measure, or only fill the tables from what was measured."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--calibration", type=int, default=24, help="questions to calibrate on")
-    parser.add_argument("--passages", type=int, default=8, help="passages to judge by")
+    parser.add_argument("--calibration", type=int, default=64, help="questions to calibrate on")
+    parser.add_argument("--passages", type=int, default=16, help="passages to judge by")
+    parser.add_argument("--tuning", type=int, default=150, help="steps in which scales are learned")
     parser.add_argument("--tables", action="store_true", help="only fill the tables")
     asked = parser.parse_args()
     if not asked.tables:
         with tempfile.TemporaryDirectory() as directory:
-            found = study(Path(directory), asked.calibration, asked.passages)
+            found = study(Path(directory), asked.calibration, asked.passages, asked.tuning)
         FILE.write_text(json.dumps({"quality": found}, indent=1) + "\n", encoding="utf-8")
     fill_tables(DOCS / "precision.md", json.loads(FILE.read_text(encoding="utf-8")), TABLES)
 

@@ -14,7 +14,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from exporters.targets import PRODUCTS, Target
+from exporters.target import PRODUCTS, Target
 from exporters.tensorrt.builder import Builder, buildable, import_library
 from exporters.tensorrt.memory import GIB, check_memory, need
 from exporters.tensorrt.profiles import profiles

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exporters.targets import PRODUCTS, Target
+from exporters.target import PRODUCTS, Target
 from vtc.bundle.engines import Profile
 from vtc.errors import BundleError, InputError, MissingDependency, VtcError
 from vtc.machine import machine_fault

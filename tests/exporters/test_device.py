@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from exporters.device import PAGE, SCRIPT, graph_inputs, write_device_files
-from exporters.targets import Target, target
+from exporters.target import Target
+from exporters.targets import target
 from exporters.tensorrt.profiles import profiles
 from tests.runtime.conftest import TOYS
 from tests.runtime.toy import write_toy_bundle

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from exporters.targets import PORTABLE, TARGETS, Target, sm, target
+from exporters.target import Target, sm
+from exporters.targets import PORTABLE, TARGETS, target
 from tests.marks import needs_rtx
 from vtc.errors import InputError
 
