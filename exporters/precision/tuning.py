@@ -32,6 +32,8 @@ AT_ONCE = 2
 """Prompts of a step."""
 POSITIONS = 256
 """Tokens of a prompt whose next-token distributions are compared, at most; drawn anew each time."""
+BFLOAT16 = ("avx512_bf16", "amx_bf16")
+"""What processors have on which learning goes several times faster in bfloat16; prompts held out are in float32."""
 HELD_OUT = 0.125
 """Share of the prompts that are not learned from, which tell whether learning helped."""
 
@@ -216,6 +218,8 @@ def _prompt(model: CompressedModel, sample: Sample) -> _Prompt:
 
 
 def _learn(weights: _Weights, prompts: Sequence[_Prompt], steps: int, report: Report) -> None:
+    has = torch.cpu.get_capabilities()
+    narrow = torch.autocast("cpu", torch.bfloat16, enabled=any(has.get(name) for name in BFLOAT16))
     optimizer = torch.optim.AdamW(weights.factors, lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
     for step in range(steps):
         report("tuning scales", step, steps)
@@ -224,7 +228,9 @@ def _learn(weights: _Weights, prompts: Sequence[_Prompt], steps: int, report: Re
         optimizer.zero_grad()
         rng = np.random.default_rng(step)
         for number in rng.integers(len(prompts), size=AT_ONCE):
-            (_compared(weights, prompts[number], rng) / AT_ONCE).backward()  # type: ignore[no-untyped-call]
+            with narrow:
+                loss = _compared(weights, prompts[number], rng)
+            (loss / AT_ONCE).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     report("tuning scales", steps, steps)
 

@@ -47,7 +47,8 @@ def runtime_flags(*others: str, note: str = "") -> Callable[[Callback], Callback
         click.option(
             "--precision",
             help="Which of a bundle's precisions or variants to run, such as fp16, q4-ort or q4-portable; in "
-            "OpenVINO also bf16.  [default: float16 on a GPU, else float32, in the form that is fastest here]",
+            "OpenVINO also bf16, q4-bf16 and int8-bf16.  [default: float16 on a GPU, else float32, in the form that is "
+            "fastest here]",
         ),
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one operator."),
         click.option(

@@ -26,9 +26,10 @@ class RuntimeOptions:
         For ``onnxruntime`` ``cpu``, ``cuda``, or its name of any other execution provider; None takes CUDA where it
         works. For ``openvino`` ``cpu``, ``gpu``, ``npu``, or its name of another device; None takes the processor.
     precision : str or None
-        One that the bundle holds, or one of its variants; for ``openvino`` also ``bf16``, in which float32 graphs are
-        then computed. None takes float16 on a GPU and float32 on the CPU where there is a choice; a precision is run in
-        the form that suits the backend best.
+        One that the bundle holds, or one of its variants; for ``openvino`` also ``bf16``, ``q4-bf16`` and
+        ``int8-bf16``, in which graphs of ``fp32``, ``q4`` and ``int8`` are computed in bfloat16. None takes float16 on
+        a GPU and float32 on the CPU where there is a choice; a precision is run in the form that suits the backend
+        best.
     threads : int or None
         CPU threads of one operator. Not for ``tensorrt``.
     spin : bool

@@ -87,6 +87,7 @@ OURS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("vtc fp32, OpenVINO", {"backend": "openvino", "precision": "fp32"}),
     ("vtc bf16, OpenVINO", {"backend": "openvino", "precision": "bf16"}),
     ("vtc q4, OpenVINO", {"backend": "openvino", "precision": "q4"}),
+    ("vtc q4-bf16, OpenVINO", {"backend": "openvino", "precision": "q4-bf16"}),
 )
 MODELS, QWEN = ("models",), ("qwen",)
 

@@ -38,6 +38,7 @@ from vtc.errors import BundleError, InputError, ParityError, VtcError
 from vtc.models import load_adapter
 from vtc.models.base import VLMAdapter
 from vtc.resume import write_notes
+from vtc.runtime.openvino.device import choose_device
 from vtc.runtime.vlm import VLM
 from vtc.staging import open_work
 
@@ -116,6 +117,17 @@ def test_runtime_runs_every_precision(exported: tuple[dict[str, Parity], Path], 
     model = VLM.load(path, precision=name)
     assert model.precision == name
     assert model.generate([[image(0)]], [adapter.chat("what is it ?")], 4)[0].token_ids
+
+
+@pytest.mark.parametrize("name", ["q4", "int8"])
+def test_openvino_runs_few_bits(exported: tuple[dict[str, Parity], Path], adapter: VLMAdapter, name: str) -> None:
+    _, path = exported
+    asked = [[]], [adapter.chat("what is it ?", 0)], [[5, 6, 7]]
+    wanted = VLM.load(path, precision=name).score(*asked)[0]
+    for precision_ in (name, *([f"{name}-bf16"] if choose_device().computes("bf16") else [])):
+        model = VLM.load(path, backend="openvino", precision=precision_, threads=1)
+        assert model.run_as == f"{precision_}, openvino CPU"
+        assert np.abs(model.score(*asked)[0] - wanted).max() < 0.05 * np.abs(wanted).max()
 
 
 def test_runtime_says_that_bfloat16_needs_a_gpu(exported: tuple[dict[str, Parity], Path]) -> None:

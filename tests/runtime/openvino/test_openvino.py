@@ -161,9 +161,15 @@ def test_bfloat16_is_refused_where_it_is_not_to_be_had(
         InputError, match=r"half: OpenVINO computes bf16 from fp32 graphs, and there are only fp16; exp"
     ):
         load(half, "bf16")
+    with pytest.raises(InputError, match=r"computes q4-bf16 from q4 graphs, and there are only fp16; export it with"):
+        load(half, "q4-bf16")
+    with pytest.raises(InputError, match=r"computes fp32, q4, int8 graphs in bfloat16, not fp16"):
+        load(half, "fp16-bf16")
     monkeypatch.setattr(device.Device, "computes", lambda self, numbers: numbers == "f32")
-    with pytest.raises(InputError, match="bf16 is not to be had: this machine's CPU does not compute in bfloat16"):
-        load(toy_bundle, "bf16")
+    for name in ("bf16", "q4-bf16"):
+        told = f"{name} is not to be had: this machine's CPU does not compute in bfloat16"
+        with pytest.raises(InputError, match=told):
+            load(toy_bundle, name)
 
 
 @pytest.mark.parametrize(

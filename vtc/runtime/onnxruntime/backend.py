@@ -65,12 +65,15 @@ class OnnxRuntime(OnHost):
         path = self._manifest.graph(graph, self.variant)
         if self._options.verify:
             check_weights(path)
+        # Rows are looked up by one thread. Threads that wait busily would be in the way of the next graph's, but for the
+        # decoder's, which is run again and again.
+        segment = any(one.graph == graph for one in self._manifest.segments)
         opened = Graph(
             path,
             self._provider,
-            self._options.threads,
+            1 if graph == "embed_tokens" else self._options.threads,
             self._sparing,
-            spin=self._options.spin,
+            spin=self._options.spin and segment,
             session=self._variant.session,
             in_place=graph in self._variant.in_place,
         )

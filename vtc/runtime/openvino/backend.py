@@ -22,6 +22,9 @@ from vtc.runtime.variants import choose_variant
 ROUNDING = ("session.qdq_matmulnbits_accuracy_level", "4")
 """Entry of a variant's session that lets activations be rounded to 8 bits where they meet weights of few bits."""
 
+IN_FLOAT32 = ("fp32", "q4", "int8")
+"""Precisions whose graphs compute in float32, which OpenVINO may do in bfloat16."""
+
 
 class OpenVINO(OnHost):
     """A bundle's graphs in OpenVINO: a :class:`~vtc.runtime.interface.Backend`, which says what its methods do.
@@ -30,7 +33,8 @@ class OpenVINO(OnHost):
     ----------
     manifest : Manifest
     options : RuntimeOptions
-        The precision ``bf16`` computes float32 graphs in bfloat16.
+        The precisions ``bf16``, ``q4-bf16`` and ``int8-bf16`` compute graphs of ``fp32``, ``q4`` and ``int8`` in
+        bfloat16.
 
     Raises
     ------
@@ -73,17 +77,20 @@ class OpenVINO(OnHost):
 
 def _chosen(manifest: Manifest, device: Device, wanted: str | None) -> tuple[str, str, str]:
     """Which graphs to run, what they are computed in, and what both together are called."""
-    if wanted == "bf16":
-        if not device.computes("bf16"):
-            raise InputError(
-                f"precision bf16 is not to be had: this machine's {device.name} does not compute in bfloat16; "
-                "give --precision fp32"
-            )
-        if "fp32" not in manifest.precisions:
-            raise InputError(
-                f"{manifest.root}: OpenVINO computes bf16 from fp32 graphs, and there are only "
-                f"{', '.join(manifest.precisions)}; export it with --precision fp32"
-            )
-        return "fp32", "bf16", "bf16"
-    variant = choose_variant(manifest, wanted, "fp32", ("portable",))
-    return variant.name, "f32", variant.precision
+    if wanted is None or not wanted.endswith("bf16"):
+        variant = choose_variant(manifest, wanted, "fp32", ("portable",))
+        return variant.name, "f32", variant.precision
+    stored = wanted.removesuffix("bf16").removesuffix("-") or "fp32"
+    if stored not in IN_FLOAT32:
+        raise InputError(f"OpenVINO computes {', '.join(IN_FLOAT32)} graphs in bfloat16, not {stored}")
+    if not device.computes("bf16"):
+        raise InputError(
+            f"precision {wanted} is not to be had: this machine's {device.name} does not compute in bfloat16; "
+            f"give --precision {stored}"
+        )
+    if stored not in manifest.precisions:
+        raise InputError(
+            f"{manifest.root}: OpenVINO computes {wanted} from {stored} graphs, and there are only "
+            f"{', '.join(manifest.precisions)}; export it with --precision {stored}"
+        )
+    return stored, "bf16", wanted
