@@ -174,7 +174,7 @@ def nearest(adapter: VLMAdapter, how: Precision, clips: tuple[float, ...]) -> di
         one = small(matrix, 0, how.stored or "int8", how.block, either_sign=how.either_sign, clips=clips)
         found[name] = layer.weight.detach() if one is None else torch.from_numpy(one.values())
     name, module = embedding(adapter)
-    rows = small(module.weight.detach().numpy(), 0, "int8")
+    rows = small(module.weight.detach().numpy(), 0, "int8", how.block if how.stored == "int8" else 0)
     return found if rows is None else found | {name: torch.from_numpy(rows.values())}
 
 

@@ -189,7 +189,7 @@ def quantize(
     reached : mapping of module name to float
         Largest magnitude of each layer's input; not looked at where activations stay.
     tables : mapping of digest to Small
-        Embeddings, with one scale for each row.
+        Embeddings, with one scale for each row, or for each block of it.
     """
     if precision.stored is None:
         raise AssertionError("only quantised precisions are made by quantising")
@@ -274,15 +274,27 @@ def _look_up(model: ModelProto, tables: Mapping[str, Small]) -> int:
             continue
         name, ids = node.input
         result = node.output[0]
+        rows, wide, scales = (f"{result}/{part}" for part in ("rows", "wide", "scales"))
         nodes += [
-            helper.make_node("Gather", [name, ids], [f"{result}/rows"], name=f"{result}/look_up"),
-            helper.make_node("Cast", [f"{result}/rows"], [f"{result}/wide"], to=TensorProto.FLOAT),
-            helper.make_node("Gather", [f"{name}/scales", ids], [f"{result}/scales"], name=f"{result}/look_up_scales"),
-            helper.make_node("Mul", [f"{result}/wide", f"{result}/scales"], [result], name=f"{result}/scale"),
+            helper.make_node("Gather", [name, ids], [rows], name=f"{result}/look_up"),
+            helper.make_node("Cast", [rows], [wide], name=f"{result}/widen", to=TensorProto.FLOAT),
+            helper.make_node("Gather", [f"{name}/scales", ids], [scales], name=f"{result}/look_up_scales"),
         ]
+        if found[name].block:
+            nodes += [
+                helper.make_node("Reshape", [wide, f"{name}/blocks"], [f"{wide}/blocks"], name=f"{wide}/split"),
+                helper.make_node("Mul", [f"{wide}/blocks", scales], [f"{result}/blocks"], name=f"{result}/scale"),
+                helper.make_node("Reshape", [f"{result}/blocks", f"{name}/row"], [result], name=f"{result}/join"),
+            ]
+        else:
+            nodes.append(helper.make_node("Mul", [wide, scales], [result], name=f"{result}/scale"))
     for name, table in found.items():
         initializers[name].CopyFrom(numpy_helper.from_array(table.numbers, name))
-        model.graph.initializer.append(numpy_helper.from_array(table.scales[:, None], f"{name}/scales"))
+        model.graph.initializer.append(numpy_helper.from_array(table.scales[..., None], f"{name}/scales"))
+        if table.block:
+            split, joined = [0, 0, -1, table.block], [0, 0, table.numbers.shape[1]]
+            model.graph.initializer.append(numpy_helper.from_array(np.array(split, np.int64), f"{name}/blocks"))
+            model.graph.initializer.append(numpy_helper.from_array(np.array(joined, np.int64), f"{name}/row"))
     if found:
         set_nodes(model, nodes)
     return len(found)

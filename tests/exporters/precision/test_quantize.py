@@ -159,15 +159,16 @@ def test_other_weights_are_not_touched() -> None:
     assert multiplied(model, {"0" * 64: Linear(("layer",), 1)}) == {}
 
 
-def test_embedding_is_looked_up_as_it_is_stored() -> None:
-    rows = matrix(50, 40, np.float32) * np.logspace(-3, 3, 50, dtype=np.float32)[:, None]
-    found = small(rows, 0, "int8")
+@pytest.mark.parametrize("block", [0, 16])
+def test_embedding_is_looked_up_as_it_is_stored(block: int) -> None:
+    rows = matrix(50, 48, np.float32) * np.logspace(-3, 3, 50, dtype=np.float32)[:, None]
+    found = small(rows, 0, "int8", block)
     assert isinstance(found, Small)
     body = helper.make_graph(
         [helper.make_node("Gather", ["table", "ids"], ["y"])],
         "g",
         [helper.make_tensor_value_info("ids", TensorProto.INT64, ["b", "n"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", "n", 40])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", "n", 48])],
         [numpy_helper.from_array(rows, "table")],
     )
     model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)

@@ -20,9 +20,13 @@ SPINNING = "session.intra_op.allow_spinning"
 LEVEL = "session.qdq_matmulnbits_accuracy_level"
 
 
-def entry(backend: OnnxRuntime, name: str) -> str:
-    graph: Any = backend.open("embed_tokens")
-    return str(graph._session.get_session_options().get_session_config_entry(name))
+def settings(backend: OnnxRuntime, graph: str) -> Any:
+    opened: Any = backend.open(graph)
+    return opened._session.get_session_options()
+
+
+def entry(backend: OnnxRuntime, name: str, graph: str = "decoder_model_merged") -> str:
+    return str(settings(backend, graph).get_session_config_entry(name))
 
 
 @pytest.mark.parametrize("spin", [False, True])
@@ -30,6 +34,14 @@ def test_threads_spin_when_told_to(toy_bundle: Path, spin: bool) -> None:
     backend = OnnxRuntime(load_manifest(toy_bundle), RuntimeOptions(provider="cpu", spin=spin))
     assert entry(backend, SPINNING) == str(int(spin))
     assert entry(backend, LEVEL) == "1"
+
+
+def test_graphs_beside_the_decoder_s_leave_it_the_cores(toy_bundle: Path) -> None:
+    backend = OnnxRuntime(load_manifest(toy_bundle), RuntimeOptions(provider="cpu", spin=True, threads=3))
+    threads = {"embed_tokens": 1, "vision_encoder": 3, "decoder_model_merged": 3}
+    for graph, count in threads.items():
+        assert settings(backend, graph).intra_op_num_threads == count
+        assert entry(backend, SPINNING, graph) == str(int(graph == "decoder_model_merged"))
 
 
 @pytest.mark.parametrize(

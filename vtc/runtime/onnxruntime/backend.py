@@ -65,8 +65,8 @@ class OnnxRuntime(OnHost):
         path = self._manifest.graph(graph, self.variant)
         if self._options.verify:
             check_weights(path)
-        # Rows are looked up by one thread. Threads that wait busily would be in the way of the next graph's, but for the
-        # decoder's, which is run again and again.
+        # Rows are looked up by one thread. Threads that wait busily would be in the way of the next graph's; the
+        # decoder's is run again and again.
         segment = any(one.graph == graph for one in self._manifest.segments)
         opened = Graph(
             path,
