@@ -234,15 +234,11 @@ def study(work: Path, calibrated_on: int, judged_on: int, steps: int) -> dict[st
         wide = plain | widened(own, layers, replace(precision("q4"), wide=share))
         with stored_as(adapter, values(wide)):
             note(f"q4 32, GPTQ, {share:.0%} in 8 bits", bits(wide))
-    exported = {
-        f"q4 32, GPTQ, {precision('q4').wide:.0%} in 8 bits": plain | widened(own, layers, precision("q4")),
-        "int8 32, GPTQ": found["int8 32"],
-    }
-    for name, stored in exported.items():
-        learned, result = tuned([model], stored, samples, steps, lambda *told: print(*told, flush=True))
-        print(name, result, flush=True)
-        with stored_as(adapter, values(learned)):
-            note(f"{name}, tuned", bits(learned))
+    tenth = plain | widened(own, layers, precision("q4"))
+    learned, result = tuned([model], tenth, samples, steps, lambda *told: print(*told, flush=True))
+    print(result, flush=True)
+    with stored_as(adapter, values(learned)):
+        note(f"q4 32, GPTQ, {precision('q4').wide:.0%} in 8 bits, tuned", bits(learned))
     for kind in sorted({name.rsplit(".", 1)[-1] for name in plain if "language_model" in name or "head" in name}):
         of = {name: one for name, one in plain.items() if name.rsplit(".", 1)[-1] == kind and "vision" not in name}
         with stored_as(adapter, values(of)):
