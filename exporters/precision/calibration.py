@@ -5,12 +5,13 @@ The whole compressed model runs, so that the decoder sees images and text at the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from vtc.compressed.model import CompressedModel
 from vtc.data.samples import ANSWER_TOKENS, Sample
@@ -107,8 +108,18 @@ def _hook(hooked: ExitStack, models: Sequence[CompressedModel], layer: nn.Module
     for last in {id(model.segments[-1]): model.segments[-1] for model in models}.values():
         segment: Any = last
 
-        def comes_out(_: nn.Module, __: Any, output: Any, norm: nn.Module = segment.norm) -> None:
+        def comes_out(states: Tensor, norm: nn.Module = segment.norm) -> None:
             # The head is only asked about the last token, too few to tell what its inputs are like.
-            found.add(norm(output[0] if isinstance(output, tuple) else output))
+            found.add(norm(states))
 
-        hooked.callback(segment.blocks[-1].register_forward_hook(comes_out).remove)
+        hooked.callback(on_last_layer(segment, comes_out).remove)
+
+
+def on_last_layer(segment: Any, told: Callable[[Tensor], None]) -> RemovableHandle:
+    """Have somebody told what comes out of a decoder segment's last layer, (B, S, E), until the handle is removed."""
+
+    def comes_out(_: nn.Module, __: Any, output: Any) -> None:
+        told(output[0] if isinstance(output, tuple) else output)
+
+    handle: RemovableHandle = segment.blocks[-1].register_forward_hook(comes_out)
+    return handle

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from exporters.precision.calibration import on_last_layer
 from exporters.precision.weights import Chosen
 from vtc.compressed.model import CompressedModel
 from vtc.data.samples import ANSWER_TOKENS, Sample
@@ -254,12 +255,7 @@ def _compared(weights: _Weights, prompt: _Prompt, rng: np.random.Generator) -> T
 def _states(prompt: _Prompt) -> Tensor:
     """What comes out of the decoder's last layer, (1, S, E)."""
     found: list[Tensor] = []
-    last: Any = prompt.model.segments[-1]
-
-    def comes_out(_: nn.Module, __: Any, output: Any) -> None:
-        found.append(output[0] if isinstance(output, tuple) else output)
-
-    hook = last.blocks[-1].register_forward_hook(comes_out)
+    hook = on_last_layer(prompt.model.segments[-1], found.append)
     try:
         prompt.model.prefill(prompt.input_ids, prompt.attention_mask, prompt.pixel_values)
     finally:
