@@ -75,10 +75,9 @@ def bundle_of(name: str, work: Path) -> Path:
     return out
 
 
-def answer(bundle: Path, variant: str, items: Sequence[Item]) -> Answered:
-    """Greedy answers to all questions."""
-    exact = variant if variant in OPTIMISED else variant + PORTABLE
-    model = VLM.load(bundle, provider="cpu", precision=exact, verify=False)
+def answer(bundle: Path, precision: str, items: Sequence[Item], backend: str = "onnxruntime") -> Answered:
+    """Greedy answers to all questions, on the processor."""
+    model = VLM.load(bundle, backend=backend, provider="cpu", precision=precision, verify=False)
     tokens: list[tuple[int, ...]] = []
     scores: list[float] = []
     for start in range(0, len(items), BATCH):
@@ -101,7 +100,7 @@ def study(recipe: str, work: Path, count: int) -> dict[str, Any]:
     plain: Answered | None = None
     found: dict[str, Any] = {}
     for precision in (*RUN, *OPTIMISED):
-        tokens, scores = answer(bundle, precision, items)
+        tokens, scores = answer(bundle, precision if precision in OPTIMISED else precision + PORTABLE, items)
         plain = plain or (tokens, scores)
         equal = [a == b for a, b in zip(tokens, plain[0], strict=True)]
         found[precision] = row = {
