@@ -56,6 +56,9 @@ def join_products(model: ModelProto) -> int:
     if groups:
         kept = [instead.get(id(node), [] if id(node) in gone else [node]) for node in model.graph.node]
         set_nodes(model, [node for nodes in kept for node in nodes])
+        used = {name for node in model.graph.node for name in node.input}
+        for bias in {one.bias for group in groups for one in group if one.bias} - used:
+            model.graph.initializer.remove(tensors[bias])
     return sum(len(group) - 1 for group in groups)
 
 
@@ -86,7 +89,7 @@ def _addition(
     following = users.get(product.output[0], [])
     if len(following) == 1 and following[0].op_type == "Add":
         bias = next((name for name in following[0].input if name != product.output[0]), "")
-        if bias in tensors and len(tensors[bias].dims) == 1 and users[bias] == following:
+        if bias in tensors and len(tensors[bias].dims) == 1:
             return following[0], bias
     return None, ""
 
@@ -96,16 +99,18 @@ def _joined(model: ModelProto, tensors: Mapping[str, TensorProto], group: Sequen
     first = group[0]
     name = first.dequantize.output[0] + "/joined"
     widths = [tensors[one.dequantize.input[0]].dims[1] for one in group]
-    stored = [
-        _put_together(model, tensors, f"{name}/{part}", [one.dequantize.input[place] for one in group], axis=1)
-        for place, part in enumerate(("numbers", "scales"))
-    ]
+    stored = []
+    for place, part in enumerate(("numbers", "scales")):
+        parts = [tensors[one.dequantize.input[place]] for one in group]
+        stored.append(_put_together(model, f"{name}/{part}", parts, axis=1))
+        for tensor in parts:  # nobody else's
+            model.graph.initializer.remove(tensor)
     dequantize = helper.make_node("DequantizeLinear", stored, [name], name=f"dequantize_{name}")
     dequantize.attribute.extend(first.dequantize.attribute)
     result = f"{name}/product"
     nodes = [dequantize, helper.make_node("MatMul", [first.product.input[0], name], [result], name=f"multiply_{name}")]
     if first.addition:
-        bias = _put_together(model, tensors, f"{name}/bias", [one.bias for one in group], axis=0)
+        bias = _put_together(model, f"{name}/bias", [tensors[one.bias] for one in group], axis=0)
         nodes.append(helper.make_node("Add", [result, bias], [f"{name}/sum"], name=f"add_{name}"))
         result = f"{name}/sum"
     sizes = numpy_helper.from_array(np.asarray(widths, np.int64), f"{name}/widths")
@@ -114,12 +119,8 @@ def _joined(model: ModelProto, tensors: Mapping[str, TensorProto], group: Sequen
     return [*nodes, helper.make_node("Split", [result, sizes.name], results, name=f"split_{name}", axis=-1)]
 
 
-def _put_together(
-    model: ModelProto, tensors: Mapping[str, TensorProto], name: str, parts: Sequence[str], axis: int
-) -> str:
-    """Put tensors that nobody else uses one after the other; the name of what they become."""
-    joined = np.concatenate([numpy_helper.to_array(tensors[part]) for part in parts], axis=axis)
-    for part in parts:
-        model.graph.initializer.remove(tensors[part])
+def _put_together(model: ModelProto, name: str, parts: Sequence[TensorProto], axis: int) -> str:
+    """Add a tensor of others, one after the other; its name."""
+    joined = np.concatenate([numpy_helper.to_array(part) for part in parts], axis=axis)
     model.graph.initializer.append(numpy_helper.from_array(joined, name))
     return name

@@ -99,6 +99,19 @@ def test_what_is_not_alike_stays(other: Layer) -> None:
     assert list(model.graph.node) == nodes
 
 
+def test_a_bias_that_others_use_is_copied() -> None:
+    """Equal tensors are stored once: biases of zero are one for all layers."""
+    model = graph(*(Layer("x", 16, bias=True) for _ in range(3)), Layer("y", 16, bias=True))
+    for node in model.graph.node:
+        if node.op_type == "Add":
+            node.input[:] = ["b0" if name.startswith("b") else name for name in node.input]
+    before = results(model)
+    assert join_products(model) == 2
+    assert count(model, "Add") == 2
+    for now, then in zip(results(model), before, strict=True):
+        np.testing.assert_allclose(now, then, rtol=1e-5, atol=1e-4)
+
+
 def test_a_weight_of_two_products_stays() -> None:
     model = graph(Layer("x", 16), Layer("x", 16))
     model.graph.node.append(helper.make_node("MatMul", ["x", "w0"], ["again"]))
