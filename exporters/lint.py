@@ -91,7 +91,12 @@ Found = Iterator[tuple[str, str]]
 
 
 def lint(
-    path: Path, *, max_opset: int = 20, constant_tokens: bool = False, target: Target | None = None
+    path: Path,
+    *,
+    max_opset: int = 20,
+    constant_tokens: bool = False,
+    zero_points: bool = False,
+    target: Target | None = None,
 ) -> list[Finding]:
     """Check one exported graph.
 
@@ -103,6 +108,8 @@ def lint(
         Highest opset allowed where no target is named.
     constant_tokens : bool
         Require every output axis but the first to be a constant, as a vision encoder with a fixed budget has.
+    zero_points : bool
+        Let values be quantised around a zero point, as runtimes on processors take them and no target does.
     target : Target or None
         What the graph is for; without one, :data:`exporters.targets.PORTABLE` is asked for.
 
@@ -125,7 +132,7 @@ def lint(
         found += _constant_tokens(graph)
     operators, whom = (target.operators, target.called) if target else (PORTABLE, "not for every target")
     seen = {place for place, _ in found}  # one finding a node is enough
-    for limit in LIMITS:
+    for limit in (one for one in LIMITS if not (zero_points and one is _symmetric)):
         found += [one for one in limit(graph, operators, whom) if one[0] not in seen]
     found += [*_opset(graph, max_opset, target), *(_types(graph, target) if target else ())]
     return [Finding(path.name, place, problem) for place, problem in found]

@@ -271,7 +271,7 @@ def _graphs(
     graphs: dict[str, dict[str, str]] = {}
     for one in wanted:
         for name, path in paths[one.name].items():
-            _lint(path, name, max(request.opset, one.opset))
+            _lint(path, name, max(request.opset, one.opset), zero_points=one.activations == "vision")
             graphs.setdefault(name, {})[one.name] = path.relative_to(work).as_posix()
     for found in optimised:  # of operators that the linter, which speaks for all runtimes, refuses
         for name, path in found.paths.items():
@@ -299,7 +299,8 @@ def _take_up(request: ExportRequest, staging: Work) -> _Notes:
     return notes
 
 
-def _lint(path: Path, name: str, opset: int) -> None:
-    findings = lint(path, max_opset=opset, constant_tokens=name.startswith("vision_encoder"))
+def _lint(path: Path, name: str, opset: int, *, zero_points: bool) -> None:
+    constant_tokens = name.startswith("vision_encoder")
+    findings = lint(path, max_opset=opset, constant_tokens=constant_tokens, zero_points=zero_points)
     if findings:
         raise VtcError(f"exported graph cannot be deployed: {summary(findings)}; please report this")

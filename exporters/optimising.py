@@ -124,6 +124,12 @@ def optimise_bundle(
         raise InputError(
             f"{plain[0]} is a precision, which only vtc export writes; give a variant such as {plain[0]}-ort"
         )
+    for name in optimised:
+        if precision(precision_and_form(name)[0]).activations:
+            raise InputError(
+                f"{name} rounds activations, and a bundle holds too little to compare such a variant with; "
+                f"give --variant {name} to vtc export"
+            )
     check_output(out, "bundle")
     if (out / FOLDER).exists():
         raise BundleError(f"{out}: holds engines, which are of the bundle as it is; give another directory (-o)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from exporters.graphs import source_modules
 from exporters.parity import Asked, EncodedOnce, Parity, check_layers, check_parity, compare
@@ -12,12 +13,21 @@ from exporters.precision import Precision
 from exporters.precision.derive import Derived
 from exporters.precision.fake_quantised import fake_quantised
 from exporters.precision.layers import layers_off
+from exporters.precision.quantize import vision_layers
+from exporters.variants import optimise
 from vtc.bundle.facts import Variant
-from vtc.bundle.manifest import Manifest
+from vtc.bundle.manifest import FileEntry, Manifest
 from vtc.compressed.model import CompressedModel
 from vtc.data.samples import Sample
 from vtc.progress import Report
 from vtc.runtime.variants import PORTABLE
+
+
+class _Half(NamedTuple):
+    """A model whose weights are rounded where inputs are not, and its graphs; the others are as their base has them."""
+
+    asked: Asked
+    graphs: dict[str, Path]
 
 
 class Proof:
@@ -51,15 +61,22 @@ class Proof:
         ParityError
             If one of them computes something else than rounding explains.
         """
-        models = fake_quantised(self._original.models, one, derived.weights.get(one.name, {}), derived.reached)
+        models = fake_quantised(
+            self._original.models, one, derived.weights.get(one.name, {}), derived.reached[one.name]
+        )
         twin = self._original if models is self._original.models else Asked(models, self._original.samples)
-        found = {one.name: self._of_portable(one, derived, twin)}
+        half = self._half(one, derived) if one.activations == "vision" else None
+        found = {one.name: self._of_portable(one, derived, twin, half)}
         for variant in self._draft.variants:
             if variant.precision == one.name and variant.form != "portable":
-                found[variant.name] = self._of_variant(variant, one, twin)
+                if half:
+                    parity = self._of_rounding_variant(variant, one, half)
+                    found[variant.name] = replace(parity, layers=found[one.name].layers)
+                else:
+                    found[variant.name] = self._of_variant(variant, one, twin)
         return found
 
-    def _of_portable(self, one: Precision, derived: Derived, twin: Asked) -> Parity:
+    def _of_portable(self, one: Precision, derived: Derived, twin: Asked, half: _Half | None) -> Parity:
         if one.base == "bf16":
             stand_ins = self._drafted(derived.stand_ins[one.name], one.name)
             return replace(check_parity(twin, stand_ins, one.name, self._progress), emulated=True)
@@ -67,7 +84,9 @@ class Proof:
         if not one.activations:
             parity = check_parity(twin, bundle, one.name, self._progress)
             return self._beside_original(parity, one, one.name + PORTABLE)
-        if one.base not in self._draft.precisions:  # else it is compared anyway
+        if half:
+            check_parity(half.asked, self._drafted(half.graphs, one.name), one.name, self._progress)
+        elif one.base not in self._draft.precisions:  # else it is compared anyway
             check_parity(self._original, self._drafted(derived.safe, one.base), one.base, self._progress)
         sources = source_modules(self._original.models)
         off = [
@@ -76,6 +95,30 @@ class Proof:
             if derived.layers[one.name][graph]
         ]
         return check_layers(compare(self._original, bundle, one.name, self._progress), one.name, max(off))
+
+    def _half(self, one: Precision, derived: Derived) -> _Half:
+        """Without what rounds its inputs."""
+        seeing = vision_layers(self._original.models[0].adapter)
+        rest = {name: weight for name, weight in derived.weights[one.name].items() if name not in seeing}
+        models = fake_quantised(self._original.models, one, rest, {})
+        graphs = {
+            graph: derived.safe[graph] if derived.layers[one.name][graph] else path
+            for graph, path in derived.paths[one.name].items()
+        }
+        return _Half(Asked(models, self._original.samples), graphs)
+
+    def _of_rounding_variant(self, variant: Variant, of: Precision, half: _Half) -> Parity:
+        """Check what the rewriting does to graphs that do not round, and measure the variant itself."""
+        rewritten = optimise(variant.name, half.graphs, self._progress).paths
+        graphs = {graph: {of.name: self._inside(path)} for graph, path in half.graphs.items()}
+        files = dict(self._draft.files)
+        for graph, path in rewritten.items():
+            graphs[graph][variant.name] = self._inside(path)
+            files[self._inside(path)] = FileEntry("", path.stat().st_size)
+        variants = Variant(of.name, of.name), replace(variant, session={})
+        exact = replace(self._draft, variants=variants, graphs=graphs, files=files)
+        check_parity(half.asked, EncodedOnce(exact, variant.name), of.name, self._progress)
+        return compare(self._original, EncodedOnce(self._draft, variant.name), of.name, self._progress)
 
     def _of_variant(self, variant: Variant, of: Precision, twin: Asked) -> Parity:
         exact = replace(self._draft, variants=(Variant(of.name, of.name), replace(variant, session={})))
@@ -91,5 +134,8 @@ class Proof:
 
     def _drafted(self, paths: Mapping[str, Path], name: str) -> EncodedOnce:
         """A bundle of other graphs, run with ONNX Runtime's own settings."""
-        graphs = {graph: {name: path.relative_to(self._draft.root).as_posix()} for graph, path in paths.items()}
+        graphs = {graph: {name: self._inside(path)} for graph, path in paths.items()}
         return EncodedOnce(replace(self._draft, variants=(Variant(name, name),), graphs=graphs), name)
+
+    def _inside(self, path: Path) -> str:
+        return path.relative_to(self._draft.root).as_posix()

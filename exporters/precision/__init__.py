@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from vtc.errors import InputError
@@ -26,8 +26,10 @@ class Precision:
         ``fp32``, ``fp16`` or ``bf16``: what is computed in. Quantised precisions are made of their base's graphs.
     stored : str or None
         How weights of linear layers are stored where it is not as the base has them.
-    activations : bool
-        Whether inputs of linear layers are quantised too, with ranges found on samples.
+    activations : {"", "vision", "all"}
+        Of which linear layers the inputs are quantised too, with ranges found on samples: none, those of the vision
+        tower and the projector, all. In a precision where it is "vision", these layers are in int8, a scale for each
+        output, and what stands here of weights is of the others.
     block : int
         Most inputs that share a scale; 0 where all of an output's do, or all of a weight's.
     either_sign : bool
@@ -58,7 +60,7 @@ class Precision:
     near_tie: float
     moved: float
     stored: Stored | None = None
-    activations: bool = False
+    activations: Literal["", "vision", "all"] = ""
     block: int = 0
     either_sign: bool = False
     wide: float = 0.0
@@ -70,6 +72,14 @@ class Precision:
     def number(self) -> str:
         """What weights of linear layers are stored in, as targets call it."""
         return self.stored or self.base
+
+    def of_layer(self, *, vision: bool) -> Precision:
+        """What holds for linear layers of vision tower and projector, or for those behind them."""
+        if self.activations != "vision":
+            return self
+        if vision:
+            return replace(self, stored="int8", block=0, either_sign=False, wide=0.0, activations="all")
+        return replace(self, activations="")
 
 
 _INT8_PRODUCTS = {"session.qdq_matmulnbits_accuracy_level": "4"}
@@ -92,6 +102,23 @@ PRECISIONS: tuple[Precision, ...] = (
         5e-2,
         0.05,
         stored="int4",
+        block=32,
+        either_sign=True,
+        wide=0.1,
+        head=True,
+        opset=21,
+        session=_INT8_PRODUCTS,
+    ),
+    Precision(
+        "q4-static",
+        "as q4, and the vision tower multiplies int8 by int8, ranges from samples: for CPUs, and images above all",
+        "_q4_static",
+        "fp32",
+        1e-2,
+        5e-2,
+        0.3,
+        stored="int4",
+        activations="vision",
         block=32,
         either_sign=True,
         wide=0.1,
@@ -145,7 +172,7 @@ PRECISIONS: tuple[Precision, ...] = (
         1.0,
         0.3,
         stored="int8",
-        activations=True,
+        activations="all",
         opset=19,
     ),
     Precision(
@@ -157,7 +184,7 @@ PRECISIONS: tuple[Precision, ...] = (
         1.0,
         0.3,
         stored="fp8",
-        activations=True,
+        activations="all",
         opset=19,
     ),
 )

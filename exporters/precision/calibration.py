@@ -77,6 +77,39 @@ def _parts(layers: Mapping[str, nn.Linear]) -> list[list[str]]:
     return parts
 
 
+def ranges(
+    models: Sequence[CompressedModel],
+    samples: Sequence[Sample],
+    layers: Mapping[str, nn.Linear],
+    report: Report = silent,
+) -> dict[str, float]:
+    """The largest magnitude of each layer's inputs, on samples with the first tokens of the model's own answers.
+
+    Parameters
+    ----------
+    models, samples, layers, report : as of :func:`products`
+
+    Returns
+    -------
+    dict of name to float
+        Without layers that no sample reaches.
+    """
+    found: dict[str, float] = {}
+    with ExitStack() as hooked:
+        for name, layer in layers.items():
+
+            def goes_in(_: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
+                found[name] = max(found.get(name, 0.0), float(args[0].abs().max()))
+
+            hooked.callback(layer.register_forward_pre_hook(goes_in).remove)
+        for number, model in enumerate(models):
+            for done, sample in enumerate(samples):
+                report("measuring activations", number * len(samples) + done, len(models) * len(samples))
+                model.generate([sample.images], [sample.prompt], ANSWER_TOKENS)
+    report("measuring activations", len(models) * len(samples), len(models) * len(samples))
+    return found
+
+
 class _Sum:
     """Adds x x^T of rows x to a total (E, E), many at a time: each time it goes through all of the total."""
 

@@ -7,20 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx_ir as ir
-from onnx import ModelProto
 
 from exporters.copies import DTYPES
 from exporters.graphs import SourceModule
 from exporters.precision import Precision
+from exporters.precision.calibration import ranges
 from exporters.precision.floats import NARROW, cast_graph_to_float32
 from exporters.precision.protect import protect, report, worst_first
-from exporters.precision.quantize import Linear, Rounded, embedding_table, linear_weights, multiplied, quantize
+from exporters.precision.quantize import (
+    Rounded,
+    embedding_table,
+    linear_layers,
+    linear_weights,
+    quantize,
+    vision_layers,
+)
 from exporters.precision.tuning import Tuning, tuned
 from exporters.precision.weights import Chosen, choose, table
 from exporters.writing import external_data, save_graph
@@ -75,8 +81,8 @@ class Derived:
         Graphs that compute in float32 what the precision's own do: where these cannot be run everywhere, rounding after
         each step, and where activations are rounded, without.
     layers : dict of precision to dict of graph name to tuple of Rounded
-    reached : dict of module name to float
-        Largest magnitude of each linear layer's input, where precisions ask for it.
+    reached : dict of precision to dict of module name to float
+        Of layers whose input is rounded, its largest magnitude.
     weights : dict of precision to dict of module name to Chosen
     notes : dict of precision to JSON data
         What computes in float32 and how far values are off; how weights were quantised, and which.
@@ -86,7 +92,7 @@ class Derived:
     safe: dict[str, Path] = field(default_factory=dict)
     stand_ins: dict[str, dict[str, Path]] = field(default_factory=dict)
     layers: dict[str, dict[str, tuple[Rounded, ...]]] = field(default_factory=dict)
-    reached: dict[str, float] = field(default_factory=dict)
+    reached: dict[str, dict[str, float]] = field(default_factory=dict)
     weights: dict[str, dict[str, Chosen]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -112,12 +118,12 @@ def derive(source: Exported, precisions: Sequence[Precision]) -> Derived:
     derived.weights = choose(source.models, quantised, source.calibration, source.progress) if quantised else {}
     tunings: dict[str, Tuning] = {}
     for one in quantised if source.tuning else ():
-        if not one.activations:
+        if one.activations != "all":
             how = source.calibration, source.tuning, source.progress
             learned = tuned(source.models, derived.weights[one.name], *how)
             derived.weights[one.name], tunings[one.name] = learned
-    activations = any(one.activations for one in precisions)
-    safe = dict(source.raw) if source.base == "fp32" else _protected(source, derived, linears, activations)
+    derived.reached = _ranges(source, precisions)
+    safe = dict(source.raw) if source.base == "fp32" else _protected(source, derived)
     derived.safe = safe
     for one in precisions:
         derived.paths[one.name] = {}
@@ -125,7 +131,7 @@ def derive(source: Exported, precisions: Sequence[Precision]) -> Derived:
             chosen = derived.weights[one.name]
             weights = {name: layer.small for name, layer in chosen.items()}
             tables = embedding_table(adapter, dtype, weights)
-            method = "gptq" if source.calibration and not one.activations else "nearest"
+            method = "gptq" if source.calibration and one.activations != "all" else "nearest"
             derived.notes[one.name] = {"base": source.base, "method": method, "graphs": {}, "layers": table(chosen)}
             if one.name in tunings:
                 derived.notes[one.name]["tuning"] = asdict(tunings[one.name])
@@ -135,14 +141,16 @@ def derive(source: Exported, precisions: Sequence[Precision]) -> Derived:
             derived.paths[one.name][name] = out
             if one.stored:
                 model = onnx.load(path)
-                found = quantize(model, one, linears, weights, derived.reached, tables)
+                found = quantize(model, one, linears, weights, derived.reached[one.name], tables)
                 counts = {"weights": found.weights, "left": found.left, "joined": found.joined}
                 derived.notes[one.name]["graphs"][name] = counts
                 derived.layers.setdefault(one.name, {})[name] = found.layers
                 save_graph(ir.from_proto(model), out)
             elif out != path:
                 _publish(path, out)
-            if one.activations or one.base == "bf16":
+            if one.activations and one.base == "fp32":
+                derived.stand_ins.setdefault(one.name, {})[name] = out
+            elif one.activations or one.base == "bf16":
                 stand_in = path.with_name(f".{name}{one.suffix}_stand_in.onnx")
                 model = onnx.load(out, load_external_data=False)
                 cast_graph_to_float32(model, NARROW[one.base], rounding=not one.activations)
@@ -152,7 +160,23 @@ def derive(source: Exported, precisions: Sequence[Precision]) -> Derived:
     return derived
 
 
-def _protected(source: Exported, derived: Derived, linears: Mapping[str, Linear], activations: bool) -> dict[str, Path]:
+def _ranges(source: Exported, precisions: Sequence[Precision]) -> dict[str, dict[str, float]]:
+    """For each precision, what the inputs of layers reach that it rounds."""
+    adapter = source.models[0].adapter
+    seeing = vision_layers(adapter)
+    found = {
+        one.name: {
+            name: layer for name, layer in linear_layers(adapter) if one.of_layer(vision=name in seeing).activations
+        }
+        for one in precisions
+    }
+    layers = {name: layer for of in found.values() for name, layer in of.items()}
+    samples = source.calibration or source.samples
+    reached = ranges(source.models, samples, layers, source.progress) if layers else {}
+    return {name: {layer: reached[layer] for layer in of if layer in reached} for name, of in found.items()}
+
+
+def _protected(source: Exported, derived: Derived) -> dict[str, Path]:
     """Move to float32 what overflows, note what there is to note, and return the graphs' paths."""
     safe: dict[str, Path] = {}
     overflowing: list[dict[str, Any]] = []
@@ -161,12 +185,7 @@ def _protected(source: Exported, derived: Derived, linears: Mapping[str, Linear]
         source.progress(f"measuring {source.base} graphs", done, len(source.raw))
         model = onnx.load(path, load_external_data=False)
         scratch = path.with_name(f".{name}_probe.onnx")
-        looked_at = partial(_inputs, linears=linears if activations else {}, folder=path.parent)
-        protected = protect(model, source.base, source.sources.get(name, ()), source.samples, scratch, looked_at)
-        for value, layers in looked_at(protected.model).items():
-            for module in (module for layer in layers for module in layer.names):
-                largest = protected.reached[value].largest
-                derived.reached[module] = max(derived.reached.get(module, 0.0), largest)
+        protected = protect(model, source.base, source.sources.get(name, ()), source.samples, scratch)
         overflowing += report(name, protected.model, protected.overflowing)
         values += report(name, protected.model, protected.reached)
         safe[name] = path.with_name(f".{name}_{source.base}_safe.onnx")
@@ -175,15 +194,6 @@ def _protected(source: Exported, derived: Derived, linears: Mapping[str, Linear]
     values.sort(key=worst_first)
     derived.notes[source.base] = {"float32": overflowing, "values": values}
     return safe
-
-
-def _inputs(model: ModelProto, linears: Mapping[str, Linear], folder: Path) -> dict[str, list[Linear]]:
-    """Values that quantised layers multiply, and which layers."""
-    found: dict[str, list[Linear]] = {}
-    for users in multiplied(model, linears, folder).values():
-        for node, layer in users:
-            found.setdefault(node.input[0], []).append(layer)
-    return found
 
 
 def _publish(path: Path, out: Path) -> None:

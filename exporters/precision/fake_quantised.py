@@ -34,10 +34,11 @@ def fake_quantised(
     precision : Precision
     weights : mapping of module name to Chosen
     reached : mapping of module name to float
-        Largest magnitude of each layer's input; not looked at where activations stay.
+        Of layers whose input is rounded, its largest magnitude.
     """
     if precision.stored is None:
         return models
+    rounds_to = precision.of_layer(vision=True).stored or precision.stored
     copies = cast_copy(models, DTYPES[precision.base])
     cast_weights(copies, torch.float32)
     for adapter in {id(one.adapter): one.adapter for one in copies}.values():
@@ -46,8 +47,8 @@ def fake_quantised(
             module: Any = modules[name]
             # In a parameter of its own: head and embedding may be one, and are not stored as one.
             module.weight = nn.Parameter(torch.from_numpy(chosen.small.values()), requires_grad=False)
-            if precision.activations and name in reached:
-                module.register_forward_pre_hook(_Rounding(precision.stored, reached[name]))
+            if name in reached:
+                module.register_forward_pre_hook(_Rounding(rounds_to, reached[name]))
     return copies
 
 

@@ -7,7 +7,7 @@ what the graph gives, in float32, and for each value its largest magnitude and t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,7 @@ class Reached:
         self.difference = max(self.difference, math.inf if math.isnan(difference) else difference)
 
 
-def probe(model: ModelProto, kind: int, others: Collection[str] = ()) -> ModelProto:
+def probe(model: ModelProto, kind: int) -> ModelProto:
     """A graph's probe.
 
     Parameters
@@ -61,20 +61,14 @@ def probe(model: ModelProto, kind: int, others: Collection[str] = ()) -> ModelPr
         With its weights; not changed.
     kind : int
         The narrow element type, whose values are looked at.
-    others : collection of str
-        Values of float32 to look at too.
     """
     types = element_types(model)
     wide, rounded = deepcopy(model), deepcopy(model)
     cast_graph_to_float32(wide, kind)
     cast_graph_to_float32(rounded, kind, rounding=True)
     shared = {tensor.name for tensor in wide.graph.initializer} | {value.name for value in wide.graph.input}
-    looked_at = [value.name for value in wide.graph.input if value.name in others]
-    looked_at += [
-        name
-        for node in wide.graph.node
-        for name in node.output
-        if (types.get(name) == kind and name not in shared) or name in others
+    looked_at = [
+        name for node in wide.graph.node for name in node.output if types.get(name) == kind and name not in shared
     ]
     for node in rounded.graph.node:
         node.input[:] = [name if name in shared or not name else ROUNDED + name for name in node.input]
@@ -89,12 +83,11 @@ def probe(model: ModelProto, kind: int, others: Collection[str] = ()) -> ModelPr
     # which they are made, and need not all be kept until the end.
     for name in reversed(looked_at):
         empty = "past_sequence_length" in _sizes(shapes.get(name))
-        if name not in shared:
-            graph.node.append(helper.make_node("Sub", [ROUNDED + name, name], [f"{name}/error"]))
-            graph.node.extend(_largest(f"{name}/error", DIFFERENCE + name, empty=empty))
+        graph.node.append(helper.make_node("Sub", [ROUNDED + name, name], [f"{name}/error"]))
+        graph.node.extend(_largest(f"{name}/error", DIFFERENCE + name, empty=empty))
         graph.node.extend(_largest(name, LARGEST + name, empty=empty))
     for name in looked_at:
-        found = [LARGEST + name] if name in shared else [LARGEST + name, DIFFERENCE + name]
+        found = LARGEST + name, DIFFERENCE + name
         graph.output.extend(helper.make_tensor_value_info(result, TensorProto.FLOAT, None) for result in found)
     if any("probe/zero" in node.input for node in graph.node):
         graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), "probe/zero"))

@@ -7,7 +7,7 @@ And so does whatever would overflow on samples, whether it comes in or goes out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +50,6 @@ def protect(
     sources: Sequence[SourceModule],
     samples: Sequence[Sample],
     scratch: Path,
-    others: Callable[[ModelProto], Collection[str]],
 ) -> Protected:
     """Move what overflows on samples to float32.
 
@@ -65,8 +64,6 @@ def protect(
     samples : sequence of Sample
     scratch : Path
         For probes; beside the weights of a graph that does not hold them itself.
-    others : callable
-        Names the values of a graph to look at whatever their type.
 
     Raises
     ------
@@ -79,7 +76,7 @@ def protect(
     safe = _lifted(model, kind, softmax)
     if not sources:
         return Protected(safe, {}, {})
-    reached = measure(probe(safe, kind, others(safe)), sources, samples, scratch)
+    reached = measure(probe(safe, kind), sources, samples, scratch)
     limit = HIGHEST[base] / HEADROOM
     moving = _of_data(model) - softmax
     overflowing = {name: one for name, one in reached.items() if one.largest > limit and name in moving}
@@ -96,7 +93,7 @@ def protect(
             for name in node.output
         }
         safe = _lifted(model, kind, softmax | touched)
-        reached = measure(probe(safe, kind, others(safe)), sources, samples, scratch)
+        reached = measure(probe(safe, kind), sources, samples, scratch)
     # ONNX Runtime computes much of float16 in float32 on a CPU, and would not notice.
     broken = [name for name, one in reached.items() if not math.isfinite(one.difference)]
     if broken:

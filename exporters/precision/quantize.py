@@ -15,9 +15,10 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from exporters.precision import Precision
-from exporters.precision.floats import element_types, set_nodes
+from exporters.precision.floats import set_nodes
 from exporters.precision.joined import join_products
-from exporters.precision.small import NUMBERS, Small, input_scale
+from exporters.precision.rounding import Rounding
+from exporters.precision.small import Small
 from vtc.models.base import VLMAdapter
 
 PASSED_THROUGH = frozenset({"Cast", "Transpose"})
@@ -112,6 +113,12 @@ def linear_layers(adapter: VLMAdapter, *, head: bool = False) -> Iterator[tuple[
             yield name, module
 
 
+def vision_layers(adapter: VLMAdapter) -> frozenset[str]:
+    """Names of the linear layers of vision tower and projector."""
+    behind = {id(module) for layer in adapter.decoder_layers for module in layer.modules()}
+    return frozenset(name for name, module in linear_layers(adapter) if id(module) not in behind)
+
+
 def embedding(adapter: VLMAdapter) -> tuple[str, nn.Embedding]:
     """Name and module of the token embedding."""
     inside = {id(module) for module in adapter.embed_tokens.modules() if isinstance(module, nn.Embedding)}
@@ -187,16 +194,15 @@ def quantize(
     weights : mapping of module name to Small
         Outputs on axis 0; of a layer that has none, the weight is left.
     reached : mapping of module name to float
-        Largest magnitude of each layer's input; not looked at where activations stay.
+        Of layers whose input is rounded, its largest magnitude.
     tables : mapping of digest to Small
         Embeddings, with one scale for each row, or for each block of it.
     """
     if precision.stored is None:
         raise AssertionError("only quantised precisions are made by quantising")
-    types = element_types(model)
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes: list[NodeProto] = []
-    inputs: dict[str, tuple[str, float]] = {}
+    inputs: dict[str, tuple[float, Small]] = {}
     layers: list[Rounded] = []
     done = left = 0
     for name, users in multiplied(model, linears).items():
@@ -205,24 +211,19 @@ def quantize(
             left += 1
             continue
         done += 1
-        nodes.append(_dequantized(model, initializers[name], weights[layer.names[0]], layer.outputs))
-        if precision.activations:
-            for node, _ in users:
-                inputs[node.output[0]] = (node.input[0], max(reached[one] for one in layer.names))
-                layers.append(Rounded(node.input[0], node.output[0], layer.names[0], len(node.input) > 2))
-    rounded: set[str] = set()
+        largest = [reached[one] for one in layer.names if one in reached]
+        zero = bool(largest) and initializers[name].data_type == TensorProto.FLOAT
+        nodes.append(_dequantized(model, initializers[name], weights[layer.names[0]], layer.outputs, zero=zero))
+        for node, _ in users if largest else ():
+            inputs[node.output[0]] = max(largest), weights[layer.names[0]]
+            layers.append(Rounded(node.input[0], node.output[0], layer.names[0], len(node.input) > 2))
+    rounding = Rounding(model, precision.of_layer(vision=True).stored or precision.stored)
     for node in model.graph.node:
         if node.op_type in ("MatMul", "Gemm") and node.output[0] in inputs:
-            name, largest = inputs[node.output[0]]
-            scale = input_scale(largest, precision.stored)
-            result = f"{name}/rounded at {scale:.6g}"
-            if result not in rounded:
-                rounded.add(result)
-                dtype = np.float16 if types[name] == TensorProto.FLOAT16 else np.float32
-                nodes += _round_input(model, name, result, np.asarray(scale, dtype), precision)
-            node.input[0] = result
+            nodes += rounding.before(node, *inputs[node.output[0]])
         nodes.append(node)
     set_nodes(model, nodes)
+    rounding.drop_unused()
     joined = join_products(model)
     looked_up = _look_up(model, tables)
     for opset in model.opset_import if done else ():
@@ -231,10 +232,11 @@ def quantize(
     return Quantised(done + looked_up, left, joined, tuple(layers))
 
 
-def _dequantized(model: ModelProto, matrix: TensorProto, found: Small, outputs: int) -> NodeProto:
+def _dequantized(model: ModelProto, matrix: TensorProto, found: Small, outputs: int, *, zero: bool) -> NodeProto:
     """The node that makes a weight of its numbers, as its one user wants it.
 
-    ONNX Runtime joins it with a product that follows, and with nothing where the weight is turned in between.
+    ONNX Runtime joins it with a product that follows, and with nothing where the weight is turned in between. With a
+    `zero` point, which is 0, it can turn int8 into uint8, as it does for exact sums on processors without VNNI.
     """
     name = result = matrix.name
     users = [node for node in model.graph.node if name in node.input]
@@ -252,9 +254,11 @@ def _dequantized(model: ModelProto, matrix: TensorProto, found: Small, outputs: 
     how: dict[str, Any] = {"axis": found.axis} if found.scales.ndim else {}
     if found.block:
         how["block_size"] = found.block
-    return helper.make_node(
-        "DequantizeLinear", [f"{name}/numbers", f"{name}/scales"], [result], name=f"dequantize_{name}", **how
-    )
+    stored = [f"{name}/numbers", f"{name}/scales"]
+    if zero:
+        stored.append(f"{name}/zero")
+        model.graph.initializer.append(numpy_helper.from_array(np.zeros_like(found.scales, np.int8), stored[-1]))
+    return helper.make_node("DequantizeLinear", stored, [result], name=f"dequantize_{name}", **how)
 
 
 def _look_up(model: ModelProto, tables: Mapping[str, Small]) -> int:
@@ -298,17 +302,3 @@ def _look_up(model: ModelProto, tables: Mapping[str, Small]) -> int:
     if found:
         set_nodes(model, nodes)
     return len(found)
-
-
-def _round_input(
-    model: ModelProto, name: str, result: str, scale: NDArray[Any], precision: Precision
-) -> list[NodeProto]:
-    """Nodes that round a value to the type that weights are stored in, and back."""
-    zero = np.zeros((), NUMBERS[str(precision.stored)])
-    model.graph.initializer.append(numpy_helper.from_array(scale, f"{result}/scale"))
-    model.graph.initializer.append(numpy_helper.from_array(zero, f"{result}/zero"))
-    shared = [f"{result}/scale", f"{result}/zero"]
-    return [
-        helper.make_node("QuantizeLinear", [name, *shared], [f"{result}/numbers"], name=f"quantize_{result}"),
-        helper.make_node("DequantizeLinear", [f"{result}/numbers", *shared], [result], name=f"dequantize_{result}"),
-    ]

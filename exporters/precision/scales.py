@@ -12,6 +12,8 @@ BLOCKS = (128, 64, 32, 16)
 """Inputs that share a scale: the first that divides their number. GPUs have kernels for 128."""
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
 """Shares of a block's largest weight that may become the largest number; the one with the least squared error does."""
+WHOLE = (1.0,)
+"""Of weights that become the nearest numbers: their least error is not the model's (docs/precision.md)."""
 
 
 class Grid(NamedTuple):

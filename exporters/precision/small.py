@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from exporters.precision import Stored
-from exporters.precision.scales import CLIPS, Grid, block_of, block_scales
+from exporters.precision.scales import CLIPS, WHOLE, Grid, block_of, block_scales
 
 LARGEST = {"int8": 127.0, "int4": 7.0, "fp8": 448.0}
 LEAST = {"float16": 2.0**-20, "float32": 2.0**-100}
@@ -94,7 +94,7 @@ def small(
     block: int = 0,
     *,
     either_sign: bool = False,
-    clips: Sequence[float] = CLIPS,
+    clips: Sequence[float] = WHOLE,
 ) -> Small | None:
     """A matrix of two axes in few bits; None where it cannot be, as its inputs do not divide into blocks.
 

@@ -16,7 +16,7 @@ from exporters.copies import DTYPES
 from exporters.precision import Precision, Stored
 from exporters.precision.calibration import products
 from exporters.precision.gptq import gptq, output_error
-from exporters.precision.quantize import embedding, linear_layers, linear_weights
+from exporters.precision.quantize import embedding, linear_layers, linear_weights, vision_layers
 from exporters.precision.small import NUMBERS, Small, grid_of, small
 from vtc.compressed.model import CompressedModel
 from vtc.data.samples import Sample
@@ -79,19 +79,21 @@ def choose(
         one.name: {name: layer for name, layer in layers.items() if one.head or layer is not adapter.head}
         for one in precisions
     }
+    seeing = vision_layers(adapter)
     found: dict[str, dict[str, Chosen]] = {one.name: {} for one in precisions}
-    calibrated = [one for one in precisions if not one.activations] if samples else []
+    calibrated = [one for one in precisions if one.activations != "all"] if samples else []
     for part in products(models, samples, layers, report) if calibrated else ():
         for name, product in part.items():
             for one in calibrated:
-                if name in theirs[one.name] and product.any():
-                    chosen = _calibrated(theirs[one.name][name], one, product)
+                how = one.of_layer(vision=name in seeing)
+                if name in theirs[one.name] and product.any() and not how.activations:
+                    chosen = _calibrated(theirs[one.name][name], how, product)
                     found[one.name] |= {name: chosen} if chosen else {}
     for one in precisions:
         own = found[one.name]
         for name, layer in theirs[one.name].items():
             if name not in own:
-                nearest = _nearest(layer, one)
+                nearest = _nearest(layer, one.of_layer(vision=name in seeing))
                 own |= {name: nearest} if nearest else {}
         own |= widened(own, theirs[one.name], one)
         if one.head:

@@ -17,6 +17,7 @@ from exporters.optimising import optimise_bundle, variants_for
 from exporters.variants import NAMES_OF_VARIANTS, wanted_variants
 from tests.exporters.conftest import Exported, exports_of
 from tests.tiny import write_checkpoint
+from vtc.bundle.facts import Variant
 from vtc.bundle.manifest import load_manifest
 from vtc.errors import BundleError, InputError, ParityError
 from vtc.models import load_adapter
@@ -160,6 +161,9 @@ def test_refusals(exported: Exported, tmp_path: Path) -> None:
         optimise_bundle(manifest, ["fp32"], tmp_path / "bundle")
     with pytest.raises(InputError, match=r"'fp32-fast' is not known; variants: fp32, fp32-ort"):
         optimise_bundle(manifest, ["fp32-fast"], tmp_path / "bundle")
+    rounding = replace(manifest, variants=(*manifest.variants, Variant("q4-static", "q4-static")))
+    with pytest.raises(InputError, match=r"q4-static-ort rounds activations, .*; give --variant q4-static-ort to vtc"):
+        optimise_bundle(rounding, ["q4-static-ort"], tmp_path / "bundle")
     path = shutil.copytree(exported("cls")[1], tmp_path / "engines")
     (path / "engines").mkdir()
     with pytest.raises(BundleError, match=r"holds engines, .*give another directory \(-o\)"):

@@ -108,8 +108,8 @@ def export(
     names, optimised = wanted_variants(as_list(variants))
     found = [target(name) for name in as_list(targets)]
     needs_ranges = [name for name in names if precision(name).activations]
-    stored = any(precision(name).stored and not precision(name).activations for name in names)
-    if tune and not stored:
+    stored = [precision(name) for name in names if precision(name).stored]
+    if tune and all(one.activations == "all" for one in stored):
         raise InputError(f"{tune} steps of tuning are for weights in few bits, and none of {', '.join(names)} has them")
     check_output(Path(out), "bundle")
     for one in found:

@@ -89,6 +89,12 @@ OURS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("vtc q4, OpenVINO", {"backend": "openvino", "precision": "q4"}),
     ("vtc q4-bf16, OpenVINO", {"backend": "openvino", "precision": "q4-bf16"}),
 )
+WITH_IMAGES: tuple[tuple[str, dict[str, Any]], ...] = (
+    *((name, options) for name, options in OURS if not options.get("spin")),
+    ("vtc q4-static-ort", {"precision": "q4-static-ort"}),
+    ("vtc q4-static-bf16, OpenVINO", {"backend": "openvino", "precision": "q4-static-bf16"}),
+)
+"""Of ours; decoders that run alone are those of q4 where the vision tower is static."""
 MODELS, QWEN = ("models",), ("qwen",)
 
 
@@ -136,8 +142,7 @@ def _models(settings: Settings) -> list[Contestant]:
         bundle = {"bundle": str(work / f"bundle-{recipe}")}
         found += [
             Contestant(f"{name}; {of}", "image", "ours", bundle | options, task, (MODELS, ("bundle", recipe)))
-            for name, options in OURS
-            if not options.get("spin")
+            for name, options in WITH_IMAGES
         ]
         found += [
             Contestant(f"transformers eager, {dtype}, hook; {of}", "image", "eager",
@@ -154,8 +159,7 @@ def _qwens(settings: Settings) -> list[Contestant]:
         bundle = {"bundle": str(work / f"qwen-bundle-{recipe}")}
         found += [
             Contestant(f"{name}; {of}", "cdpruner", "ours", bundle | options, task, (QWEN, ("qwen_bundle", recipe)))
-            for name, options in OURS
-            if not options.get("spin")
+            for name, options in WITH_IMAGES
         ]
         percent = round(100 * (1 - kept / QWEN_TOKENS))
         for weights, computed in OPENVINO:

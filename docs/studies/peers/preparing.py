@@ -13,7 +13,7 @@ from typing import Any
 
 from docs.studies.peers.settings import QWEN_KEPT, QWEN_SIDE, Settings
 
-VARIANTS = ("fp32", "q4", "fp32-ort", "q4-ort")
+VARIANTS = ("fp32", "q4", "q4-static", "fp32-ort", "q4-ort", "q4-static-ort")
 PARITY_SAMPLES = 1
 DONE = "done"
 

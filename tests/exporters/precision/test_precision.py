@@ -99,12 +99,13 @@ def test_linear_layers_are_stored_small(exported: tuple[dict[str, Parity], Path]
     assert notes["embed_tokens"] == {"weights": int(one.head), "left": 0, "joined": 0}
     for graph in ("vision_encoder", "decoder_model_merged"):
         model = onnx.load(path / f"onnx/{graph}{one.suffix}.onnx")
-        small = [tensor for tensor in model.graph.initializer if tensor.data_type == STORED[str(one.stored)]]
-        stored = [tensor for tensor in small if tensor.dims]
+        how = one.of_layer(vision=graph == "vision_encoder")
+        small = [tensor for tensor in model.graph.initializer if tensor.data_type == STORED[str(how.stored)]]
+        stored = [tensor for tensor in small if len(tensor.dims) == 2 and not tensor.name.endswith("/weight/numbers")]
         assert len(stored) == notes[graph]["weights"] - notes[graph]["joined"] > 6
-        assert (notes[graph]["joined"] > 0) == (one.block > 0)
+        assert (notes[graph]["joined"] > 0) == (how.block > 0)
         rounded = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
-        assert bool(rounded) == one.activations
+        assert bool(rounded) == bool(how.activations)
     head = [tensor for tensor in model.graph.initializer if list(tensor.dims) in ([48, 460], [460, 48])]
     assert [tensor.data_type for tensor in head] == [STORED[str(one.stored)] if one.head else BASES[one.base]]
     rows = onnx.load(path / f"onnx/embed_tokens{one.suffix}.onnx").graph.initializer[0]
@@ -117,6 +118,33 @@ def test_runtime_runs_every_precision(exported: tuple[dict[str, Parity], Path], 
     model = VLM.load(path, precision=name)
     assert model.precision == name
     assert model.generate([[image(0)]], [adapter.chat("what is it ?")], 4)[0].token_ids
+
+
+@pytest.mark.parametrize("form", ["ort", "opset23"])
+def test_forms_of_what_rounds_in_the_vision_tower_alone(adapter: VLMAdapter, tmp_path: Path, form: str) -> None:
+    name = f"q4-static-{form}"
+    parity = export(request(adapter, *RECIPES["cls"], precisions=("q4-static",), optimised=(name,)), tmp_path / "b")
+    assert parity[name].layers == parity["q4-static"].layers
+    assert sorted(file.name for file in (tmp_path / "b" / "onnx").iterdir()) == sorted(
+        f"{graph}_q4_static{suffix}.onnx"
+        for graph in ("vision_encoder", "embed_tokens", "decoder_model_merged")
+        for suffix in ("", f"_{form}")
+        if (graph, suffix) != ("embed_tokens", f"_{form}")
+    )
+    asked = [[image(0)]], [adapter.chat("what is it ?")], [[5, 6, 7]]
+    model, portable = VLM.load(tmp_path / "b", precision=name), VLM.load(tmp_path / "b", precision="q4-static-portable")
+    assert model.run_as.startswith(name)
+    wanted = portable.score(*asked)[0]
+    assert np.abs(model.score(*asked)[0] - wanted).max() < 0.1 * np.abs(wanted).max()
+
+
+def test_openvino_multiplies_integers_in_the_vision_tower(
+    exported: tuple[dict[str, Parity], Path], adapter: VLMAdapter
+) -> None:
+    asked = [[image(0)]], [adapter.chat("what is it ?")], [[5, 6, 7]]
+    wanted = VLM.load(exported[1], precision="q4-static").score(*asked)[0]
+    model = VLM.load(exported[1], backend="openvino", precision="q4-static", threads=1)
+    assert np.abs(model.score(*asked)[0] - wanted).max() < 0.1 * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize("name", ["q4", "int8"])
@@ -147,8 +175,9 @@ def test_tensorrt_takes_every_precision(exported: tuple[dict[str, Parity], Path]
 def test_targets_take_what_they_allow(exported: tuple[dict[str, Parity], Path], name: str) -> None:
     manifest = load_manifest(exported[1])
     allowing = [one for one in TARGETS if one.allows(name)]
-    assert ("rtx" in {one.name for one in allowing}) == (name not in ("q4", "int8"))
-    assert ("jetson-orin-jp6" in {one.name for one in allowing}) == (name not in ("q4", "int8", "fp8"))
+    for_gpus = name not in ("q4", "q4-static", "int8")
+    assert ("rtx" in {one.name for one in allowing}) == for_gpus
+    assert ("jetson-orin-jp6" in {one.name for one in allowing}) == (for_gpus and name != "fp8")
     for one in allowing:
         assert lint_bundle(manifest, name, one) == []
 
@@ -192,7 +221,7 @@ def loud_decoder(loud: VLMAdapter, tmp_path_factory: pytest.TempPathFactory) -> 
 def protected(decoder: tuple[ExportRequest, Path]) -> Protected:
     wanted, path = decoder
     sources = source_modules(wanted.models)["decoder_model_merged"]
-    return protect(onnx.load(path), "fp16", sources, wanted.samples, path.with_name("probe.onnx"), lambda _: ())
+    return protect(onnx.load(path), "fp16", sources, wanted.samples, path.with_name("probe.onnx"))
 
 
 def test_overflow_that_nobody_prevents_is_found(

@@ -163,7 +163,7 @@ def test_bfloat16_is_refused_where_it_is_not_to_be_had(
         load(half, "bf16")
     with pytest.raises(InputError, match=r"computes q4-bf16 from q4 graphs, and there are only fp16; export it with"):
         load(half, "q4-bf16")
-    with pytest.raises(InputError, match=r"computes fp32, q4, int8 graphs in bfloat16, not fp16"):
+    with pytest.raises(InputError, match=r"computes fp32, q4, q4-static, int8 graphs in bfloat16, not fp16"):
         load(half, "fp16-bf16")
     monkeypatch.setattr(device.Device, "computes", lambda self, numbers: numbers == "f32")
     for name in ("bf16", "q4-bf16"):

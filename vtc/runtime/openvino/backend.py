@@ -22,7 +22,7 @@ from vtc.runtime.variants import choose_variant
 ROUNDING = ("session.qdq_matmulnbits_accuracy_level", "4")
 """Entry of a variant's session that lets activations be rounded to 8 bits where they meet weights of few bits."""
 
-IN_FLOAT32 = ("fp32", "q4", "int8")
+IN_FLOAT32 = ("fp32", "q4", "q4-static", "int8")
 """Precisions whose graphs compute in float32, which OpenVINO may do in bfloat16."""
 
 
@@ -33,8 +33,8 @@ class OpenVINO(OnHost):
     ----------
     manifest : Manifest
     options : RuntimeOptions
-        The precisions ``bf16``, ``q4-bf16`` and ``int8-bf16`` compute graphs of ``fp32``, ``q4`` and ``int8`` in
-        bfloat16.
+        The precisions ``bf16``, ``q4-bf16``, ``q4-static-bf16`` and ``int8-bf16`` compute graphs of ``fp32``, ``q4``,
+        ``q4-static`` and ``int8`` in bfloat16.
 
     Raises
     ------
