@@ -39,7 +39,7 @@ from exporters.precision.quantize import embedding, linear_layers
 from exporters.precision.scales import CLIPS
 from exporters.precision.small import small
 from exporters.precision.tuning import tuned
-from exporters.precision.weights import Chosen, choose, widened
+from exporters.precision.weights import Chosen, choose, weighed, widened
 from vtc.compressed.build import apply_recipe
 from vtc.data.samples import Sample
 from vtc.models import load_adapter
@@ -230,6 +230,7 @@ def study(work: Path, calibrated_on: int, judged_on: int, steps: int) -> dict[st
     plain = found["q4 32"]
     layers = dict(linear_layers(adapter, head=True))
     own = {name: one for name, one in plain.items() if name in layers}
+    own |= weighed([model], own, samples, lambda *told: print(*told, flush=True))
     for share in SHARES:
         wide = plain | widened(own, layers, replace(precision("q4"), wide=share))
         with stored_as(adapter, values(wide)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from exporters.precision.calibration import on_last_layer
+from exporters.precision.prompts import Prompt, answered, narrow, some_places
 from exporters.precision.weights import Chosen
 from vtc.compressed.model import CompressedModel
-from vtc.data.samples import ANSWER_TOKENS, Sample
+from vtc.data.samples import Sample
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
 from vtc.progress import Report, silent
@@ -31,10 +31,6 @@ RATE = 3e-4
 """Peak learning rate of the factors that scales are multiplied by."""
 AT_ONCE = 2
 """Prompts of a step."""
-POSITIONS = 256
-"""Tokens of a prompt whose next-token distributions are compared, at most; drawn anew each time."""
-BFLOAT16 = ("avx512_bf16", "amx_bf16")
-"""What processors have on which learning goes several times faster in bfloat16; prompts held out are in float32."""
 HELD_OUT = 0.125
 """Share of the prompts that are not learned from, which tell whether learning helped."""
 
@@ -58,15 +54,6 @@ class Tuning:
     def kept(self) -> bool:
         """Whether what was learned is better than what was there."""
         return self.after < self.before
-
-
-class _Prompt(NamedTuple):
-    """A prompt with the model's own answer."""
-
-    model: CompressedModel
-    input_ids: Tensor
-    attention_mask: Tensor
-    pixel_values: Tensor | None
 
 
 def tuned(
@@ -103,8 +90,7 @@ def tuned(
     if len(samples) < 2:
         raise InputError("scales are tuned on some prompts and judged by others; give --data with two at least")
     adapter = models[0].adapter
-    prompts = [_prompt(model, sample) for model in models for sample in samples]
-    prompts = [prompts[number] for number in np.random.default_rng(0).permutation(len(prompts))]
+    prompts = answered(models, samples)
     apart = max(1, round(HELD_OUT * len(prompts)))
     judged, learned = prompts[:apart], prompts[apart:]
     with _stored(adapter, chosen) as weights:
@@ -211,16 +197,7 @@ def _put_in_order(module: nn.Module, names: Sequence[str]) -> None:
     module._parameters.update((name, own[name]) for name in names)
 
 
-def _prompt(model: CompressedModel, sample: Sample) -> _Prompt:
-    ids, mask, pixels = model.inputs([sample.images], [sample.prompt])
-    answer = model.answer(ids, mask, pixels, ANSWER_TOKENS)[0].token_ids
-    ids = torch.cat([ids, ids.new_tensor([answer])], dim=1)
-    return _Prompt(model, ids, torch.ones_like(ids), pixels)
-
-
-def _learn(weights: _Weights, prompts: Sequence[_Prompt], steps: int, report: Report) -> None:
-    has = torch.cpu.get_capabilities()
-    narrow = torch.autocast("cpu", torch.bfloat16, enabled=any(has.get(name) for name in BFLOAT16))
+def _learn(weights: _Weights, prompts: Sequence[Prompt], steps: int, report: Report) -> None:
     optimizer = torch.optim.AdamW(weights.factors, lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
     for step in range(steps):
         report("tuning scales", step, steps)
@@ -229,7 +206,7 @@ def _learn(weights: _Weights, prompts: Sequence[_Prompt], steps: int, report: Re
         optimizer.zero_grad()
         rng = np.random.default_rng(step)
         for number in rng.integers(len(prompts), size=AT_ONCE):
-            with narrow:
+            with narrow():
                 loss = _compared(weights, prompts[number], rng)
             (loss / AT_ONCE).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -237,34 +214,16 @@ def _learn(weights: _Weights, prompts: Sequence[_Prompt], steps: int, report: Re
 
 
 @torch.no_grad()
-def _divergence(weights: _Weights, prompts: Sequence[_Prompt]) -> float:
+def _divergence(weights: _Weights, prompts: Sequence[Prompt]) -> float:
     rng = np.random.default_rng(0)
     return float(np.mean([float(_compared(weights, prompt, rng)) for prompt in prompts]))
 
 
-def _compared(weights: _Weights, prompt: _Prompt, rng: np.random.Generator) -> Tensor:
+def _compared(weights: _Weights, prompt: Prompt, rng: np.random.Generator) -> Tensor:
     """Mean KL divergence of next-token distributions, after some of the tokens that are left at the decoder's end."""
     with torch.no_grad(), weights.off():
-        states = _states(prompt)
-        places = torch.from_numpy(rng.permutation(states.shape[1])[:POSITIONS])
-        wanted = _scores(prompt.model, states[:, places])
-    ours = _scores(prompt.model, _states(prompt)[:, places])
+        states = prompt.states()
+        places = some_places(states, rng)
+        wanted = prompt.scores(states[:, places])
+    ours = prompt.scores(prompt.states()[:, places])
     return F.kl_div(ours, wanted, reduction="batchmean", log_target=True)
-
-
-def _states(prompt: _Prompt) -> Tensor:
-    """What comes out of the decoder's last layer, (1, S, E)."""
-    found: list[Tensor] = []
-    hook = on_last_layer(prompt.model.segments[-1], found.append)
-    try:
-        prompt.model.prefill(prompt.input_ids, prompt.attention_mask, prompt.pixel_values)
-    finally:
-        hook.remove()
-    return found[-1]
-
-
-def _scores(model: CompressedModel, states: Tensor) -> Tensor:
-    """Log probabilities (S, vocabulary) of what follows states (1, S, E)."""
-    last: Any = model.segments[-1]
-    scores: Tensor = last.head(last.norm(states))[0]
-    return F.log_softmax(scores.float(), dim=-1)

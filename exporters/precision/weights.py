@@ -17,6 +17,7 @@ from exporters.precision import Precision, Stored
 from exporters.precision.calibration import products
 from exporters.precision.gptq import gptq, output_error
 from exporters.precision.quantize import embedding, linear_layers, linear_weights, vision_layers
+from exporters.precision.sensitivity import divergences
 from exporters.precision.small import NUMBERS, Small, grid_of, small
 from vtc.compressed.model import CompressedModel
 from vtc.data.samples import Sample
@@ -40,6 +41,9 @@ class Chosen:
         Squared error of the layer's output on samples, as a share of the output's square; None where there were none.
     wide_error : float or None
         The same where a weight in 4 bits was in 8.
+    divergence : float or None
+        KL divergence of the model's next-token distributions that this rounding alone brings, in nats a token, where it
+        was estimated; see :mod:`exporters.precision.sensitivity`.
     """
 
     small: Small
@@ -47,6 +51,7 @@ class Chosen:
     method: Method
     error: float | None = None
     wide_error: float | None = None
+    divergence: float | None = None
 
 
 def choose(
@@ -84,10 +89,13 @@ def choose(
     calibrated = [one for one in precisions if one.activations != "all"] if samples else []
     for part in products(models, samples, layers, report) if calibrated else ():
         for name, product in part.items():
+            made: dict[_Format, Chosen | None] = {}
             for one in calibrated:
                 how = one.of_layer(vision=name in seeing)
                 if name in theirs[one.name] and product.any() and not how.activations:
-                    chosen = _calibrated(theirs[one.name][name], how, product)
+                    if (form := _format(how)) not in made:
+                        made[form] = _calibrated(theirs[one.name][name], how, product)
+                    chosen = made[form]
                     found[one.name] |= {name: chosen} if chosen else {}
     for one in precisions:
         own = found[one.name]
@@ -95,7 +103,9 @@ def choose(
             if name not in own:
                 nearest = _nearest(layer, one.of_layer(vision=name in seeing))
                 own |= {name: nearest} if nearest else {}
-        own |= widened(own, theirs[one.name], one)
+        if one.wide and samples:
+            own |= weighed(models, own, samples, report)
+            own |= widened(own, theirs[one.name], one)
         if one.head:
             name, module = embedding(adapter)
             # A scale for each row is plenty beside 4 bits; beside 8 its error would be a third of all.
@@ -120,12 +130,17 @@ def widened(chosen: Mapping[str, Chosen], layers: Mapping[str, nn.Linear], preci
     return found
 
 
-def standing_out(chosen: Mapping[str, Chosen], sizes: Mapping[str, int], share: float) -> list[str]:
-    """Layers that get 8 bits in place of 4: those with the largest error for each of their weights, as far as it goes.
+def weighed(
+    models: Sequence[CompressedModel], chosen: Mapping[str, Chosen], samples: Sequence[Sample], report: Report
+) -> dict[str, Chosen]:
+    """The weights in 4 bits, with what the rounding of each alone does to the model."""
+    narrow = {name: one.small for name, one in chosen.items() if one.bits == 4}
+    found = divergences(models, narrow, samples, report)
+    return {name: replace(chosen[name], divergence=divergence) for name, divergence in found.items()}
 
-    What a layer's error does to what the whole model says was measured by kinds of layers (docs/precision.md): within a
-    factor of three it is the same in all but the head, which has so many weights that it comes late by either measure.
-    So what counts beside it is what a layer costs.
+
+def standing_out(chosen: Mapping[str, Chosen], sizes: Mapping[str, int], share: float) -> list[str]:
+    """Layers that get 8 bits in place of 4: those whose rounding does most for their size, as far as it goes.
 
     Parameters
     ----------
@@ -135,10 +150,10 @@ def standing_out(chosen: Mapping[str, Chosen], sizes: Mapping[str, int], share: 
     share : float
         Most of all weights that may be among them.
     """
-    errors = {name: one.error / sizes[name] for name, one in chosen.items() if one.bits == 4 and one.error}
+    effects = {name: one.divergence / sizes[name] for name, one in chosen.items() if one.bits == 4 and one.divergence}
     room = share * sum(sizes[name] for name in chosen)
     wide = []
-    for name in sorted(errors, key=lambda name: -errors[name]):
+    for name in sorted(effects, key=lambda name: -effects[name]):
         if sizes[name] <= room:
             wide.append(name)
             room -= sizes[name]
@@ -148,10 +163,24 @@ def standing_out(chosen: Mapping[str, Chosen], sizes: Mapping[str, int], share: 
 def table(chosen: Mapping[str, Chosen]) -> list[dict[str, Any]]:
     """What there is to say of each layer, the worst first, as plain JSON data."""
     rows = [
-        {"layer": name, "bits": one.bits, "method": one.method, "error": one.error and float(f"{one.error:.4g}")}
+        {
+            "layer": name,
+            "bits": one.bits,
+            "method": one.method,
+            "error": one.error and float(f"{one.error:.4g}"),
+            "divergence": one.divergence and float(f"{one.divergence:.4g}"),
+        }
         for name, one in chosen.items()
     ]
     return sorted(rows, key=lambda row: -(row["error"] or 0.0))
+
+
+_Format = tuple[Stored | None, int, bool, str]
+
+
+def _format(precision: Precision) -> _Format:
+    """What tells apart how precisions store the weight of a layer."""
+    return precision.stored, precision.block, precision.either_sign, precision.base
 
 
 def _calibrated(layer: nn.Linear, precision: Precision, product: Tensor) -> Chosen | None:

@@ -91,34 +91,70 @@ def cannot(_: Results) -> str:
 
 def ratios(results: Results) -> str:
     """Our best against the peers' best, of each kind of weights, by medians and by least times."""
-    body = []
-    for kind, ours, theirs in KINDS:
-        for name in (f"prefill_{SHORT}", f"prefill_{LONG}", f"tpot_{SHORT}", f"tpot_{LONG}"):
-            best, peer = _best(results, ours, name), _best(results, theirs, name)
-            if best is None or peer is None:
-                continue
-            what = name.replace("prefill_", "prefill ").replace("tpot_", "a token at ")
-            told = [best[0], f"{best[1]:,.1f}", peer[0], f"{peer[1]:,.1f}", f"**{peer[1] / best[1]:.2f}**"]
-            least = _least(results, theirs, name) / _least(results, ours, name)
-            body.append([kind, what, *told, f"{least:.2f}"])
+    figures = {
+        f"prefill_{SHORT}": f"prefill {SHORT}",
+        f"prefill_{LONG}": f"prefill {LONG}",
+        f"tpot_{SHORT}": f"a token at {SHORT}",
+        f"tpot_{LONG}": f"a token at {LONG}",
+    }
+    body = [
+        [kind, *compared]
+        for kind, ours, theirs in KINDS
+        for figure, what in figures.items()
+        if (compared := _compared(results, "decoder", (ours, theirs), figure, what))
+    ]
+    return _ratio_table(body)
+
+
+def pruned_ratios(results: Results) -> str:
+    """The same of the Qwen2-VL shape."""
+    ends = dict.fromkeys(f"; {name.split('; ')[1]}" for name, _ in _rows_of(results, "cdpruner"))
+    body = [
+        [kind, *compared]
+        for end in ends
+        for kind, ours, theirs in KINDS
+        if theirs[0].startswith("OpenVINO")
+        for figure in ("ttft_", "tpot_")
+        if (compared := _compared(results, "cdpruner", (ours, theirs), figure, f"{figure[:4].upper()}{end}", end))
+    ]
+    return _ratio_table(body) if body else f"Not measured yet: `{COMMAND} --table cdpruner` fills this."
+
+
+def _ratio_table(body: list[list[str]]) -> str:
     head = ["weights", "ms", "our best", "", "the peer's", "", "our speed / theirs", "by least times"]
     return table(head, body, left=3)
 
 
-def _figures(results: Results, beginnings: tuple[str, ...], figure: str, which: str) -> list[tuple[str, float]]:
-    return [
-        (name, row["figures"][figure][which])
-        for name, row in results["contestants"].items()
-        if row["table"] == "decoder" and name.startswith(beginnings) and "figures" in row
-    ]
+def _compared(
+    results: Results, which: str, pair: tuple[tuple[str, ...], tuple[str, ...]], figure: str, what: str, end: str = ""
+) -> list[str]:
+    """What both need, and how much faster ours is; nothing where one was not measured."""
+    ours, theirs = (_figures(results, which, beginnings, figure, end) for beginnings in pair)
+    if not ours or not theirs:
+        return []
+    (name, best), (rival, peer) = (min(found.items(), key=lambda one: one[1]["median"]) for found in (ours, theirs))
+    names = name.removesuffix(end), rival.removesuffix(end)
+    speed = peer["median"] / best["median"]
+    least = min(one["min"] for one in theirs.values()) / min(one["min"] for one in ours.values())
+    medians = f"{best['median']:,.1f}", f"{peer['median']:,.1f}"
+    return [what, names[0], medians[0], names[1], medians[1], f"**{speed:.2f}**", f"{least:.2f}"]
 
 
-def _best(results: Results, beginnings: tuple[str, ...], figure: str) -> tuple[str, float] | None:
-    return min(_figures(results, beginnings, figure, "median"), key=lambda row: row[1], default=None)
+def _figures(
+    results: Results, which: str, beginnings: tuple[str, ...], figure: str, end: str
+) -> dict[str, Mapping[str, float]]:
+    """A figure, or the one that begins so, of contestants whose names begin and end so."""
+    return {
+        name: values
+        for name, row in _rows_of(results, which)
+        if name.startswith(beginnings) and name.endswith(end)
+        for key, values in row["figures"].items()
+        if key == figure or (figure.endswith("_") and key.startswith(figure))
+    }
 
 
-def _least(results: Results, beginnings: tuple[str, ...], figure: str) -> float:
-    return min(least for _, least in _figures(results, beginnings, figure, "min"))
+def _rows_of(results: Results, which: str) -> list[tuple[str, Row]]:
+    return [(name, row) for name, row in results["contestants"].items() if row["table"] == which and "figures" in row]
 
 
 KINDS = (
@@ -150,6 +186,7 @@ TABLES: Tables = {
     "peers_decoder": ("contestants", decoder),
     "peers_image": ("contestants", _whole("image")),
     "peers_cdpruner": ("contestants", _whole("cdpruner")),
+    "peers_cdpruner_ratios": ("contestants", pruned_ratios),
     "peers_overhead": ("contestants", overhead),
     "peers_cannot": ("contestants", cannot),
 }

@@ -323,13 +323,14 @@ def test_help_lists_precisions_and_unknown_ones_are_refused(tmp_path: Path) -> N
     assert "int3" in refused.stderr
 
 
-def test_ranges_are_not_taken_from_noise(checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["int8-static", "q4-static"])
+def test_ranges_are_not_taken_from_noise(checkpoint: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "r.yaml").write_text("version: 1\nname: none\nstages: []\n")
     made = ["compress", str(checkpoint), "--recipe", str(tmp_path / "r.yaml"), "-o", str(tmp_path / "c")]
     assert CliRunner().invoke(main, made).exit_code == 0
-    wanted = ["export", str(tmp_path / "c"), "-o", str(tmp_path / "b"), "--precision", "int8-static"]
+    wanted = ["export", str(tmp_path / "c"), "-o", str(tmp_path / "b"), "--precision", name]
     result = CliRunner().invoke(main, wanted)
     assert result.exit_code == 2
-    assert "int8-static takes ranges of activations from samples, and noise has none; give --data" in result.stderr
+    assert f"{name} takes ranges of activations from samples, and noise has none; give --data" in result.stderr
     assert not (tmp_path / "b").exists()
     assert not staging_dir(tmp_path / "b").exists()

@@ -29,7 +29,7 @@ def samples(adapter: VLMAdapter) -> list[Sample]:
 
 
 def chosen(error: float | None, bits: int = 4) -> Chosen:
-    return Chosen(Small(np.zeros((1, 1)), np.ones(1), 0), bits, "gptq", error)
+    return Chosen(Small(np.zeros((1, 1)), np.ones(1), 0), bits, "gptq", error, divergence=error and error / 10)
 
 
 def test_products_are_those_of_what_goes_in(
@@ -77,7 +77,7 @@ def test_calibrated_layers_are_closer_than_nearest_ones(adapter: VLMAdapter, sam
     assert sum(off) < 0.5 * sum(plain)
 
 
-def test_layers_with_the_largest_error_for_their_size_get_8_bits() -> None:
+def test_layers_that_matter_most_for_their_size_get_8_bits() -> None:
     layers = {"a": chosen(0.3), "b": chosen(0.2), "c": chosen(0.1), "d": chosen(None), "e": chosen(0.9, bits=8)}
     sizes = {"a": 300, "b": 50, "c": 50, "d": 500, "e": 100}
     assert standing_out(layers, sizes, 0.0) == []
@@ -89,7 +89,7 @@ def test_layers_with_the_largest_error_for_their_size_get_8_bits() -> None:
 def test_table_is_worst_first_and_json() -> None:
     rows = table({"a": chosen(0.123456), "b": chosen(None, bits=8), "c": chosen(0.2)})
     assert [row["layer"] for row in rows] == ["c", "a", "b"]
-    assert rows[1] == {"layer": "a", "bits": 4, "method": "gptq", "error": 0.1235}
+    assert rows[1] == {"layer": "a", "bits": 4, "method": "gptq", "error": 0.1235, "divergence": 0.01235}
     assert json.loads(json.dumps(rows)) == rows
 
 
