@@ -94,7 +94,7 @@ class Proof:
             for graph, path in derived.stand_ins[one.name].items()
             if derived.layers[one.name][graph]
         ]
-        return check_layers(compare(self._original, bundle, one.name, self._progress), one.name, max(off))
+        return check_layers(compare(self._original, bundle, one.name, self._progress), one.name, max(off, default=0.0))
 
     def _half(self, one: Precision, derived: Derived) -> _Half:
         """Without what rounds its inputs."""

@@ -19,7 +19,7 @@ from vtc.data.datasets import load_dataset
 from vtc.evaluate import stats
 from vtc.runtime.variants import PORTABLE
 
-RUN = ("fp32", "bf16", "q4", "q4-bf16", "int8", "int8-bf16")
+RUN = ("fp32", "bf16", "q4", "q4-bf16", "q4-static", "q4-static-bf16", "int8", "int8-bf16")
 FILE = DOCS / "results" / "openvino.json"
 QUESTIONS = 600
 

@@ -36,7 +36,7 @@ from vtc.runtime.vlm import VLM
 DOCS = Path(__file__).resolve().parents[1]
 RUN = tuple(name for name in NAMES if name != "bf16")
 """No CPU runs bfloat16 in ONNX Runtime."""
-OPTIMISED = ("fp32-ort", "fp32-opset23", "q4-ort", "int8-ort", "fp16-ort")
+OPTIMISED = ("fp32-ort", "fp32-opset23", "q4-ort", "q4-static-ort", "int8-ort", "fp16-ort")
 QUESTIONS, SAMPLES, CALIBRATION, BATCH, MAX_NEW_TOKENS = 1200, 16, 64, 16, 6
 RECIPES: dict[str, dict[str, Any]] = {
     "none": {"stages": []},

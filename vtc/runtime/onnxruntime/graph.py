@@ -1,4 +1,4 @@
-"""A graph in a session of ONNX Runtime, fed and read through IO binding.
+"""A graph in a session of ONNX Runtime, fed and read without copies.
 
 Tensors stay where the provider computes: an output is handed to the next graph, or to the next step of the
 same one, as it is, and only what is asked for comes to the host.

@@ -1,0 +1,33 @@
+"""Every family's vision tower in whole numbers: proved, and computed as such."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+
+from exporters.onnx import VALUES, export
+from tests.exporters.export_request import request
+from vtc.models import load_adapter
+from vtc.models.random.tiny_families import TINY_FAMILIES, write_tiny
+
+
+@pytest.mark.parametrize("family", sorted(TINY_FAMILIES))
+def test_vision_towers_multiply_whole_numbers(family: str, tmp_path: Path) -> None:
+    adapter = load_adapter(write_tiny(family, tmp_path / "model"))
+    parity = export(request(adapter, precisions=("q4-static",), optimised=("q4-static-ort",)), tmp_path / "b")
+    assert parity.keys() == {"q4-static", "q4-static-ort"}
+    notes = json.loads((tmp_path / "b" / VALUES).read_text())["q4-static"]["graphs"]
+    graph = onnx.load(tmp_path / "b" / "onnx" / "vision_encoder_q4_static.onnx").graph
+    of_weights = {tensor.name for tensor in graph.initializer if tensor.name.endswith("/numbers")}
+    made = {node.output[0]: node for node in graph.node}
+    products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
+    whole = [
+        node
+        for node in products
+        if all(name in made and made[name].op_type == "DequantizeLinear" for name in node.input[:2])
+    ]
+    assert len(whole) >= notes["vision_encoder"]["weights"] > 4
+    assert len(of_weights) >= len(whole)
