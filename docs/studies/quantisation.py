@@ -230,7 +230,7 @@ def study(work: Path, calibrated_on: int, judged_on: int, steps: int) -> dict[st
     plain = found["q4 32"]
     layers = dict(linear_layers(adapter, head=True))
     own = {name: one for name, one in plain.items() if name in layers}
-    own |= weighed([model], own, samples, lambda *told: print(*told, flush=True))
+    own |= weighed([model], own, samples, lambda *told: print(*told, flush=True), {})
     for share in SHARES:
         wide = plain | widened(own, layers, replace(precision("q4"), wide=share))
         with stored_as(adapter, values(wide)):

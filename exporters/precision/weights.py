@@ -97,6 +97,7 @@ def choose(
                         made[form] = _calibrated(theirs[one.name][name], how, product)
                     chosen = made[form]
                     found[one.name] |= {name: chosen} if chosen else {}
+    known: dict[int, float] = {}
     for one in precisions:
         own = found[one.name]
         for name, layer in theirs[one.name].items():
@@ -104,7 +105,7 @@ def choose(
                 nearest = _nearest(layer, one.of_layer(vision=name in seeing))
                 own |= {name: nearest} if nearest else {}
         if one.wide and samples:
-            own |= weighed(models, own, samples, report)
+            own |= weighed(models, own, samples, report, known)
             own |= widened(own, theirs[one.name], one)
         if one.head:
             name, module = embedding(adapter)
@@ -131,12 +132,27 @@ def widened(chosen: Mapping[str, Chosen], layers: Mapping[str, nn.Linear], preci
 
 
 def weighed(
-    models: Sequence[CompressedModel], chosen: Mapping[str, Chosen], samples: Sequence[Sample], report: Report
+    models: Sequence[CompressedModel],
+    chosen: Mapping[str, Chosen],
+    samples: Sequence[Sample],
+    report: Report,
+    known: dict[int, float],
 ) -> dict[str, Chosen]:
-    """The weights in 4 bits, with what the rounding of each alone does to the model."""
+    """The weights in 4 bits, with what the rounding of each alone does to the model.
+
+    Parameters
+    ----------
+    models, samples, report : as of :func:`choose`
+    chosen : mapping of module name to Chosen
+    known : dict of id of Small to float
+        What was found before, as several precisions share weights; gets what is found now.
+    """
     narrow = {name: one.small for name, one in chosen.items() if one.bits == 4}
-    found = divergences(models, narrow, samples, report)
-    return {name: replace(chosen[name], divergence=divergence) for name, divergence in found.items()}
+    new = {name: one for name, one in narrow.items() if id(one) not in known}
+    known |= {
+        id(new[name]): found for name, found in (divergences(models, new, samples, report) if new else {}).items()
+    }
+    return {name: replace(chosen[name], divergence=known[id(one)]) for name, one in narrow.items()}
 
 
 def standing_out(chosen: Mapping[str, Chosen], sizes: Mapping[str, int], share: float) -> list[str]:

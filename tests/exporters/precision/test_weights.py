@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,8 +14,8 @@ import torch
 from onnx import TensorProto
 
 from exporters.onnx import VALUES, export
-from exporters.precision import calibration, precision
-from exporters.precision.quantize import linear_layers
+from exporters.precision import calibration, precision, weights
+from exporters.precision.quantize import linear_layers, vision_layers
 from exporters.precision.small import Small
 from exporters.precision.weights import Chosen, choose, standing_out, table
 from tests.exporters.export_request import request
@@ -75,6 +76,29 @@ def test_calibrated_layers_are_closer_than_nearest_ones(adapter: VLMAdapter, sam
                 change = torch.from_numpy(found.small.values()) - weight
                 errors.append(float(((change @ product) * change).sum()))
     assert sum(off) < 0.5 * sum(plain)
+
+
+def test_precisions_share_what_they_store_alike(
+    adapter: VLMAdapter, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    estimate = weights.divergences
+
+    def counted(models: Any, new: Any, *more: Any) -> dict[str, float]:
+        asked.append(len(new))
+        return estimate(models, new, *more)
+
+    monkeypatch.setattr(weights, "divergences", counted)
+    model = compressed(adapter, *RECIPES["cls"])
+    found = choose([model], [precision("q4"), precision("q4-static")], samples)
+    vision = vision_layers(adapter)
+    for name, one in found["q4"].items():
+        other = found["q4-static"][name]
+        if name in vision:
+            assert (other.bits, other.method, other.small.block) == (8, "nearest", 0)
+        elif one.bits == other.bits == 4:
+            assert one.small is other.small
+    assert len(asked) == 1  # the second has nothing that the first has not
 
 
 def test_layers_that_matter_most_for_their_size_get_8_bits() -> None:
