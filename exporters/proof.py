@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from exporters.graphs import source_modules
 from exporters.parity import Asked, EncodedOnce, Parity, check_layers, check_parity, compare
@@ -21,13 +20,6 @@ from vtc.compressed.model import CompressedModel
 from vtc.data.samples import Sample
 from vtc.progress import Report
 from vtc.runtime.variants import PORTABLE
-
-
-class _Half(NamedTuple):
-    """A model whose weights are rounded where inputs are not, and its graphs; the others are as their base has them."""
-
-    asked: Asked
-    graphs: dict[str, Path]
 
 
 class Proof:
@@ -61,64 +53,65 @@ class Proof:
         ParityError
             If one of them computes something else than rounding explains.
         """
-        models = fake_quantised(
-            self._original.models, one, derived.weights.get(one.name, {}), derived.reached[one.name]
-        )
+        if one.activations:
+            return self._of_rounding(one, derived)
+        models = fake_quantised(self._original.models, one, derived.weights.get(one.name, {}), {})
         twin = self._original if models is self._original.models else Asked(models, self._original.samples)
-        half = self._half(one, derived) if one.activations == "vision" else None
-        found = {one.name: self._of_portable(one, derived, twin, half)}
-        for variant in self._draft.variants:
-            if variant.precision == one.name and variant.form != "portable":
-                if half:
-                    parity = self._of_rounding_variant(variant, one, half)
-                    found[variant.name] = replace(parity, layers=found[one.name].layers)
-                else:
-                    found[variant.name] = self._of_variant(variant, one, twin)
-        return found
+        found = {one.name: self._of_portable(one, derived, twin)}
+        return found | {variant.name: self._of_variant(variant, one, twin) for variant in self._forms(one)}
 
-    def _of_portable(self, one: Precision, derived: Derived, twin: Asked, half: _Half | None) -> Parity:
+    def _forms(self, one: Precision) -> list[Variant]:
+        return [each for each in self._draft.variants if each.precision == one.name and each.form != "portable"]
+
+    def _of_portable(self, one: Precision, derived: Derived, twin: Asked) -> Parity:
         if one.base == "bf16":
             stand_ins = self._drafted(derived.stand_ins[one.name], one.name)
             return replace(check_parity(twin, stand_ins, one.name, self._progress), emulated=True)
-        bundle = self._drafted(derived.paths[one.name], one.name)
-        if not one.activations:
-            parity = check_parity(twin, bundle, one.name, self._progress)
-            return self._beside_original(parity, one, one.name + PORTABLE)
-        if half:
-            check_parity(half.asked, self._drafted(half.graphs, one.name), one.name, self._progress)
+        parity = check_parity(twin, self._drafted(derived.paths[one.name], one.name), one.name, self._progress)
+        return self._beside_original(parity, one, one.name + PORTABLE)
+
+    def _of_rounding(self, one: Precision, derived: Derived) -> dict[str, Parity]:
+        """Check what rounds nothing as a whole, and what does layer by layer; measure the bundle as it is."""
+        if one.activations == "vision":
+            self._check_unrounded(one, derived)
         elif one.base not in self._draft.precisions:  # else it is compared anyway
             check_parity(self._original, self._drafted(derived.safe, one.base), one.base, self._progress)
+        twin = fake_quantised(self._original.models, one, derived.weights[one.name], derived.reached[one.name])[0]
         sources = source_modules(self._original.models)
         off = [
-            layers_off(path, derived.layers[one.name][graph], twin.models[0], sources[graph], twin.samples[0])
+            layers_off(path, derived.layers[one.name][graph], twin, sources[graph], self._original.samples[0])
             for graph, path in derived.stand_ins[one.name].items()
             if derived.layers[one.name][graph]
         ]
-        return check_layers(compare(self._original, bundle, one.name, self._progress), one.name, max(off, default=0.0))
+        bundles = {one.name: self._drafted(derived.paths[one.name], one.name)}
+        bundles |= {variant.name: EncodedOnce(self._draft, variant.name) for variant in self._forms(one)}
+        return {
+            name: check_layers(
+                compare(self._original, bundle, one.name, self._progress), one.name, max(off, default=0.0)
+            )
+            for name, bundle in bundles.items()
+        }
 
-    def _half(self, one: Precision, derived: Derived) -> _Half:
-        """Without what rounds its inputs."""
+    def _check_unrounded(self, one: Precision, derived: Derived) -> None:
+        """Check graphs that do not round their inputs, behind the others as the base has them; also when rewritten."""
         seeing = vision_layers(self._original.models[0].adapter)
         rest = {name: weight for name, weight in derived.weights[one.name].items() if name not in seeing}
-        models = fake_quantised(self._original.models, one, rest, {})
-        graphs = {
+        half = Asked(fake_quantised(self._original.models, one, rest, {}), self._original.samples)
+        paths = {
             graph: derived.safe[graph] if derived.layers[one.name][graph] else path
             for graph, path in derived.paths[one.name].items()
         }
-        return _Half(Asked(models, self._original.samples), graphs)
-
-    def _of_rounding_variant(self, variant: Variant, of: Precision, half: _Half) -> Parity:
-        """Check what the rewriting does to graphs that do not round, and measure the variant itself."""
-        rewritten = optimise(variant.name, half.graphs, self._progress).paths
-        graphs = {graph: {of.name: self._inside(path)} for graph, path in half.graphs.items()}
-        files = dict(self._draft.files)
-        for graph, path in rewritten.items():
-            graphs[graph][variant.name] = self._inside(path)
-            files[self._inside(path)] = FileEntry("", path.stat().st_size)
-        variants = Variant(of.name, of.name), replace(variant, session={})
-        exact = replace(self._draft, variants=variants, graphs=graphs, files=files)
-        check_parity(half.asked, EncodedOnce(exact, variant.name), of.name, self._progress)
-        return compare(self._original, EncodedOnce(self._draft, variant.name), of.name, self._progress)
+        check_parity(half, self._drafted(paths, one.name), one.name, self._progress)
+        for variant in self._forms(one):
+            rewritten = optimise(variant.name, paths, self._progress).paths
+            graphs = {graph: {one.name: self._inside(path)} for graph, path in paths.items()}
+            files = dict(self._draft.files)
+            for graph, path in rewritten.items():
+                graphs[graph][variant.name] = self._inside(path)
+                files[self._inside(path)] = FileEntry("", path.stat().st_size)
+            variants = Variant(one.name, one.name), replace(variant, session={})
+            exact = replace(self._draft, variants=variants, graphs=graphs, files=files)
+            check_parity(half, EncodedOnce(exact, variant.name), one.name, self._progress)
 
     def _of_variant(self, variant: Variant, of: Precision, twin: Asked) -> Parity:
         exact = replace(self._draft, variants=(Variant(of.name, of.name), replace(variant, session={})))
