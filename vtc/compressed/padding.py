@@ -69,22 +69,21 @@ def blank_cells(pixel_values: Tensor, spec: PixelSpec, grid: Grid) -> Tensor:
     """
     tones = zip(spec.background, spec.mean, spec.std, strict=True)
     colour = [(level * spec.rescale_factor - mean) / std for level, mean, std in tones]
-    levels = [abs(std) / spec.rescale_factor for std in spec.std]
+    near = [HALF_A_LEVEL * spec.rescale_factor / abs(std) for std in spec.std]
 
-    def away(pixels: Tensor) -> Tensor:
-        """Distance to the colour, in grey levels, of pixels (n, 3, ...)."""
+    def blank(pixels: Tensor) -> Tensor:
+        """1 for what is of the colour, within half a grey level, of pixels (n, 3, ...), else 0."""
         shape = (1, 3, *(1 for _ in pixels.shape[2:]))
         distance = (pixels - pixels.new_tensor(colour).reshape(shape)).abs()
-        return distance * pixels.new_tensor(levels).reshape(shape)
+        # No product with a number for each channel: OpenVINO takes one before a reshape for the scale of whole numbers.
+        return (distance < pixels.new_tensor(near).reshape(shape)).float()
 
     if spec.patches:
         flat = pixel_values.reshape(-1, 3, spec.shape[1] // 3)
-        cells = away(flat).reshape(-1, *grid, spec.patches[2] ** 2 * spec.shape[1])
-        return (cells.amax(dim=-1) < HALF_A_LEVEL).float()
+        return blank(flat).reshape(-1, *grid, spec.patches[2] ** 2 * spec.shape[1]).amin(dim=-1)
     rows, columns = spec.view[0] // grid[0], spec.view[1] // grid[1]
     views = pixel_values.reshape(-1, 3, *spec.view)[:, :, : grid[0] * rows, : grid[1] * columns]
-    cells = away(views).reshape(-1, 3, grid[0], rows, grid[1], columns)
-    return (cells.amax(dim=(1, 3, 5)) < HALF_A_LEVEL).float()
+    return blank(views).reshape(-1, 3, grid[0], rows, grid[1], columns).amin(dim=(1, 3, 5))
 
 
 def bars(blank: Tensor) -> Tensor:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 from exporters.onnx import VALUES, export
 from tests.exporters.export_request import request
+from tests.tiny import image
 from vtc.models import load_adapter
 from vtc.models.random.tiny_families import TINY_FAMILIES, write_tiny
+from vtc.runtime.vlm import VLM
 
 
 @pytest.mark.parametrize("family", sorted(TINY_FAMILIES))
 def test_vision_towers_multiply_whole_numbers(family: str, tmp_path: Path) -> None:
     adapter = load_adapter(write_tiny(family, tmp_path / "model"))
-    parity = export(request(adapter, precisions=("q4-static",), optimised=("q4-static-ort",)), tmp_path / "b")
+    stage = {"kind": "prune", "keep": 0.5, "selector": "cdpruner"}
+    parity = export(request(adapter, stage, precisions=("q4-static",), optimised=("q4-static-ort",)), tmp_path / "b")
     assert parity.keys() == {"q4-static", "q4-static-ort"}
     notes = json.loads((tmp_path / "b" / VALUES).read_text())["q4-static"]["graphs"]
     graph = onnx.load(tmp_path / "b" / "onnx" / "vision_encoder_q4_static.onnx").graph
@@ -31,3 +35,10 @@ def test_vision_towers_multiply_whole_numbers(family: str, tmp_path: Path) -> No
     ]
     assert len(whole) >= notes["vision_encoder"]["weights"] > 4
     assert len(of_weights) >= len(whole)
+    pytest.importorskip("openvino")
+    asked = [[image(0)]], [adapter.chat("what is it ?")]
+    runtimes = [VLM.load(tmp_path / "b", backend=name, precision="q4-static") for name in ("onnxruntime", "openvino")]
+    features, kept = zip(*(one.encode(*asked) for one in runtimes), strict=True)
+    assert features[0].shape == features[1].shape
+    if np.array_equal(*kept):
+        assert np.abs(features[0] - features[1]).mean() < 0.05 * np.abs(features[0]).mean()
