@@ -149,9 +149,8 @@ def weighed(
     """
     narrow = {name: one.small for name, one in chosen.items() if one.bits == 4}
     new = {name: one for name, one in narrow.items() if id(one) not in known}
-    known |= {
-        id(new[name]): found for name, found in (divergences(models, new, samples, report) if new else {}).items()
-    }
+    if new:
+        known |= {id(new[name]): found for name, found in divergences(models, new, samples, report).items()}
     return {name: replace(chosen[name], divergence=known[id(one)]) for name, one in narrow.items()}
 
 
