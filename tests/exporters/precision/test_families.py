@@ -16,13 +16,18 @@ from vtc.models import load_adapter
 from vtc.models.random.tiny_families import TINY_FAMILIES, write_tiny
 from vtc.runtime.vlm import VLM
 
+ALIKE = {"idefics3", "llava_onevision", "paligemma", "qwen2_vl", "qwen3_vl_moe"}
+"""Families whose towers others have too."""
 
-@pytest.mark.parametrize("family", sorted(TINY_FAMILIES))
+
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=[pytest.mark.full] if name in ALIKE else []) for name in sorted(TINY_FAMILIES)],
+)
 def test_vision_towers_multiply_whole_numbers(family: str, tmp_path: Path) -> None:
     adapter = load_adapter(write_tiny(family, tmp_path / "model"))
     stage = {"kind": "prune", "keep": 0.5, "selector": "cdpruner"}
-    parity = export(request(adapter, stage, precisions=("q4-static",), optimised=("q4-static-ort",)), tmp_path / "b")
-    assert parity.keys() == {"q4-static", "q4-static-ort"}
+    export(request(adapter, stage, precisions=("q4-static",)), tmp_path / "b")
     notes = json.loads((tmp_path / "b" / VALUES).read_text())["q4-static"]["graphs"]
     graph = onnx.load(tmp_path / "b" / "onnx" / "vision_encoder_q4_static.onnx").graph
     of_weights = {tensor.name for tensor in graph.initializer if tensor.name.endswith("/numbers")}
