@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -158,7 +159,8 @@ class Processes:
         except subprocess.TimeoutExpired as error:
             raise Failed(f"took longer than {VISIT_SECONDS} s") from error
         if done.returncode:
-            raise Failed(_reason(done.stderr, done.returncode))
+            # Where the work directory is, is the machine's own affair: results are published.
+            raise Failed(_reason(done.stderr, done.returncode).replace(f"{self._settings.work}{os.sep}", ""))
         return done.stdout
 
 
@@ -170,7 +172,7 @@ def _reason(stderr: str, code: int) -> str:
     ]
     last = (error or lines or [""])[-1]
     ended = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
-    said = last.removeprefix("vtc.errors.InputError: ")[:300]
+    said = re.sub(r"^vtc\.errors\.\w+: ", "", last)[:300]
     return said if said and code > 0 else f"{ended} {said}".strip()
 
 
