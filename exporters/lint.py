@@ -8,7 +8,7 @@ depends on data, constant K, a constant number of visual tokens. The others are 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +109,7 @@ def lint(
     constant_tokens : bool
         Require every output axis but the first to be a constant, as a vision encoder with a fixed budget has.
     zero_points : bool
-        Let values be quantised around a zero point, as runtimes on processors take them and no target does.
+        Whether values may be quantised around a zero point where no target is named: runtimes on processors take it.
     target : Target or None
         What the graph is for; without one, :data:`exporters.targets.PORTABLE` is asked for.
 
@@ -130,9 +130,10 @@ def lint(
     found = [one for rule in PROMISES for one in rule(graph)]
     if constant_tokens:
         found += _constant_tokens(graph)
-    operators, whom = (target.operators, target.called) if target else (PORTABLE, "not for every target")
+    portable = replace(PORTABLE, zero_points=zero_points)
+    operators, whom = (target.operators, target.called) if target else (portable, "not for every target")
     seen = {place for place, _ in found}  # one finding a node is enough
-    for limit in (one for one in LIMITS if not (zero_points and one is _symmetric)):
+    for limit in LIMITS:
         found += [one for one in limit(graph, operators, whom) if one[0] not in seen]
     found += [*_opset(graph, max_opset, target), *(_types(graph, target) if target else ())]
     return [Finding(path.name, place, problem) for place, problem in found]
@@ -290,7 +291,7 @@ def _constant_inputs(graph: GraphView, operators: Operators, whom: str) -> Found
 def _symmetric(graph: GraphView, operators: Operators, whom: str) -> Found:
     todo = "quantise symmetrically, to signed integers without a zero point"
     for one in _standard(graph):
-        if one.node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+        if operators.zero_points or one.node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
         kinds = {graph.element_type(name) for name in (*one.node.input[:1], *one.node.input[2:3], *one.node.output)}
         unsigned = sorted(kind for kind in kinds if kind.startswith("UINT"))

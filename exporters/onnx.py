@@ -271,7 +271,7 @@ def _graphs(
     graphs: dict[str, dict[str, str]] = {}
     for one in wanted:
         for name, path in paths[one.name].items():
-            _lint(path, name, max(request.opset, one.opset), zero_points=one.activations == "vision")
+            _lint(path, name, max(request.opset, one.opset), zero_points=one.zero_points)
             graphs.setdefault(name, {})[one.name] = path.relative_to(work).as_posix()
     for found in optimised:  # of operators that the linter, which speaks for all runtimes, refuses
         for name, path in found.paths.items():

@@ -45,6 +45,8 @@ class Operators:
         Whether an Einsum's equation may have an ellipsis.
     scatter_reductions : frozenset of str
         Scatter operators that take a reduction.
+    zero_points : bool
+        Whether values may be quantised around a zero point, and so to unsigned integers.
     """
 
     absent: frozenset[str]
@@ -52,6 +54,7 @@ class Operators:
     cumsum_types: frozenset[str] = FLOATS
     einsum_ellipsis: bool = True
     scatter_reductions: frozenset[str] = frozenset()
+    zero_points: bool = False
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,19 @@ class Precision:
         """What weights of linear layers are stored in, as targets call it."""
         return self.stored or self.base
 
+    @property
+    def rounds_to(self) -> Stored:
+        """What inputs are rounded to where they are."""
+        stored = self.of_layer(vision=True).stored
+        if stored is None:
+            raise AssertionError("only quantised precisions round inputs")
+        return stored
+
+    @property
+    def zero_points(self) -> bool:
+        """Whether inputs are whole numbers around a zero point, as ONNX Runtime wants them on a processor."""
+        return self.base == "fp32" and bool(self.activations)
+
     def of_layer(self, *, vision: bool) -> Precision:
         """What holds for linear layers of vision tower and projector, or for those behind them."""
         if self.activations != "vision":
@@ -85,6 +98,22 @@ class Precision:
 _INT8_PRODUCTS = {"session.qdq_matmulnbits_accuracy_level": "4"}
 """ONNX Runtime's CPU kernels round inputs to 8 bits, block by block, and multiply integers."""
 
+_Q4 = Precision(
+    "q4",
+    "weights in int4, blocks of 32, computed in float32: for decoding on a CPU",
+    "_q4",
+    "fp32",
+    1e-2,
+    5e-2,
+    0.05,
+    stored="int4",
+    block=32,
+    either_sign=True,
+    wide=0.1,
+    head=True,
+    opset=21,
+    session=_INT8_PRODUCTS,
+)
 PRECISIONS: tuple[Precision, ...] = (
     Precision("fp32", "float32 throughout: the yardstick", "", "fp32", 1e-3, 1e-2, 0.05),
     Precision(
@@ -93,38 +122,14 @@ PRECISIONS: tuple[Precision, ...] = (
     Precision(
         "bf16", "bfloat16, for models that float16 is too narrow for; needs a GPU", "_bf16", "bf16", 2.0, 2.0, 0.3
     ),
-    Precision(
-        "q4",
-        "weights in int4, blocks of 32, computed in float32: for decoding on a CPU",
-        "_q4",
-        "fp32",
-        1e-2,
-        5e-2,
-        0.05,
-        stored="int4",
-        block=32,
-        either_sign=True,
-        wide=0.1,
-        head=True,
-        opset=21,
-        session=_INT8_PRODUCTS,
-    ),
-    Precision(
-        "q4-static",
-        "as q4, and the vision tower multiplies int8 by int8, ranges from samples: for CPUs, and images above all",
-        "_q4_static",
-        "fp32",
-        1e-2,
-        5e-2,
-        0.3,
-        stored="int4",
+    _Q4,
+    replace(
+        _Q4,
+        name="q4-static",
+        summary="as q4, and the vision tower multiplies 8 bits by 8, ranges from samples: for CPUs, images above all",
+        suffix="_q4_static",
+        moved=0.3,
         activations="vision",
-        block=32,
-        either_sign=True,
-        wide=0.1,
-        head=True,
-        opset=21,
-        session=_INT8_PRODUCTS,
     ),
     Precision(
         "int8",

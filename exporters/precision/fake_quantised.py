@@ -38,7 +38,6 @@ def fake_quantised(
     """
     if precision.stored is None:
         return models
-    rounds_to = precision.of_layer(vision=True).stored or precision.stored
     copies = cast_copy(models, DTYPES[precision.base])
     cast_weights(copies, torch.float32)
     for adapter in {id(one.adapter): one.adapter for one in copies}.values():
@@ -48,7 +47,7 @@ def fake_quantised(
             # In a parameter of its own: head and embedding may be one, and are not stored as one.
             module.weight = nn.Parameter(torch.from_numpy(chosen.small.values()), requires_grad=False)
             if name in reached:
-                module.register_forward_pre_hook(_Rounding(rounds_to, reached[name]))
+                module.register_forward_pre_hook(_Rounding(precision.rounds_to, reached[name]))
     return copies
 
 

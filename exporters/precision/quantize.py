@@ -217,7 +217,7 @@ def quantize(
         for node, _ in users if largest else ():
             inputs[node.output[0]] = max(largest), weights[layer.names[0]]
             layers.append(Rounded(node.input[0], node.output[0], layer.names[0], len(node.input) > 2))
-    rounding = Rounding(model, precision.of_layer(vision=True).stored or precision.stored)
+    rounding = Rounding(model, precision.rounds_to)
     for node in model.graph.node:
         if node.op_type in ("MatMul", "Gemm") and node.output[0] in inputs:
             nodes += rounding.before(node, *inputs[node.output[0]])
