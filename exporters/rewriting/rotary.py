@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter.pattern import Pattern
 
-from exporters.rewriting.edit import CONTRIB, Editor, constant, last, replace, sizes
+from exporters.rewriting.edit import CONTRIB, Editor, Size, constant, last, replace, sizes
 from exporters.rewriting.evaluate import evaluate, sample_feeds
 
 MASK = ((0, 0, 1, 1, 1, 1, 1), (1, 1, 1, 1, 1, 1, 1))
@@ -89,6 +89,74 @@ def rotate(editor: Editor, x: ir.Value, angles: Angles, heads: int | None) -> ir
         return editor.add("RotaryEmbedding", x, angles.cos, angles.sin, like=x, **told)
     # ONNX Runtime's takes the number of heads only beside the size of a part to rotate; the angles tell it.
     return editor.add("RotaryEmbedding", x, angles.rows, angles.cos, angles.sin, like=x, domain=CONTRIB)
+
+
+@dataclass(frozen=True)
+class PackedAngles:
+    """Angles of heads of queries, keys and values that lie end to end in one row for each token.
+
+    Attributes
+    ----------
+    cos, sin : ir.Value
+        A row for each token, (B * S + N, D / 2), then rows that turn nothing.
+    rows : ir.Value
+        The row of each of a token's N heads, (B * S, N). Values are not turned.
+    tokens : ir.Value
+        The shape of such rows, (B, S, N * D).
+    outer : tuple of Size
+        Their B and S.
+    """
+
+    cos: ir.Value
+    sin: ir.Value
+    rows: ir.Value
+    tokens: ir.Value
+    outer: tuple[Size, ...]
+
+
+def packed_angles(editor: Editor, angles: Angles, turned: int, heads: int) -> PackedAngles:
+    """Angles of packed heads, of ONNX Runtime's operator.
+
+    Parameters
+    ----------
+    editor : Editor
+    angles : Angles
+        Of ONNX Runtime's operator.
+    turned, heads : int
+        Of the N = `heads` of a token the first `turned` are queries and keys.
+    """
+    if angles.rows is None:
+        raise AssertionError("the standard operator's angles are not of rows")
+    half = last(angles.cos)
+    if half is None or angles.cos.dtype is None:
+        raise AssertionError("types and sizes of heads are known")
+    kind = angles.cos.dtype
+    integer = ir.DataType.INT64
+    tables = []
+    for table, still in ((angles.cos, 1), (angles.sin, 0)):
+        # The operator asks for as many rows as a sequence has tokens, and here heads are its tokens.
+        value, shape = editor.constant(still, kind.numpy()), editor.constant([heads, half])
+        rest = editor.add("Expand", value, shape, shape=(heads, half), dtype=kind)
+        tables.append(editor.add("Concat", table, rest, axis=0, shape=("rows", half), dtype=kind))
+    count = editor.add("Shape", angles.cos, start=0, end=1, shape=(1,), dtype=integer)
+    places = editor.add("Reshape", angles.rows, editor.constant([-1, 1]), shape=("tokens", 1), dtype=integer)
+    values = editor.constant([[place >= turned for place in range(heads)]], np.bool_)
+    rows = editor.add("Where", values, count, places, shape=("tokens", heads), dtype=integer)
+    outer = editor.add("Shape", angles.rows, shape=(2,), dtype=integer)
+    tokens = editor.add("Concat", outer, editor.constant([heads * 2 * half]), axis=0, shape=(3,), dtype=integer)
+    return PackedAngles(tables[0], tables[1], rows, tokens, sizes(angles.rows))
+
+
+def rotate_packed(editor: Editor, x: ir.Value, angles: PackedAngles) -> ir.Value:
+    """Put in a rotation of packed queries, keys and values (B, S, N * D)."""
+    heads, half = last(angles.rows), last(angles.cos)
+    if heads is None or half is None:
+        raise AssertionError("sizes of heads are constants")
+    kind, flat = angles.cos.dtype, heads * 2 * half
+    apart = editor.constant([-1, heads, 2 * half])
+    one = editor.add("Reshape", x, apart, shape=("tokens", heads, 2 * half), dtype=kind)
+    turned = editor.add("RotaryEmbedding", one, angles.rows, angles.cos, angles.sin, like=one, domain=CONTRIB)
+    return editor.add("Reshape", turned, angles.tokens, shape=(*angles.outer, flat), dtype=kind)
 
 
 def angles_of(node: ir.Node) -> Angles:

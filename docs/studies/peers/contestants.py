@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from docs.studies.peers.answers import Task
@@ -31,6 +31,8 @@ class Contestant:
         In order.
     environment : str
         Where it runs: one of :data:`docs.studies.peers.environment.PEERS`; empty for the project's own.
+    variables : mapping of str to str
+        Of the environment of its process.
     """
 
     name: str
@@ -40,6 +42,12 @@ class Contestant:
     task: Task
     needs: tuple[Step, ...]
     environment: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def in_huge_pages(self) -> Contestant:
+        """The same, its memory in pages of 2 MiB where Linux leaves that to programs."""
+        return replace(self, name=f"{self.name}, huge pages", variables={"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"})
 
     @property
     def request(self) -> dict[str, Any]:
@@ -126,10 +134,15 @@ def _decoders(settings: Settings) -> list[Contestant]:
                    {"checkpoint": str(work / "model"), "dtype": dtype}, task, (MODELS,))
         for dtype in DTYPES
     ]  # fmt: skip
-    return found
+    return found + [one.in_huge_pages for one in found if one.name in HUGE_TOO]
 
 
 HEAD = ("prune_lm_head=true",)
+HUGE_TOO = (
+    *(f"vtc {precision}-ort, {SPIN}" for precision in ("fp32", "q4")),
+    *(f"ONNX Runtime GenAI {precision}, `prune_lm_head`" for precision in ("fp32", "int4")),
+)
+"""The fastest of both in ONNX Runtime are measured a second time."""
 OPENVINO = (("fp32", "f32"), ("fp32", "bf16"), ("int4", "bf16"))
 """Weights, and what is computed in."""
 DTYPES = ("float32", "bfloat16")

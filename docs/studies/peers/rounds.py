@@ -142,15 +142,18 @@ class Processes:
     def visit(self, one: Contestant) -> dict[str, Any]:
         """Measure a contestant in a process of its own."""
         tell(f"measuring: {one.name}")
-        said = self._run(one.environment, "docs.studies.peers.worker", (), json.dumps(one.request))
+        said = self._run(one.environment, "docs.studies.peers.worker", (), json.dumps(one.request), one.variables)
         found: dict[str, Any] = json.loads(said.splitlines()[-1])
         return found
 
-    def _run(self, environment: str, module: str, arguments: Sequence[str], given: str) -> str:
+    def _run(
+        self, environment: str, module: str, arguments: Sequence[str], given: str, more: Mapping[str, str] | None = None
+    ) -> str:
         python = str(self._python(environment)) if environment else sys.executable
         own = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         threads = str(self._settings.threads)
         variables = os.environ | {"PYTHONPATH": own, "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
+        variables |= more or {}
         try:
             done = subprocess.run(
                 [python, "-m", module, *arguments], input=given, capture_output=True, text=True, cwd=ROOT,

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
 import exporters.onnx
 from exporters.graphs import graph_specs
+from exporters.precision.floats import set_nodes
+from exporters.precision.joined import join_products
 from exporters.writing import DEFAULT_OPSET
 from tests.tiny import recipe
 from vtc.compressed.build import apply_recipe
@@ -68,6 +73,31 @@ def export_segments(model: Path, directory: Path, *stages: dict[str, Any]) -> li
             paths.append(directory / f"{spec.name}.onnx")
             exporters.onnx.export_graph(spec, paths[-1], opset=DEFAULT_OPSET)
     return paths
+
+
+def join_heads(portable: Path, to: Path) -> Path:
+    """Round the weights of queries, keys and values to 8 bits, and join their products as exports do."""
+    model = onnx.load(portable)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    products = [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+    together = Counter(node.input[0] for node in products)
+    nodes = []
+    for node in model.graph.node:
+        if node in products and together[node.input[0]] == 3:
+            values = numpy_helper.to_array(weights[node.input[1]])
+            scales = np.abs(values).max(axis=0, keepdims=True) / 127
+            numbers, scale, made = (f"{node.input[1]}/{part}" for part in ("numbers", "scales", "made"))
+            model.graph.initializer.append(numpy_helper.from_array(np.rint(values / scales).astype(np.int8), numbers))
+            model.graph.initializer.append(numpy_helper.from_array(scales, scale))
+            block = len(values)
+            nodes.append(helper.make_node("DequantizeLinear", [numbers, scale], [made], axis=0, block_size=block))
+            node.input[1] = made
+        nodes.append(node)
+    set_nodes(model, nodes)
+    model.opset_import[0].version = 21
+    assert join_products(model) == 2 * LAYERS
+    onnx.save(model, to)
+    return to
 
 
 class Run:

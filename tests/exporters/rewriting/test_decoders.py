@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from exporters.rewriting import Form, rewrite
-from tests.exporters.rewriting.decoders import LAYERS, assert_alike, export_decoder
+from tests.exporters.rewriting.decoders import LAYERS, assert_alike, export_decoder, join_heads
 from vtc.models import FAMILIES
 
 ALWAYS = {"gemma3", "llava", "paligemma", "qwen3_vl_moe"}
@@ -60,3 +60,15 @@ def test_a_decoder_computes_the_same(family: str, form: Form, decoders: object, 
     assert (rewritten.nodes_before, rewritten.nodes_after) == (len(ir.load(portable).graph), len(model.graph))
     assert rewritten.nodes_after < 0.7 * rewritten.nodes_before
     assert_alike(portable, tmp_path / "rewritten.onnx", in_place=rewritten.in_place)
+
+
+@pytest.mark.parametrize(("family", "rotations"), [("llava", 1), ("qwen2_vl", 1), ("qwen3_vl_moe", 2)])
+def test_joined_heads_are_turned_together(family: str, rotations: int, decoders: object, tmp_path: Path) -> None:
+    """Unless norms come between, whatever the positions, also of several rows, which are padded."""
+    assert callable(decoders)
+    joined = join_heads(decoders(family), tmp_path / "joined.onnx")
+    model = ir.load(joined)
+    rewritten = rewrite(model, "ort", "decoder_model_merged")
+    ir.save(model, tmp_path / "rewritten.onnx")
+    assert rewritten.fused["RotaryEmbedding"] == rotations * LAYERS
+    assert_alike(joined, tmp_path / "rewritten.onnx", in_place=True)

@@ -79,6 +79,7 @@ def test_no_two_rows_or_matrices_are_alike(random_model: VLMAdapter) -> None:
     first, second = (layer.self_attn.q_proj.weight for layer in random_model.decoder_layers[:2])
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first, second)
+    assert all(float(bias.abs().max()) > 0 for name, bias in random_model.model.named_parameters() if "bias" in name)
 
 
 def test_long_matrices_go_round_the_draw() -> None:

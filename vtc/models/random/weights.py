@@ -20,6 +20,8 @@ from vtc.reference import reference_dir
 
 PERIOD = 1_000_003
 """Random numbers that are drawn. All weights repeat them; a prime, so that no rows and no matrices are alike."""
+BIAS = 0.02
+"""Standard deviation of biases."""
 
 
 def llava_config(shape: Shape) -> LlavaConfig:
@@ -153,15 +155,17 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
 
     Matrices repeat one draw of normal numbers, scaled by the square root of their inputs: filling 7 billion weights
     takes as long as copying them. Each goes on where the one before it stopped: ONNX Runtime keeps equal weights once,
-    which would make a model smaller and faster than it is. Norms become 1, biases 0.
+    which would make a model smaller and faster than it is. Norms become 1. Biases are small and not 0: exporters leave
+    out additions of nothing.
     """
     draw = torch.randn(PERIOD, generator=torch.Generator().manual_seed(seed))
     place = 0
     for name, parameter in module.named_parameters():
-        if parameter.dim() < 2:
-            parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+        if parameter.dim() < 2 and name.endswith("weight"):
+            parameter.fill_(1.0)
             continue
-        values = (draw * parameter[0].numel() ** -0.5).to(parameter)
+        scale = BIAS if parameter.dim() < 2 else parameter[0].numel() ** -0.5
+        values = (draw * scale).to(parameter)
         flat = parameter.view(-1)
         while flat.numel():
             part = values[place : place + flat.numel()]
