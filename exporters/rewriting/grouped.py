@@ -137,8 +137,8 @@ def _whole(value: ir.Value) -> ir.Value | None:
 def _packed(one: Attention) -> tuple[ir.Value, Angles] | None:
     """Queries, keys and values in one value (B, S, (H + 2 * Hkv) * D), and the angles of the first two.
 
-    Products that were joined give it. Taken as it is, it is turned by one node instead of three, which is a tenth of a
-    step in 4 bits. On a processor: elsewhere nobody has measured it.
+    Products that were joined give it. Taken as it is, it is turned by one node instead of three, which is a percent or
+    two of a step in 4 bits. On a processor: elsewhere nobody has measured it.
     """
     turns = [_rotation(value) for value in (one.query, one.key)]
     inner = [None if turn is None else turn.inputs[0] for turn in turns]

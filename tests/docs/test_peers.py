@@ -13,7 +13,7 @@ import pytest
 from docs.studies import scaling
 from docs.studies.pages import filled
 from docs.studies.peers import rounds, tables
-from docs.studies.peers.__main__ import NAMES, SAME, merged
+from docs.studies.peers.__main__ import FILES, NAMES, SAME, merged
 from docs.studies.peers.answers import Answer, Task
 from docs.studies.peers.contestants import Contestant, contestants
 from docs.studies.peers.preparing import STEPS, mark
@@ -207,11 +207,26 @@ def test_tables_show_figures_reasons_and_ratios() -> None:
     assert "**0.75**" in tables.ratios(results())
 
 
+def test_decoders_are_measured_in_both_sizes_of_pages(tmp_path: Path) -> None:
+    those = [one for one in contestants(Settings(tmp_path)) if one.table == "pages"]
+    assert len(those) == 8
+    for small, large in zip(those[::2], those[1::2], strict=True):
+        assert small.request == large.request
+        asked = [one.variables["GLIBC_TUNABLES"] for one in (small, large)]
+        assert asked == ["glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=1"]
+    found = results()
+    found["contestants"] = {"vtc q4-ort, 2 MiB": found["contestants"]["vtc fp32"] | {"table": "pages"}}
+    (row,) = tables.pages(found).splitlines()[2:]
+    token = "50.0 [50.0, 50.0]"
+    assert row == f"| vtc q4-ort, 2 MiB | {token} | {token} | 50.0 | 50.0 | 0.9 [0.9, 0.9] |"
+
+
 def test_every_table_has_its_place_on_the_page() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    for name in (*tables.TABLES, *scaling.TABLES):
+    assert set(tables.TABLES) == set(FILES)
+    for name in (*(name for those in tables.TABLES.values() for name in those), *scaling.TABLES):
         assert f"<!-- table: {name} -->" in text
-    full = filled(text, results(), tables.TABLES)
+    full = filled(text, results(), tables.TABLES["peers.json"])
     assert "Not measured yet: `python -m docs.studies.peers --work DIR --table cdpruner` fills this." in full
     assert "| vtc fp32-ort | 90" in full
     assert full.count("<!-- table:") == full.count("<!-- end -->") == text.count("<!-- table:")

@@ -18,15 +18,18 @@ from docs.studies.peers.settings import SHAPE, Settings
 from docs.studies.peers.tables import TABLES
 
 DOCS = Path(__file__).resolve().parents[2]
-NAMES = ("decoder", "image", "cdpruner")
+RESULTS = DOCS / "results"
+FILES = {"peers.json": ("decoder", "image", "cdpruner"), "peers_pages.json": ("pages",)}
+"""Files of results, and the tables of contestants that are measured together for each."""
+NAMES = tuple(name for names in FILES.values() for name in names)
 """Tables that contestants are in."""
 SAME = ("shape", "layers", "vocabulary", "threads", "machine", "ours", "new_tokens")
 """What results of several runs must share."""
 
 
 def chosen(settings: Settings, words: Sequence[str], names: Sequence[str]) -> list[Contestant]:
-    """Contestants of these tables whose table or name has one of the words; all where none are given."""
-    those = [one for one in contestants(settings) if not names or one.table in names]
+    """Contestants of these tables whose table or name has one of the words; all of them where none are given."""
+    those = [one for one in contestants(settings) if one.table in names]
     return [one for one in those if not words or any(word in f"{one.table}: {one.name}" for word in words)]
 
 
@@ -98,23 +101,33 @@ def main() -> None:
     parser.add_argument("--environments", type=Path, help="where the peers' environments are; in the work directory")
     parser.add_argument("--tables", action="store_true", help="only fill the tables")
     asked = parser.parse_args()
-    file = DOCS / "results" / "peers.json"
     if asked.tables:
-        fill_tables(DOCS / "performance.md", json.loads(file.read_text(encoding="utf-8")), TABLES)
+        for name in FILES:
+            fill_tables(DOCS / "performance.md", _read(name), TABLES[name])
         return
     if asked.work is None:
         parser.error("--work is needed: conversions take gigabytes and many minutes, and are kept")
     asked.work.mkdir(parents=True, exist_ok=True)
     sizes = asked.layers, asked.vocabulary, asked.rounds, asked.repeats, asked.new_tokens, asked.threads
     settings = Settings(asked.work.absolute(), *sizes)
-    those = chosen(settings, asked.only, asked.table)
-    results = study(settings, those, asked.environments or settings.work / "environments")
-    if not settings.reduced and not asked.only:
-        results = merged(json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}, results)
-        file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        fill_tables(DOCS / "performance.md", results, TABLES)
-    for _, make in TABLES.values():
-        print(make(results), end="\n\n")
+    for name, tables in FILES.items():
+        those = chosen(settings, asked.only, [table for table in tables if table in asked.table or not asked.table])
+        if not those:
+            continue
+        results = study(settings, those, asked.environments or settings.work / "environments")
+        if not settings.reduced and not asked.only:
+            results = merged(_read(name), results)
+            (RESULTS / name).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            fill_tables(DOCS / "performance.md", results, TABLES[name])
+        for _, make in TABLES[name].values():
+            print(make(results), end="\n\n")
+
+
+def _read(name: str) -> dict[str, Any]:
+    """Results of earlier runs; none where there was no run."""
+    file = RESULTS / name
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return found
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ class Contestant:
     ----------
     name : str
     table : str
-        ``decoder``: the decoder alone, token ids in. ``image``: the whole model. ``cdpruner``: the Qwen2-VL shape.
+        ``decoder``: the decoder alone, token ids in. ``pages``: the same in two sizes of pages. ``image``: the whole
+        model. ``cdpruner``: the Qwen2-VL shape.
     engine : str
         Module of this package.
     options : dict
@@ -44,10 +45,10 @@ class Contestant:
     environment: str = ""
     variables: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def in_huge_pages(self) -> Contestant:
-        """The same, its memory in pages of 2 MiB where Linux leaves that to programs."""
-        return replace(self, name=f"{self.name}, huge pages", variables={"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"})
+    def in_pages(self, *, huge: bool) -> Contestant:
+        """The same for the table ``pages``: memory in pages of 2 MiB, where Linux leaves that to programs, or not."""
+        name, asked = f"{self.name}, {'2 MiB' if huge else '4 KiB'}", f"glibc.malloc.hugetlb={int(huge)}"
+        return replace(self, name=name, table="pages", variables={"GLIBC_TUNABLES": asked})
 
     @property
     def request(self) -> dict[str, Any]:
@@ -108,7 +109,9 @@ MODELS, QWEN = ("models",), ("qwen",)
 
 def contestants(settings: Settings) -> list[Contestant]:
     """All of them."""
-    return [*_decoders(settings), *_models(settings), *_qwens(settings)]
+    decoders = _decoders(settings)
+    pages = [one.in_pages(huge=huge) for one in decoders if one.name in IN_PAGES for huge in (False, True)]
+    return [*decoders, *pages, *_models(settings), *_qwens(settings)]
 
 
 def _decoders(settings: Settings) -> list[Contestant]:
@@ -134,15 +137,15 @@ def _decoders(settings: Settings) -> list[Contestant]:
                    {"checkpoint": str(work / "model"), "dtype": dtype}, task, (MODELS,))
         for dtype in DTYPES
     ]  # fmt: skip
-    return found + [one.in_huge_pages for one in found if one.name in HUGE_TOO]
+    return found
 
 
 HEAD = ("prune_lm_head=true",)
-HUGE_TOO = (
+IN_PAGES = (
     *(f"vtc {precision}-ort, {SPIN}" for precision in ("fp32", "q4")),
     *(f"ONNX Runtime GenAI {precision}, `prune_lm_head`" for precision in ("fp32", "int4")),
 )
-"""The fastest of both in ONNX Runtime are measured a second time."""
+"""Decoders in ONNX Runtime that are measured in both sizes of pages."""
 OPENVINO = (("fp32", "f32"), ("fp32", "bf16"), ("int4", "bf16"))
 """Weights, and what is computed in."""
 DTYPES = ("float32", "bfloat16")

@@ -99,9 +99,12 @@ def machine() -> dict[str, Any]:
     except OSError:
         info = ""
     name = re.search(r"^model name\s*: (.*)$", info, re.MULTILINE)
+    numbers = [re.search(rf"^{word}\s*: (\d+)$", info, re.MULTILINE) for word in ("cpu family", "model", "stepping")]
     flags = re.search(r"^flags\s*: (.*)$", info, re.MULTILINE)
     return {
         "processor": name[1] if name else platform.machine(),
+        # One name may stand for several generations, which are not to be compared.
+        "generation": ".".join(number[1] for number in numbers if number),
         "flags": [flag for flag in FLAGS if flags and flag in flags[1].split()],
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),

@@ -171,7 +171,7 @@ def machine(results: Results) -> str:
     """What it was measured on."""
     found = results["machine"]
     rows = [
-        ["processor", f"{found['processor']}, {found['cores']} cores, {results['threads']} threads used"],
+        ["processor", _processor(found, results["threads"])],
         ["of its instructions", ", ".join(found["flags"])],
         ["memory", f"{found['memory_gib']} GiB"],
         ["ours", ", ".join(f"{name} {number}" for name, number in results["ours"].items())],
@@ -180,14 +180,34 @@ def machine(results: Results) -> str:
     return table(["", ""], rows, left=2)
 
 
-TABLES: Tables = {
-    "peers_machine": ("contestants", machine),
-    "peers_ratios": ("contestants", ratios),
-    "peers_decoder": ("contestants", decoder),
-    "peers_image": ("contestants", _whole("image")),
-    "peers_cdpruner": ("contestants", _whole("cdpruner")),
-    "peers_cdpruner_ratios": ("contestants", pruned_ratios),
-    "peers_overhead": ("contestants", overhead),
-    "peers_cannot": ("contestants", cannot),
+def _processor(found: Mapping[str, Any], threads: int) -> str:
+    family = f" (family, model, stepping {found['generation']})" if found.get("generation") else ""
+    return f"{found['processor']}{family}, {found['cores']} cores, {threads} threads used"
+
+
+def pages(results: Results) -> str:
+    """Decoders in two sizes of pages."""
+
+    def columns(row: Row) -> list[str]:
+        names = [f"tpot_{length}" for length in (SHORT, LONG)]
+        least = [f"{row['figures'][name]['min']:,.1f}" for name in names]
+        return [*(_figure(row, name, 1) for name in names), *least, _figure(row, "load", 1, 1e-3)]
+
+    head = ["", f"a token at {SHORT}, ms", f"a token at {LONG}, ms", f"least at {SHORT}", f"least at {LONG}", "load, s"]
+    return table(head, _rows(results, "pages", columns, 5))
+
+
+TABLES: dict[str, Tables] = {
+    "peers.json": {
+        "peers_machine": ("contestants", machine),
+        "peers_ratios": ("contestants", ratios),
+        "peers_decoder": ("contestants", decoder),
+        "peers_image": ("contestants", _whole("image")),
+        "peers_cdpruner": ("contestants", _whole("cdpruner")),
+        "peers_cdpruner_ratios": ("contestants", pruned_ratios),
+        "peers_overhead": ("contestants", overhead),
+        "peers_cannot": ("contestants", cannot),
+    },
+    "peers_pages.json": {"pages_machine": ("contestants", machine), "pages": ("contestants", pages)},
 }
-"""Name of a table to the part of the results that it is made from, and its maker."""
+"""For each file of results its tables: name to the part of the results that it is made from, and its maker."""
