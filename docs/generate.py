@@ -25,9 +25,12 @@ from exporters.rewriting import operators
 from vtc.models.refused import NEAREST
 from vtc.recipe import STAGES, Recipe, builtin_recipes, load_recipe, values
 from vtc.recipe.budget import Budget
+from vtc.recipe.projectors import PROJECTORS, ProjectorEntry
 from vtc.recipe.selectors import DECODER_SELECTORS, ENCODER_SELECTORS, SELECTORS, SelectorEntry
 from vtc.recipe.stages import Place, StageEntry
+from vtc.recipe.stages.base import METHODS
 from vtc.recipe.trained import Trained
+from vtc.recipe.values import Written
 
 ROOT = Path(__file__).resolve().parents[1]
 _SLOT = re.compile(r"(<!-- generated: ([a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -94,12 +97,14 @@ def in_words(hint: Any, constraints: Iterable[Any] = ()) -> str:
         return " or ".join(f"`{argument}`" for argument in arguments)
     if get_origin(hint) in (Union, UnionType):
         kinds = [argument for argument in arguments if isinstance(argument, type) and issubclass(argument, BaseModel)]
-        if kinds and issubclass(kinds[0], SelectorEntry):
-            return "selector"
+        for base, word in ((SelectorEntry, "selector"), (ProjectorEntry, "projector"), (StageEntry, "stage")):
+            if kinds and issubclass(kinds[0], base):
+                return word
         return " or ".join(in_words(argument, constraints) for argument in arguments)
     if get_origin(hint) is tuple:
         if arguments[-1] is Ellipsis:
-            return "list of stages"
+            words = in_words(arguments[0])
+            return f"list of {words}s" if words.isalpha() else f"list, each {words}"
         return "list of " + ", ".join(in_words(argument) for argument in arguments)
     if isinstance(hint, type) and issubclass(hint, BaseModel):
         return "keys"
@@ -160,11 +165,12 @@ def paragraphs(model: type[BaseModel]) -> str:
     return "\n\n".join(marked_up(part) for part in (model.__doc__ or "").strip().split("\n\n"))
 
 
-def users(entry: type[SelectorEntry] | type[StageEntry]) -> list[str]:
-    """Name the shipped recipes with a stage or a selector."""
+def users(entry: type[Written]) -> list[str]:
+    """Name the shipped recipes with a stage, a selector or a projector."""
     found = []
     for name in builtin_recipes():
-        parts = [part for stage in load_recipe(name).stages for part in (stage, getattr(stage, "selector", None))]
+        stages = load_recipe(name).stages
+        parts = [*stages, *(getattr(stage, key, None) for stage in stages for key in METHODS)]
         if any(type(part) is entry for part in parts):
             found.append(name)
     return found
@@ -204,8 +210,11 @@ def methods() -> Iterator[Method]:
         for word, entry in entries.items():
             for name, paper in _METHOD.findall(entry.paper):
                 yield Method(name, paper, f"`selector: {word}`", shipped(name, entry))
+    for word, projector in PROJECTORS.items():
+        for name, paper in _METHOD.findall(projector.paper):
+            yield Method(name, paper, f"`projector: {word}`", shipped(name, projector))
     for kind, stage in STAGES.items():
-        if not stage.selectors:
+        if not stage.selectors and not stage.projectors:
             for name, paper in _METHOD.findall(" ".join((stage.__doc__ or "").split())):
                 yield Method(name, paper, f"`kind: {kind}`", shipped(name, stage))
 
@@ -256,6 +265,19 @@ def selectors(entries: dict[str, Any]) -> Callable[[], str]:
     return made
 
 
+def projectors() -> str:
+    """Return a section for each projector."""
+    parts = []
+    for word, entry in PROJECTORS.items():
+        facts = [
+            f"Reads: {entry.reads}",
+            f"its tokens fill a grid: {'yes' if entry.has_grid else 'no'}",
+            f"shipped recipes: {listed(users(entry))}",
+        ]
+        parts += [f"### `{word}`", paragraphs(entry), "; ".join(facts) + ".", keys_of(entry)]
+    return "\n\n".join(filter(None, parts))
+
+
 def overview() -> str:
     """Return one line for each selector."""
     rows = [
@@ -274,11 +296,14 @@ def overview() -> str:
 
 def training() -> str:
     """Return the keys of ``training``, by what is trained."""
-    entries: dict[str, Any] = {**STAGES, **SELECTORS}
+    entries: dict[str, Any] = {**STAGES, **SELECTORS, **PROJECTORS}
     trained = {word: entry for word, entry in entries.items() if issubclass(entry, Trained)}
-    tables = [(word, get_args(entry.model_fields["training"].annotation)[0]) for word, entry in trained.items()]
+    words: dict[Any, list[str]] = {}
+    for word, entry in trained.items():
+        words.setdefault(get_args(entry.model_fields["training"].annotation)[0], []).append(word)
     return "\n\n".join(
-        f"### `training` of `{word}`\n\n{paragraphs(model)}\n\n{keys_of(model)}" for word, model in tables
+        f"### `training` of {listed(those)}\n\n{paragraphs(model)}\n\n{keys_of(model)}"
+        for model, those in words.items()
     )
 
 
@@ -315,6 +340,7 @@ SLOTS: dict[str, Callable[[], str]] = {
     "selector_overview": overview,
     "encoder_selectors": selectors(ENCODER_SELECTORS),
     "decoder_selectors": selectors(DECODER_SELECTORS),
+    "projectors": projectors,
     "training": training,
     "shipped_recipes": shipped_recipes,
     "refused": refused(NEAREST),

@@ -16,7 +16,8 @@ from vtc.calibrate.choices import CHOICES
 from vtc.compressed.build import apply_recipe
 from vtc.models.base import VLMAdapter
 from vtc.plan.stages import NUMBERS
-from vtc.recipe import selectors, stages
+from vtc.projectors import BUILDERS
+from vtc.recipe import projectors, selectors, stages
 from vtc.recipe.trained import Trained
 from vtc.selectors import ENCODER_MODULES
 from vtc.selectors.decoder import DECODER_MODULES
@@ -29,6 +30,7 @@ Class = type[Any]
 KINDS: tuple[Class, ...] = get_args(stages.AnyStage)
 ENCODER: tuple[Class, ...] = get_args(selectors.AnyEncoderSelector)
 DECODER: tuple[Class, ...] = get_args(selectors.AnyDecoderSelector)
+PROJECTORS: tuple[Class, ...] = get_args(projectors.AnyProjector)
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,14 @@ TABLES = [
         "TRAINERS",
         "vtc/training/trainers.py",
         TRAINERS,
-        tuple(one for one in (*KINDS, *ENCODER, *DECODER) if issubclass(one, Trained)),
+        tuple(one for one in (*KINDS, *ENCODER, *DECODER, *PROJECTORS) if issubclass(one, Trained)),
     ),
     Table("ENCODER_SELECTORS", "vtc/recipe/selectors/__init__.py", selectors.ENCODER_SELECTORS, ENCODER),
     Table("DECODER_SELECTORS", "vtc/recipe/selectors/__init__.py", selectors.DECODER_SELECTORS, DECODER),
     Table("ENCODER_MODULES", "vtc/selectors/__init__.py", ENCODER_MODULES, ENCODER),
     Table("DECODER_MODULES", "vtc/selectors/decoder/__init__.py", DECODER_MODULES, DECODER),
+    Table("PROJECTORS", "vtc/recipe/projectors/__init__.py", projectors.PROJECTORS, PROJECTORS),
+    Table("BUILDERS", "vtc/projectors/__init__.py", BUILDERS, PROJECTORS),
 ]
 LINES = [
     pytest.param(table, key, id=f"{table.name}-{key if isinstance(key, str) else key.__name__}")

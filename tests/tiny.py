@@ -60,6 +60,12 @@ RECIPES: dict[str, list[dict[str, Any]]] = {
         {"kind": "frequency_filter", "keep": 9},
         {"kind": "prune", "keep": 4, "selector": "uniform", "positions": "original"},
     ],
+    "projected": [{"kind": "project", "keep": 4, "projector": "m3"}],
+    "projected_and_cut": [
+        {"kind": "frequency_filter", "keep": 9},
+        {"kind": "project", "keep": 9, "projector": "m3"},
+        {"kind": "prune_in_decoder", "layer": 2, "keep": 5},
+    ],
     "exit": [{"kind": "visual_exit", "layer": 2}],
     "visual_only": [{"kind": "drop_layers", "layers": [1, 2], "visual_only": True}],
     "visual_only_first": [{"kind": "drop_layers", "layers": [0], "visual_only": True}],

@@ -71,7 +71,8 @@ OPERATORS = (
         1,
         {"cpu": ("float32", "float16"), "cuda": FLOATS},
         (
-            "both halves of a head are turned by the same angles; these are computed in the graph, a row for each token",
+            "both halves of a head are turned by the same angles",
+            "these are computed in the graph, a row for each token",
             "at least as many rows as a sequence has tokens",
         ),
         (SCHEMA, KERNELS),

@@ -179,4 +179,4 @@ def test_table_is_readable_in_80_columns(what: str, monkeypatch: pytest.MonkeyPa
 def test_unknown_list_is_a_usage_error() -> None:
     result = CliRunner().invoke(main, ["ls", "bundles"])
     assert result.exit_code == 2
-    assert "'models', 'selectors', 'recipes', 'targets'" in result.stderr
+    assert "'models', 'selectors', 'projectors', 'recipes', 'targets'" in result.stderr

@@ -28,7 +28,7 @@ def counted(adapter: VLMAdapter, stages: list[dict[str, Any]]) -> tuple[int, Tok
     return counter.get_total_flops(), plan(recipe(*stages), adapter.facts, text_tokens=text_tokens)
 
 
-COUNTS_ALL_TEXT = ("cut", "cuts", "learnpruner", "text_aware", "filter_and_text")
+COUNTS_ALL_TEXT = ("cut", "cuts", "learnpruner", "text_aware", "filter_and_text", "projected_and_cut")
 """How much of the text stands after the image and ranks its tokens, a plan cannot know: it counts all of it."""
 LEAVES_OUT = "merged_in_the_decoder"
 """Of selectors inside the decoder a plan counts attention, and not what they merge."""

@@ -17,10 +17,9 @@ from tests.sizes import LLAVA_15, SMALL
 from tests.strategies import in_any_order, in_data_order, recipes
 from tests.tiny import recipe
 from vtc.errors import RecipeError
-from vtc.facts.layout import single_view
+from vtc.facts.layout import single_view, smaller_grid
 from vtc.facts.model import ModelFacts
 from vtc.plan import SegmentPlan, TokenPlan, check, plan
-from vtc.plan.stages.frequency_filter import smaller_grid
 from vtc.recipe import Recipe, builtin_recipes, load_recipe
 
 # Properties ---------------------------------------------------------------------------------------------------

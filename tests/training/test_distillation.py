@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from tests.tiny import recipe
+from tests.tiny import RECIPES, compressed, recipe
 from tests.training.conftest import QUESTIONS
 from vtc.errors import InputError
 from vtc.models import load_adapter
@@ -38,7 +38,7 @@ from vtc.visual_tokens import VisualTokens
 # The toy stands in no recipe's union.
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 
-CONFIG = DistillationTraining(steps=6, questions=100, validation=4, batch=4, learning_rate=0.1)
+CONFIG = DistillationTraining(steps=6, questions=100, validation=4, batch=4, learning_rate=0.1, lm_weight=0.0)
 FAR = 2.0
 """Factor by which the toy stage spoils features before it is trained."""
 
@@ -191,6 +191,24 @@ def test_questions_to_check_on_are_about_other_images(adapter: VLMAdapter, sourc
     assert len(check_on) == CONFIG.validation
     assert not {one.item.image_id for one in train_on} & {one.item.image_id for one in check_on}
     assert all(one.answer[-1] == adapter.eos_token_ids[0] for one in train_on)
+
+
+@pytest.mark.parametrize("name", ["none", "text_aware", "cuts", "visual_only"])
+@torch.inference_mode()
+def test_answers_are_scored_as_they_are_generated(name: str, adapter: VLMAdapter, source: Path, tmp_path: Path) -> None:
+    """In one pass instead of token by token, and what reads the question reads it without its answer."""
+    job = TrainingJob(adapter, "abc", with_gain(CONFIG), 0, tmp_path / "gain.safetensors", str(source))
+    prompts = distillation._prompts(job, CONFIG)[0][:5]
+    model = compressed(adapter, *RECIPES[name])
+    images = [[prompt.item.load()] for prompt in prompts]
+    questions = [adapter.chat(prompt.item.question) for prompt in prompts]
+    logits = model.score(images, questions, [prompt.answer for prompt in prompts])
+    expected = torch.cat([torch.from_numpy(row) for row in logits]).log_softmax(dim=-1)
+    if name == "cuts":  # whose selectors inside the decoder look at all text that there is
+        assert distillation._answers(model, prompts).shape == expected.shape
+    else:
+        torch.testing.assert_close(distillation._answers(model, prompts), expected, atol=1e-4, rtol=0)
+    assert distillation._targets(prompts).tolist() == [token for prompt in prompts for token in prompt.answer]
 
 
 def test_too_few_images_are_refused(adapter: VLMAdapter, source: Path, tmp_path: Path) -> None:

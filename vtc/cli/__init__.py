@@ -25,7 +25,7 @@ from vtc.errors import InputError
 from vtc.shown import line
 
 VERBS: dict[str, tuple[str, str, str]] = {
-    "ls": ("vtc.cli.ls", "command", "List models, selectors, recipes or targets."),
+    "ls": ("vtc.cli.ls", "command", "List models, selectors, projectors, recipes or targets."),
     "inspect": (
         "vtc.cli.inspect",
         "command",

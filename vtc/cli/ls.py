@@ -14,6 +14,7 @@ from vtc.errors import InputError
 COLUMNS = {
     "models": {"name": "model", "family": "family", "summary": "what it is"},
     "selectors": {"name": "selector", "place": "place", "text_aware": "text", "summary": "keeps"},
+    "projectors": {"name": "projector", "text_aware": "text", "summary": "what it is"},
     "recipes": {"name": "recipe", "description": "what it does"},
     "targets": {"name": "target", "here": "here", "summary": "what it is"},
 }
@@ -27,25 +28,34 @@ IN_JSON = ("operators", "sources", "unverified")
 NEXT = {
     "models": ("inspect", "reference", "--recipe", "fastervlm-25"),
     "selectors": ("ls", "selectors", "cls_attention"),
+    "projectors": ("ls", "projectors", "deco"),
     "recipes": ("ls", "recipes", "fastervlm-25"),
     "targets": ("ls", "targets", "rtx"),
 }
 
 
-@verb("List models, selectors, recipes or targets.")
+@verb("List models, selectors, projectors, recipes or targets.")
 @click.argument("what", type=click.Choice(list(COLUMNS)))
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(what: str, name: str | None, as_json: bool) -> None:
-    r"""List models, selectors, recipes or targets, or tell all about the one called NAME (of models, also a family).
+    r"""List models, selectors, projectors, recipes or targets.
 
+    With NAME, tell all about the one called so; of models, also a family.
     A recipe is told as its YAML, to start one of your own from.
 
     \b
     vtc ls selectors
     vtc ls recipes learnpruner > mine.yaml
     """
-    entries = {"models": _models, "selectors": _selectors, "recipes": _recipes, "targets": _targets}[what]()
+    found = {
+        "models": _models,
+        "selectors": _selectors,
+        "projectors": _projectors,
+        "recipes": _recipes,
+        "targets": _targets,
+    }
+    entries = found[what]()
     if name is not None:
         _tell(what, _find(what, name, entries), as_json)
         return
@@ -114,6 +124,23 @@ def _selectors() -> list[dict[str, Any]]:
             "paper": entry.paper,
         }
         for name, entry in SELECTORS.items()
+    ]
+
+
+def _projectors() -> list[dict[str, Any]]:
+    from vtc.recipe.projectors import PROJECTORS
+
+    return [
+        {
+            "name": name,
+            "summary": entry.summary,
+            "needs": entry.reads,
+            "text_aware": entry.text_aware,
+            "grid": entry.has_grid,
+            "options": [option for option in entry.model_fields if option != "name"],
+            "paper": entry.paper,
+        }
+        for name, entry in PROJECTORS.items()
     ]
 
 

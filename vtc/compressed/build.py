@@ -14,7 +14,7 @@ from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
 from vtc.plan import TokenPlan, plan
 from vtc.recipe import Recipe
-from vtc.recipe.stages.base import Place
+from vtc.recipe.stages.base import METHODS, Place
 from vtc.selectors.base import Selector
 from vtc.selectors.trained import load_trained, trained_part
 from vtc.stages import MODULES
@@ -69,7 +69,7 @@ def apply_recipe(
 
 
 def check_questions(adapter: VLMAdapter, recipe: Recipe) -> None:
-    """Make sure that selectors that read the question find it: they look at the text after an image.
+    """Make sure that selectors and projectors that read the question find it: they look at the text after an image.
 
     Before the decoder that is all they know of it. Inside the decoder, what comes after the image has seen what comes
     before, so that there is a choice, and a note.
@@ -79,20 +79,22 @@ def check_questions(adapter: VLMAdapter, recipe: Recipe) -> None:
     InputError
         If a selector before the decoder reads questions, and the chat template puts them before the image.
     """
-    selectors = [(number, stage, getattr(stage, "selector", None)) for number, stage in enumerate(recipe.stages)]
+    methods = [
+        (number, stage, getattr(stage, key, None)) for number, stage in enumerate(recipe.stages) for key in METHODS
+    ]
     readers = [
-        (number, selector, stage.place < Place.DECODER)
-        for number, stage, selector in selectors
-        if selector is not None and selector.seeks_question
+        (number, method, stage.place < Place.DECODER)
+        for number, stage, method in methods
+        if method is not None and method.seeks_question
     ]
     if not readers or adapter.question_follows_image:
         return
-    for number, selector, before in readers:
-        where = f"{recipe.name}: stages.{number}: {selector.name} reads the question in the text after the image"
+    for number, method, before in readers:
+        where = f"{recipe.name}: stages.{number}: {method.name} reads the question in the text after the image"
         what = f"the chat template of {adapter.path} puts the question before it"
         if before:
             raise InputError(
-                f"{where}, and {what}; take a selector that reads no question (vtc ls selectors), or one in the decoder"
+                f"{where}, and {what}; take one that reads no question (vtc ls selectors), or a selector in the decoder"
             )
         _log.warning("note: %s, and %s: it goes by the words after the image alone", where, what)
 

@@ -88,6 +88,7 @@ class DecoderSegment(nn.Module):
         past: Sequence[KeyValue] | FixedCache,
         block_ids: Tensor | None = None,
         key_position_ids: Tensor | None = None,
+        wanted: int = 1,
     ) -> tuple[Tensor, list[KeyValue], Tensor | None]:
         """Run the layers over S new tokens after P cached ones.
 
@@ -105,11 +106,13 @@ class DecoderSegment(nn.Module):
             :func:`vtc.inputs.schedule.attention_blocks`), -1 for cached ones.
         key_position_ids : Tensor of shape (B, P + S), int64, or None
             For decoders with sliding windows: positions of cached and new tokens.
+        wanted : int
+            In the last segment, tokens at the end whose logits are wanted.
 
         Returns
         -------
         Tensor
-            Hidden states (B, S, E'); in the last segment the logits of the last token, (B, 1, vocabulary).
+            Hidden states (B, S, E'); in the last segment the logits of the last tokens, (B, wanted, vocabulary).
         list of (key, value)
             The cache with the new tokens, each of shape (B, Hkv, P + S, Dh).
         Tensor of shape (B, S, E) or None
@@ -141,7 +144,7 @@ class DecoderSegment(nn.Module):
                 place = (layer - self.begins) * facts.width
                 hidden = hidden + deepstack[..., place : place + facts.width]
         if self.last:
-            hidden = self.head(self.norm(hidden[:, -1:]))
+            hidden = self.head(self.norm(hidden[:, -wanted:]))
         elif facts.deepstack_from(self.layers[-1] + 1):
             left = deepstack[..., (self.layers[-1] + 1 - self.begins) * facts.width :]
             hidden = torch.cat([hidden, left], dim=-1)

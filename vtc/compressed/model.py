@@ -156,7 +156,13 @@ class CompressedModel(nn.Module):
     # Prefill and decode ---------------------------------------------------------------------------------------------
 
     def prefill(
-        self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor | None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        pixel_values: Tensor | None,
+        *,
+        encoded: tuple[Tensor, ...] | None = None,
+        wanted: int = 1,
     ) -> tuple[Tensor, DecoderState]:
         """Run prompts through the model.
 
@@ -165,10 +171,14 @@ class CompressedModel(nn.Module):
         input_ids, attention_mask : Tensors of shape (B, S), int64
             Left-padded, each span of an image K placeholders.
         pixel_values : Tensor of shape (images, ...), or None for a batch without images
+        encoded : tuple of Tensor or None
+            What :meth:`encode` gave for them already.
+        wanted : int
+            Tokens at the end of each prompt whose logits are wanted.
 
         Returns
         -------
-        logits : Tensor of shape (B, 1, vocabulary)
+        logits : Tensor of shape (B, wanted, vocabulary)
         state : DecoderState
         """
         ids, mask = _numbers(input_ids), _numbers(attention_mask)
@@ -177,8 +187,10 @@ class CompressedModel(nn.Module):
         embeds = self.embed_tokens(input_ids)
         keep_indices = input_ids.new_zeros(0, self.keep_per_span)
         padding: list[Tensor] = []
-        if pixel_values is not None:
-            features, keep_indices, *padding = self.encode(embeds, ids, mask, pixel_values)
+        if encoded is None and pixel_values is not None:
+            encoded = self.encode(embeds, ids, mask, pixel_values)
+        if encoded is not None:
+            features, keep_indices, *padding = encoded
             embeds = embeds.masked_scatter((input_ids == image).unsqueeze(-1), features.to(embeds.dtype))
         places = positions(ids, mask, image, _numbers(keep_indices), self.rule)
 
@@ -209,6 +221,7 @@ class CompressedModel(nn.Module):
                 self._no_past(len(planned.layers), hidden),
                 None if entry.block_ids is None else here(entry.block_ids),
                 position_ids if decoder.window else None,
+                wanted,
             )
             state.past.append(past)
             state.masks.append(attention_mask)

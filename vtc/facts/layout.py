@@ -9,6 +9,7 @@ processor writes text between the tiles of an image, each tile is a span of its 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -188,6 +189,25 @@ def shared_out(keep: int, sizes: Sequence[int]) -> list[int]:
     for part in rests[: keep - sum(shares)]:
         shares[part] += 1
     return shares
+
+
+def smaller_grid(grid: Grid, keep: int) -> Grid | None:
+    """Find the grid of exactly `keep` tokens inside `grid` whose aspect is nearest to it.
+
+    Parameters
+    ----------
+    grid
+        (H, W) of the input.
+    keep
+        Tokens wanted.
+
+    Returns
+    -------
+    (int, int) or None
+        (h, w) with h * w == keep, h <= H, w <= W; of two equally near the wider; None when there is none.
+    """
+    fits = [(h, keep // h) for h in range(1, grid[0] + 1) if keep % h == 0 and keep // h <= grid[1]]
+    return min(fits, key=lambda side: (abs(math.log(side[0] * grid[1] / (side[1] * grid[0]))), side[0]), default=None)
 
 
 def single_view(image_size: Grid, grid: Grid) -> ImageLayout:

@@ -202,9 +202,9 @@ def _projections(entering: TokenState, layout: ImageLayout, asked: int | None) -
     """Tokens of an image that pass the projector: all that `asked` for it, or those that enter the decoder."""
     if layout.resized:
         return layout.views * layout.view_grid[0] * layout.view_grid[1]
-    if entering.tokens == layout.tokens:
-        return layout.spans * layout.selectable
-    return layout.spans * (entering.tokens if asked is None else asked)
+    if asked is not None:
+        return layout.spans * asked
+    return layout.spans * (layout.selectable if entering.tokens == layout.tokens else entering.tokens)
 
 
 def _visual_tokens(layer: int, keep: int, kept_at: Mapping[int, int]) -> int:

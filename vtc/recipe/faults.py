@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from vtc.recipe.budget import Budget
 from vtc.recipe.selectors import DEFAULT_DECODER_SELECTOR
 from vtc.recipe.stages import STAGES
-from vtc.recipe.stages.base import StageEntry
+from vtc.recipe.stages.base import METHODS, StageEntry
 from vtc.recipe.values import Written
 from vtc.recipe.yaml_lines import KeyPath
 
@@ -93,9 +93,9 @@ def _value_at(path: KeyPath, data: Any) -> Any:
 
 
 def _tag_path(path: KeyPath, data: Any) -> KeyPath:
-    """Return the key that names the kind of stage or selector, if it is written at all."""
+    """Return the key that names the kind of stage or the method, if it is written at all."""
     value = _value_at(path, data)
-    tag = "name" if path[-1] == "selector" else "kind"
+    tag = "name" if path[-1] in METHODS else "kind"
     return (*path, tag) if isinstance(value, dict) and tag in value else path
 
 
@@ -117,12 +117,12 @@ def _stage_at(path: KeyPath, data: Any) -> type[StageEntry]:
 
 
 def _model_inside(model: type[Written], path: KeyPath, data: Any) -> type[Written]:
-    """Find what describes the mapping under a key of a stage or a selector."""
-    if path[-1] == "selector":
+    """Find what describes the mapping under a key of a stage or a method."""
+    if path[-1] in METHODS:
         stage = _stage_at(path, data)
         value = _value_at(path, data)
         name = value if isinstance(value, str) else value.get("name", stage.default_selector)
-        return stage.selectors[name]
+        return stage.methods(str(path[-1]))[name]
     annotation = model.model_fields[str(path[-1])].annotation
     found: type[Written] = next(part for part in (annotation, *get_args(annotation)) if _is_model(part))
     return found
@@ -133,11 +133,10 @@ def _is_model(part: object) -> bool:
 
 
 def _describe_tag(path: KeyPath, error: ErrorDetails, data: Any) -> str:
-    noun, key, table = (
-        ("selector", "name", list(_stage_at(path, data).selectors))
-        if "selector" in path
-        else ("stage kind", "kind", list(STAGES))
-    )
+    method = next((word for word in METHODS if word in path), "")
+    noun, key, table = "stage kind", "kind", list(STAGES)
+    if method:
+        noun, key, table = method, "name", list(_stage_at(path, data).methods(method))
     if error["type"] == "union_tag_not_found":
         return f"names no {noun}, give {key}: one of {', '.join(table)}"
     return _unknown(noun, str(error.get("ctx", {}).get("tag", "")), table)

@@ -9,6 +9,7 @@ from typing import Any
 
 from vtc.errors import RecipeError, all_faults
 from vtc.recipe.recipe import RecipeSource
+from vtc.recipe.stages.base import METHODS
 from vtc.recipe.yaml_lines import KeyPath, read_yaml
 from vtc.shown import shown
 
@@ -54,7 +55,7 @@ def _set_value(data: dict[str, Any], keys: list[str], value: Any) -> tuple[KeyPa
             step: str | int = int(key)
         else:
             step = key
-            if not last and key == "selector" and isinstance(target.get(key), str):
+            if not last and key in METHODS and isinstance(target.get(key), str):
                 target[key] = {"name": target[key]}
             if not last and key not in target:
                 return path, f"no {_dotted(*path, key)} in this recipe"

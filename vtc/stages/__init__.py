@@ -10,12 +10,13 @@ from torch import nn
 from vtc.recipe.stages import (
     DropLayersEntry,
     FrequencyFilterEntry,
+    ProjectEntry,
     PruneEntry,
     PruneInDecoderEntry,
     StageEntry,
     VisualExitEntry,
 )
-from vtc.stages import frequency_filter, prune, prune_in_decoder
+from vtc.stages import frequency_filter, project, prune, prune_in_decoder
 from vtc.stages.base import BuildContext
 
 
@@ -26,6 +27,7 @@ def planned(entry: StageEntry, context: BuildContext) -> None:
 MODULES: dict[type[StageEntry], Callable[[Any, BuildContext], nn.Module | None]] = {
     FrequencyFilterEntry: frequency_filter.build,
     PruneEntry: prune.build,
+    ProjectEntry: project.build,
     PruneInDecoderEntry: prune_in_decoder.build,
     VisualExitEntry: planned,
     DropLayersEntry: planned,

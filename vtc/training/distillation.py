@@ -1,8 +1,8 @@
-"""Train any part by distillation: the compressed model's next token is to be the original's.
+"""Train any part by distillation: the compressed model is to say what the original says, and what the answers are.
 
-For a question about an image and the first tokens of its answer, cut at a random length, the original model says which
-token is likely next. The part learns to let the compressed model say the same (KL divergence). Both run as they run
-later: nothing here knows a family, a kind of stage or a layout of images.
+At each token of a question's answer the original model says which is likely next. The part learns to let the compressed
+model say the same (KL divergence), and the answer itself (cross-entropy). Both run as they run later: nothing here
+knows a family, a kind of stage or a layout of images, and what looks at the question sees it without its answer.
 """
 
 from __future__ import annotations
@@ -34,7 +34,18 @@ from vtc.training.log import write_log
 from vtc.training.state import Row, load_state, save_state, state_path
 from vtc.training.verdict import WARNING, check_finite, learned_nothing
 
-LOG_FIELDS = ("step", "seconds", "kl", "learning_rate", "validation_kl", "validation_agreement")
+LOG_FIELDS = (
+    "step",
+    "seconds",
+    "loss",
+    "lm",
+    "kl",
+    "learning_rate",
+    "validation_loss",
+    "validation_kl",
+    "validation_agreement",
+    "validation_accuracy",
+)
 LOGGED = 10
 """Log rows of a run; at each one the state is saved."""
 
@@ -71,9 +82,9 @@ def train_by_distillation(job: TrainingJob) -> None:
         model, part = _model(job)
         log = _train(job, config, model, original, part, train_on, validate_on, run)
     write_log(log_path(job.path), log, LOG_FIELDS)
-    last = {name: log[-1][name] for name in ("validation_kl", "validation_agreement")}
+    last = {name: log[-1][name] for name in ("validation_kl", "validation_agreement", "validation_accuracy")}
     facts = {**config.model_dump(mode="json"), **last, "run": run, "data": job.source, "questions": len(train_on)}
-    warning = learned_nothing(log, part.noun, "kl", "validation_kl", log[0]["untrained_kl"])
+    warning = learned_nothing(log, part.noun, "loss", "validation_loss", log[0]["untrained_loss"])
     facts |= {WARNING: warning} if warning else {}
     save_trained(job.path, part, job.model_digest, facts)
     state_path(job.path).unlink(missing_ok=True)
@@ -107,62 +118,87 @@ def _train(
     done, log = load_state(state_path(job.path), part, optimizer, run)
     spent, began = (log[-1]["seconds"] if log else 0.0), time.monotonic()
     every = max(1, config.steps // LOGGED)
-    before = log[0] if log else {"untrained_kl": _validate(model, original, validate_on, config.batch)["validation_kl"]}
-    losses: list[float] = []
+    untrained = log[0]["untrained_loss"] if log else _validate(model, original, validate_on, config)["validation_loss"]
+    sums: dict[str, float] = {}
     for step in range(done, config.steps):
         rng = np.random.default_rng([config.seed, step])
         batch = [train_on[number] for number in rng.integers(len(train_on), size=config.batch)]
-        lengths = [int(rng.integers(len(prompt.answer))) for prompt in batch]
         rate = config.learning_rate * learning_rate_factor(step, config.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
         with torch.no_grad():
-            wanted = _next_token(original, batch, lengths)
-        loss = F.kl_div(_next_token(model, batch, lengths), wanted, reduction="batchmean", log_target=True)
+            wanted = _answers(original, batch)
+        ours, targets = _answers(model, batch), _targets(batch).to(wanted.device)
+        lm, kl = F.nll_loss(ours, targets), F.kl_div(ours, wanted, reduction="batchmean", log_target=True)
+        loss = config.lm_weight * lm + config.kl_weight * kl
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        losses.append(float(loss.detach()))
+        for name, value in (("loss", loss), ("lm", lm), ("kl", kl)):
+            sums[name] = sums.get(name, 0.0) + float(value.detach())
         job.report(f"training the {job.entry.stem}", step + 1, config.steps)
         if (step + 1) % every == 0 or step + 1 == config.steps:
+            since = step + 1 - (int(log[-1]["step"]) if log else 0)
             row = {"step": step + 1.0, "seconds": round(spent + time.monotonic() - began, 1), "learning_rate": rate}
-            log.append(row | {"kl": float(np.mean(losses))} | _validate(model, original, validate_on, config.batch))
+            row |= {name: total / since for name, total in sums.items()}
+            log.append(row | _validate(model, original, validate_on, config))
             check_finite(log[-1], part.noun)
-            log[-1]["untrained_kl"] = before["untrained_kl"]
-            losses = []
+            log[-1]["untrained_loss"] = untrained
+            sums = {}
             save_state(state_path(job.path), part, optimizer, step + 1, log, run)
     return log
 
 
 @torch.no_grad()
-def _validate(model: CompressedModel, original: CompressedModel, prompts: Sequence[_Prompt], batch: int) -> Row:
-    """Mean KL divergence at the first token of each answer, and how often both find the same token most likely."""
-    divergences, same = [], []
-    for first in range(0, len(prompts), batch):
-        some = prompts[first : first + batch]
-        lengths = [0] * len(some)
-        ours, theirs = (_next_token(one, some, lengths) for one in (model, original))
+def _validate(
+    model: CompressedModel, original: CompressedModel, prompts: Sequence[_Prompt], config: DistillationTraining
+) -> Row:
+    """Over all tokens of answers the loss, the KL divergence, and how often both models say the same.
+
+    And the share of answers that the compressed model gives, token by token to their end.
+    """
+    divergences, losses, same, right = [], [], [], []
+    for first in range(0, len(prompts), config.batch):
+        some = prompts[first : first + config.batch]
+        ours, theirs = (_answers(one, some) for one in (model, original))
         divergences.append(F.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=-1))
-        same.append((ours.argmax(dim=-1) == theirs.argmax(dim=-1)).float())
+        said, targets = ours.argmax(dim=-1), _targets(some).to(ours.device)
+        losses.append(F.nll_loss(ours, targets, reduction="none"))
+        same.append((said == theirs.argmax(dim=-1)).float())
+        hits = torch.split(said == targets, [len(prompt.answer) for prompt in some])
+        right += [bool(hit.all()) for hit in hits]
+    lm, kl = (float(torch.cat(values).mean()) for values in (losses, divergences))
     return {
-        "validation_kl": float(torch.cat(divergences).mean()),
+        "validation_loss": config.lm_weight * lm + config.kl_weight * kl,
+        "validation_kl": kl,
         "validation_agreement": float(torch.cat(same).mean()),
+        "validation_accuracy": float(np.mean(right)),
     }
 
 
-def _next_token(model: CompressedModel, prompts: Sequence[_Prompt], lengths: Sequence[int]) -> Tensor:
-    """Log probabilities (B, V) of the token that follows each prompt and the first tokens of its answer."""
+def _answers(model: CompressedModel, prompts: Sequence[_Prompt]) -> Tensor:
+    """Log probabilities (T, V) of the next token at each of the T tokens of all answers."""
     images = [[prompt.item.load()] for prompt in prompts]
     ids, mask, pixels = model.inputs(images, [model.adapter.chat(prompt.item.question) for prompt in prompts])
+    if pixels is None:
+        raise AssertionError("questions are about images")
+    encoded = model.encode(model.embed_tokens(ids), ids.cpu().numpy(), mask.cpu().numpy(), pixels)
     rows = [
-        [*row[real.bool()].tolist(), *prompt.answer[:length]]
-        for row, real, prompt, length in zip(ids, mask, prompts, lengths, strict=True)
+        [*row[real.bool()].tolist(), *prompt.answer[:-1]] for row, real, prompt in zip(ids, mask, prompts, strict=True)
     ]
     longest = max(map(len, rows))
     padded = [[model.adapter.pad_token_id] * (longest - len(row)) + row for row in rows]
     real = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
-    logits, _ = model.prefill(torch.tensor(padded, device=ids.device), torch.tensor(real, device=ids.device), pixels)
-    return F.log_softmax(logits[:, -1].float(), dim=-1)
+    given = torch.tensor(padded, device=ids.device), torch.tensor(real, device=ids.device)
+    most = max(len(prompt.answer) for prompt in prompts)
+    logits, _ = model.prefill(*given, pixels, encoded=encoded, wanted=most)
+    own = [row[most - len(prompt.answer) :] for row, prompt in zip(logits, prompts, strict=True)]
+    return F.log_softmax(torch.cat(own).float(), dim=-1)
+
+
+def _targets(prompts: Sequence[_Prompt]) -> Tensor:
+    """The T tokens of all answers."""
+    return torch.tensor([token for prompt in prompts for token in prompt.answer])
 
 
 def _prompts(job: TrainingJob, config: DistillationTraining) -> tuple[list[_Prompt], list[_Prompt]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from vtc.errors import InputError
 from vtc.facts.model import ModelFacts
 from vtc.recipe import Recipe
+from vtc.recipe.projectors import PROJECTORS
 from vtc.recipe.selectors import LearnedEntry, RelevanceEntry
 from vtc.recipe.selectors.decoder.relevance import RelevanceTraining
 from vtc.recipe.selectors.learned import PrunerTraining
@@ -40,6 +41,13 @@ def train_relevance(job: TrainingJob) -> None:
     subject = RelevanceSubject(job.adapter, job.model_digest, after, before)
     data = load_examples(job.adapter, job.source, config.images, config.validation, config.seed)
     train_relevance(subject, data, config, job.path, job.source, job.report)
+
+
+def train_projector(job: TrainingJob) -> None:
+    """Train a projector."""
+    from vtc.training.distillation import train_by_distillation
+
+    train_by_distillation(job)
 
 
 def check_plain(facts: ModelFacts) -> None:
@@ -75,4 +83,5 @@ PLAIN = (LearnedEntry, RelevanceEntry)
 TRAINERS: dict[type[Trained], Trainer] = {
     LearnedEntry: train_learned,
     RelevanceEntry: train_relevance,
+    **{entry: train_projector for entry in PROJECTORS.values() if issubclass(entry, Trained)},
 }

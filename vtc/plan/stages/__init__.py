@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from vtc.plan.stages import drop_layers, frequency_filter, prune, prune_in_decoder, visual_exit
+from vtc.plan.stages import drop_layers, frequency_filter, project, prune, prune_in_decoder, visual_exit
 from vtc.plan.state import Context, Rules, Step, TokenState
 from vtc.recipe.stages import (
     DropLayersEntry,
     FrequencyFilterEntry,
+    ProjectEntry,
     PruneEntry,
     PruneInDecoderEntry,
     StageEntry,
@@ -39,6 +40,7 @@ class Numbers(NamedTuple):
 NUMBERS: dict[type[StageEntry], Numbers] = {
     FrequencyFilterEntry: Numbers(frequency_filter.step, frequency_filter.check),
     PruneEntry: Numbers(prune.step, prune.check),
+    ProjectEntry: Numbers(project.step, project.check),
     PruneInDecoderEntry: Numbers(prune_in_decoder.step),
     VisualExitEntry: Numbers(visual_exit.step, visual_exit.check),
     DropLayersEntry: Numbers(drop_layers.step),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from vtc.facts.layout import Grid
+from vtc.facts.layout import Grid, smaller_grid
 from vtc.plan.flops import filter_flops
 from vtc.plan.state import Context, Rules, Step, TokenState
 from vtc.plan.words import side, sides
@@ -62,22 +62,3 @@ def _smaller_grid(wanted: int | float | str, grid: Grid, context: Context) -> Gr
         context.fault("keep", f"{keep} tokens form no grid inside {side(grid)}; the nearest that do: {near}")
         return grid
     return found
-
-
-def smaller_grid(grid: Grid, keep: int) -> Grid | None:
-    """Find the grid of exactly `keep` tokens inside `grid` whose aspect is nearest to it.
-
-    Parameters
-    ----------
-    grid
-        (H, W) of the input.
-    keep
-        Tokens wanted.
-
-    Returns
-    -------
-    (int, int) or None
-        (h, w) with h * w == keep, h <= H, w <= W; of two equally near the wider; None when there is none.
-    """
-    fits = [(h, keep // h) for h in range(1, grid[0] + 1) if keep % h == 0 and keep // h <= grid[1]]
-    return min(fits, key=lambda side: (abs(math.log(side[0] * grid[1] / (side[1] * grid[0]))), side[0]), default=None)

@@ -13,6 +13,7 @@ from pydantic import Field
 from vtc.recipe.stages.base import LayerRemoval, Place, StageEntry
 from vtc.recipe.stages.drop_layers import DropLayersEntry
 from vtc.recipe.stages.frequency_filter import FrequencyFilterEntry
+from vtc.recipe.stages.project import ProjectEntry
 from vtc.recipe.stages.prune import PruneEntry
 from vtc.recipe.stages.prune_in_decoder import PruneInDecoderEntry
 from vtc.recipe.stages.visual_exit import VisualExitEntry
@@ -24,6 +25,7 @@ __all__ = [
     "FrequencyFilterEntry",
     "LayerRemoval",
     "Place",
+    "ProjectEntry",
     "PruneEntry",
     "PruneInDecoderEntry",
     "Stage",
@@ -34,6 +36,7 @@ __all__ = [
 AnyStage = (
     FrequencyFilterEntry  # in the order in which messages name them
     | PruneEntry
+    | ProjectEntry
     | PruneInDecoderEntry
     | VisualExitEntry
     | DropLayersEntry

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Literal
 
+from vtc.recipe.projectors.base import ProjectorEntry
 from vtc.recipe.selectors.base import SelectorEntry
 from vtc.recipe.trained import Trained
 from vtc.recipe.values import Positions, Written
+
+METHODS = ("selector", "projector")
+"""Keys of a stage that name a method, alone or with its options."""
 
 
 class Place(IntEnum):
@@ -72,8 +76,15 @@ class StageEntry(Written):
     """Key that may be ``auto``, to the key that guides the choice and goes when it is made."""
     selectors: ClassVar[Mapping[str, type[SelectorEntry]]] = {}
     """Selectors that its `selector` may name."""
+    projectors: ClassVar[Mapping[str, type[ProjectorEntry]]] = {}
+    """Projectors that its `projector` may name."""
     default_selector: ClassVar[str] = ""
     """The selector that options without a name belong to."""
+
+    @classmethod
+    def methods(cls, key: str) -> Mapping[str, type[Written]]:
+        """Return what its `selector` or its `projector` may name."""
+        return cls.selectors if key == "selector" else cls.projectors
 
     @property
     def place(self) -> Place:
@@ -119,6 +130,7 @@ class StageEntry(Written):
         """Yield its part with parameters of its own, if it has one, and the keys that lead to it."""
         if isinstance(self, Trained):
             yield (), self
-        selector = getattr(self, "selector", None)
-        if isinstance(selector, Trained):
-            yield ("selector",), selector
+        for key in METHODS:
+            part = getattr(self, key, None)
+            if isinstance(part, Trained):
+                yield (key,), part

@@ -1,0 +1,131 @@
+"""The `project` stage: plans are exact, training begins well, what cannot be is refused, and bundles answer alike."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.recipe.texts import faults, with_stage
+from tests.sizes import LLAVA_15
+from tests.tiny import image, recipe
+from vtc.compressed.build import apply_recipe
+from vtc.compressed.model import CompressedModel
+from vtc.errors import InputError, RecipeError
+from vtc.facts.layout import Grid
+from vtc.models.base import VLMAdapter
+from vtc.plan import check, plan
+from vtc.projectors import build_projector
+from vtc.projectors.deco import Deco
+from vtc.projectors.pixel_shuffle import PixelShuffle
+from vtc.recipe.projectors import PROJECTORS, DecoEntry, PixelShuffleEntry
+from vtc.selectors.trained import trained_part
+from vtc.visual_tokens import in_grids
+
+OPTIONS: dict[str, dict[str, Any]] = {"c_abstractor": {"hidden": 16, "depth": 2}, "llava_sp": {"inner": 8}}
+KEEPS = {"llava_sp": 17}
+GRID: Grid = (4, 4)
+
+
+def stage(name: str, keep: int | None = None) -> dict[str, Any]:
+    """A `project` stage of four tokens, or of as many as a projector makes."""
+    options = OPTIONS.get(name, {})
+    return {"kind": "project", "keep": keep or KEEPS.get(name, 4), "projector": {"name": name, **options}}
+
+
+def projected(adapter: VLMAdapter, name: str) -> CompressedModel:
+    """A model with a projector that training has not changed yet."""
+    return apply_recipe(adapter, recipe(stage(name)), from_state=True)
+
+
+@pytest.mark.parametrize("name", PROJECTORS)
+def test_plan_counts_parameters_and_operations(name: str, adapter: VLMAdapter) -> None:
+    model, prompt = projected(adapter, name), adapter.chat("what digit is red ?")
+    text_tokens = len(adapter.tokenize([prompt], [1], 1)[0][0]) - 1
+    made = plan(recipe(stage(name)), adapter.facts, text_tokens=text_tokens)
+    part = trained_part(model.vision)
+    own = 0 if part is None else sum(parameter.numel() for parameter in part.parameters())
+    assert made.stages[0].parameters == own
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model.generate([[image(0)]], [prompt], max_new_tokens=1)
+    # A weighted sum of each square, and the gates of the whole image, PyTorch does not count or counts otherwise.
+    assert made.flops["exact"] == pytest.approx(counter.get_total_flops(), rel=0.002)
+
+
+@pytest.mark.parametrize("name", PROJECTORS)
+def test_it_makes_exactly_what_the_plan_says(name: str, adapter: VLMAdapter) -> None:
+    model = projected(adapter, name)
+    prompts = [adapter.chat("what digit is red ?"), adapter.chat("how many ?")]
+    features, places = model.features([[image(0)], [image(1)]], prompts)
+    assert features.shape == (2, KEEPS.get(name, 4), adapter.facts.decoder.width)
+    assert places.tolist() == [list(range(KEEPS.get(name, 4)))] * 2
+
+
+@torch.inference_mode()
+def test_training_begins_with_the_models_own_projector(adapter: VLMAdapter) -> None:
+    tokens = in_grids(torch.randn(2, prod(GRID), adapter.facts.token_width), [GRID])
+    wanted = adapter.projector(tokens.features.reshape(2, 2, 2, 2, 2, -1).mean(dim=(2, 4)).flatten(1, 2))
+    for entry, kind in ((DecoEntry(), Deco), (PixelShuffleEntry(), PixelShuffle)):
+        made = build_projector(entry, adapter, GRID, 4, (0, 1))
+        assert isinstance(made, kind)
+        torch.testing.assert_close(made(tokens, adapter.projector), wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("stages", "words"),
+    [
+        ([stage("deco"), stage("deco")], "stages.1: stages.0 has projected the tokens already"),
+        ([{"kind": "prune", "keep": 8, "selector": "uniform"}, stage("deco")], "stages.1: needs a whole grid, and st"),
+        (
+            [stage("deco"), {"kind": "prune", "keep": 2, "selector": "uniform"}],
+            "stages.1: prune happens before project",
+        ),
+    ],
+)
+def test_stages_that_cannot_go_together_are_named(stages: list[dict[str, Any]], words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        check(recipe(*stages))
+
+
+@pytest.mark.parametrize(
+    ("name", "keep", "words"),
+    [
+        ("tokenpacker", 100, "tokenpacker cannot make 100 tokens of 24x24; the nearest that it can: 64, 144"),
+        ("deco", 577, "cannot keep 577 of 576 visual tokens"),
+        ("mqt", 300, "mqt cannot make 300 tokens of 24x24; the nearest that it can: 256"),
+        ("llava_sp", 64, "llava_sp cannot make 64 tokens of 24x24; the nearest that it can: 582"),
+    ],
+)
+def test_a_number_that_it_cannot_make_is_named_with_the_nearest(name: str, keep: int, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        plan(recipe(stage(name, keep)), LLAVA_15)
+
+
+def test_unknown_projectors_and_options_are_named() -> None:
+    told = faults(with_stage("{kind: project, keep: 4, projector: dco}"))
+    assert told == ["r.yaml:4: stages.0.projector: unknown projector 'dco', did you mean 'deco'?"]
+    told = faults(with_stage("{kind: project, keep: 4, projector: {name: qmop, mixtur: all}}"))
+    assert told == ["r.yaml:4: stages.0.projector.mixtur: unknown key, did you mean 'mixture'?"]
+
+
+def test_one_that_reads_the_question_needs_it_after_the_image(
+    adapter: VLMAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(adapter), "question_follows_image", False)
+    with pytest.raises(InputError, match=r"stages.0: qmop reads the question .* take one that reads no question"):
+        projected(adapter, "qmop")
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "llava_next"])
+def test_families_that_cannot_have_one_say_why(family: str, tmp_path: Path) -> None:
+    from vtc.models import read_facts
+    from vtc.models.random.tiny_families import write_tiny
+
+    write_tiny(family, tmp_path / family, encoder_layers=2, decoder_layers=2)
+    with pytest.raises(RecipeError, match=r"stages.0: .*(time, row and column|several encoder layers|one whole view)"):
+        plan(recipe(stage("deco")), read_facts(tmp_path / family))

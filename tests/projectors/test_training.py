@@ -1,0 +1,49 @@
+"""A projector is trained by the shell's own way, exported, and answers as the compressed model does."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+import vtc
+from tests.tiny import image, recipe
+from tests.training.conftest import QUESTIONS, source
+from vtc.compressed.checkpoint import load_compressed
+from vtc.recipe.projectors import PROJECTORS
+
+__all__ = ["source"]
+
+TRAINING = {"steps": 20, "questions": 100, "validation": 4, "batch": 4, "learning_rate": 0.003}
+
+
+@pytest.mark.parametrize("name", ["deco", "qmop"])
+def test_it_is_trained_exported_and_run(name: str, checkpoint: Path, source: Path, tmp_path: Path) -> None:
+    stage = {"kind": "project", "keep": 4, "projector": {"name": name, "training": TRAINING}}
+    made = vtc.compress(checkpoint, recipe(stage), out=tmp_path / "c", data=source)
+    with (tmp_path / "c" / "projector_log.csv").open() as file:
+        log = list(csv.DictReader(file))
+    assert float(log[-1]["loss"]) < float(log[0]["loss"])
+    assert not made.warnings
+    assert not made.warnings
+
+    vtc.export(tmp_path / "c", out=tmp_path / "b", samples=2)
+    model, resolved, _ = load_compressed(tmp_path / "c")
+    assert resolved.stages[0].model_dump()["projector"]["checkpoint"] == "projector.safetensors"
+    bundle = vtc.load(tmp_path / "b")
+    for number, question in enumerate(QUESTIONS):
+        with torch.inference_mode():
+            asked = [[image(number)]], [model.adapter.chat(question)]
+            (expected,) = model.generate(*asked, max_new_tokens=6)
+        assert bundle.ask(image(number), question, max_new_tokens=6) == expected.text
+
+
+def test_a_model_that_has_nothing_to_train_needs_no_data(checkpoint: Path, tmp_path: Path) -> None:
+    stage = {"kind": "project", "keep": 4, "projector": "m3"}
+    assert vtc.compress(checkpoint, recipe(stage), out=tmp_path / "c").plan.keep == 4
+
+
+def test_those_that_are_trained_share_one_name_of_file() -> None:
+    assert {getattr(entry, "stem", "projector") for entry in PROJECTORS.values()} == {"projector"}

@@ -1,0 +1,76 @@
+"""The interface of a projector: visual tokens of the encoder in, fewer tokens in the decoder's space out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+
+from vtc.facts.layout import Grid
+from vtc.recipe.needs import NOTHING, Needs
+from vtc.selectors.trained import TrainedPart
+from vtc.visual_tokens import VisualTokens
+
+Own = Callable[[Tensor], Tensor]
+"""A model's own projector, of tokens (B, N, D) in the encoder's space."""
+
+
+class Projector(nn.Module, ABC):
+    """What stands in the place of a model's projector.
+
+    Parameters
+    ----------
+    grid : (int, int)
+        Rows and columns of the tokens that come in.
+    keep : int
+        Tokens that go out.
+    """
+
+    def __init__(self, grid: Grid, keep: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.keep = keep
+
+    @property
+    def needs(self) -> Needs:
+        """What it looks at beyond the features."""
+        return NOTHING
+
+    @abstractmethod
+    def forward(self, tokens: VisualTokens, own: Own) -> Tensor:
+        """Tokens (B, keep, E) in the decoder's space; `own` may be gone on with."""
+
+
+class TrainedProjector(Projector, TrainedPart):
+    """A projector with parameters of its own, made for one number of tokens of one grid.
+
+    Attributes
+    ----------
+    method : str
+        Its name in a recipe.
+    encoder_layers : tuple of int
+        Those that run before it.
+    """
+
+    noun = "projector"
+
+    def __init__(self, grid: Grid, keep: int) -> None:
+        super().__init__(grid, keep)
+        self.method = ""
+        self.encoder_layers: tuple[int, ...] = ()
+
+    @property
+    def made_for(self) -> Mapping[str, str]:
+        layers = ",".join(map(str, self.encoder_layers))
+        return {
+            "method": self.method,
+            "grid": f"{self.grid[0]}x{self.grid[1]}",
+            "keep": str(self.keep),
+            "encoder_layers": layers,
+        }
+
+
+def two_layers(width: int, inner: int, out: int) -> nn.Sequential:
+    """LLaVA's projector: linear, GELU, linear."""
+    return nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, out))

@@ -1,0 +1,138 @@
+"""What the recipe entries of all projectors have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from math import isqrt, prod
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from vtc.facts.layout import Grid, smaller_grid
+from vtc.facts.model import ModelFacts
+from vtc.recipe.needs import Reading
+from vtc.recipe.selectors.base import Product
+from vtc.recipe.trained import Trained
+from vtc.recipe.training import DistillationTraining
+from vtc.recipe.values import Written
+
+
+class ProjectorEntry(Written):
+    """A projector as a recipe names it."""
+
+    name: str
+    summary: ClassVar[str]
+    paper: ClassVar[str]
+    reads: ClassVar[str] = "nothing"
+    """What it looks at beyond the encoder's tokens, in words."""
+    text_aware: ClassVar[bool] = False
+    has_grid: ClassVar[bool] = True
+    """The tokens that it gives fill a grid."""
+
+    @property
+    def seeks_question(self) -> bool:
+        """Whether it looks for the question in the text after an image."""
+        return self.text_aware
+
+    def readings(self, facts: ModelFacts) -> tuple[Reading, ...]:
+        """What it reads of encoder layers."""
+        return ()
+
+    @abstractmethod
+    def keeps(self, grid: Grid) -> Sequence[int]:
+        """Numbers of tokens that it can make of those of a grid, ascending."""
+
+    def grid_of(self, keep: int, grid: Grid) -> Grid:
+        """The grid of `keep` tokens that it makes of one; a row of them where it `has_grid` not."""
+        return 1, keep
+
+    def projections(self, keep: int, grid: Grid) -> int:
+        """Tokens that pass the model's own projector."""
+        return 0
+
+    @abstractmethod
+    def parameters(self, facts: ModelFacts, keep: int, grid: Grid) -> int:
+        """Numbers that training makes."""
+
+    @abstractmethod
+    def products(self, facts: ModelFacts, keep: int, grid: Grid) -> Iterable[Product]:
+        """The matrix products that one grid takes, without those of the model's own projector."""
+
+
+class TrainedProjectorEntry(ProjectorEntry, Trained):
+    """A projector with parameters of its own."""
+
+    stem = "projector"
+    training: DistillationTraining | None = None
+    """How it is trained; goes with ``checkpoint: auto``."""
+
+
+class PooledEntry(TrainedProjectorEntry):
+    """A projector whose tokens fill any smaller grid."""
+
+    def keeps(self, grid: Grid) -> Sequence[int]:
+        return any_grid(grid)
+
+    def grid_of(self, keep: int, grid: Grid) -> Grid:
+        found = smaller_grid(grid, keep)
+        if found is None:
+            raise AssertionError("the number is among those that it can give")
+        return found
+
+
+class SquaresEntry(ProjectorEntry):
+    """A projector that makes a token of each square of the grid."""
+
+    def keeps(self, grid: Grid) -> Sequence[int]:
+        return squares(grid)
+
+    def grid_of(self, keep: int, grid: Grid) -> Grid:
+        side = side_of(keep, grid)
+        return grid[0] // side, grid[1] // side
+
+
+def any_grid(grid: Grid) -> list[int]:
+    """Numbers of tokens that fill a grid no larger than one in rows and columns."""
+    return sorted({rows * columns for rows in range(1, grid[0] + 1) for columns in range(1, grid[1] + 1)})
+
+
+def squares(grid: Grid) -> list[int]:
+    """Numbers of tokens of one for each square, for all sides that divide the grid."""
+    sides = [side for side in range(1, min(grid) + 1) if grid[0] % side == grid[1] % side == 0]
+    return sorted(prod(grid) // side**2 for side in sides)
+
+
+def side_of(keep: int, grid: Grid) -> int:
+    """The side of the squares of a grid that `keep` tokens stand for."""
+    return isqrt(prod(grid) // keep)
+
+
+def pooling(width: int, grid: Grid, keep_grid: Grid) -> list[Product]:
+    """Products that resample tokens of `width` numbers, one for rows and one for columns."""
+    return [(keep_grid[0], grid[0], grid[1] * width), (prod(keep_grid), grid[1], width)]
+
+
+def linear(*layers: tuple[int, int]) -> int:
+    """Parameters of linear layers with biases, each given by its inputs and outputs."""
+    return sum((inputs + 1) * outputs for inputs, outputs in layers)
+
+
+def passing(tokens: int, *layers: tuple[int, int]) -> list[Product]:
+    """Products of tokens that pass linear layers."""
+    return [(tokens, inputs, outputs) for inputs, outputs in layers]
+
+
+def heads_of(width: int, size: int) -> int:
+    """Heads of attention of about `size` numbers each, which `width` divides into."""
+    return next(heads for heads in range(max(1, width // size), 0, -1) if width % heads == 0)
+
+
+Depths = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1, strict=False)]
+"""Depths of what is read of the encoder: 1 is what goes to the projector."""
+
+
+def read_at(depths: Sequence[float], facts: ModelFacts) -> tuple[Reading, ...]:
+    """Tokens entering the encoder layers at these depths; 1 is what the last one that runs gives out."""
+    whole = facts.encoder.feature_layer + 1
+    return tuple(Reading("hidden_states", max(0, round(depth * whole))) for depth in depths)
