@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -18,7 +19,10 @@ from vtc.compressed.build import apply_recipe
 from vtc.compressed.model import CompressedModel
 from vtc.errors import InputError, RecipeError
 from vtc.facts.layout import Grid
+from vtc.models import FAMILIES, load_adapter, read_facts
 from vtc.models.base import VLMAdapter
+from vtc.models.random.tiny import write_tiny_llava
+from vtc.models.random.tiny_families import TINY_FAMILIES, write_tiny
 from vtc.plan import check, plan
 from vtc.projectors import build_projector
 from vtc.projectors.deco import Deco
@@ -121,11 +125,33 @@ def test_one_that_reads_the_question_needs_it_after_the_image(
         projected(adapter, "qmop")
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "llava_next"])
-def test_families_that_cannot_have_one_say_why(family: str, tmp_path: Path) -> None:
-    from vtc.models import read_facts
-    from vtc.models.random.tiny_families import write_tiny
+REFUSED = {
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl"), "time, row and column"),
+    **dict.fromkeys(("qwen3_vl", "qwen3_vl_moe"), "several encoder layers"),
+    **dict.fromkeys(("internvl", "llava_next", "llava_onevision"), "not one whole view"),
+}
+"""Families that cannot have a projector, and what they are told."""
 
-    write_tiny(family, tmp_path / family, encoder_layers=2, decoder_layers=2)
-    with pytest.raises(RecipeError, match=r"stages.0: .*(time, row and column|several encoder layers|one whole view)"):
-        plan(recipe(stage("deco")), read_facts(tmp_path / family))
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_takes_them_or_says_why(family: str, tmp_path: Path) -> None:
+    if family in TINY_FAMILIES:
+        write_tiny(family, tmp_path / "m", encoder_layers=2, decoder_layers=2)
+    else:
+        write_tiny_llava(tmp_path / "m", grid=4, encoder_layers=2, decoder_layers=2)
+    facts = read_facts(tmp_path / "m")
+    if family in REFUSED:
+        with pytest.raises(RecipeError, match=f"stages.0: .*{REFUSED[family]}"):
+            plan(recipe(stage("deco")), facts)
+        return
+    model = load_adapter(tmp_path / "m")
+    whole, pictures = Image.new("RGB", facts.image_size[::-1]), facts.layout.frames
+    for name in ("deco", "qmop", "pixel_shuffle", "mqt"):
+        wanted = recipe(stage(name, 4 * facts.layout.spans))
+        made = apply_recipe(model, wanted, from_state=True)
+        part = trained_part(made.vision)
+        assert part is not None
+        assert plan(wanted, facts).stages[0].parameters == sum(one.numel() for one in part.parameters())
+        features, _ = made.features([[whole] * pictures], [model.chat("what is it ?")])
+        assert features.shape == (facts.layout.spans, 4, facts.decoder.width)
+        assert made.generate([[whole] * pictures], [model.chat("what is it ?")], max_new_tokens=2)

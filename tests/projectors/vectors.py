@@ -181,7 +181,7 @@ def _mixed() -> Iterator[Vector]:
     names |= {f"proj_{one}.bias": f"p.bias_{one}" for one in "abc"}
     names |= {"router.0.weight": "p.w1", "router.0.bias": "p.b1", "router.2.weight": "p.w2", "router.2.bias": "p.b2"}
     for mixture, key in (("top_2", "out_top2"), ("all", "out_dense")):
-        mixed = Qmop(_square(8), _square(4), 16, 2, 24, 20, 32, mixture, CLS)  # type: ignore[arg-type]
+        mixed = Qmop(_square(8), _square(4), 16, 2, 24, 16, 20, 32, mixture, CLS)  # type: ignore[arg-type]
         state = mixed.state_dict() | {name: _tensor(file[key]).float() for name, key in names.items()}
         state |= {"score.weight": _tensor(file["p.score_w"])[None], "score.bias": _tensor(file["p.score_b"])[None]}
         mixed.load_state_dict(state)

@@ -28,7 +28,7 @@ from vtc.tables import line
 
 
 @dataclass(frozen=True)
-class Place:
+class Site:
     """Where a projector stands.
 
     Attributes
@@ -64,63 +64,63 @@ class Place:
         return tuple(reading.layer for reading in entry.readings(self.adapter.facts))
 
 
-def _deco(entry: entries.DecoEntry, at: Place) -> Deco:
+def _deco(entry: entries.DecoEntry, at: Site) -> Deco:
     made = Deco(at.grid, entry.grid_of(at.keep, at.grid), at.width, at.out)
     begin_as(made.mlp_projector, at.adapter.projector)
     return made
 
 
-def _pixel_shuffle(entry: entries.PixelShuffleEntry, at: Place) -> PixelShuffle:
+def _pixel_shuffle(entry: entries.PixelShuffleEntry, at: Site) -> PixelShuffle:
     made = PixelShuffle(at.grid, at.side, at.width, at.out)
     begin_as_means(made.mlp, at.adapter.projector, prod(at.grid) // at.keep)
     return made
 
 
-def _ldpv2(entry: entries.LdpV2Entry, at: Place) -> LdpV2:
+def _ldpv2(entry: entries.LdpV2Entry, at: Site) -> LdpV2:
     made = LdpV2(at.grid, entry.grid_of(at.keep, at.grid), at.width, at.out)
     begin_as(made.mlp.mlp, at.adapter.projector)
     return made
 
 
-def _c_abstractor(entry: entries.CAbstractorEntry, at: Place) -> CAbstractor:
+def _c_abstractor(entry: entries.CAbstractorEntry, at: Site) -> CAbstractor:
     keep_grid = entry.grid_of(at.keep, at.grid)
     return CAbstractor(at.grid, keep_grid, at.width, entry.hidden, at.out, depth=entry.depth)
 
 
-def _tokenpacker(entry: entries.TokenPackerEntry, at: Place) -> TokenPacker:
+def _tokenpacker(entry: entries.TokenPackerEntry, at: Site) -> TokenPacker:
     heads = heads_of(at.width, 128)  # the authors' size of a head
     made = TokenPacker(at.grid, at.side, at.width, heads, at.out, at.layers(entry))
     begin_as(made.mlp, at.adapter.projector)
     return made
 
 
-def _tokenflex(entry: entries.TokenFlexEntry, at: Place) -> TokenFlex:
+def _tokenflex(entry: entries.TokenFlexEntry, at: Site) -> TokenFlex:
     return TokenFlex(at.grid, entry.grid_of(at.keep, at.grid)[0], at.width, at.out)
 
 
-def _mqt(entry: entries.MqtEntry, at: Place) -> Mqt:
+def _mqt(entry: entries.MqtEntry, at: Site) -> Mqt:
     return Mqt(at.grid, at.keep, at.width, heads_of(at.width, 64), at.out)
 
 
-def _m3(entry: entries.M3Entry, at: Place) -> M3:
+def _m3(entry: entries.M3Entry, at: Site) -> M3:
     return M3(at.grid, at.side)
 
 
-def _qmop(entry: entries.QmopEntry, at: Place) -> Qmop:
+def _qmop(entry: entries.QmopEntry, at: Site) -> Qmop:
     (cls,) = at.layers(entry) or (None,)
-    keep_grid, heads = entry.grid_of(at.keep, at.grid), heads_of(at.width, 64)
-    return Qmop(at.grid, keep_grid, at.width, heads, at.out, at.out, entry.router, entry.mixture, cls)
+    keep_grid, heads, image = entry.grid_of(at.keep, at.grid), heads_of(at.width, 64), entry.image(at.adapter.facts)
+    return Qmop(at.grid, keep_grid, at.width, heads, at.out, image, at.out, entry.router, entry.mixture, cls)
 
 
-def _quecc(entry: entries.QueCCEntry, at: Place) -> QueCC:
+def _quecc(entry: entries.QueCCEntry, at: Site) -> QueCC:
     return QueCC(at.grid, at.side, at.width, heads_of(at.width, 128), at.out, at.layers(entry))
 
 
-def _llava_sp(entry: entries.LlavaSpEntry, at: Place) -> LlavaSp:
+def _llava_sp(entry: entries.LlavaSpEntry, at: Site) -> LlavaSp:
     return LlavaSp(at.grid, at.width, entry.inner, at.out)
 
 
-BUILDERS: dict[type[entries.ProjectorEntry], Callable[[Any, Place], Projector]] = {
+BUILDERS: dict[type[entries.ProjectorEntry], Callable[[Any, Site], Projector]] = {
     entries.DecoEntry: _deco,
     entries.PixelShuffleEntry: _pixel_shuffle,
     entries.LdpV2Entry: _ldpv2,
@@ -152,7 +152,7 @@ def build_projector(
     running : sequence of int
         Encoder layers that run.
     """
-    made = line(BUILDERS, entry, "BUILDERS of vtc.projectors")(entry, Place(adapter, grid, keep))
+    made = line(BUILDERS, entry, "BUILDERS of vtc.projectors")(entry, Site(adapter, grid, keep))
     if isinstance(made, TrainedProjector):
         made.method, made.encoder_layers = entry.name, tuple(running)
     return made

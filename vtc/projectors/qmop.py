@@ -40,10 +40,10 @@ class Qmop(TrainedProjector):
     Parameters
     ----------
     grid, keep_grid : (int, int)
-    width, heads, out, text : int
-        Values of a token of the encoder, heads of the resampler, values of a token of the decoder and of a question.
-    inner : int
-        Of the router.
+    width, heads, out : int
+        Values of a token of the encoder, heads of the resampler, and values of a token of the decoder.
+    image, text, inner : int
+        Values of the image's and of the question's vector, and of the router's inner layer.
     mixture : {"top_2", "all"}
         Whether the branch that the router rates lowest is left out.
     cls_layer : int or None
@@ -60,6 +60,7 @@ class Qmop(TrainedProjector):
         width: int,
         heads: int,
         out: int,
+        image: int,
         text: int,
         inner: int,
         mixture: Mixture = "top_2",
@@ -75,8 +76,8 @@ class Qmop(TrainedProjector):
         self.wq, self.wk, self.wv, self.wo = (nn.Linear(width, width, bias=False) for _ in range(4))
         self.score = nn.Linear(width, 1)
         self.proj_a, self.proj_b, self.proj_c = (nn.Linear(width, out) for _ in BRANCHES)
-        self.norm_image, self.norm_text = nn.LayerNorm(width, eps=EPSILON), nn.LayerNorm(text, eps=EPSILON)
-        self.router = nn.Sequential(nn.Linear(width + text, inner), nn.GELU(), nn.Linear(inner, len(BRANCHES)))
+        self.norm_image, self.norm_text = nn.LayerNorm(image, eps=EPSILON), nn.LayerNorm(text, eps=EPSILON)
+        self.router = nn.Sequential(nn.Linear(image + text, inner), nn.GELU(), nn.Linear(inner, len(BRANCHES)))
 
     @property
     def needs(self) -> Needs:
@@ -92,7 +93,7 @@ class Qmop(TrainedProjector):
         return torch.stack([resampled, pooled, pruned])
 
     def weights(self, image: Tensor, question: Tensor) -> Tensor:
-        """Of each branch, (B, branches), for vectors of images (B, width) and of questions (B, text)."""
+        """Of each branch, (B, branches), for vectors of images (B, image) and of questions (B, text)."""
         logits: Tensor = self.router(torch.cat([self.norm_image(image), self.norm_text(question)], dim=-1))
         if self.mixture == "all":
             return logits.softmax(dim=-1)

@@ -39,10 +39,16 @@ class QmopEntry(PooledEntry):
     def readings(self, facts: ModelFacts) -> tuple[Reading, ...]:
         return (Reading("cls_state", facts.encoder.feature_layer + 1),) if facts.encoder.has_cls else ()
 
+    @staticmethod
+    def image(facts: ModelFacts) -> int:
+        """Values of the image's vector: a CLS token is no wider than a patch, and a token may be several of those."""
+        return facts.encoder.width if facts.encoder.has_cls else facts.token_width
+
     def parameters(self, facts: ModelFacts, keep: int, grid: Grid) -> int:
         width, out = facts.token_width, facts.decoder.width
         resampler = (keep + prod(grid)) * width + 2 * width + 4 * width**2
-        router = 2 * (width + out) + linear((width + out, self.router), (self.router, BRANCHES))
+        vectors = self.image(facts) + out
+        router = 2 * vectors + linear((vectors, self.router), (self.router, BRANCHES))
         return resampler + linear((width, 1)) + BRANCHES * linear((width, out)) + router
 
     def products(self, facts: ModelFacts, keep: int, grid: Grid) -> Iterable[Product]:
@@ -53,6 +59,6 @@ class QmopEntry(PooledEntry):
             *pooling(width, grid, self.grid_of(keep, grid)),
             (tokens, width, 1),
             *BRANCHES * passing(keep, (width, out)),
-            (1, width + out, self.router),
+            (1, self.image(facts) + out, self.router),
             (1, self.router, BRANCHES),
         ]
