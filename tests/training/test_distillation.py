@@ -204,10 +204,16 @@ def test_answers_are_scored_as_they_are_generated(name: str, adapter: VLMAdapter
     questions = [adapter.chat(prompt.item.question) for prompt in prompts]
     logits = model.score(images, questions, [prompt.answer for prompt in prompts])
     expected = torch.cat([torch.from_numpy(row) for row in logits]).log_softmax(dim=-1)
-    if name == "cuts":  # whose selectors inside the decoder look at all text that there is
-        assert distillation._answers(model, prompts).shape == expected.shape
-    else:
-        torch.testing.assert_close(distillation._answers(model, prompts), expected, atol=1e-4, rtol=0)
+    for memory in (0, 2**30):
+        pair = distillation._Pair(model, compressed(adapter), prompts, memory)
+        found = distillation._answers(model, prompts)
+        for again in (distillation._answers(model, prompts[::-1]), pair.wanted(prompts)):
+            assert again.shape == found.shape
+        if name != "cuts":  # whose selectors inside the decoder look at all text that there is
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+        if name == "none":
+            torch.testing.assert_close(pair.wanted(prompts), expected, atol=1e-4, rtol=0)
+        model = compressed(adapter, *RECIPES[name])
     assert distillation._targets(prompts).tolist() == [token for prompt in prompts for token in prompt.answer]
 
 

@@ -28,6 +28,8 @@ class DistillationTraining(Written):
     """Weight of the KL divergence to the model as it is."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Draws questions and first weights."""
+    memory_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 4.0
+    """Encoded images and the model's own answers of up to so many gigabytes are computed only once."""
 
     @model_validator(mode="after")
     def _something_to_learn_from(self) -> DistillationTraining:

@@ -27,6 +27,7 @@ from vtc.plan import plan
 from vtc.recipe import Recipe
 from vtc.recipe.training import DistillationTraining
 from vtc.selectors.trained import TrainedPart, log_path, read_metadata, save_trained, trained_part
+from vtc.training.encoded import EncodedImages, Seen
 from vtc.training.frozen import frozen
 from vtc.training.job import TrainingJob
 from vtc.training.learning_rate import learning_rate_factor
@@ -52,8 +53,10 @@ LOGGED = 10
 
 @dataclass(frozen=True)
 class _Prompt:
-    """A question with the token ids of its answer, the end token included."""
+    """A question, its number and its image's, and the token ids of its answer, the end token included."""
 
+    number: int
+    image: int
     item: Item
     answer: tuple[int, ...]
 
@@ -80,7 +83,8 @@ def train_by_distillation(job: TrainingJob) -> None:
         original = apply_recipe(job.adapter, Recipe(version=1, name="none", stages=()))
         torch.manual_seed(config.seed)
         model, part = _model(job)
-        log = _train(job, config, model, original, part, train_on, validate_on, run)
+        pair = _Pair(model, original, [*train_on, *validate_on], int(config.memory_gb * 2**30))
+        log = _train(job, config, pair, part, train_on, validate_on, run)
     write_log(log_path(job.path), log, LOG_FIELDS)
     last = {name: log[-1][name] for name in ("validation_kl", "validation_agreement", "validation_accuracy")}
     facts = {**config.model_dump(mode="json"), **last, "run": run, "data": job.source, "questions": len(train_on)}
@@ -103,11 +107,49 @@ def _model(job: TrainingJob) -> tuple[CompressedModel, TrainedPart]:
     return model, part
 
 
+class _Pair:
+    """The compressed model and the original, for which images are encoded once as far as memory allows.
+
+    So long as there is memory, the original answers each question once, too.
+    """
+
+    def __init__(
+        self, model: CompressedModel, original: CompressedModel, prompts: Sequence[_Prompt], memory: int
+    ) -> None:
+        items = {prompt.image: prompt.item for prompt in prompts}
+        weights = next(original.embed_tokens.parameters())
+
+        def pixels(numbers: Sequence[int]) -> Tensor:
+            return original.adapter.preprocess([items[number].load() for number in numbers]).to(weights)
+
+        ours, theirs = model.vision, original.vision
+        images = EncodedImages(ours, pixels, memory // 2)
+        same = ours.layers == theirs.layers
+        model.vision = Seen(images, ours)
+        original.vision = Seen(images if same else EncodedImages(theirs, pixels, memory // 4), theirs)
+        self.model, self._original = model, original
+        self._left = memory // 4
+        self._answered: dict[int, Tensor] = {}
+
+    @torch.no_grad()
+    def wanted(self, prompts: Sequence[_Prompt]) -> Tensor:
+        """What the original says at each of the T tokens of all answers, log probabilities (T, V)."""
+        missing = [prompt for prompt in prompts if prompt.number not in self._answered]
+        found = dict(self._answered)
+        if missing:
+            said = _answers(self._original, missing)
+            for prompt, own in zip(missing, torch.split(said, [len(one.answer) for one in missing]), strict=True):
+                found[prompt.number] = own.clone()
+                if own.nbytes <= self._left:
+                    self._left -= own.nbytes
+                    self._answered[prompt.number] = found[prompt.number]
+        return torch.cat([found[prompt.number] for prompt in prompts])
+
+
 def _train(
     job: TrainingJob,
     config: DistillationTraining,
-    model: CompressedModel,
-    original: CompressedModel,
+    pair: _Pair,
     part: TrainedPart,
     train_on: Sequence[_Prompt],
     validate_on: Sequence[_Prompt],
@@ -118,7 +160,7 @@ def _train(
     done, log = load_state(state_path(job.path), part, optimizer, run)
     spent, began = (log[-1]["seconds"] if log else 0.0), time.monotonic()
     every = max(1, config.steps // LOGGED)
-    untrained = log[0]["untrained_loss"] if log else _validate(model, original, validate_on, config)["validation_loss"]
+    untrained = log[0]["untrained_loss"] if log else _validate(pair, validate_on, config)["validation_loss"]
     sums: dict[str, float] = {}
     for step in range(done, config.steps):
         rng = np.random.default_rng([config.seed, step])
@@ -126,9 +168,8 @@ def _train(
         rate = config.learning_rate * learning_rate_factor(step, config.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with torch.no_grad():
-            wanted = _answers(original, batch)
-        ours, targets = _answers(model, batch), _targets(batch).to(wanted.device)
+        wanted, ours = pair.wanted(batch), _answers(pair.model, batch)
+        targets = _targets(batch).to(ours.device)
         lm, kl = F.nll_loss(ours, targets), F.kl_div(ours, wanted, reduction="batchmean", log_target=True)
         loss = config.lm_weight * lm + config.kl_weight * kl
         optimizer.zero_grad()
@@ -141,7 +182,7 @@ def _train(
             since = step + 1 - (int(log[-1]["step"]) if log else 0)
             row = {"step": step + 1.0, "seconds": round(spent + time.monotonic() - began, 1), "learning_rate": rate}
             row |= {name: total / since for name, total in sums.items()}
-            log.append(row | _validate(model, original, validate_on, config))
+            log.append(row | _validate(pair, validate_on, config))
             check_finite(log[-1], part.noun)
             log[-1]["untrained_loss"] = untrained
             sums = {}
@@ -150,9 +191,7 @@ def _train(
 
 
 @torch.no_grad()
-def _validate(
-    model: CompressedModel, original: CompressedModel, prompts: Sequence[_Prompt], config: DistillationTraining
-) -> Row:
+def _validate(pair: _Pair, prompts: Sequence[_Prompt], config: DistillationTraining) -> Row:
     """Over all tokens of answers the loss, the KL divergence, and how often both models say the same.
 
     And the share of answers that the compressed model gives, token by token to their end.
@@ -160,7 +199,7 @@ def _validate(
     divergences, losses, same, right = [], [], [], []
     for first in range(0, len(prompts), config.batch):
         some = prompts[first : first + config.batch]
-        ours, theirs = (_answers(one, some) for one in (model, original))
+        ours, theirs = _answers(pair.model, some), pair.wanted(some)
         divergences.append(F.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=-1))
         said, targets = ours.argmax(dim=-1), _targets(some).to(ours.device)
         losses.append(F.nll_loss(ours, targets, reduction="none"))
@@ -177,21 +216,28 @@ def _validate(
 
 
 def _answers(model: CompressedModel, prompts: Sequence[_Prompt]) -> Tensor:
-    """Log probabilities (T, V) of the next token at each of the T tokens of all answers."""
-    images = [[prompt.item.load()] for prompt in prompts]
-    ids, mask, pixels = model.inputs(images, [model.adapter.chat(prompt.item.question) for prompt in prompts])
-    if pixels is None:
-        raise AssertionError("questions are about images")
-    encoded = model.encode(model.embed_tokens(ids), ids.cpu().numpy(), mask.cpu().numpy(), pixels)
+    """Log probabilities (T, V) of the next token at each of the T tokens of all answers.
+
+    Parameters
+    ----------
+    model : CompressedModel
+        Whose vision module takes numbers of images.
+    prompts : sequence of _Prompt
+    """
+    device = next(model.embed_tokens.parameters()).device
+    asked = [model.adapter.chat(prompt.item.question) for prompt in prompts]
+    ids, mask = model.adapter.tokenize(asked, [1] * len(asked), model.keep_per_span)
+    images = torch.tensor([[prompt.image] for prompt in prompts])
+    encoded = model.encode(model.embed_tokens(ids.to(device)), ids.numpy(), mask.numpy(), images)
     rows = [
         [*row[real.bool()].tolist(), *prompt.answer[:-1]] for row, real, prompt in zip(ids, mask, prompts, strict=True)
     ]
     longest = max(map(len, rows))
     padded = [[model.adapter.pad_token_id] * (longest - len(row)) + row for row in rows]
     real = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
-    given = torch.tensor(padded, device=ids.device), torch.tensor(real, device=ids.device)
+    given = torch.tensor(padded, device=device), torch.tensor(real, device=device)
     most = max(len(prompt.answer) for prompt in prompts)
-    logits, _ = model.prefill(*given, pixels, encoded=encoded, wanted=most)
+    logits, _ = model.prefill(*given, None, encoded=encoded, wanted=most)
     own = [row[most - len(prompt.answer) :] for row, prompt in zip(logits, prompts, strict=True)]
     return F.log_softmax(torch.cat(own).float(), dim=-1)
 
@@ -206,7 +252,11 @@ def _prompts(job: TrainingJob, config: DistillationTraining) -> tuple[list[_Prom
     items = load_dataset(job.source, config.questions + config.validation, config.seed, split="train").items
     answers = job.adapter.tokenizer([item.answers[0] for item in items], add_special_tokens=False)["input_ids"]
     end = job.adapter.eos_token_ids[:1]
-    prompts = [_Prompt(item, (*answer, *end)) for item, answer in zip(items, answers, strict=True)]
+    images = {image: number for number, image in enumerate(dict.fromkeys(item.image_id for item in items))}
+    prompts = [
+        _Prompt(number, images[item.image_id], item, (*answer, *end))
+        for number, (item, answer) in enumerate(zip(items, answers, strict=True))
+    ]
     order = np.random.default_rng(config.seed).permutation(len(prompts))
     drawn = [prompts[number] for number in order]
     check_on = drawn[: max(1, min(config.validation, len(drawn) // 2))]
