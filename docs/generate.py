@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -245,37 +245,28 @@ def stages() -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def selectors(entries: dict[str, Any]) -> Callable[[], str]:
-    """Return what makes the section of each selector."""
+def sections(entries: Mapping[str, Any], facts_of: Callable[[Any], list[str]]) -> Callable[[], str]:
+    """Return what makes the section of each method, which has these facts and the recipes that ship with it."""
 
     def made() -> str:
         parts = []
         for word, entry in entries.items():
-            facts = [
-                f"Reads: {entry.reads}",
-                f"looks at the question: {'yes' if entry.text_aware else 'no'}",
-                f"acts {entry.where}",
-            ]
-            if getattr(entry, "needs_cls", False):
-                facts.append("needs a CLS token")
-            facts.append(f"shipped recipes: {listed(users(entry))}")
+            facts = [f"Reads: {entry.reads}", *facts_of(entry), f"shipped recipes: {listed(users(entry))}"]
             parts += [f"### `{word}`", paragraphs(entry), "; ".join(facts) + ".", keys_of(entry)]
         return "\n\n".join(filter(None, parts))
 
     return made
 
 
-def projectors() -> str:
-    """Return a section for each projector."""
-    parts = []
-    for word, entry in PROJECTORS.items():
-        facts = [
-            f"Reads: {entry.reads}",
-            f"its tokens fill a grid: {'yes' if entry.has_grid else 'no'}",
-            f"shipped recipes: {listed(users(entry))}",
-        ]
-        parts += [f"### `{word}`", paragraphs(entry), "; ".join(facts) + ".", keys_of(entry)]
-    return "\n\n".join(filter(None, parts))
+def selector_facts(entry: Any) -> list[str]:
+    """Say whether a selector looks at the question, where it acts, and whether it needs a CLS token."""
+    needs = ["needs a CLS token"] if getattr(entry, "needs_cls", False) else []
+    return [f"looks at the question: {'yes' if entry.text_aware else 'no'}", f"acts {entry.where}", *needs]
+
+
+def projector_facts(entry: Any) -> list[str]:
+    """Say whether a projector's tokens fill a grid."""
+    return [f"its tokens fill a grid: {'yes' if entry.has_grid else 'no'}"]
 
 
 def overview() -> str:
@@ -338,9 +329,9 @@ SLOTS: dict[str, Callable[[], str]] = {
     "budget_keys": lambda: keys_of(Budget),
     "stages": stages,
     "selector_overview": overview,
-    "encoder_selectors": selectors(ENCODER_SELECTORS),
-    "decoder_selectors": selectors(DECODER_SELECTORS),
-    "projectors": projectors,
+    "encoder_selectors": sections(ENCODER_SELECTORS, selector_facts),
+    "decoder_selectors": sections(DECODER_SELECTORS, selector_facts),
+    "projectors": sections(PROJECTORS, projector_facts),
     "training": training,
     "shipped_recipes": shipped_recipes,
     "refused": refused(NEAREST),

@@ -20,7 +20,7 @@ from vtc.projectors.llava_sp import LlavaSp
 from vtc.projectors.m3 import M3
 from vtc.projectors.mqt import Mqt
 from vtc.projectors.pixel_shuffle import PixelShuffle
-from vtc.projectors.qmop import Qmop
+from vtc.projectors.qmop import Mixture, Qmop
 from vtc.projectors.quecc import QueCC
 from vtc.projectors.tokenflex import TokenFlex
 from vtc.projectors.tokenpacker import TokenPacker
@@ -180,8 +180,9 @@ def _mixed() -> Iterator[Vector]:
     names |= {f"{name}.weight": f"p.{name}" for name in ("wq", "wk", "wv", "wo", "proj_a", "proj_b", "proj_c")}
     names |= {f"proj_{one}.bias": f"p.bias_{one}" for one in "abc"}
     names |= {"router.0.weight": "p.w1", "router.0.bias": "p.b1", "router.2.weight": "p.w2", "router.2.bias": "p.b2"}
-    for mixture, key in (("top_2", "out_top2"), ("all", "out_dense")):
-        mixed = Qmop(_square(8), _square(4), 16, 2, 24, 16, 20, 32, mixture, CLS)  # type: ignore[arg-type]
+    mixtures: tuple[tuple[Mixture, str], ...] = (("top_2", "out_top2"), ("all", "out_dense"))
+    for mixture, key in mixtures:
+        mixed = Qmop(_square(8), _square(4), 16, 2, 24, 16, 20, 32, mixture, CLS)
         state = mixed.state_dict() | {name: _tensor(file[key]).float() for name, key in names.items()}
         state |= {"score.weight": _tensor(file["p.score_w"])[None], "score.bias": _tensor(file["p.score_b"])[None]}
         mixed.load_state_dict(state)

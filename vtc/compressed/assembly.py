@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vtc.facts.layout import Block, Grid, ImageLayout
+from vtc.resampling import bilinear
 
 Product = Callable[[Tensor, Tensor], Tensor]
 
@@ -58,16 +59,10 @@ def _block(views: Tensor, block: Block, grid: Grid, weigh: Product) -> Tensor:
 def _resampled(picture: Tensor, grid: Grid, weigh: Product) -> Tensor:
     """A picture (S, H, W, D) resampled bilinearly to (S, h, w, D): one matrix product for rows, one for columns."""
     _, height, width, depth = picture.shape
-    rows = _bilinear(height, grid[0]).to(picture)
-    columns = _bilinear(width, grid[1]).to(picture)
+    rows = bilinear(height, grid[0]).float().to(picture)
+    columns = bilinear(width, grid[1]).float().to(picture)
     by_row = weigh(rows, picture.reshape(-1, height, width * depth))
     return weigh(columns, by_row.reshape(-1, width, depth)).reshape(-1, *grid, depth)
-
-
-def _bilinear(size: int, target: int) -> Tensor:
-    """Weights (target, size) of linear interpolation between the centres of cells, without smoothing."""
-    place = ((torch.arange(target, dtype=torch.float64) + 0.5) * size / target - 0.5).clamp(0, size - 1)
-    return (1 - (place[:, None] - torch.arange(size, dtype=torch.float64)).abs()).clamp(min=0).float()
 
 
 def with_separators(features: Tensor, separator: Tensor, layout: ImageLayout) -> Tensor:

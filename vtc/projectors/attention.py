@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class CrossAttention(nn.Module):
@@ -26,12 +27,13 @@ class CrossAttention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Queries (..., Q, C), keys and values (..., T, C); returns (..., Q, C)."""
         parts = zip((query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
-        asked, known, told = (self._heads(nn.functional.linear(x, weight, bias)) for x, weight, bias in parts)
-        scores = torch.matmul(asked, known.transpose(-1, -2)) * asked.shape[-1] ** -0.5
-        seen = torch.matmul(scores.softmax(dim=-1), told).transpose(-3, -2)
-        out: Tensor = self.out_proj(seen.flatten(-2))
+        asked, known, told = (F.linear(x, weight, bias) for x, weight, bias in parts)
+        out: Tensor = self.out_proj(attend(asked, known, told, self.heads))
         return out
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """(..., T, C) as (..., heads, T, C / heads)."""
-        return x.reshape(*x.shape[:-1], self.heads, -1).transpose(-3, -2)
+
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """What queries (..., Q, C) see of values (..., T, C), heads end to end; returns (..., Q, C)."""
+    asked, known, told = (x.reshape(*x.shape[:-1], heads, -1).transpose(-3, -2) for x in (query, key, value))
+    scores = torch.matmul(asked, known.transpose(-1, -2)) * asked.shape[-1] ** -0.5
+    return torch.matmul(scores.softmax(dim=-1), told).transpose(-3, -2).flatten(-2)

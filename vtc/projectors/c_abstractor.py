@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from vtc.facts.layout import Grid
 from vtc.projectors.base import Own, TrainedProjector
-from vtc.projectors.resampling import averages, resample
+from vtc.recipe.projectors.c_abstractor import SQUEEZE
+from vtc.resampling import pooling
 from vtc.visual_tokens import VisualTokens
 
-SQUEEZE = 0.25
 EPSILON = 1e-5
 
 
@@ -92,16 +92,12 @@ class CAbstractor(TrainedProjector):
         Linear layers at the end.
     """
 
-    rows: Tensor
-    columns: Tensor
-
     def __init__(
         self, grid: Grid, keep_grid: Grid, width: int, hidden: int, out: int, depth: int = 3, readout: int = 2
     ) -> None:
         super().__init__(grid, prod(keep_grid))
         self.keep_grid = keep_grid
-        self.register_buffer("rows", averages(grid[0], keep_grid[0]).float(), persistent=False)
-        self.register_buffer("columns", averages(grid[1], keep_grid[1]).float(), persistent=False)
+        self.pooling = pooling(grid, keep_grid)
         self.pos_emb = nn.Parameter(0.02 * torch.randn(1, prod(grid), width))
         # The pooling between them is constant; it has a place so that names are those of the authors' checkpoints.
         self.net = nn.Sequential(_blocks(width, hidden, depth), nn.Identity(), _blocks(hidden, hidden, depth))
@@ -112,7 +108,7 @@ class CAbstractor(TrainedProjector):
 
     def forward(self, tokens: VisualTokens, own: Own) -> Tensor:
         fine = _picture(tokens.features + self.pos_emb, self.grid)
-        pooled = resample(_tokens(self.net[0](fine)), self.grid, self.rows, self.columns)
+        pooled = self.pooling(_tokens(self.net[0](fine)))
         coarse: Tensor = self.net[2](_picture(pooled, self.keep_grid))
         projected: Tensor = self.readout(_tokens(coarse))
         return projected

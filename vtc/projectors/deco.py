@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vtc.facts.layout import Grid
 from vtc.projectors.base import Own, TrainedProjector, two_layers
-from vtc.projectors.resampling import averages, resample
+from vtc.resampling import pooling
 from vtc.visual_tokens import VisualTokens
 
 
@@ -26,16 +26,12 @@ class Deco(TrainedProjector):
         Values of a token of the encoder and of the decoder.
     """
 
-    rows: Tensor
-    columns: Tensor
-
     def __init__(self, grid: Grid, keep_grid: Grid, width: int, out: int) -> None:
         super().__init__(grid, prod(keep_grid))
-        self.register_buffer("rows", averages(grid[0], keep_grid[0]).float(), persistent=False)
-        self.register_buffer("columns", averages(grid[1], keep_grid[1]).float(), persistent=False)
+        self.pooling = pooling(grid, keep_grid)
         self.mlp_projector = two_layers(width, out, out)
 
     def forward(self, tokens: VisualTokens, own: Own) -> Tensor:
-        pooled = resample(tokens.features, self.grid, self.rows, self.columns)
+        pooled = self.pooling(tokens.features)
         projected: Tensor = self.mlp_projector(pooled)
         return projected

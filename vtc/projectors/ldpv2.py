@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vtc.facts.layout import Grid
 from vtc.projectors.base import Own, TrainedProjector, two_layers
-from vtc.projectors.resampling import averages, resample
+from vtc.resampling import pooling
 from vtc.visual_tokens import VisualTokens
 
 
@@ -38,19 +38,15 @@ class LdpV2(TrainedProjector):
         Values of a token of the encoder and of the decoder.
     """
 
-    rows: Tensor
-    columns: Tensor
-
     def __init__(self, grid: Grid, keep_grid: Grid, width: int, out: int) -> None:
         super().__init__(grid, prod(keep_grid))
         self.keep_grid = keep_grid
-        self.register_buffer("rows", averages(grid[0], keep_grid[0]).float(), persistent=False)
-        self.register_buffer("columns", averages(grid[1], keep_grid[1]).float(), persistent=False)
+        self.pooling = pooling(grid, keep_grid)
         self.mlp = _Layers(width, out)
         self.peg = _Places(out)
 
     def forward(self, tokens: VisualTokens, own: Own) -> Tensor:
-        pooled = resample(self.mlp.mlp(tokens.features), self.grid, self.rows, self.columns)
+        pooled: Tensor = self.pooling(self.mlp.mlp(tokens.features))
         picture = pooled.transpose(1, 2).reshape(len(pooled), -1, *self.keep_grid)
         around: Tensor = self.peg.peg(picture)
         return pooled + around.flatten(2).transpose(1, 2)

@@ -14,11 +14,9 @@ from torch.nn import functional as F
 
 from vtc.facts.layout import Grid
 from vtc.projectors.base import Own, TrainedProjector
-from vtc.projectors.resampling import averages, resample
+from vtc.recipe.projectors.llava_sp import sides_of
+from vtc.resampling import pooling
 from vtc.visual_tokens import VisualTokens
-
-STEP = 4
-"""Sides that an image is pooled to are multiples of this."""
 
 
 class LlavaSp(TrainedProjector):
@@ -37,10 +35,10 @@ class LlavaSp(TrainedProjector):
         super().__init__(grid, len(sides) + prod(grid))
         self.sides = sides
         for side in sides:
-            self.register_buffer(f"pooling_{side}", averages(grid[0], side).float(), persistent=False)
             kernel = nn.Conv2d(width, inner, side, bias=False)
             # Named as in the authors' checkpoints: pooling and convolution are a sequence, but for the whole grid.
-            self.add_module(f"conv_{side}", kernel if side == grid[0] else nn.Sequential(nn.Identity(), kernel))
+            whole = side == grid[0]
+            self.add_module(f"conv_{side}", kernel if whole else nn.Sequential(pooling(grid, (side, side)), kernel))
         self.conv_linear = nn.Sequential(nn.GELU(), nn.Linear(inner, out, bias=False))
 
     def forward(self, tokens: VisualTokens, own: Own) -> Tensor:
@@ -50,22 +48,12 @@ class LlavaSp(TrainedProjector):
         """The tokens of the whole image, (B, sides, out)."""
         found = []
         for side in self.sides:
-            pooling = self.get_buffer(f"pooling_{side}")
-            pooled = features if side == self.grid[0] else resample(features, self.grid, pooling, pooling)
-            # A convolution as large as its picture is one product.
-            kernel = self._kernel(side).permute(0, 2, 3, 1).flatten(1)
-            found.append(F.linear(pooled.flatten(1), kernel))
+            kernel, pooled = self.get_submodule(f"conv_{side}"), features
+            if isinstance(kernel, nn.Sequential):
+                pooled, kernel = kernel[0](features), kernel[1]
+            if not isinstance(kernel, nn.Conv2d):
+                raise AssertionError("a convolution makes the token")
+            # As large as its picture, it is one product.
+            found.append(F.linear(pooled.flatten(1), kernel.weight.permute(0, 2, 3, 1).flatten(1)))
         added: Tensor = self.conv_linear(torch.stack(found, dim=1))
         return added
-
-    def _kernel(self, side: int) -> Tensor:
-        module = self.get_submodule(f"conv_{side}")
-        kernel = (
-            module if isinstance(module, nn.Conv2d) else next(m for m in module.modules() if isinstance(m, nn.Conv2d))
-        )
-        return kernel.weight
-
-
-def sides_of(grid: Grid) -> tuple[int, ...]:
-    """Sides that a grid is pooled to, its own the last."""
-    return tuple(range(STEP, grid[0] + 1, STEP))

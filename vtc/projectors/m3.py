@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vtc.facts.layout import Grid
 from vtc.projectors.base import Own, Projector
-from vtc.projectors.resampling import windows
+from vtc.resampling import windows
 from vtc.visual_tokens import VisualTokens
 
 

@@ -6,18 +6,20 @@ pooling, one for each head. It is folded to constants in a graph that is exporte
 
 from __future__ import annotations
 
+from math import isqrt
+
 import torch
 from torch import Tensor, nn
 
 from vtc.facts.layout import Grid
 from vtc.projectors.attention import CrossAttention
 from vtc.projectors.base import Own, TrainedProjector
-from vtc.projectors.resampling import bicubic, resample
+from vtc.recipe.projectors.mqt import QUERIES
+from vtc.resampling import Resampling, bicubic
 from vtc.visual_tokens import VisualTokens
 
-SIDE = 16
+SIDE = isqrt(QUERIES)
 """The queries stand on a grid of so many rows and columns."""
-QUERIES = SIDE * SIDE
 EPSILON = 1e-6
 
 
@@ -40,8 +42,8 @@ class Mqt(TrainedProjector):
         super().__init__(grid, keep)
         table = sine_positions(SIDE, width).half().float()  # the authors keep it in half precision
         self.register_buffer("pos_embed", table)
-        rows, columns = (bicubic(SIDE, size).float() for size in grid)
-        self.register_buffer("places", resample(table[None], (SIDE, SIDE), rows, columns)[0], persistent=False)
+        places = Resampling(*(bicubic(SIDE, size) for size in grid))(table[None])[0]
+        self.register_buffer("places", places, persistent=False)
         self.query = nn.Parameter(0.02 * torch.randn(QUERIES, width))
         self.attn = CrossAttention(width, heads)
         self.ln_q, self.ln_k, self.ln_v = (nn.LayerNorm(width, eps=EPSILON) for _ in range(3))

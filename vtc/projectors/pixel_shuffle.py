@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vtc.facts.layout import Grid
 from vtc.projectors.base import Own, TrainedProjector, two_layers
-from vtc.projectors.resampling import windows
+from vtc.resampling import windows
 from vtc.visual_tokens import VisualTokens
 
 

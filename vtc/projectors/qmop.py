@@ -23,14 +23,15 @@ import torch
 from torch import Tensor, nn
 
 from vtc.facts.layout import Grid
+from vtc.projectors.attention import attend
 from vtc.projectors.base import Own, TrainedProjector
-from vtc.projectors.resampling import averages, resample
 from vtc.recipe.needs import Needs, Reading
+from vtc.recipe.projectors.qmop import BRANCHES
+from vtc.resampling import pooling
 from vtc.selectors.base import ascending, top_k
 from vtc.visual_tokens import VisualTokens, gather_tokens
 
 EPSILON = 1e-5
-BRANCHES = ("resampler", "pooling", "pruning")
 Mixture = Literal["top_2", "all"]
 
 
@@ -50,9 +51,6 @@ class Qmop(TrainedProjector):
         The encoder layer whose entering CLS token is the image's vector; None takes the mean of the tokens.
     """
 
-    rows: Tensor
-    columns: Tensor
-
     def __init__(
         self,
         grid: Grid,
@@ -68,8 +66,7 @@ class Qmop(TrainedProjector):
     ) -> None:
         super().__init__(grid, prod(keep_grid))
         self.heads, self.mixture, self.cls_layer = heads, mixture, cls_layer
-        self.register_buffer("rows", averages(grid[0], keep_grid[0]).float(), persistent=False)
-        self.register_buffer("columns", averages(grid[1], keep_grid[1]).float(), persistent=False)
+        self.pooling = pooling(grid, keep_grid)
         self.query = nn.Parameter(0.02 * torch.randn(self.keep, width))
         self.pos = nn.Parameter(0.02 * torch.randn(prod(grid), width))
         self.norm = nn.LayerNorm(width, eps=EPSILON)
@@ -88,7 +85,7 @@ class Qmop(TrainedProjector):
         """What each branch makes of the tokens, (branches, B, K, out)."""
         normed = self.norm(features)
         resampled: Tensor = self.proj_a(self._resampled(normed))
-        pooled: Tensor = self.proj_b(resample(features, self.grid, self.rows, self.columns))
+        pooled: Tensor = self.proj_b(self.pooling(features))
         pruned: Tensor = self.proj_c(self._pruned(features))
         return torch.stack([resampled, pooled, pruned])
 
@@ -112,15 +109,9 @@ class Qmop(TrainedProjector):
         return (weights.transpose(0, 1)[..., None, None] * self.branches(features)).sum(dim=0)
 
     def _resampled(self, normed: Tensor) -> Tensor:
-        asked, known = self._split(self.wq(self.query)), self._split(self.wk(normed + self.pos))
-        scores = torch.matmul(asked, known.transpose(-1, -2)) * asked.shape[-1] ** -0.5
-        seen = torch.matmul(scores.softmax(dim=-1), self._split(self.wv(normed)))
-        out: Tensor = self.wo(seen.transpose(-3, -2).flatten(-2))
+        seen = attend(self.wq(self.query), self.wk(normed + self.pos), self.wv(normed), self.heads)
+        out: Tensor = self.wo(seen)
         return out
-
-    def _split(self, x: Tensor) -> Tensor:
-        """(..., T, C) as (..., heads, T, C / heads)."""
-        return x.reshape(*x.shape[:-1], self.heads, -1).transpose(-3, -2)
 
     def _pruned(self, features: Tensor) -> Tensor:
         rates: Tensor = self.score(features).squeeze(-1)

@@ -12,10 +12,9 @@ from torch.nn import functional as F
 
 from vtc.facts.layout import Grid
 from vtc.projectors.base import Own, TrainedProjector
-from vtc.projectors.resampling import averages, bilinear, resample
+from vtc.recipe.projectors.tokenflex import EXPANSION
+from vtc.resampling import Resampling, averages, bilinear
 from vtc.visual_tokens import VisualTokens
-
-EXPANSION = 3
 
 
 class GatedLayer(nn.Module):
@@ -46,18 +45,13 @@ class TokenFlex(TrainedProjector):
         Values of a token of the encoder and of the decoder.
     """
 
-    rows: Tensor
-    columns: Tensor
-
     def __init__(self, grid: Grid, side: int, width: int, out: int) -> None:
         super().__init__(grid, side * side)
-        self.register_buffer("rows", _pooling(grid[0], side).float(), persistent=False)
-        self.register_buffer("columns", _pooling(grid[1], side).float(), persistent=False)
+        self.pooling = Resampling(_pooling(grid[0], side), _pooling(grid[1], side))
         self.mlp = GatedLayer(width, out)
 
     def forward(self, tokens: VisualTokens, own: Own) -> Tensor:
-        pooled = resample(tokens.features, self.grid, self.rows, self.columns)
-        projected: Tensor = self.mlp(pooled)
+        projected: Tensor = self.mlp(self.pooling(tokens.features))
         return projected
 
 

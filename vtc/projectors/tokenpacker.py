@@ -6,71 +6,41 @@ adds no query to what is seen, though the paper speaks of an update.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import prod
-
-import torch
 from torch import Tensor, nn
 
 from vtc.facts.layout import Grid
-from vtc.projectors.attention import CrossAttention
-from vtc.projectors.base import Own, TrainedProjector, two_layers
-from vtc.projectors.resampling import bilinear, resample, windows
-from vtc.recipe.needs import Needs, Reading
+from vtc.projectors.base import Own, two_layers
+from vtc.projectors.squares import SeesSquares
+from vtc.resampling import Resampling, bilinear
 from vtc.visual_tokens import VisualTokens
 
 EPSILON = 1e-6
 
 
-class TokenPacker(TrainedProjector):
-    """One token for each `side` x `side` patches.
+class TokenPacker(SeesSquares):
+    """A token of the grid shrunk bilinearly asks for each square, then two layers.
 
     Parameters
     ----------
-    grid : (int, int)
-    side : int
-        Divides both.
-    width, heads, out : int
-        Values of a token of the encoder, heads of the attention, and values of a token of the decoder.
-    layers : tuple of int
-        Encoder layers whose inputs are read, side by side.
+    grid, side, width, heads, layers
+        As of :class:`~vtc.projectors.squares.SeesSquares`.
+    out : int
+        Values of a token of the decoder.
     """
 
-    rows: Tensor
-    columns: Tensor
-
     def __init__(self, grid: Grid, side: int, width: int, heads: int, out: int, layers: tuple[int, ...]) -> None:
-        coarse = grid[0] // side, grid[1] // side
-        super().__init__(grid, prod(coarse))
-        self.side, self.layers = side, layers
-        self.register_buffer("rows", bilinear(grid[0], coarse[0]).float(), persistent=False)
-        self.register_buffer("columns", bilinear(grid[1], coarse[1]).float(), persistent=False)
+        super().__init__(grid, side, width, heads, layers)
+        self.shrink = Resampling(*(bilinear(size, size // side) for size in grid))
         read = width * len(layers)
         self.q_proj_1 = nn.Linear(width, width, bias=False)
         self.k_proj_1 = two_layers(read, width, width)
         self.v_proj_1 = two_layers(read, width, width)
         self.ln_q_1, self.ln_k_1, self.ln_v_1 = (nn.LayerNorm(width, eps=EPSILON) for _ in range(3))
-        self.clip_attn = CrossAttention(width, heads)
         self.mlp = two_layers(width, out, out)
 
-    @property
-    def needs(self) -> Needs:
-        return Needs(frozenset(Reading("hidden_states", layer) for layer in self.layers))
-
-    @property
-    def made_for(self) -> Mapping[str, str]:
-        return {**super().made_for, "layers": ",".join(map(str, self.layers))}
-
     def forward(self, tokens: VisualTokens, own: Own) -> Tensor:
-        several = side_by_side(tokens, self.layers)
-        query = self.ln_q_1(self.q_proj_1(resample(tokens.features, self.grid, self.rows, self.columns)))
-        key, value = self.ln_k_1(self.k_proj_1(several)), self.ln_v_1(self.v_proj_1(several))
-        cells = (windows(part, self.grid, self.side) for part in (key, value))
-        seen: Tensor = self.clip_attn(query.unsqueeze(2), *cells).squeeze(2)
+        several = self.read(tokens)
+        query = self.ln_q_1(self.q_proj_1(self.shrink(tokens.features)))
+        seen = self.see(query, self.ln_k_1(self.k_proj_1(several)), self.ln_v_1(self.v_proj_1(several)))
         projected: Tensor = self.mlp(seen)
         return projected
-
-
-def side_by_side(tokens: VisualTokens, layers: tuple[int, ...]) -> Tensor:
-    """Inputs (B, N, D) of encoder layers as one tensor (B, N, layers * D)."""
-    return torch.cat([tokens.readings[Reading("hidden_states", layer)] for layer in layers], dim=-1)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vtc.facts.layout import Grid
 from vtc.recipe.stages import FrequencyFilterEntry
+from vtc.resampling import Resampling, overlaps
 from vtc.stages.base import BuildContext, TokenStage
 from vtc.visual_tokens import VisualTokens, in_grids
 
@@ -33,12 +34,6 @@ def dct_matrix(size: int) -> Tensor:
 def low_pass_matrix(size: int, keep: int) -> Tensor:
     """DCT of length `size`, cut to its `keep` lowest frequencies, and back by a DCT of length `keep`: (keep, size)."""
     return dct_matrix(keep).T @ dct_matrix(size)[:keep]
-
-
-def overlaps(size: int, keep: int) -> Tensor:
-    """1 where one of `keep` equal parts of a line has a share of one of its `size` places, else 0: (keep, size)."""
-    part, place = torch.arange(keep)[:, None], torch.arange(size)
-    return ((place < -(-(part + 1) * size // keep)) & (place >= part * size // keep)).float()
 
 
 class FrequencyFilter(TokenStage):
@@ -87,28 +82,14 @@ def build(entry: FrequencyFilterEntry, context: BuildContext) -> FrequencyFilter
     return FrequencyFilter(step.grids_in, step.grids_out, preserve_mean=entry.preserve_mean)
 
 
-class GridFilter(nn.Module):
+class GridFilter(Resampling):
     """The filter of one grid; parameters as those of :class:`FrequencyFilter`."""
 
-    rows: Tensor
-    columns: Tensor
-
     def __init__(self, grid: Grid, keep_grid: Grid, *, preserve_mean: bool) -> None:
-        super().__init__()
+        gain = math.sqrt(prod(keep_grid) / prod(grid)) if preserve_mean else 1.0
+        super().__init__(low_pass_matrix(grid[0], keep_grid[0]) * gain, low_pass_matrix(grid[1], keep_grid[1]))
         self.grid = grid
         self.keep_grid = keep_grid
-        gain = math.sqrt(prod(keep_grid) / prod(grid)) if preserve_mean else 1.0
-        self.register_buffer("rows", (low_pass_matrix(grid[0], keep_grid[0]) * gain).float(), persistent=False)
-        self.register_buffer("columns", low_pass_matrix(grid[1], keep_grid[1]).float(), persistent=False)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, h * w, D) of the smaller grid, of those (B, H * W, D) of the whole one."""
-        batch, _, width = tokens.shape
-        (height_in, width_in), (height_out, width_out) = self.grid, self.keep_grid
-        rows, columns = self.rows.to(tokens), self.columns.to(tokens)
-        by_row = torch.matmul(rows, tokens.reshape(batch, height_in, width_in * width))
-        by_column = torch.matmul(columns, by_row.reshape(batch * height_out, width_in, width))
-        return by_column.reshape(batch, height_out * width_out, width)
 
     def padding(self, padding: Tensor) -> Tensor:
         """Which tokens (B, h * w) stand for a part of the whole grid that is all padding (B, H * W)."""

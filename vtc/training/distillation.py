@@ -27,7 +27,7 @@ from vtc.plan import plan
 from vtc.recipe import Recipe
 from vtc.recipe.training import DistillationTraining
 from vtc.selectors.trained import TrainedPart, log_path, read_metadata, save_trained, trained_part
-from vtc.training.encoded import EncodedImages, Seen
+from vtc.training.encoded import EncodedImages, Kept, Seen
 from vtc.training.frozen import frozen
 from vtc.training.job import TrainingJob
 from vtc.training.learning_rate import learning_rate_factor
@@ -127,23 +127,19 @@ class _Pair:
         same = ours.layers == theirs.layers
         model.vision = Seen(images, ours)
         original.vision = Seen(images if same else EncodedImages(theirs, pixels, memory // 4), theirs)
-        self.model, self._original = model, original
-        self._left = memory // 4
-        self._answered: dict[int, Tensor] = {}
+        self.model = model
+        numbered = {prompt.number: prompt for prompt in prompts}
 
-    @torch.no_grad()
+        @torch.no_grad()
+        def said(numbers: Sequence[int]) -> list[Tensor]:
+            asked = [numbered[number] for number in numbers]
+            return [own.clone() for own in _by_prompt(_answers(original, asked), asked)]
+
+        self._said = Kept(said, lambda own: own.nbytes, memory // 4)
+
     def wanted(self, prompts: Sequence[_Prompt]) -> Tensor:
         """What the original says at each of the T tokens of all answers, log probabilities (T, V)."""
-        missing = [prompt for prompt in prompts if prompt.number not in self._answered]
-        found = dict(self._answered)
-        if missing:
-            said = _answers(self._original, missing)
-            for prompt, own in zip(missing, torch.split(said, [len(one.answer) for one in missing]), strict=True):
-                found[prompt.number] = own.clone()
-                if own.nbytes <= self._left:
-                    self._left -= own.nbytes
-                    self._answered[prompt.number] = found[prompt.number]
-        return torch.cat([found[prompt.number] for prompt in prompts])
+        return torch.cat(self._said.get([prompt.number for prompt in prompts]))
 
 
 def _train(
@@ -204,8 +200,7 @@ def _validate(pair: _Pair, prompts: Sequence[_Prompt], config: DistillationTrain
         said, targets = ours.argmax(dim=-1), _targets(some).to(ours.device)
         losses.append(F.nll_loss(ours, targets, reduction="none"))
         same.append((said == theirs.argmax(dim=-1)).float())
-        hits = torch.split(said == targets, [len(prompt.answer) for prompt in some])
-        right += [bool(hit.all()) for hit in hits]
+        right += [bool(hit.all()) for hit in _by_prompt(said == targets, some)]
     lm, kl = (float(torch.cat(values).mean()) for values in (losses, divergences))
     return {
         "validation_loss": config.lm_weight * lm + config.kl_weight * kl,
@@ -240,6 +235,11 @@ def _answers(model: CompressedModel, prompts: Sequence[_Prompt]) -> Tensor:
     logits, _ = model.prefill(*given, None, encoded=encoded, wanted=most)
     own = [row[most - len(prompt.answer) :] for row, prompt in zip(logits, prompts, strict=True)]
     return F.log_softmax(torch.cat(own).float(), dim=-1)
+
+
+def _by_prompt(values: Tensor, prompts: Sequence[_Prompt]) -> Sequence[Tensor]:
+    """Values (T, ...) at the tokens of all answers, those of each answer by themselves."""
+    return torch.split(values, [len(prompt.answer) for prompt in prompts])
 
 
 def _targets(prompts: Sequence[_Prompt]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,40 @@ from torch import Tensor, nn
 from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.visual_tokens import TextEmbeddings, VisualTokens
 
+Value = TypeVar("Value")
 Pixels = Callable[[Sequence[int]], Tensor]
 """Pixels (images, ...) of images by number."""
+
+
+class Kept(Generic[Value]):
+    """Values by number, each made once as far as memory allows.
+
+    Parameters
+    ----------
+    make : callable
+        Values of some numbers, in their order.
+    size : callable
+        Bytes of a value.
+    memory : int
+        Bytes that may be kept.
+    """
+
+    def __init__(
+        self, make: Callable[[Sequence[int]], Sequence[Value]], size: Callable[[Value], int], memory: int
+    ) -> None:
+        self._make, self._size, self._left = make, size, memory
+        self._kept: dict[int, Value] = {}
+
+    def get(self, numbers: Sequence[int]) -> list[Value]:
+        """The values of these numbers."""
+        missing = [number for number in dict.fromkeys(numbers) if number not in self._kept]
+        made = dict(zip(missing, self._make(missing), strict=True)) if missing else {}
+        found = [made[number] if number in made else self._kept[number] for number in numbers]
+        for number, value in made.items():
+            if self._size(value) <= self._left:
+                self._left -= self._size(value)
+                self._kept[number] = value
+        return found
 
 
 class EncodedImages:
@@ -29,34 +62,17 @@ class EncodedImages:
 
     def __init__(self, encoder: VisionEncoder, pixels: Pixels, memory: int) -> None:
         self.encoder, self.pixels = encoder, pixels
-        self._left = memory
-        self._kept: dict[int, VisualTokens] = {}
+        self._kept = Kept(self._encode, lambda tokens: sum(value.nbytes for value in tensors(tokens)), memory)
 
-    @torch.no_grad()
     def tokens(self, numbers: Sequence[int]) -> VisualTokens:
         """Visual tokens of images, spans of an image one after the other."""
-        missing = [number for number in dict.fromkeys(numbers) if number not in self._kept]
-        found = dict(self._kept)
-        if missing:
-            encoded = self.encoder.tokens(self.pixels(missing))
-            spans = encoded.features.shape[0] // len(missing)
-            for place, number in enumerate(missing):
-                found[number] = mapped(encoded, _rows(place * spans, spans))
-                self._keep(number, found[number])
-        return stacked([found[number] for number in numbers])
+        return joined(self._kept.get(numbers), torch.cat)
 
-    def _keep(self, number: int, tokens: VisualTokens) -> None:
-        size = 0
-
-        def count(value: Tensor) -> Tensor:
-            nonlocal size
-            size += value.nbytes
-            return value
-
-        mapped(tokens, count)
-        if size <= self._left:
-            self._left -= size
-            self._kept[number] = tokens
+    @torch.no_grad()
+    def _encode(self, numbers: Sequence[int]) -> list[VisualTokens]:
+        encoded = self.encoder.tokens(self.pixels(numbers))
+        spans = encoded.features.shape[0] // len(numbers)
+        return [joined([encoded], _rows(place * spans, spans)) for place in range(len(numbers))]
 
 
 class Seen(nn.Module):
@@ -80,36 +96,29 @@ class Seen(nn.Module):
         return self.vision.compress(replace(self.images.tokens(numbers.flatten().tolist()), text=text))
 
 
-def _rows(first: int, count: int) -> Callable[[Tensor], Tensor]:
-    return lambda value: value[first : first + count].clone()
+def _rows(first: int, count: int) -> Callable[[list[Tensor]], Tensor]:
+    return lambda values: values[0][first : first + count].clone()
 
 
-def mapped(tokens: VisualTokens, change: Callable[[Tensor], Tensor]) -> VisualTokens:
-    """Visual tokens of whose every tensor something else is made."""
-    return replace(
-        tokens,
-        features=change(tokens.features),
-        indices=change(tokens.indices),
-        readings={reading: change(value) for reading, value in tokens.readings.items()},
-        deepstack=None if tokens.deepstack is None else change(tokens.deepstack),
-        padding=None if tokens.padding is None else change(tokens.padding),
-    )
+def tensors(tokens: VisualTokens) -> list[Tensor]:
+    """Everything about visual tokens that has a row for each span."""
+    more = [value for value in (tokens.deepstack, tokens.padding) if value is not None]
+    return [tokens.features, tokens.indices, *tokens.readings.values(), *more]
 
 
-def stacked(parts: Sequence[VisualTokens]) -> VisualTokens:
-    """Visual tokens of several images, one after the other."""
-    first = parts[0]
+def joined(parts: Sequence[VisualTokens], join: Callable[[list[Tensor]], Tensor]) -> VisualTokens:
+    """One of several, each of whose tensors is made of theirs."""
 
-    def joined(get: Callable[[VisualTokens], Tensor | None]) -> Tensor | None:
+    def of(get: Callable[[VisualTokens], Tensor | None]) -> Tensor | None:
         values = [value for part in parts if (value := get(part)) is not None]
-        return torch.cat(values) if values else None
+        return join(values) if values else None
 
-    readings = {reading: torch.cat([part.readings[reading] for part in parts]) for reading in first.readings}
+    first = parts[0]
     return replace(
         first,
-        features=torch.cat([part.features for part in parts]),
-        indices=torch.cat([part.indices for part in parts]),
-        readings=readings,
-        deepstack=joined(lambda part: part.deepstack),
-        padding=joined(lambda part: part.padding),
+        features=join([part.features for part in parts]),
+        indices=join([part.indices for part in parts]),
+        readings={reading: join([part.readings[reading] for part in parts]) for reading in first.readings},
+        deepstack=of(lambda part: part.deepstack),
+        padding=of(lambda part: part.padding),
     )

@@ -17,6 +17,9 @@ from vtc.recipe.trained import Trained
 from vtc.recipe.training import DistillationTraining
 from vtc.recipe.values import Written
 
+Depths = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1, strict=False)]
+"""Depths of what is read of the encoder: 1 is what goes to the projector."""
+
 
 class ProjectorEntry(Written):
     """A projector as a recipe names it."""
@@ -92,6 +95,22 @@ class SquaresEntry(ProjectorEntry):
         return grid[0] // side, grid[1] // side
 
 
+class SeesSquaresEntry(SquaresEntry, TrainedProjectorEntry):
+    """A projector whose every token sees one square, in several encoder layers."""
+
+    depths: Depths = (0.522, 0.696, 0.957, 1.0)
+    """Depths of the encoder at which keys and values are read; 1 is what goes to the projector. The default is layers
+    12, 16, 22 and 23 of CLIP-L, as the authors of TokenPacker and QueCC have it. ``[1.0]`` costs least."""
+
+    def readings(self, facts: ModelFacts) -> tuple[Reading, ...]:
+        whole = facts.encoder.feature_layer + 1
+        return tuple(Reading("hidden_states", max(0, round(depth * whole))) for depth in self.depths)
+
+    def read(self, facts: ModelFacts) -> int:
+        """Values of a patch in all layers that are read."""
+        return facts.token_width * len(self.depths)
+
+
 def any_grid(grid: Grid) -> list[int]:
     """Numbers of tokens that fill a grid no larger than one in rows and columns."""
     return sorted({rows * columns for rows in range(1, grid[0] + 1) for columns in range(1, grid[1] + 1)})
@@ -128,11 +147,12 @@ def heads_of(width: int, size: int) -> int:
     return next(heads for heads in range(max(1, width // size), 0, -1) if width % heads == 0)
 
 
-Depths = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1, strict=False)]
-"""Depths of what is read of the encoder: 1 is what goes to the projector."""
-
-
-def read_at(depths: Sequence[float], facts: ModelFacts) -> tuple[Reading, ...]:
-    """Tokens entering the encoder layers at these depths; 1 is what the last one that runs gives out."""
-    whole = facts.encoder.feature_layer + 1
-    return tuple(Reading("hidden_states", max(0, round(depth * whole))) for depth in depths)
+def seeing(width: int, keep: int, tokens: int) -> list[Product]:
+    """Products of attention in which each of `tokens` is seen by one of `keep`."""
+    return [
+        (keep, width, width),
+        (tokens, width, 2 * width),
+        (tokens, width, 1),
+        (1, tokens, width),
+        (keep, width, width),
+    ]

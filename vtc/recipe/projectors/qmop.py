@@ -14,7 +14,7 @@ from vtc.recipe.needs import Reading
 from vtc.recipe.projectors.base import PooledEntry, linear, passing, pooling
 from vtc.recipe.selectors.base import Product
 
-BRANCHES = 3
+BRANCHES = ("resampler", "pooling", "pruning")
 
 
 class QmopEntry(PooledEntry):
@@ -48,8 +48,8 @@ class QmopEntry(PooledEntry):
         width, out = facts.token_width, facts.decoder.width
         resampler = (keep + prod(grid)) * width + 2 * width + 4 * width**2
         vectors = self.image(facts) + out
-        router = 2 * vectors + linear((vectors, self.router), (self.router, BRANCHES))
-        return resampler + linear((width, 1)) + BRANCHES * linear((width, out)) + router
+        router = 2 * vectors + linear((vectors, self.router), (self.router, len(BRANCHES)))
+        return resampler + linear((width, 1)) + len(BRANCHES) * linear((width, out)) + router
 
     def products(self, facts: ModelFacts, keep: int, grid: Grid) -> Iterable[Product]:
         width, out, tokens = facts.token_width, facts.decoder.width, prod(grid)
@@ -58,7 +58,7 @@ class QmopEntry(PooledEntry):
             (keep, width, width),
             *pooling(width, grid, self.grid_of(keep, grid)),
             (tokens, width, 1),
-            *BRANCHES * passing(keep, (width, out)),
+            *len(BRANCHES) * passing(keep, (width, out)),
             (1, self.image(facts) + out, self.router),
-            (1, self.router, BRANCHES),
+            (1, self.router, len(BRANCHES)),
         ]

@@ -8,13 +8,11 @@ from typing import Literal
 
 from vtc.facts.layout import Grid
 from vtc.facts.model import ModelFacts
-from vtc.recipe.needs import Reading
-from vtc.recipe.projectors.base import Depths, SquaresEntry, TrainedProjectorEntry, linear, passing, read_at
-from vtc.recipe.projectors.tokenpacker import seeing
+from vtc.recipe.projectors.base import SeesSquaresEntry, linear, passing, seeing
 from vtc.recipe.selectors.base import Product
 
 
-class QueCCEntry(SquaresEntry, TrainedProjectorEntry):
+class QueCCEntry(SeesSquaresEntry):
     """A token for each square, steered by the question, then the model's own projector.
 
     Its authors take the question from a pass of it through the language model; here it is the mean of its input
@@ -28,30 +26,23 @@ class QueCCEntry(SquaresEntry, TrainedProjectorEntry):
     reads = "the question, and the encoder's hidden states in several layers"
     text_aware = True
     name: Literal["quecc"] = "quecc"
-    depths: Depths = (0.522, 0.696, 0.957, 1.0)
-    """Depths of the encoder at which keys and values are read; 1 is what goes to the projector."""
-
-    def readings(self, facts: ModelFacts) -> tuple[Reading, ...]:
-        return read_at(self.depths, facts)
 
     def projections(self, keep: int, grid: Grid) -> int:
         return keep
 
     def parameters(self, facts: ModelFacts, keep: int, grid: Grid) -> int:
         width, text = facts.token_width, facts.decoder.width
-        read = width * len(self.depths)
         normed = 2 * width
-        seen = 2 * (linear((read, width), (width, width)) + normed)
+        seen = 2 * (linear((self.read(facts), width), (width, width)) + normed)
         asking = linear((text, width), (width, width), (width, width)) + 2 * normed + (prod(grid) // keep + 1) * width
         return asking + seen + linear((width, 4 * width))
 
     def products(self, facts: ModelFacts, keep: int, grid: Grid) -> Iterable[Product]:
         width, tokens = facts.token_width, prod(grid)
-        read = width * len(self.depths)
         return [
             (1, facts.decoder.width, width),
             *passing(tokens, (width, width), (width, width)),
             (1, tokens, width),
-            *2 * passing(tokens, (read, width), (width, width)),
+            *2 * passing(tokens, (self.read(facts), width), (width, width)),
             *seeing(width, keep, tokens),
         ]

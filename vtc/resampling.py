@@ -6,7 +6,7 @@ All are (out, in). A graph has two matrix products of them and no operator that 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vtc.facts.layout import Grid
 
@@ -14,13 +14,15 @@ SHARPNESS = -0.75
 """A of the cubic convolution, as PyTorch takes it."""
 
 
-def averages(size: int, target: int) -> Tensor:
-    """Means of `target` ranges of `size` places, from floor(i * size / target) to ceil((i + 1) * size / target).
-
-    Ranges overlap where `target` does not divide `size`. This is PyTorch's adaptive average pooling.
-    """
+def overlaps(size: int, target: int) -> Tensor:
+    """Whether one of `target` equal parts of a line has a share of one of its `size` places, bool."""
     part, place = torch.arange(target)[:, None], torch.arange(size)
-    inside = (place >= part * size // target) & (place < -(-(part + 1) * size // target))
+    return (place >= part * size // target) & (place < -(-(part + 1) * size // target))
+
+
+def averages(size: int, target: int) -> Tensor:
+    """Means of the places that `target` equal parts overlap: PyTorch's adaptive average pooling."""
+    inside = overlaps(size, target)
     return inside.double() / inside.sum(dim=1, keepdim=True)
 
 
@@ -53,12 +55,35 @@ def _cubic(distance: Tensor) -> Tensor:
     return torch.where(distance <= 1, near, torch.where(distance < 2, far, torch.zeros_like(distance)))
 
 
-def resample(tokens: Tensor, grid: Grid, rows: Tensor, columns: Tensor) -> Tensor:
-    """Tokens (B, h * w, C) of those (B, H * W, C) of a grid, by matrices (h, H) and (w, W)."""
-    batch, _, width = tokens.shape
-    by_row = torch.matmul(rows.to(tokens), tokens.reshape(batch, grid[0], grid[1] * width))
-    by_column = torch.matmul(columns.to(tokens), by_row.reshape(batch * len(rows), grid[1], width))
-    return by_column.reshape(batch, len(rows) * len(columns), width)
+class Resampling(nn.Module):
+    """A grid of tokens resampled by two constant matrices, which no state holds.
+
+    Parameters
+    ----------
+    rows, columns : Tensors of shape (h, H) and (w, W)
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, rows: Tensor, columns: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("rows", rows.float(), persistent=False)
+        self.register_buffer("columns", columns.float(), persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, h * w, C) of those (B, H * W, C) of the grid."""
+        batch, _, width = tokens.shape
+        (height_out, height_in), (width_out, width_in) = self.rows.shape, self.columns.shape
+        rows, columns = self.rows.to(tokens), self.columns.to(tokens)
+        by_row = torch.matmul(rows, tokens.reshape(batch, height_in, width_in * width))
+        by_column = torch.matmul(columns, by_row.reshape(batch * height_out, width_in, width))
+        return by_column.reshape(batch, height_out * width_out, width)
+
+
+def pooling(grid: Grid, keep_grid: Grid) -> Resampling:
+    """Adaptive average pooling of a grid to a smaller one."""
+    return Resampling(averages(grid[0], keep_grid[0]), averages(grid[1], keep_grid[1]))
 
 
 def windows(tokens: Tensor, grid: Grid, side: int) -> Tensor:
