@@ -16,7 +16,7 @@ from vtc.recipe.projectors import PROJECTORS
 
 __all__ = ["source"]
 
-TRAINING = {"steps": 20, "questions": 100, "validation": 4, "batch": 4, "learning_rate": 0.003}
+TRAINING = {"steps": 20, "questions": 100, "validation": 4, "batch": 4, "learning_rate": 0.01}
 
 
 @pytest.mark.parametrize("name", ["deco", "qmop"])

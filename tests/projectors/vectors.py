@@ -25,6 +25,7 @@ from vtc.projectors.quecc import QueCC
 from vtc.projectors.tokenflex import TokenFlex
 from vtc.projectors.tokenpacker import TokenPacker
 from vtc.recipe.needs import Reading
+from vtc.recipe.projectors.qmop import BRANCHES
 from vtc.visual_tokens import TextEmbeddings, VisualTokens, in_grids
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -176,15 +177,17 @@ def _mixed() -> Iterator[Vector]:
     yield Vector("llava_sp-six", added, tokens, _tensor(file["pool_out6"]), own, lambda out: out[:, :6])
     yield Vector("llava_sp-last", added, tokens, _tensor(file["pool_out_all_last4"]), own, lambda out: out[:, -4:])
     file = _file("qmop_selfmade")
-    names = {name: f"p.{name}" for name in ("query", "pos")}
-    names |= {f"{name}.weight": f"p.{name}" for name in ("wq", "wk", "wv", "wo", "proj_a", "proj_b", "proj_c")}
-    names |= {f"proj_{one}.bias": f"p.bias_{one}" for one in "abc"}
+    names = {f"branches.resampler.{name}": f"p.{name}" for name in ("query", "pos")}
+    names |= {f"branches.resampler.{name}.weight": f"p.{name}" for name in ("wq", "wk", "wv", "wo")}
+    for branch, one in zip(BRANCHES, "abc", strict=True):
+        names |= {f"projections.{branch}.weight": f"p.proj_{one}", f"projections.{branch}.bias": f"p.bias_{one}"}
     names |= {"router.0.weight": "p.w1", "router.0.bias": "p.b1", "router.2.weight": "p.w2", "router.2.bias": "p.b2"}
     mixtures: tuple[tuple[Mixture, str], ...] = (("top_2", "out_top2"), ("all", "out_dense"))
     for mixture, key in mixtures:
-        mixed = Qmop(_square(8), _square(4), 16, 2, 24, 16, 20, 32, mixture, CLS)
+        mixed = Qmop(_square(8), _square(4), 16, 2, 24, 16, 20, 32, mixture, CLS, linear=True)
         state = mixed.state_dict() | {name: _tensor(file[key]).float() for name, key in names.items()}
-        state |= {"score.weight": _tensor(file["p.score_w"])[None], "score.bias": _tensor(file["p.score_b"])[None]}
+        score = {"weight": _tensor(file["p.score_w"])[None], "bias": _tensor(file["p.score_b"])[None]}
+        state |= {f"branches.pruning.score.{name}": value for name, value in score.items()}
         mixed.load_state_dict(state)
         tokens = _tokens(file["x"], 8, text=file["eos"][:, None])
         tokens = replace(tokens, readings={Reading("cls_state", CLS): _tensor(file["cls"])})

@@ -3,8 +3,9 @@
 The authors' code and the paper's text were not to be had when this was written; its abstract says that a router looks
 at image and question and weighs three branches. Everything else here is an assumption, and an option where it can be:
 
-- each branch gives K tokens of the decoder's width, added with the router's weights (`mixture`: the two largest of
-  them, or all);
+- each branch (`branches` chooses among them) gives K tokens of the decoder's width, added with the router's weights
+  (`mixture`: the two largest of them, or all);
+- what takes a branch's tokens to the decoder is LLaVA's two layers, or one (`projection`);
 - the resampler is one cross-attention of learned queries, the pooling the means of a grid, the pruning the K tokens
   that a linear layer rates highest, in raster order, each times the sigmoid of its rate, which gives the rate a
   gradient;
@@ -16,6 +17,7 @@ Tokens of the three are added place by place. Only those of the pooling stand on
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Literal
 
@@ -24,9 +26,9 @@ from torch import Tensor, nn
 
 from vtc.facts.layout import Grid
 from vtc.projectors.attention import attend
-from vtc.projectors.base import Own, TrainedProjector
-from vtc.recipe.needs import Needs, Reading
-from vtc.recipe.projectors.qmop import BRANCHES
+from vtc.projectors.base import Own, TrainedProjector, two_layers
+from vtc.recipe.needs import NOTHING, Needs, Reading
+from vtc.recipe.projectors.qmop import BRANCHES, Branch
 from vtc.resampling import pooling
 from vtc.selectors.base import ascending, top_k
 from vtc.visual_tokens import VisualTokens, gather_tokens
@@ -36,7 +38,7 @@ Mixture = Literal["top_2", "all"]
 
 
 class Qmop(TrainedProjector):
-    """Three branches, weighed for each image and question.
+    """Up to three branches, weighed for each image and question.
 
     Parameters
     ----------
@@ -46,9 +48,13 @@ class Qmop(TrainedProjector):
     image, text, inner : int
         Values of the image's and of the question's vector, and of the router's inner layer.
     mixture : {"top_2", "all"}
-        Whether the branch that the router rates lowest is left out.
+        Whether the branch that the router rates lowest is left out, where there are three.
     cls_layer : int or None
         The encoder layer whose entering CLS token is the image's vector; None takes the mean of the tokens.
+    branches : sequence of str
+        One alone has no router.
+    linear : bool
+        Whether one layer takes a branch's tokens to the decoder, in place of LLaVA's two.
     """
 
     def __init__(
@@ -63,57 +69,100 @@ class Qmop(TrainedProjector):
         inner: int,
         mixture: Mixture = "top_2",
         cls_layer: int | None = None,
+        branches: Sequence[Branch] = BRANCHES,
+        linear: bool = False,
     ) -> None:
         super().__init__(grid, prod(keep_grid))
-        self.heads, self.mixture, self.cls_layer = heads, mixture, cls_layer
-        self.pooling = pooling(grid, keep_grid)
-        self.query = nn.Parameter(0.02 * torch.randn(self.keep, width))
-        self.pos = nn.Parameter(0.02 * torch.randn(prod(grid), width))
-        self.norm = nn.LayerNorm(width, eps=EPSILON)
-        self.wq, self.wk, self.wv, self.wo = (nn.Linear(width, width, bias=False) for _ in range(4))
-        self.score = nn.Linear(width, 1)
-        self.proj_a, self.proj_b, self.proj_c = (nn.Linear(width, out) for _ in BRANCHES)
-        self.norm_image, self.norm_text = nn.LayerNorm(image, eps=EPSILON), nn.LayerNorm(text, eps=EPSILON)
-        self.router = nn.Sequential(nn.Linear(image + text, inner), nn.GELU(), nn.Linear(inner, len(BRANCHES)))
+        self.mixture, self.cls_layer = mixture, cls_layer
+        kinds: dict[Branch, Callable[[], nn.Module]] = {
+            "resampler": lambda: LearnedQueries(grid, self.keep, width, heads),
+            "pooling": lambda: pooling(grid, keep_grid),
+            "pruning": lambda: GatedPruning(self.keep, width),
+        }
+        self.branches = nn.ModuleDict({branch: kinds[branch]() for branch in branches})
+        self.projections = nn.ModuleDict(
+            {branch: nn.Linear(width, out) if linear else two_layers(width, out, out) for branch in branches}
+        )
+        if len(branches) > 1:
+            self.norm_image, self.norm_text = nn.LayerNorm(image, eps=EPSILON), nn.LayerNorm(text, eps=EPSILON)
+            self.router = nn.Sequential(nn.Linear(image + text, inner), nn.GELU(), nn.Linear(inner, len(branches)))
+
+    @property
+    def routed(self) -> bool:
+        """Whether there are branches to weigh."""
+        return len(self.branches) > 1
 
     @property
     def needs(self) -> Needs:
+        if not self.routed:
+            return NOTHING
         readings = [] if self.cls_layer is None else [Reading("cls_state", self.cls_layer)]
         return Needs(frozenset(readings), text=True)
 
-    def branches(self, features: Tensor) -> Tensor:
+    @property
+    def made_for(self) -> Mapping[str, str]:
+        return {**super().made_for, "branches": ",".join(self.branches), "mixture": self.mixture}
+
+    def made(self, features: Tensor) -> Tensor:
         """What each branch makes of the tokens, (branches, B, K, out)."""
-        normed = self.norm(features)
-        resampled: Tensor = self.proj_a(self._resampled(normed))
-        pooled: Tensor = self.proj_b(self.pooling(features))
-        pruned: Tensor = self.proj_c(self._pruned(features))
-        return torch.stack([resampled, pooled, pruned])
+        return torch.stack([self.projections[name](branch(features)) for name, branch in self.branches.items()])
 
     def weights(self, image: Tensor, question: Tensor) -> Tensor:
         """Of each branch, (B, branches), for vectors of images (B, image) and of questions (B, text)."""
         logits: Tensor = self.router(torch.cat([self.norm_image(image), self.norm_text(question)], dim=-1))
-        if self.mixture == "all":
+        if self.mixture == "all" or len(self.branches) == 2:
             return logits.softmax(dim=-1)
         # Of equal ones the first are taken.
         taken = torch.zeros_like(logits).scatter(1, top_k(logits, 2), 1.0)
         return torch.where(taken > 0, logits, -torch.inf).softmax(dim=-1)
 
     def forward(self, tokens: VisualTokens, own: Own) -> Tensor:
+        made = self.made(tokens.features)
+        if not self.routed:
+            return made[0]
+        weights = self.weights(*self.vectors(tokens))
+        return (weights.transpose(0, 1)[..., None, None] * made).sum(dim=0)
+
+    def vectors(self, tokens: VisualTokens) -> tuple[Tensor, Tensor]:
+        """What the router reads, of images (B, image) and of questions (B, text)."""
         if tokens.text is None:
             raise AssertionError("the question is among its needs")
         features = tokens.features
         image = features.mean(dim=1)
         if self.cls_layer is not None:
             image = tokens.readings[Reading("cls_state", self.cls_layer)]
-        weights = self.weights(image, tokens.text.mean.to(features))
-        return (weights.transpose(0, 1)[..., None, None] * self.branches(features)).sum(dim=0)
+        return image, tokens.text.mean.to(features)
 
-    def _resampled(self, normed: Tensor) -> Tensor:
+
+class LearnedQueries(nn.Module):
+    """The resampler: `keep` learned queries look at the tokens (B, N, width) of a grid."""
+
+    def __init__(self, grid: Grid, keep: int, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Parameter(0.02 * torch.randn(keep, width))
+        self.pos = nn.Parameter(0.02 * torch.randn(prod(grid), width))
+        self.norm = nn.LayerNorm(width, eps=EPSILON)
+        self.wq, self.wk, self.wv, self.wo = (nn.Linear(width, width, bias=False) for _ in range(4))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """What the queries see, (B, keep, width)."""
+        normed = self.norm(features)
         seen = attend(self.wq(self.query), self.wk(normed + self.pos), self.wv(normed), self.heads)
         out: Tensor = self.wo(seen)
         return out
 
-    def _pruned(self, features: Tensor) -> Tensor:
+
+class GatedPruning(nn.Module):
+    """The `keep` tokens of (B, N, width) that a linear layer rates highest, each times the sigmoid of its rate."""
+
+    def __init__(self, keep: int, width: int) -> None:
+        super().__init__()
+        self.keep = keep
+        self.score = nn.Linear(width, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Those tokens in raster order, (B, keep, width)."""
         rates: Tensor = self.score(features).squeeze(-1)
         chosen = ascending(top_k(rates, self.keep))
         gate = torch.gather(rates, 1, chosen).sigmoid()

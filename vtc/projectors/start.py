@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 @torch.no_grad()
-def begin_as(layers: nn.Sequential, own: nn.Module) -> bool:
+def begin_as(layers: nn.Module, own: nn.Module) -> bool:
     """Copy the linear layers of a model's projector, if they are as many and of the same sizes; whether they are."""
     pairs = _pairs(layers, own)
     if not pairs or any(mine.weight.shape != theirs.weight.shape for mine, theirs in pairs):
@@ -21,7 +21,7 @@ def begin_as(layers: nn.Sequential, own: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def begin_as_means(layers: nn.Sequential, own: nn.Module, patches: int) -> bool:
+def begin_as_means(layers: nn.Module, own: nn.Module, patches: int) -> bool:
     """As `begin_as`, for a first layer that takes so many patches end to end: it takes their mean."""
     pairs = _pairs(layers, own)
     wanted = [theirs.weight / patches if number == 0 else theirs.weight for number, (_, theirs) in enumerate(pairs)]

@@ -30,7 +30,7 @@ from vtc.selectors.trained import TrainedPart, log_path, read_metadata, save_tra
 from vtc.training.encoded import EncodedImages, Kept, Seen
 from vtc.training.frozen import frozen
 from vtc.training.job import TrainingJob
-from vtc.training.learning_rate import learning_rate_factor
+from vtc.training.learning_rate import learning_rate_factor, set_relative_rate
 from vtc.training.log import write_log
 from vtc.training.state import Row, load_state, save_state, state_path
 from vtc.training.verdict import WARNING, check_finite, learned_nothing
@@ -152,7 +152,7 @@ def _train(
     run: str,
 ) -> list[Row]:
     """All steps that are still to be done; returns the whole log."""
-    optimizer = torch.optim.AdamW(part.parameters(), lr=config.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW([{"params": [own]} for own in part.parameters()], weight_decay=0.0)
     done, log = load_state(state_path(job.path), part, optimizer, run)
     spent, began = (log[-1]["seconds"] if log else 0.0), time.monotonic()
     every = max(1, config.steps // LOGGED)
@@ -162,8 +162,7 @@ def _train(
         rng = np.random.default_rng([config.seed, step])
         batch = [train_on[number] for number in rng.integers(len(train_on), size=config.batch)]
         rate = config.learning_rate * learning_rate_factor(step, config.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        set_relative_rate(optimizer, rate)
         wanted, ours = pair.wanted(batch), _answers(pair.model, batch)
         targets = _targets(batch).to(ours.device)
         lm, kl = F.nll_loss(ours, targets), F.kl_div(ours, wanted, reduction="batchmean", log_target=True)

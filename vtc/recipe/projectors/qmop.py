@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import prod
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from vtc.facts.layout import Grid
 from vtc.facts.model import ModelFacts
@@ -14,7 +14,8 @@ from vtc.recipe.needs import Reading
 from vtc.recipe.projectors.base import PooledEntry, linear, passing, pooling
 from vtc.recipe.selectors.base import Product
 
-BRANCHES = ("resampler", "pooling", "pruning")
+Branch = Literal["resampler", "pooling", "pruning"]
+BRANCHES: tuple[Branch, ...] = get_args(Branch)
 
 
 class QmopEntry(PooledEntry):
@@ -31,13 +32,34 @@ class QmopEntry(PooledEntry):
     reads = "the question, and the encoder's CLS token where it has one"
     text_aware = True
     name: Literal["qmop"] = "qmop"
+    branches: Annotated[tuple[Branch, ...], Field(min_length=1, strict=False)] = BRANCHES
+    """Which of the three it is made of. One alone has no router, and reads no question."""
+    projection: Literal["two_layers", "linear"] = "two_layers"
+    """What takes a branch's tokens to the decoder: LLaVA's two layers, which begin as the model's own, or one."""
     mixture: Literal["top_2", "all"] = "top_2"
     """Whether the branch that the router rates lowest is left out."""
     router: Annotated[int, Field(ge=1)] = 256
     """Inner size of the router."""
 
+    @field_validator("branches")
+    @classmethod
+    def _each_once(cls, value: tuple[Branch, ...]) -> tuple[Branch, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("names a branch twice")
+        return tuple(branch for branch in BRANCHES if branch in value)
+
+    @property
+    def routed(self) -> bool:
+        """Whether there are branches to weigh."""
+        return len(self.branches) > 1
+
+    @property
+    def seeks_question(self) -> bool:
+        return self.routed
+
     def readings(self, facts: ModelFacts) -> tuple[Reading, ...]:
-        return (Reading("cls_state", facts.encoder.feature_layer + 1),) if facts.encoder.has_cls else ()
+        reads = self.routed and facts.encoder.has_cls
+        return (Reading("cls_state", facts.encoder.feature_layer + 1),) if reads else ()
 
     @staticmethod
     def image(facts: ModelFacts) -> int:
@@ -45,20 +67,30 @@ class QmopEntry(PooledEntry):
         return facts.encoder.width if facts.encoder.has_cls else facts.token_width
 
     def parameters(self, facts: ModelFacts, keep: int, grid: Grid) -> int:
-        width, out = facts.token_width, facts.decoder.width
-        resampler = (keep + prod(grid)) * width + 2 * width + 4 * width**2
-        vectors = self.image(facts) + out
-        router = 2 * vectors + linear((vectors, self.router), (self.router, len(BRANCHES)))
-        return resampler + linear((width, 1)) + len(BRANCHES) * linear((width, out)) + router
+        width = facts.token_width
+        vectors = self.image(facts) + facts.decoder.width
+        router = 2 * vectors + linear((vectors, self.router), (self.router, len(self.branches)))
+        own = {"resampler": (keep + prod(grid)) * width + 2 * width + 4 * width**2, "pruning": linear((width, 1))}
+        branches = sum(own.get(branch, 0) + linear(*self._layers(facts)) for branch in self.branches)
+        return branches + self.routed * router
 
     def products(self, facts: ModelFacts, keep: int, grid: Grid) -> Iterable[Product]:
-        width, out, tokens = facts.token_width, facts.decoder.width, prod(grid)
-        return [
-            *[(keep, width, width), (tokens, width, 2 * width), (keep, width, tokens), (keep, tokens, width)],
-            (keep, width, width),
-            *pooling(width, grid, self.grid_of(keep, grid)),
-            (tokens, width, 1),
-            *len(BRANCHES) * passing(keep, (width, out)),
-            (1, self.image(facts) + out, self.router),
-            (1, self.router, len(BRANCHES)),
+        width, tokens = facts.token_width, prod(grid)
+        vectors = self.image(facts) + facts.decoder.width
+        own: dict[Branch, list[Product]] = {
+            "resampler": [
+                *[(keep, width, width), (tokens, width, 2 * width), (keep, width, tokens), (keep, tokens, width)],
+                (keep, width, width),
+            ],
+            "pooling": pooling(width, grid, self.grid_of(keep, grid)),
+            "pruning": [(tokens, width, 1)],
+        }
+        branches = [
+            product for branch in self.branches for product in (*own[branch], *passing(keep, *self._layers(facts)))
         ]
+        return branches + self.routed * [(1, vectors, self.router), (1, self.router, len(self.branches))]
+
+    def _layers(self, facts: ModelFacts) -> list[tuple[int, int]]:
+        """Inputs and outputs of what takes a branch's tokens to the decoder."""
+        width, out = facts.token_width, facts.decoder.width
+        return [(width, out), (out, out)] if self.projection == "two_layers" else [(width, out)]
