@@ -41,6 +41,7 @@ _METHOD = re.compile(
 
 NAMED: tuple[tuple[Any, str], ...] = (
     (values.Keep, "number of tokens, or fraction between 0 and 1"),
+    (values.KeepOrBudgets, "number of tokens, fraction between 0 and 1, or list of numbers"),
     (values.KeepOrAuto, "number of tokens, fraction between 0 and 1, or `auto`"),
     (values.LayerOrDepth, "layer number, or depth between 0 and 1"),
     (values.LayerDepthOrAuto, "layer number, depth between 0 and 1, or `auto`"),

@@ -14,6 +14,7 @@ settings.load_profile("vtc")
 layer_numbers = st.integers(-12, 12)
 layer_lists = st.lists(layer_numbers, min_size=1, max_size=4, unique=True)
 keeps = st.integers(1, 300) | st.floats(0, 1, exclude_min=True, exclude_max=True)
+budgets = st.lists(st.integers(1, 300), min_size=2, max_size=4, unique=True).map(sorted)
 
 selectors = st.one_of(
     st.sampled_from(["random", "uniform", "cls_attention"]),
@@ -33,7 +34,7 @@ selectors = st.one_of(
 
 prunes = st.fixed_dictionaries(
     {"kind": st.just("prune"), "selector": selectors},
-    optional={"keep": keeps, "positions": st.sampled_from(["renumber", "original"])},
+    optional={"keep": keeps | budgets, "positions": st.sampled_from(["renumber", "original"])},
 )
 filters = st.fixed_dictionaries(
     {"kind": st.just("frequency_filter"), "keep": keeps}, optional={"preserve_mean": st.booleans()}

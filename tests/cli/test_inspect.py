@@ -71,6 +71,16 @@ def test_table_names_stages_layers_and_what_is_assumed() -> None:
         assert words in result.stdout
 
 
+def test_every_budget_is_shown() -> None:
+    asked = "reference", "--recipe", "fastervlm", "--set", "stages.0.keep=[16, 64]"
+    table = inspect(*asked).stdout.splitlines()[-3:]
+    assert [line.split()[0] for line in table] == ["budget", "16", "64"]
+    data = as_json(*asked)
+    assert [data["budgets"][keep]["keep"] for keep in ("16", "64")] == [16, 64]
+    assert data["budgets"]["64"] == data["plan"]
+    assert data["budgets"]["16"]["flops"]["exact"] < data["plan"]["flops"]["exact"]
+
+
 def test_removed_layers_are_shown(checkpoint: Path) -> None:
     result = inspect(checkpoint, "--recipe", "depth-prune", "--set", "stages.0={kind: drop_layers, layers: [1, 2]}")
     assert [line.split() for line in result.stdout.splitlines() if line.startswith(("0 ", "1-2", "3 "))] == [

@@ -18,6 +18,21 @@ BAD: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
         [{**CLS, "keep": 257}],
         ["stages.0.keep: cannot keep 257 of 256 visual tokens; give at most 256 or a fraction"],
     ),
+    "a budget beyond what there is": (
+        [{**CLS, "keep": [16, 300, 301]}],
+        [
+            "stages.0.keep: cannot keep 300 of 256 visual tokens; give at most 256 or a fraction",
+            "stages.0.keep: cannot keep 301 of 256 visual tokens; give at most 256 or a fraction",
+        ],
+    ),
+    "a budget that leaves a later cut too few": (
+        [{**CLS, "keep": [16, 64]}, {"kind": "prune_in_decoder", "layer": 2, "keep": 20}],
+        ["stages.1.keep: cannot keep 20 of 16 visual tokens; give at most 16 or a fraction"],
+    ),
+    "budgets twice": (
+        [{**CLS, "keep": [16, 64]}, {**RANDOM, "keep": [8, 16]}],
+        ["stages.1.keep: stages.0 has the budgets of this recipe; give one number or a fraction"],
+    ),
     "second prune grows": (
         [RANDOM, {**RANDOM, "keep": 20}],
         ["stages.1.keep: cannot keep 20 of 14 visual tokens; give at most 14 or a fraction"],

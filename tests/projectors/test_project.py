@@ -16,6 +16,7 @@ from tests.recipe.texts import faults, with_stage
 from tests.sizes import LLAVA_15
 from tests.tiny import image, recipe
 from vtc.compressed.build import apply_recipe
+from vtc.compressed.checkpoint import at_budgets
 from vtc.compressed.model import CompressedModel
 from vtc.errors import InputError, RecipeError
 from vtc.facts.layout import Grid
@@ -28,7 +29,7 @@ from vtc.projectors import build_projector
 from vtc.projectors.deco import Deco
 from vtc.projectors.pixel_shuffle import PixelShuffle
 from vtc.recipe.projectors import PROJECTORS, DecoEntry, PixelShuffleEntry
-from vtc.selectors.trained import trained_part
+from vtc.selectors.trained import TrainedPart, load_trained, save_trained, trained_part
 from vtc.visual_tokens import in_grids
 
 OPTIONS: dict[str, dict[str, Any]] = {"c_abstractor": {"hidden": 16, "depth": 2}, "llava_sp": {"inner": 8}}
@@ -86,6 +87,10 @@ def test_training_begins_with_the_models_own_projector(adapter: VLMAdapter) -> N
         ([stage("deco"), stage("deco")], "stages.1: stages.0 has projected the tokens already"),
         ([{"kind": "prune", "keep": 8, "selector": "uniform"}, stage("deco")], "stages.1: needs a whole grid, and st"),
         (
+            [{**stage("deco"), "keep": [4, 8]}],
+            "stages.0.keep: deco is made for one number of tokens; give one, or take an elastic one: tokenflex, mqt",
+        ),
+        (
             [stage("deco"), {"kind": "prune", "keep": 2, "selector": "uniform"}],
             "stages.1: prune happens before project",
         ),
@@ -108,6 +113,40 @@ def test_stages_that_cannot_go_together_are_named(stages: list[dict[str, Any]], 
 def test_a_number_that_it_cannot_make_is_named_with_the_nearest(name: str, keep: int, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         plan(recipe(stage(name, keep)), LLAVA_15)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in PROJECTORS.items() if entry.elastic])
+def test_elastic_ones_have_the_same_parameters_at_every_budget(name: str, adapter: VLMAdapter) -> None:
+    wanted = recipe({**stage(name), "keep": [1, 4, 16]})
+    largest = apply_recipe(adapter, wanted, from_state=True)
+    models = at_budgets(largest, wanted)
+    prompts = [adapter.chat("what digit is red ?")]
+    assert {keep: model.features([[image(0)]], prompts)[0].shape[1] for keep, model in models.items()} == {
+        1: 1,
+        4: 4,
+        16: 16,
+    }
+    stored = {
+        keep: {key: value.data_ptr() for key, value in model.trained.state_dict().items()}
+        for keep, model in models.items()
+    }
+    assert stored[1] == stored[4] == stored[16]
+
+
+def test_file_of_an_elastic_one_serves_every_budget_that_it_was_trained_for(
+    adapter: VLMAdapter, tmp_path: Path
+) -> None:
+    def part(keep: int | list[int]) -> TrainedPart:
+        found = trained_part(apply_recipe(adapter, recipe({**stage("mqt"), "keep": keep}), from_state=True))
+        assert found is not None
+        return found
+
+    file = tmp_path / "projector.safetensors"
+    save_trained(file, part([2, 4, 8]), "digest")
+    for keep in (4, [2, 8]):
+        load_trained(file, part(keep), "digest")
+    with pytest.raises(InputError, match="was trained for keep 2,4,8, here it is 4,16; train it again"):
+        load_trained(file, part([4, 16]), "digest")
 
 
 def test_unknown_projectors_and_options_are_named() -> None:

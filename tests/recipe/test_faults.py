@@ -69,6 +69,18 @@ BAD_STAGES = {
     "kind: prune, keep: 8, selector: {name: learned, checkpoint: a.safetensors, training: {}}": (
         "stages.0.selector: training is only for checkpoint: auto, here the checkpoint is trained already"
     ),
+    "kind: prune, keep: [16], selector: random": (
+        "stages.0.keep: lists two or more numbers of tokens, ascending, such as [16, 64], not [16]"
+    ),
+    "kind: prune, keep: [16, 8], selector: random": (
+        "stages.0.keep: lists two or more numbers of tokens, ascending, such as [16, 64], not [16, 8]"
+    ),
+    "kind: prune, keep: [8, 0.5], selector: random": (
+        "stages.0.keep: lists two or more numbers of tokens, ascending, such as [16, 64], not [8, 0.5]"
+    ),
+    "kind: prune_in_decoder, layer: 2, keep: [8, 16]": (
+        "stages.0.keep: is a number of tokens such as 64 or a fraction such as 0.25, not [8, 16]"
+    ),
     "kind: prune, keep: 0, selector: random": "stages.0.keep: must keep at least 1 token, not 0",
     "kind: prune, keep: -3, selector: random": "stages.0.keep: must keep at least 1 token, not -3",
     "kind: prune, keep: 1.0, selector: random": (

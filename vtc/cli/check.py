@@ -7,11 +7,11 @@ from typing import Any
 import click
 
 from vtc.cli.image_options import image_option_flags
-from vtc.cli.output import print_json, say
+from vtc.cli.output import print_json, say, with_unit
 from vtc.cli.verb import suggest, verb
 from vtc.errors import InputError
 from vtc.facts.layout import ANY_IMAGE, ImageOptions
-from vtc.plan import check, plan
+from vtc.plan import check, plans
 from vtc.recipe import load_recipe
 
 
@@ -61,17 +61,24 @@ def command(
 
         path = resolve_model(model)
         facts = read_facts(path, image_options)
-        resolved = plan(recipe, facts)
+        planned = plans(recipe, facts)
+        resolved = list(planned.values())[-1]
         check_trainable(recipe, facts)
         contents, outline = check_model(path, image_options)
         check_questions(outline, recipe)
         check_parts(outline, recipe, lambda: model_digest(path))
         needs_data = bool(recipe.autos) and data_for(model) is None
         report |= {"model": vars(contents), "plan": resolved.to_dict(), "needs_data": needs_data}
+        if recipe.budgets:
+            report["budgets"] = {str(keep): one.to_dict() for keep, one in planned.items()}
         lines += contents.lines()
         if needs_data:
             lines.append(f"vtc compress needs --data DIR for {', '.join(recipe.autos)}")
-        lines.append(f"fits {model}: {resolved.keep} of {resolved.visual_tokens_in} visual tokens enter the decoder")
+        for keep, one in planned.items():
+            entering = f"{one.keep} of {one.visual_tokens_in} visual tokens enter the decoder"
+            at = "" if keep is None else f" at a budget of {keep}"
+            cost = "" if keep is None else f", {with_unit(one.flops['exact'])} FLOPs of a prefill"
+            lines.append(f"fits {model}{at}: {entering}{cost}")
     if smoke:
         from exporters.smoke import run as run_pipeline
         from vtc.models import FAMILIES

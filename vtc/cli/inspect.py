@@ -75,6 +75,15 @@ def _print(inspection: Inspection) -> None:
     )
     title = f"one image, {made.text_tokens} text tokens"
     print_table([title, ">original", f">{inspection.recipe}", ">share"], rows)
+    if inspection.budgets:
+        say("")
+        head = ["budget", ">into the decoder", ">layer average", ">prefill FLOPs, exact", ">KV cache"]
+        print_table(head, [_budget_row(keep, one) for keep, one in inspection.budgets.items()])
+
+
+def _budget_row(keep: int, at: TokenPlan) -> list[str]:
+    numbers = [f"{at.keep}", f"{at.layer_average:.4g}", with_unit(at.flops["exact"]), with_unit(at.kv_bytes, "B")]
+    return [str(keep), *numbers]
 
 
 def _layer_rows(made: TokenPlan, layers: int) -> list[list[str]]:

@@ -24,6 +24,7 @@ from vtc.facts.layout import ImageOptions, image_options_of
 from vtc.finite import first_not_finite
 from vtc.machine import machine_fault
 from vtc.models import load_adapter, model_digest, resolve_model
+from vtc.models.base import VLMAdapter
 from vtc.origin import check_origin
 from vtc.recipe import Recipe, load_recipe
 from vtc.runtime.versions import vtc_version
@@ -191,6 +192,20 @@ def for_images(model: CompressedModel, recipe: Recipe, image_options: ImageOptio
     RecipeError
         If the recipe does not fit what becomes of them.
     """
-    other = apply_recipe(model.adapter.with_image_options(image_options), recipe, from_state=True)
-    other.trained.load_state_dict(model.trained.state_dict())
+    return _sharing(model, model.adapter.with_image_options(image_options), recipe)
+
+
+def at_budgets(model: CompressedModel, recipe: Recipe) -> dict[int, CompressedModel]:
+    """A compressed model at each budget of its recipe, ascending, sharing its weights; none where it has one ``keep``.
+
+    The largest is the model itself, which :func:`vtc.compressed.build.apply_recipe` makes at that budget.
+    """
+    smaller = {keep: _sharing(model, model.adapter, recipe.at_budget(keep)) for keep in recipe.budgets[:-1]}
+    return smaller | dict.fromkeys(recipe.budgets[-1:], model)
+
+
+def _sharing(model: CompressedModel, adapter: VLMAdapter, recipe: Recipe) -> CompressedModel:
+    """A model of another layout or budget with the weights of `model`."""
+    other = apply_recipe(adapter, recipe, from_state=True)
+    other.trained.load_state_dict(model.trained.state_dict(), assign=True)
     return other

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from vtc.artifact import MANIFEST, MAX_MANIFEST_BYTES, read_manifest
 from vtc.errors import BundleError
 from vtc.facts.layout import ANY_IMAGE, ImageOptions, image_options_of
 from vtc.files import read_json
-from vtc.plan import TokenPlan, plan
+from vtc.plan import TokenPlan, plan, plans
 from vtc.plan.stored import plans_of
 from vtc.recipe import Recipe
 
@@ -31,7 +32,9 @@ class Inspection:
     recipe, digest : str
         The recipe's name, and its sha256.
     plan, baseline : TokenPlan
-        With the recipe, and without any.
+        With the recipe, at the largest of its budgets where it has several, and without any.
+    budgets : mapping of int to TokenPlan
+        With the recipe at each of its budgets, where it has several.
     """
 
     model: str
@@ -40,9 +43,11 @@ class Inspection:
     digest: str
     plan: TokenPlan
     baseline: TokenPlan
+    budgets: Mapping[int, TokenPlan] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""
+        budgets = {"budgets": {str(keep): one.to_dict() for keep, one in self.budgets.items()}} if self.budgets else {}
         return {
             "kind": "inspect",
             "model": self.model,
@@ -51,6 +56,7 @@ class Inspection:
             "recipe_digest": self.digest,
             "plan": self.plan.to_dict(),
             "baseline": self.baseline.to_dict(),
+            **budgets,
         }
 
 
@@ -89,13 +95,15 @@ def planned(
     if holds_weights(path):  # a plan needs none, but those that are there must be usable
         check_model(path, image_options)
     facts = read_facts(path, image_options)
+    made = plans(recipe, facts, text_tokens=text_tokens)
     return Inspection(
         model=str(model),
         family=facts.family,
         recipe=recipe.name,
         digest=recipe.digest,
-        plan=plan(recipe, facts, text_tokens=text_tokens),
+        plan=list(made.values())[-1],
         baseline=plan(Recipe(version=1, name="none", stages=()), facts, text_tokens=text_tokens),
+        budgets={keep: one for keep, one in made.items() if keep is not None},
     )
 
 

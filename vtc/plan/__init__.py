@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vtc.plan.resolve import check, plan
+from vtc.plan.resolve import check, plan, plans
 from vtc.plan.token_plan import SegmentPlan, StagePlan, TokenPlan
 
-__all__ = ["SegmentPlan", "StagePlan", "TokenPlan", "check", "plan"]
+__all__ = ["SegmentPlan", "StagePlan", "TokenPlan", "check", "plan", "plans"]

@@ -38,6 +38,9 @@ def _check_budget(recipe: Recipe, faults: Faults) -> None:
     if recipe.budget is not None and not spending:
         kinds = " or ".join(kind for kind, entry in STAGES.items() if entry.spends_budget)
         faults.add_at(("budget",), f"nothing to spend it: the recipe has no {kinds} stage")
+    elastic = [number for number, stage in spending if stage.budgets]
+    for number in elastic[1:]:
+        faults.add(number, "keep", f"stages.{elastic[0]} has the budgets of this recipe; give one number or a fraction")
     for number, stage in spending:
         keep = getattr(stage, "keep", None)
         if keep is None and recipe.budget is None:

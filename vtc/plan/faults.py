@@ -22,7 +22,8 @@ class Faults:
 
     def add_at(self, path: KeyPath, problem: str) -> None:
         """Note a problem with the value at `path`."""
-        self.found.append((path, problem))
+        if (path, problem) not in self.found:  # budgets of one recipe may share it
+            self.found.append((path, problem))
 
     def raise_found(self) -> None:
         """Raise what was noted, if anything was.

@@ -55,7 +55,7 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
     Returns
     -------
     TokenPlan
-        The numbers, for one image.
+        The numbers, for one image; at the largest of several budgets.
 
     Raises
     ------
@@ -63,15 +63,48 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
         With every reason why the recipe cannot work on this model, one a line, each with its place in the
         recipe.
     """
+    return list(plans(recipe, facts, text_tokens=text_tokens, bytes_per_value=bytes_per_value).values())[-1]
+
+
+def plans(
+    recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_value: int = 2
+) -> dict[int | None, TokenPlan]:
+    """Resolve a recipe at each of its budgets; parameters and errors are those of :func:`plan`.
+
+    Returns
+    -------
+    dict
+        Budget, ascending, to plan; the only plan of a recipe without budgets is that of None.
+    """
     if text_tokens < 0 or bytes_per_value < 1:
         raise InputError(f"text_tokens ({text_tokens}) and bytes_per_value ({bytes_per_value}) cannot be negative")
     faults = Faults(recipe.source)
     check_combination(recipe, faults, facts)
     encoder = encoder_depth(recipe, facts, faults)
     decoder = decoder_depth(recipe, facts, faults)
-    stages, entering = _follow(recipe, facts, encoder, decoder, text_tokens, faults)
+    budgets = recipe.budgets or (None,)
+    followed = {
+        keep: _follow(recipe if keep is None else recipe.at_budget(keep), facts, encoder, decoder, text_tokens, faults)
+        for keep in budgets
+    }
     faults.raise_found()
+    return {
+        keep: _counted(*tokens, recipe, facts, encoder, decoder, text_tokens, bytes_per_value)
+        for keep, tokens in followed.items()
+    }
 
+
+def _counted(
+    stages: tuple[StagePlan, ...],
+    entering: TokenState,
+    recipe: Recipe,
+    facts: ModelFacts,
+    encoder: EncoderDepth,
+    decoder: DecoderDepth,
+    text_tokens: int,
+    bytes_per_value: int,
+) -> TokenPlan:
+    """What the tokens that :func:`_follow` gave come to."""
     layout, spans = facts.layout, facts.layout.spans
     keep = spans * entering.tokens
     positions, position_span, position_grids = _positions(entering, facts)

@@ -125,8 +125,10 @@ class Context:
         """Note a problem with a key of this stage, or with all of it when `key` is empty."""
         self.faults.add(self.number, key, problem)
 
-    def kept(self, keep: int | float | None, tokens: int) -> int:
+    def kept(self, keep: int | float | tuple[int, ...] | None, tokens: int) -> int:
         """Resolve what an image keeps to what each run of `tokens` keeps; a budget comes first."""
+        if isinstance(keep, tuple):
+            raise AssertionError("a plan is of a recipe at one of its budgets")
         if self.keep is not None:
             keep = self.keep * self.facts.layout.spans
         if isinstance(keep, float):

@@ -43,12 +43,14 @@ class Projector(nn.Module, ABC):
 
 
 class TrainedProjector(Projector, TrainedPart):
-    """A projector with parameters of its own, made for one number of tokens of one grid.
+    """A projector with parameters of its own, made for one number of tokens of one grid, or an elastic one for several.
 
     Attributes
     ----------
     method : str
         Its name in a recipe.
+    budgets : tuple of int
+        Numbers of tokens that training is to make it good at, ascending.
     encoder_layers : tuple of int
         Those that run before it.
     """
@@ -58,6 +60,7 @@ class TrainedProjector(Projector, TrainedPart):
     def __init__(self, grid: Grid, keep: int) -> None:
         super().__init__(grid, keep)
         self.method = ""
+        self.budgets: tuple[int, ...] = (keep,)
         self.encoder_layers: tuple[int, ...] = ()
 
     @property
@@ -66,9 +69,15 @@ class TrainedProjector(Projector, TrainedPart):
         return {
             "method": self.method,
             "grid": f"{self.grid[0]}x{self.grid[1]}",
-            "keep": str(self.keep),
+            "keep": ",".join(map(str, self.budgets)),
             "encoder_layers": layers,
         }
+
+    def accepts(self, name: str, stored: str | None) -> bool:
+        """A file may have been trained for more budgets than are asked for."""
+        if name != "keep" or stored is None:
+            return super().accepts(name, stored)
+        return set(map(str, self.budgets)) <= set(stored.split(","))
 
 
 def two_layers(width: int, inner: int, out: int) -> nn.Sequential:

@@ -108,6 +108,25 @@ class Recipe(Written):
         return yaml.safe_dump(canonical, sort_keys=False, allow_unicode=not breaks, width=110)
 
     @property
+    def budgets(self) -> tuple[int, ...]:
+        """Numbers of tokens of which each question takes one, ascending; none where a recipe has one for all."""
+        return next((stage.budgets for stage in self.stages if stage.budgets), ())
+
+    def at_budget(self, keep: int) -> Recipe:
+        """Return the recipe with one of its `budgets` alone, all else as it is.
+
+        Raises
+        ------
+        RecipeError
+            If `keep` is none of them.
+        """
+        if keep not in self.budgets:
+            these = ", ".join(map(str, self.budgets)) or "none"
+            raise RecipeError(f"{self._source.file}: has no budget of {keep} tokens; it has {these}")
+        stages = tuple(stage.model_copy(update={"keep": keep}) if stage.budgets else stage for stage in self.stages)
+        return self.model_copy(update={"stages": stages})
+
+    @property
     def autos(self) -> list[str]:
         """Key paths of the values left to calibration, such as ``stages.0.keep``."""
         return [".".join(map(str, path)) for path in _find_autos(self.canonical()["stages"], ("stages",))]

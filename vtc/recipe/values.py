@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -20,6 +21,15 @@ def _keep(value: object) -> int | float:
             )
         return value
     raise ValueError(f"is a number of tokens such as 64 or a fraction such as 0.25, not {reprlib.repr(value)}")
+
+
+def _keep_or_budgets(value: object) -> int | float | tuple[int, ...]:
+    if not isinstance(value, list | tuple):
+        return _keep(value)
+    numbers = all(type(item) is int and item >= 1 for item in value)
+    if len(value) < 2 or not numbers or any(one >= after for one, after in pairwise(value)):
+        raise ValueError(f"lists two or more numbers of tokens, ascending, such as [16, 64], not {reprlib.repr(value)}")
+    return tuple(value)
 
 
 def _keep_or_auto(value: object) -> int | float | Literal["auto"]:
@@ -66,6 +76,7 @@ def _attention_layers(value: object) -> tuple[int, ...] | str:
 
 
 Keep = Annotated[int | float, BeforeValidator(_keep)]
+KeepOrBudgets = Annotated[int | float | tuple[int, ...], BeforeValidator(_keep_or_budgets)]
 KeepOrAuto = Annotated[int | float | Literal["auto"], BeforeValidator(_keep_or_auto)]
 LayerOrDepth = Annotated[int | float, BeforeValidator(_layer_or_depth)]
 Ratio = Annotated[float, BeforeValidator(_ratio)]

@@ -30,6 +30,10 @@ class TrainedPart(nn.Module):
         """What a file of its parameters must say beside the model: name to value."""
         raise NotImplementedError
 
+    def accepts(self, name: str, stored: str | None) -> bool:
+        """Whether what a file says under one of the names of `made_for` is right for this part."""
+        return stored == self.made_for[name]
+
 
 def trained_part(module: nn.Module | None) -> TrainedPart | None:
     """The part of a stage that training makes, if it has one."""
@@ -79,7 +83,7 @@ def load_trained(path: Path, part: TrainedPart, model_digest: str) -> None:
             f"{path}: {part.noun} was trained on model {str(trained_on)[:12]}, not {model_digest[:12]}; train it again"
         )
     for name, value in part.made_for.items():
-        if metadata.get(name) != value:
+        if not part.accepts(name, metadata.get(name)):
             raise InputError(
                 f"{path}: {part.noun} was trained for {name.replace('_', ' ')} {metadata.get(name)}, "
                 f"here it is {value}; train it again"
@@ -94,9 +98,9 @@ def load_trained(path: Path, part: TrainedPart, model_digest: str) -> None:
 
 def fits(path: Path, part: TrainedPart, model_digest: str) -> bool:
     """Whether a file holds such a part, trained on this very model and for this place."""
-    wanted = {MODEL: model_digest, **part.made_for}
     metadata = read_metadata(path)
-    return all(metadata.get(name) == value for name, value in wanted.items())
+    own = all(part.accepts(name, metadata.get(name)) for name in part.made_for)
+    return own and metadata.get(MODEL) == model_digest
 
 
 def read_metadata(path: Path) -> dict[str, str]:

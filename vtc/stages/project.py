@@ -8,7 +8,7 @@ from dataclasses import replace
 from vtc.facts.layout import Grid
 from vtc.models.base import VLMAdapter
 from vtc.projectors import build_projector
-from vtc.projectors.base import Projector
+from vtc.projectors.base import Projector, TrainedProjector
 from vtc.recipe.needs import Needs
 from vtc.recipe.stages import ProjectEntry
 from vtc.stages.base import BuildContext, TokenStage
@@ -48,4 +48,6 @@ def build(entry: ProjectEntry, context: BuildContext) -> Project:
     (grid,) = context.step.grids_in
     running = context.plan.encoder_layers
     projector = build_projector(entry.projector, context.adapter, grid, context.keep_per_span, running)
+    if isinstance(projector, TrainedProjector) and entry.budgets:
+        projector.budgets = tuple(map(context.plan.per_span, entry.budgets))
     return Project(projector, context.adapter, context.step.grids_out)

@@ -9,6 +9,7 @@ from vtc.facts.model import ModelFacts
 from vtc.plan.flops import product_flops
 from vtc.plan.state import Context, Rules, Step, TokenState
 from vtc.plan.words import side
+from vtc.recipe.projectors import PROJECTORS
 from vtc.recipe.stages import ProjectEntry
 
 
@@ -19,6 +20,10 @@ def check(entry: ProjectEntry, rules: Rules) -> None:
         rules.fault("", f"stages.{before[0]} has projected the tokens already; a model has one projector")
     elif pruned := rules.find(lambda stage: not stage.keeps_grid):
         rules.fault("", f"needs a whole grid, and stages.{pruned[-1]} has pruned it; leave one of the two out")
+    if entry.budgets and not entry.projector.elastic:
+        these = ", ".join(name for name, projector in PROJECTORS.items() if projector.elastic)
+        problem = f"{entry.projector.name} is made for one number of tokens; give one, or take an elastic one: {these}"
+        rules.fault("keep", problem)
     reason = None if rules.facts is None else why_not(rules.facts)
     if reason is not None:
         rules.fault("", reason)

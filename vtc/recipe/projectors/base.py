@@ -30,6 +30,8 @@ class ProjectorEntry(Written):
     reads: ClassVar[str] = "nothing"
     """What it looks at beyond the encoder's tokens, in words."""
     text_aware: ClassVar[bool] = False
+    elastic: ClassVar[bool] = False
+    """Its parameters are the same for every number of tokens, so that one training can serve several."""
     has_grid: ClassVar[bool] = True
     """The tokens that it gives fill a grid."""
 

@@ -21,6 +21,7 @@ class M3Entry(SquaresEntry):
 
     summary = "the model's own projector, then average pooling; nothing to train"
     paper = "M3 (arXiv 2405.17430)"
+    elastic = True
     name: Literal["m3"] = "m3"
 
     def projections(self, keep: int, grid: Grid) -> int:

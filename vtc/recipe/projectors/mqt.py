@@ -22,6 +22,7 @@ class MqtEntry(TrainedProjectorEntry):
 
     summary = "the first K of 256 learned queries"
     paper = "MQT (arXiv 2405.19315)"
+    elastic = True
     has_grid = False
     name: Literal["mqt"] = "mqt"
 

@@ -22,6 +22,7 @@ class TokenFlexEntry(TrainedProjectorEntry):
 
     summary = "average pooling, then a gated layer"
     paper = "TokenFLEX (arXiv 2504.03154)"
+    elastic = True
     name: Literal["tokenflex"] = "tokenflex"
 
     def keeps(self, grid: Grid) -> Sequence[int]:

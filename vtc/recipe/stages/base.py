@@ -92,6 +92,12 @@ class StageEntry(Written):
         return self.acts
 
     @property
+    def budgets(self) -> tuple[int, ...]:
+        """Numbers of tokens of which each question takes one, ascending; none where it has one `keep` for all."""
+        keep = getattr(self, "keep", None)
+        return keep if isinstance(keep, tuple) else ()
+
+    @property
     def selects(self) -> bool:
         """Whether a selector keeps some of the tokens, each at its place."""
         return bool(self.selectors)

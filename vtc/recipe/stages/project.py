@@ -6,7 +6,7 @@ from typing import Literal
 
 from vtc.recipe.projectors import PROJECTORS, Projector
 from vtc.recipe.stages.base import Place, StageEntry
-from vtc.recipe.values import Keep
+from vtc.recipe.values import KeepOrBudgets
 
 
 class ProjectEntry(StageEntry):
@@ -22,8 +22,8 @@ class ProjectEntry(StageEntry):
     spends_budget = True
     projectors = PROJECTORS
     kind: Literal["project"] = "project"
-    keep: Keep | None = None
-    """Tokens of an image that the projector makes: a number, or a share of those that come in. Left out where the
-    recipe has a budget."""
+    keep: KeepOrBudgets | None = None
+    """Tokens of an image that the projector makes: a number, or a share of those that come in; or, for an elastic
+    projector, a list of numbers, of which each question takes one. Left out where the recipe has a budget."""
     projector: Projector
     """What makes them: the name of a projector, or its name and options."""

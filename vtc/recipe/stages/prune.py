@@ -6,7 +6,7 @@ from typing import Literal
 
 from vtc.recipe.selectors import ENCODER_SELECTORS, EncoderSelector
 from vtc.recipe.stages.base import Place, StageEntry
-from vtc.recipe.values import Keep, Positions
+from vtc.recipe.values import KeepOrBudgets, Positions
 
 
 class PruneEntry(StageEntry):
@@ -18,9 +18,9 @@ class PruneEntry(StageEntry):
     spends_budget = True
     selectors = ENCODER_SELECTORS
     kind: Literal["prune"] = "prune"
-    keep: Keep | None = None
-    """Tokens of an image that are kept: a number, or a share of those that come in. Left out where the recipe has a
-    budget."""
+    keep: KeepOrBudgets | None = None
+    """Tokens of an image that are kept: a number, or a share of those that come in; or a list of numbers, of which
+    each question takes one. Left out where the recipe has a budget."""
     selector: EncoderSelector
     """What chooses them: the name of a selector, or its name and options."""
     positions: Positions = "renumber"
