@@ -166,10 +166,11 @@ def test_interrupted_training_ends_as_an_uninterrupted_one(
 
     done.clear()
     monkeypatch.setattr(torch.optim.AdamW, "step", counted)
-    assert torch.equal(whole["factor"], train("b", config)["factor"])
+    # Images are encoded with others than before, which changes last bits.
+    torch.testing.assert_close(train("b", config)["factor"], whole["factor"], rtol=1e-6, atol=0)
     assert len(done) == 19
-    rest = [{**row, "seconds": 0.0} for row in log_of(tmp_path / "b")]
-    assert rest == [{**row, "seconds": 0.0} for row in log]
+    for mine, theirs in zip(log_of(tmp_path / "b"), log, strict=True):
+        assert {**mine, "seconds": 0.0} == pytest.approx({**theirs, "seconds": 0.0}, rel=1e-4, abs=1e-6)
     train("b", config)  # finished: nothing is done again
     assert len(done) == 19
 

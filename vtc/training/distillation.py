@@ -82,8 +82,8 @@ def train_by_distillation(job: TrainingJob) -> None:
     with frozen(job.adapter, "grouped", job.adapter.model.device):
         original = apply_recipe(job.adapter, Recipe(version=1, name="none", stages=()))
         torch.manual_seed(config.seed)
-        model, part = _model(job)
-        pair = _Pair(model, original, [*train_on, *validate_on], int(config.memory_gb * 2**30))
+        models, part = _models(job)
+        pair = _Pair(models, original, [*train_on, *validate_on], int(config.memory_gb * 2**30))
         log = _train(job, config, pair, part, train_on, validate_on, run)
     write_log(log_path(job.path), log, LOG_FIELDS)
     last = {name: log[-1][name] for name in ("validation_kl", "validation_agreement", "validation_accuracy")}
@@ -94,27 +94,37 @@ def train_by_distillation(job: TrainingJob) -> None:
     state_path(job.path).unlink(missing_ok=True)
 
 
-def _model(job: TrainingJob) -> tuple[CompressedModel, TrainedPart]:
-    """The model with the stages up to the one that is trained, and that one's part, which alone can change."""
+def _models(job: TrainingJob) -> tuple[list[CompressedModel], TrainedPart]:
+    """The model with the stages up to the one that is trained, at each of its budgets; and that one's part.
+
+    The part alone can change, and is one and the same in all.
+    """
     recipe = job.recipe.model_copy(update={"stages": job.recipe.stages[: job.number + 1]})
-    token_plan = plan(recipe, job.adapter.facts)
-    modules = build_modules(job.adapter, recipe, token_plan, job.model_digest, empty=(job.number,))
-    model = assemble(job.adapter, token_plan, modules)
-    part = trained_part(modules[job.number])
+    at = [recipe.at_budget(keep) for keep in recipe.budgets] or [recipe]
+    models, parts = [], []
+    for one in at:
+        token_plan = plan(one, job.adapter.facts)
+        modules = build_modules(job.adapter, one, token_plan, job.model_digest, empty=(job.number,))
+        models.append(assemble(job.adapter, token_plan, modules))
+        parts.append(trained_part(modules[job.number]))
+    part = parts[-1]
     if part is None:
         raise AssertionError("a stage that is trained has a trained part")
     part.requires_grad_(True)
-    return model, part
+    for other in parts[:-1]:
+        if other is not None:
+            other.load_state_dict(part.state_dict(keep_vars=True), assign=True)
+    return models, part
 
 
 class _Pair:
-    """The compressed model and the original, for which images are encoded once as far as memory allows.
+    """The compressed model, at one budget or several, and the original; images are encoded once as memory allows.
 
     So long as there is memory, the original answers each question once, too.
     """
 
     def __init__(
-        self, model: CompressedModel, original: CompressedModel, prompts: Sequence[_Prompt], memory: int
+        self, models: Sequence[CompressedModel], original: CompressedModel, prompts: Sequence[_Prompt], memory: int
     ) -> None:
         items = {prompt.image: prompt.item for prompt in prompts}
         weights = next(original.embed_tokens.parameters())
@@ -122,12 +132,13 @@ class _Pair:
         def pixels(numbers: Sequence[int]) -> Tensor:
             return original.adapter.preprocess([items[number].load() for number in numbers]).to(weights)
 
-        ours, theirs = model.vision, original.vision
+        ours, theirs = models[0].vision, original.vision
         images = EncodedImages(ours, pixels, memory // 2)
         same = ours.layers == theirs.layers
-        model.vision = Seen(images, ours)
+        for model in models:
+            model.vision = Seen(images, model.vision)
         original.vision = Seen(images if same else EncodedImages(theirs, pixels, memory // 4), theirs)
-        self.model = model
+        self.models = models
         numbered = {prompt.number: prompt for prompt in prompts}
 
         @torch.no_grad()
@@ -163,7 +174,8 @@ def _train(
         batch = [train_on[number] for number in rng.integers(len(train_on), size=config.batch)]
         rate = config.learning_rate * learning_rate_factor(step, config.steps)
         set_relative_rate(optimizer, rate)
-        wanted, ours = pair.wanted(batch), _answers(pair.model, batch)
+        model = pair.models[int(rng.integers(len(pair.models)))]
+        wanted, ours = pair.wanted(batch), _answers(model, batch)
         targets = _targets(batch).to(ours.device)
         lm, kl = F.nll_loss(ours, targets), F.kl_div(ours, wanted, reduction="batchmean", log_target=True)
         loss = config.lm_weight * lm + config.kl_weight * kl
@@ -189,12 +201,12 @@ def _train(
 def _validate(pair: _Pair, prompts: Sequence[_Prompt], config: DistillationTraining) -> Row:
     """Over all tokens of answers the loss, the KL divergence, and how often both models say the same.
 
-    And the share of answers that the compressed model gives, token by token to their end.
+    And the share of answers that the compressed model gives, token by token to their end. Budgets take turns.
     """
     divergences, losses, same, right = [], [], [], []
-    for first in range(0, len(prompts), config.batch):
+    for turn, first in enumerate(range(0, len(prompts), config.batch)):
         some = prompts[first : first + config.batch]
-        ours, theirs = _answers(pair.model, some), pair.wanted(some)
+        ours, theirs = _answers(pair.models[turn % len(pair.models)], some), pair.wanted(some)
         divergences.append(F.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=-1))
         said, targets = ours.argmax(dim=-1), _targets(some).to(ours.device)
         losses.append(F.nll_loss(ours, targets, reduction="none"))
