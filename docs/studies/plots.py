@@ -83,6 +83,27 @@ def plot_selectors(results: Mapping[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
+def plot_projectors(results: Mapping[str, Any], path: Path) -> None:
+    """Retention of every projector against its tokens; what is not trained is dashed."""
+    rows = {label: row for label, row in results["budgets"].items() if "alone" not in label}
+    colors = _colors(list(rows))
+    figure, axis = plt.subplots(figsize=(9, 5))
+    for label, row in rows.items():
+        tokens = [int(keep) for keep in row]
+        untrained = "untrained" in label or label in BASELINES
+        style = {"ls": "--" if untrained else "-", "lw": 2.4 if label == "qmop" else 1.4, "color": colors[label]}
+        axis.plot(tokens, [100 * cell["retention"] for cell in row.values()], marker="o", ms=4, label=label, **style)
+    axis.axhline(100 * results["blind"]["retention"], color="black", lw=1, ls=":", label="blind")
+    axis.set_xscale("log")
+    ticks = sorted({int(keep) for row in rows.values() for keep in row})
+    axis.set_xticks(ticks, list(map(str, ticks)))
+    axis.minorticks_off()
+    axis.set(xlabel="visual tokens", ylabel="retention of accuracy, %", ylim=(20, 103))
+    axis.grid(alpha=0.3)
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
+    _save(figure, path)
+
+
 def _colors(names: Sequence[str]) -> dict[str, Any]:
     """A colour for each method; no grey, which is the baselines'."""
     strong = [plt.get_cmap("tab20")(number) for number in (*range(0, 14, 2), 16, 18)]

@@ -106,15 +106,13 @@ def _models(job: TrainingJob) -> tuple[list[CompressedModel], TrainedPart]:
         token_plan = plan(one, job.adapter.facts)
         modules = build_modules(job.adapter, one, token_plan, job.model_digest, empty=(job.number,))
         models.append(assemble(job.adapter, token_plan, modules))
-        parts.append(trained_part(modules[job.number]))
-    part = parts[-1]
-    if part is None:
-        raise AssertionError("a stage that is trained has a trained part")
-    part.requires_grad_(True)
+        part = trained_part(modules[job.number])
+        if part is None:
+            raise AssertionError("a stage that is trained has a trained part")
+        parts.append(part.requires_grad_(True))
     for other in parts[:-1]:
-        if other is not None:
-            other.load_state_dict(part.state_dict(keep_vars=True), assign=True)
-    return models, part
+        other.load_state_dict(parts[-1].state_dict(keep_vars=True), assign=True)
+    return models, parts[-1]
 
 
 class _Pair:

@@ -19,6 +19,7 @@ class DecoEntry(PooledEntry):
 
     summary = "average pooling, then two layers"
     paper = "DeCo (arXiv 2405.20985)"
+    elastic = True
     name: Literal["deco"] = "deco"
 
     def parameters(self, facts: ModelFacts, keep: int, grid: Grid) -> int:
