@@ -27,7 +27,6 @@ from vtc.training.frozen import tensors_digest
 from vtc.training.pruner import LOG_FIELDS, PrunerSubject, train_pruner
 from vtc.training.state import state_path
 from vtc.training.whitening import Whitening
-from vtc.visual_tokens import in_grids
 
 CONFIG = PrunerTraining(steps=6, imitation_steps=6, batch=4, images=20, validation=2, dropped=4)
 
@@ -62,7 +61,7 @@ def test_trains_the_pruner_and_nothing_else(subject: PrunerSubject, data: Data, 
 def test_training_begins_as_an_imitation_of_cls_attention(subject: PrunerSubject, data: Data, tmp_path: Path) -> None:
     images = EncodedExamples(subject.adapter, subject.layers, data.beginning, data.train, memory=2**30)
     encoded = images.get(range(len(images)))
-    wanted = torch.stack([one.attention for one in encoded if one.attention is not None])
+    wanted = torch.cat([one.attention for one in encoded if one.attention is not None])
     wanted = wanted / wanted.sum(dim=-1, keepdim=True)
 
     def distance(imitation_steps: int) -> float:
@@ -71,7 +70,7 @@ def test_training_begins_as_an_imitation_of_cls_attention(subject: PrunerSubject
         trained(subject, data, path, CONFIG.model_copy(update=config))
         pruner = subject.selector()
         load_trained(path, pruner, "abc")
-        tokens = in_grids(torch.stack([one.features for one in encoded]).float(), ((4, 4),))
+        tokens = images.tokens(range(len(images)))
         found = pruner.score(tokens).detach().log_softmax(dim=-1)
         return float((wanted * (wanted.log() - found)).sum(dim=-1).mean())
 
