@@ -17,18 +17,22 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import vtc
-from tests.models.families import CASES, Checkpoints, compressed, every_family
+from tests.models.families import CASES, Case, Checkpoints, compressed, every_family, marks_of
 from tests.tiny import image, recipe
 from tests.training.conftest import QUESTIONS
 from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import load_compressed
 from vtc.compressed.model import CompressedModel
 from vtc.data.datasets import Item
+from vtc.facts.layout import ImageOptions
 from vtc.models.base import VLMAdapter
 from vtc.plan import plan
+from vtc.progress import silent
+from vtc.recipe.selectors.decoder.relevance import RelevanceTraining
 from vtc.selectors.decoder.relevance import Relevance
+from vtc.training import explanations
 from vtc.training.examples import Data, EncodedExamples, load_examples
-from vtc.training.explanations import RelevanceSubject, _watching, explain, label, rollout
+from vtc.training.explanations import Explained, Explainer, RelevanceSubject, _watching, explain, label, rollout
 from vtc.training.forward import answer_states
 from vtc.training.packing import QuestionTokens
 
@@ -44,6 +48,13 @@ ALWAYS = (
     "smolvlm",
 )
 """Families of which the others are variants; training the others is left to `make test-full`."""
+LAYOUTS = [case for case in CASES if case.name == "default"] + [
+    Case("gemma3", "crops", ImageOptions(tiles=(1, 2))),
+    Case("llava_onevision", "padded", ImageOptions(image_size=(150, 60))),
+]
+every_layout = pytest.mark.parametrize(
+    "case", [pytest.param(case, id=str(case), marks=marks_of(case.family, full=False)) for case in LAYOUTS]
+)
 TRAINING = {
     "steps": 30,
     "imitation_steps": 0,
@@ -64,10 +75,10 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
 
 @contextmanager
 def examples_of(
-    checkpoints: Checkpoints, family: str, source: Path, attention: Literal["grouped", "eager"]
+    checkpoints: Checkpoints, case: Case, source: Path, attention: Literal["grouped", "eager"]
 ) -> Iterator[tuple[VLMAdapter, Data]]:
-    """A family's adapter with a kind of decoder attention, and images of the size that it serves."""
-    adapter = checkpoints.adapter(next(case for case in CASES if case.family == family))
+    """A case's adapter with a kind of decoder attention, and images with their questions."""
+    adapter = checkpoints.adapter(case)
     adapter.set_decoder_attention(attention)
     try:
         yield adapter, load_examples(adapter, str(source), images=4, validation=1, seed=0)
@@ -87,12 +98,12 @@ def scores(model: CompressedModel, asked: list[tuple[Item, QuestionTokens]]) -> 
     return torch.cat([torch.from_numpy(logits) for logits in found])
 
 
-@every_family()
+@every_layout
 @torch.no_grad()
 def test_masked_forward_is_what_the_compressed_model_computes(
-    checkpoints: Checkpoints, family: str, source: Path
+    checkpoints: Checkpoints, case: Case, source: Path
 ) -> None:
-    with examples_of(checkpoints, family, source, "grouped") as (adapter, data):
+    with examples_of(checkpoints, case, source, "grouped") as (adapter, data):
         examples = EncodedExamples(
             adapter, range(adapter.facts.encoder.feature_layer + 1), data.beginning, data.train, 0
         )
@@ -120,12 +131,12 @@ def test_masked_forward_is_what_the_compressed_model_computes(
         assert (unpruned - gathered).abs().max() > 1e-2
 
 
-@every_family()
+@every_layout
 def test_relevance_is_explained_as_the_model_answers(
-    checkpoints: Checkpoints, family: str, source: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoints: Checkpoints, case: Case, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Labels are those of questions asked alone, and the network learns from what it reads at its cut."""
-    with examples_of(checkpoints, family, source, "eager") as (adapter, data):
+    with examples_of(checkpoints, case, source, "eager") as (adapter, data):
         asked = asked_of(data)[:3]
         assert len({len(tokens.question) for _, tokens in asked}) > 1
         whole = compressed(adapter)
@@ -221,6 +232,36 @@ def test_relevance_network_is_trained(checkpoints: Checkpoints, source: Path, fa
     runs = len(QUESTIONS) * model.plan.spans
     _, kept = model.kept(*questions_of(model.adapter))
     assert [len(set(row)) for row in kept.tolist()] == [model.plan.per_span(model.plan.stages[0].tokens_out)] * runs
+
+
+def test_interrupted_explanations_of_several_runs_of_tokens_go_on(
+    checkpoints: Checkpoints, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RelevanceTraining(images=4, questions=2, validation=1, epochs=1)
+    monkeypatch.setattr(explanations, "BATCH", 1)
+    with examples_of(checkpoints, Case("smolvlm"), source, "eager") as (adapter, data):
+        subject = RelevanceSubject(adapter, "abc", 1, 0)
+
+        def explained(name: str) -> Explained:
+            torch.manual_seed(0)
+            explainer = Explainer(subject, data.beginning, config, "run", silent)
+            return explainer(data.train, tmp_path / f"{name}.safetensors", "")
+
+        whole, one, calls = explained("whole"), explanations.explain, []
+
+        def interrupted(*arguments: Any) -> Explained:
+            calls.append(1)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return one(*arguments)
+
+        monkeypatch.setattr(explanations, "explain", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            explained("parts")
+        parts = explained("parts")
+        assert len(calls) == 1 + len(whole) // adapter.facts.layout.spans
+        assert torch.equal(parts.rows, whole.rows)
+        assert torch.equal(parts.labels, whole.labels)
 
 
 @every_family("llava_next", "qwen3_vl")

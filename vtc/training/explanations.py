@@ -212,6 +212,7 @@ class Explainer:
     ) -> None:
         self.adapter, self.network = subject.adapter, subject.network().to(subject.adapter.model.device)
         self.beginning, self.config, self.fingerprint, self.report = beginning, config, fingerprint, report
+        self.spans = self.adapter.facts.layout.spans
         self.encoder = VisionEncoder(self.adapter, range(self.adapter.facts.encoder.feature_layer + 1))
         self.original = apply_recipe(self.adapter, Recipe(version=1, name="none", stages=()))
 
@@ -219,7 +220,7 @@ class Explainer:
         chosen = self._chosen(examples)
         done = _load_explained(file, self.fingerprint)
         rows, labels = ([done.rows], [done.labels]) if done else ([], [])
-        at = len(done) if done else 0
+        at = len(done) // self.spans if done else 0
         size = batch_size(self.adapter.facts)
         every = size * -(-len(chosen) // (SAVED * size))
         while at < len(chosen):
@@ -247,7 +248,7 @@ class Explainer:
         with torch.no_grad():
             pixels = self.adapter.preprocess(list(images.values())).to(self.adapter.model.device)
             visual, *_ = self.encoder(pixels)
-            of_image = dict(zip(images, torch.split(visual, self.adapter.facts.layout.spans), strict=True))
+            of_image = dict(zip(images, torch.split(visual, self.spans), strict=True))
         prompts = [self.adapter.chat(example.items[number].question) for example, number in chosen]
         answers = self.original.generate([[images[id(one)]] for one, _ in chosen], prompts, ANSWER_TOKENS)
         end = self.adapter.eos_token_ids[:1]
