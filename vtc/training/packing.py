@@ -225,7 +225,7 @@ def _alone(
         ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
     keep = places.shape[1]
     runs = places.reshape(len(images), prompts.spans, keep)
-    own = np.repeat(runs, [len(questions) for questions in images], axis=0).reshape(-1, keep)
+    own = np.repeat(runs, [len(questions) for questions in images], axis=0).reshape(len(asked) * prompts.spans, keep)
     found = positions(ids, mask, prompts.placeholder, own, prompts.positions)
     groups = attention_blocks(ids, mask, prompts.placeholder, keep, prompts.bidirectional)
     return _Alone(found.ids, groups, found.following)
