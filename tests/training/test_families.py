@@ -264,7 +264,8 @@ def test_interrupted_explanations_of_several_runs_of_tokens_go_on(
         assert torch.equal(parts.labels, whole.labels)
 
 
-@every_family("llava_next", "qwen3_vl")
+@pytest.mark.slow
+@every_family("qwen3_vl")
 def test_bundle_of_a_trained_pruner_answers_as_the_model(
     compressed_of: CompressedOf, family: str, tmp_path: Path
 ) -> None:
