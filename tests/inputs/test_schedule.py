@@ -289,6 +289,8 @@ def test_query_tokens_are_who_asks(queries: str, columns: list[list[int]]) -> No
 def test_a_whole_prompt_can_be_one_block() -> None:
     ids, mask = batch([[1, IMAGE, IMAGE, 2], [3]])
     assert attention_blocks(ids, mask, IMAGE, 2, "prompt").tolist() == [[0, 0, 0, 0], [-1, -1, -1, 0]]
+    answered = np.array([1, 0])
+    assert attention_blocks(ids, mask, IMAGE, 2, "prompt", answered).tolist() == [[0, 0, 0, -1], [-1, -1, -1, 0]]
     assert schedule(ids, mask, IMAGE, 2, [SegmentRule("same")])[0].block_ids is None
 
 

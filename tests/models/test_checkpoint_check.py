@@ -292,13 +292,15 @@ def test_check_prints_what_is_there(checkpoint: Path) -> None:
 
 def test_check_says_what_compress_will_say(checkpoint: Path, tmp_path: Path) -> None:
     qwen = write_tiny("qwen2_vl", tmp_path / "qwen")
+    clip = ["--frames", "3"]
+    out = ["--data", "reference", "-o", str(tmp_path / "out")]
     tried: list[list[str]] = [
-        ["check", "learnpruner-encoder", "--model", str(qwen)],
-        ["compress", str(qwen), "--recipe", "learnpruner-encoder", "--data", "reference", "-o", str(tmp_path / "out")],
+        ["check", "learnpruner-encoder", "--model", str(qwen), *clip],
+        ["compress", str(qwen), "--recipe", "learnpruner-encoder", *clip, *out],
     ]
     said = [CliRunner().invoke(main, args).stderr.splitlines()[-1] for args in tried]
     assert said[0] == said[1]
-    assert "no selector can be trained for qwen2_vl" in said[0]
+    assert "stages.0 to training, which takes single images, and clips of 3 frames are asked for" in said[0]
     question_first = "{{ messages[0]['content'][1]['text'] }}<image>"
     other = Path(shutil.copytree(checkpoint, tmp_path / "other"))
     (other / "chat_template.jinja").write_text(question_first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import at_budgets
 from vtc.compressed.model import CompressedModel
 from vtc.errors import InputError, RecipeError
-from vtc.facts.layout import Grid
+from vtc.facts.layout import Grid, single_view
 from vtc.models import FAMILIES, load_adapter, read_facts
 from vtc.models.base import VLMAdapter
 from vtc.models.random.tiny import write_tiny_llava
@@ -30,6 +31,7 @@ from vtc.projectors.deco import Deco
 from vtc.projectors.pixel_shuffle import PixelShuffle
 from vtc.recipe.projectors import PROJECTORS, DecoEntry, PixelShuffleEntry
 from vtc.selectors.trained import TrainedPart, load_trained, save_trained, trained_part
+from vtc.stages.project import Project
 from vtc.visual_tokens import in_grids
 
 OPTIONS: dict[str, dict[str, Any]] = {"c_abstractor": {"hidden": 16, "depth": 2}, "llava_sp": {"inner": 8}}
@@ -165,9 +167,8 @@ def test_one_that_reads_the_question_needs_it_after_the_image(
 
 
 REFUSED = {
-    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl"), "time, row and column"),
     **dict.fromkeys(("qwen3_vl", "qwen3_vl_moe"), "several encoder layers"),
-    **dict.fromkeys(("internvl", "llava_next", "llava_onevision"), "not one whole view"),
+    **dict.fromkeys(("llava_next", "llava_onevision"), "lose padding and are put together"),
 }
 """Families that cannot have a projector, and what they are told."""
 
@@ -183,14 +184,45 @@ def test_every_family_takes_them_or_says_why(family: str, tmp_path: Path) -> Non
         with pytest.raises(RecipeError, match=f"stages.0: .*{REFUSED[family]}"):
             plan(recipe(stage("deco")), facts)
         return
-    model = load_adapter(tmp_path / "m")
-    whole, pictures = Image.new("RGB", facts.image_size[::-1]), facts.layout.frames
-    for name in ("deco", "qmop", "pixel_shuffle", "mqt"):
-        wanted = recipe(stage(name, 4 * facts.layout.spans))
-        made = apply_recipe(model, wanted, from_state=True)
+    model, layout = load_adapter(tmp_path / "m"), facts.layout
+    whole, prompt = Image.new("RGB", facts.image_size[::-1]), model.chat("what is it ?")
+    text_tokens = int((model.tokenize([prompt], [1], 1)[0] != model.image_token_id).sum())
+    for name, kind in PROJECTORS.items():
+        numbers = kind(**OPTIONS.get(name, {})).keeps(layout.view_grid)
+        if not numbers:
+            continue
+        of_view = numbers[len(numbers) // 2]
+        wanted = recipe(stage(name, of_view * layout.views))
+        made, planned = apply_recipe(model, wanted, from_state=True), plan(wanted, facts, text_tokens=text_tokens)
         part = trained_part(made.vision)
-        assert part is not None
-        assert plan(wanted, facts).stages[0].parameters == sum(one.numel() for one in part.parameters())
-        features, _ = made.features([[whole] * pictures], [model.chat("what is it ?")])
-        assert features.shape == (facts.layout.spans, 4, facts.decoder.width)
-        assert made.generate([[whole] * pictures], [model.chat("what is it ?")], max_new_tokens=2)
+        assert planned.stages[0].parameters == (0 if part is None else sum(one.numel() for one in part.parameters()))
+        features, _ = made.features([[whole]], [prompt])
+        assert features.shape == (layout.spans, of_view * layout.span_views, facts.decoder.width)
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            made.generate([[whole]], [prompt], max_new_tokens=1)
+        if name in ("deco", "pixel_shuffle"):  # of which PyTorch counts all
+            assert planned.flops["exact"] == counter.get_total_flops()
+
+
+@torch.inference_mode()
+def test_each_view_is_projected_by_itself(adapter: VLMAdapter) -> None:
+    tokens = in_grids(torch.randn(2, 3 * prod(GRID), adapter.facts.token_width), [GRID] * 3)
+    projector = build_projector(DecoEntry(), adapter, GRID, 4, (0, 1))
+    made = Project(projector, adapter, [(2, 2)] * 3, views=3)(tokens)
+    assert made.grids == ((2, 2),) * 3
+    for view, features in enumerate(tokens.features.split(prod(GRID), dim=1)):
+        alone = projector(in_grids(features, [GRID]), adapter.projector)
+        torch.testing.assert_close(made.features[:, 4 * view : 4 * view + 4], alone, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("keep", "words"), [(10, "10 tokens cannot be shared equally by 3 views; give 9"), (15, "")])
+def test_views_of_an_image_make_equally_many_tokens(keep: int, words: str) -> None:
+    view = single_view((448, 448), (24, 24))
+    facts = replace(LLAVA_15, layout=replace(view, blocks=view.blocks * 3))
+    if words:
+        with pytest.raises(RecipeError, match=words):
+            plan(recipe(stage("deco", keep)), facts)
+    else:
+        made = plan(recipe(stage("deco", keep)), facts)
+        assert made.stages[0].grids_out == ((1, 5),) * 3
+    assert plan(recipe(stage("deco") | {"keep": 0.25}), facts).keep == 3 * 144

@@ -12,6 +12,7 @@ import vtc
 from tests.tiny import image, recipe
 from tests.training.conftest import QUESTIONS, source
 from vtc.compressed.checkpoint import load_compressed
+from vtc.models.random.tiny_families import write_tiny
 from vtc.recipe.projectors import PROJECTORS
 
 __all__ = ["source"]
@@ -27,7 +28,6 @@ def test_it_is_trained_exported_and_run(name: str, checkpoint: Path, source: Pat
         log = list(csv.DictReader(file))
     assert float(log[-1]["loss"]) < float(log[0]["loss"])
     assert not made.warnings
-    assert not made.warnings
 
     vtc.export(tmp_path / "c", out=tmp_path / "b", samples=2)
     model, resolved, _ = load_compressed(tmp_path / "c")
@@ -38,6 +38,19 @@ def test_it_is_trained_exported_and_run(name: str, checkpoint: Path, source: Pat
             asked = [[image(number)]], [model.adapter.chat(question)]
             (expected,) = model.generate(*asked, max_new_tokens=6)
         assert bundle.ask(image(number), question, max_new_tokens=6) == expected.text
+
+
+@pytest.mark.parametrize("family", ["internvl", "qwen2_5_vl"])
+def test_it_is_trained_for_several_views_and_for_positions_of_three_axes(
+    family: str, source: Path, tmp_path: Path
+) -> None:
+    write_tiny(family, tmp_path / "m", encoder_layers=2, decoder_layers=2)
+    stage = {"kind": "project", "keep": 0.5, "projector": {"name": "deco", "training": TRAINING}}
+    made = vtc.compress(tmp_path / "m", recipe(stage), out=tmp_path / "c", data=source)
+    assert not made.warnings
+    with (tmp_path / "c" / "projector_log.csv").open() as file:
+        log = list(csv.DictReader(file))
+    assert float(log[-1]["loss"]) < float(log[0]["loss"])
 
 
 def test_a_model_that_has_nothing_to_train_needs_no_data(checkpoint: Path, tmp_path: Path) -> None:

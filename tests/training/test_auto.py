@@ -13,7 +13,6 @@ from vtc.compressed.checkpoint import load_compressed
 from vtc.errors import InputError
 from vtc.models import load_adapter, model_digest
 from vtc.models.base import VLMAdapter
-from vtc.models.random.tiny_families import write_tiny
 from vtc.recipe import load_recipe, parse_recipe
 from vtc.recipe.selectors import LearnedEntry
 from vtc.reference import reference_dir, reference_part
@@ -113,10 +112,3 @@ def test_shipped_pruner_keeps_what_the_answers_need() -> None:
 def test_reference_scenes_are_not_those_of_the_test_writers() -> None:
     data = load_examples(load_adapter(reference_dir()), "reference", images=2, validation=2, seed=0)
     assert all(not item.image_id.startswith("test") for e in (*data.train, *data.validation) for item in e.items)
-
-
-def test_models_that_training_does_not_follow_are_refused(tmp_path: Path) -> None:
-    adapter = load_adapter(write_tiny("qwen2_vl", tmp_path / "model"))
-    recipe = load_recipe("learnpruner-encoder")
-    with pytest.raises(InputError, match="no selector can be trained for qwen2_vl yet"):
-        AutoTrained(adapter, "0" * 64, tmp_path, "reference", retrain=True)(recipe, 0)

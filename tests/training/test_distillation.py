@@ -229,7 +229,22 @@ def test_too_few_images_are_refused(adapter: VLMAdapter, source: Path, tmp_path:
     assert not job.path.exists()
 
 
-def test_a_family_that_other_trainers_refuse(train: Train, tmp_path: Path) -> None:
+def test_a_family_with_features_of_several_encoder_layers(train: Train, tmp_path: Path) -> None:
     model = load_adapter(write_tiny("qwen3_vl", tmp_path / "model"))
     config = CONFIG.model_copy(update={"steps": 4})
     assert bool((train("a", config, model)["factor"] != FAR).any())
+
+
+@torch.inference_mode()
+def test_an_answer_is_not_seen_by_what_sees_the_whole_prompt(source: Path, tmp_path: Path) -> None:
+    model = compressed(load_adapter(write_tiny("paligemma", tmp_path / "model", encoder_layers=1, decoder_layers=2)))
+    job = TrainingJob(model.adapter, "abc", with_gain(CONFIG), 0, tmp_path / "gain.safetensors", str(source))
+    prompts = distillation._prompts(job, CONFIG)[0][:4]
+    asked = (
+        [[prompt.item.load()] for prompt in prompts],
+        [model.adapter.chat(prompt.item.question) for prompt in prompts],
+    )
+    logits = model.score(*asked, [prompt.answer for prompt in prompts])
+    distillation._Pair(model, compressed(model.adapter), prompts, 0)
+    expected = torch.cat([torch.from_numpy(row) for row in logits]).log_softmax(dim=-1)
+    torch.testing.assert_close(distillation._answers(model, prompts), expected, atol=1e-4, rtol=0)

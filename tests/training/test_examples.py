@@ -11,7 +11,7 @@ from tests.training.conftest import QUESTIONS
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
 from vtc.training.examples import Data, load_examples
-from vtc.training.packing import pack
+from vtc.training.packing import PromptLayout, pack
 
 
 def names(examples: tuple[object, ...]) -> set[str]:
@@ -41,7 +41,7 @@ def test_one_image_is_too_few(adapter: VLMAdapter, source: Path, tmp_path: Path)
 
 def test_packed_questions_restart_after_the_unpruned_image(adapter: VLMAdapter, data: Data) -> None:
     example = max(data.train, key=lambda one: len(one.questions))
-    packed = pack(data.beginning, [example.questions], torch.tensor([[2, 5]]), span=16, padding=0)
+    packed = pack(PromptLayout.of(adapter, data.beginning), [example.questions], torch.tensor([[2, 5]]))
     start = len(data.beginning)
     assert packed.position_ids[0, : start + 2].tolist() == [*range(start), start + 2, start + 5]
     assert len(example.questions) == len(QUESTIONS)

@@ -33,11 +33,10 @@ def test_masked_forward_equals_the_compressed_models_prefill(encoded: EncodedExa
     model = compressed(adapter, stage)
     examples = encoded.examples[:4]
     pixels = adapter.preprocess([example.items[0].load() for example in examples])
-    features = encoded.encoder.tokens(pixels).features
+    visual, places = encoded.encoder(pixels)
     keep = model.vision(pixels)[1]
     policy = torch.zeros(4, 16).scatter(1, keep, 1.0)
-    packed = encoded.pack(range(4), torch.arange(16).expand(4, -1))
-    logits = adapter.head(answer_states(adapter, packed, features, policy))
+    logits = adapter.head(answer_states(adapter, encoded.pack(range(4), places), visual, policy))
     at = 0
     for example in examples:
         for item, question in zip(example.items, example.questions, strict=True):
@@ -51,23 +50,22 @@ def test_masked_forward_equals_the_compressed_models_prefill(encoded: EncodedExa
 @torch.no_grad()
 def test_masked_forward_equals_gathering(encoded: EncodedExamples) -> None:
     adapter = encoded.adapter
-    features = torch.stack([one.features for one in encoded.get(range(6))]).float()
+    visual, places, *_ = encoded.encoder.compress(encoded.tokens(range(6)))
     keep = torch.rand(6, 16, generator=torch.Generator().manual_seed(0)).topk(7).indices.sort().values
     policy = torch.zeros(6, 16).scatter(1, keep, 1.0)
-    masked = answer_states(adapter, encoded.pack(range(6), torch.arange(16).expand(6, -1)), features, policy)
-    gathered = answer_states(adapter, encoded.pack(range(6), keep), gather_tokens(features, keep))
+    masked = answer_states(adapter, encoded.pack(range(6), places), visual, policy)
+    gathered = answer_states(adapter, encoded.pack(range(6), keep), gather_tokens(visual, keep))
     assert (masked - gathered).abs().max() <= 1e-4
 
 
 def test_gradient_reaches_dropped_tokens_and_no_base_weight(encoded: EncodedExamples) -> None:
     adapter = encoded.adapter
     before = tensors_digest(adapter.model)
-    features = torch.stack([one.features for one in encoded.get(range(2))]).float()
+    visual, places, *_ = encoded.encoder.compress(encoded.tokens(range(2)))
     scores = torch.randn(2, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
     policy = soft_top_k(scores, 4)
     policy.retain_grad()
-    packed = encoded.pack(range(2), torch.arange(16).expand(2, -1))
-    answer_states(adapter, packed, features, policy)[:, 0].sum().backward()
+    answer_states(adapter, encoded.pack(range(2), places), visual, policy)[:, 0].sum().backward()
     assert policy.grad is not None
     assert bool((policy.grad[policy == 0] != 0).all())
     assert scores.grad is not None
@@ -90,7 +88,7 @@ def test_images_beyond_the_memory_limit_are_encoded_when_asked_for(encoded: Enco
     small = EncodedExamples(encoded.adapter, LAYERS, data.beginning, data.train, memory=0)
     assert not small.kept
     for ours, theirs in zip(small.get([3, 1]), encoded.get([3, 1]), strict=True):
-        torch.testing.assert_close(ours.features, theirs.features)
+        torch.testing.assert_close(ours.tokens.features, theirs.tokens.features)
         torch.testing.assert_close(ours.states, theirs.states, atol=0.02, rtol=0.02)
 
 

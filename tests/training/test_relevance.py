@@ -65,17 +65,17 @@ def network(adapter: VLMAdapter) -> Relevance:
     return subject(adapter).network()
 
 
-def features(adapter: VLMAdapter, examples: list[Example]) -> torch.Tensor:
+def visual(adapter: VLMAdapter, examples: list[Example]) -> torch.Tensor:
     with torch.no_grad():
         pixels = adapter.preprocess([example.items[0].load() for example in examples])
-        return VisionEncoder(adapter, range(2)).tokens(pixels).features
+        return VisionEncoder(adapter, range(2))(pixels)[0]
 
 
 def explained(adapter: VLMAdapter, data: Data) -> tuple[list[Example], list[QuestionTokens], Explained]:
     """The first question about each of six images; they differ in length."""
     examples = list(data.train[:6])
     questions = [example.questions[number % len(example.questions)] for number, example in enumerate(examples)]
-    found = explain(network(adapter), questions, data.beginning, features(adapter, examples))
+    found = explain(network(adapter), questions, data.beginning, visual(adapter, examples))
     return examples, questions, found
 
 

@@ -8,7 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,12 +25,12 @@ from vtc.recipe.selectors.learned import PrunerTraining
 from vtc.selectors.learned import Learned
 from vtc.selectors.trained import fits, load_trained, log_path, read_metadata
 from vtc.training import pruner
-from vtc.training.examples import Data, EncodedExamples
+from vtc.training.examples import Data, Encoded, EncodedExamples
 from vtc.training.frozen import tensors_digest
 from vtc.training.pruner import LOG_FIELDS, PrunerSubject, train_pruner
 from vtc.training.state import state_path
 from vtc.training.whitening import Whitening
-from vtc.visual_tokens import in_grids
+from vtc.visual_tokens import VisualTokens
 
 CONFIG = PrunerTraining(steps=6, imitation_steps=6, batch=4, images=20, validation=2, dropped=4)
 
@@ -62,7 +65,7 @@ def test_trains_the_pruner_and_nothing_else(subject: PrunerSubject, data: Data, 
 def test_training_begins_as_an_imitation_of_cls_attention(subject: PrunerSubject, data: Data, tmp_path: Path) -> None:
     images = EncodedExamples(subject.adapter, subject.layers, data.beginning, data.train, memory=2**30)
     encoded = images.get(range(len(images)))
-    wanted = torch.stack([one.attention for one in encoded if one.attention is not None])
+    wanted = torch.cat([one.attention for one in encoded if one.attention is not None])
     wanted = wanted / wanted.sum(dim=-1, keepdim=True)
 
     def distance(imitation_steps: int) -> float:
@@ -71,7 +74,7 @@ def test_training_begins_as_an_imitation_of_cls_attention(subject: PrunerSubject
         trained(subject, data, path, CONFIG.model_copy(update=config))
         pruner = subject.selector()
         load_trained(path, pruner, "abc")
-        tokens = in_grids(torch.stack([one.features for one in encoded]).float(), ((4, 4),))
+        tokens = images.tokens(range(len(images)))
         found = pruner.score(tokens).detach().log_softmax(dim=-1)
         return float((wanted * (wanted.log() - found)).sum(dim=-1).mean())
 
@@ -120,6 +123,34 @@ def test_interrupted_training_ends_as_an_uninterrupted_one(
     assert done == [4, 5]
     assert same(whole, trained(subject, data, path))  # finished: nothing is done again
     assert done == [4, 5]
+
+
+@pytest.mark.parametrize("mask", ["top_k", "straight_through"])
+def test_padding_takes_no_part_while_there_is_another_token(
+    subject: PrunerSubject, data: Data, tmp_path: Path, mask: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a 4 x 4 grid 9 tokens are padding, and of the 7 others 4 are to be kept."""
+    padding = torch.arange(16).expand(4, -1) >= 7
+    found = pruner.visual_tokens
+
+    def padded(encoded: Sequence[Encoded], device: torch.device) -> VisualTokens:
+        tokens = found(encoded, device)
+        return replace(tokens, padding=padding[: len(encoded)] if len(encoded) == 4 else None)
+
+    policies: list[torch.Tensor] = []
+    participants = pruner._participants
+
+    def noted(policy: torch.Tensor, *more: Any) -> torch.Tensor:
+        policies.append(policy)
+        return participants(policy, *more)
+
+    monkeypatch.setattr(pruner, "visual_tokens", padded)
+    monkeypatch.setattr(pruner, "_participants", noted)
+    changes = {"mask": mask, "imitation_steps": 0, "budgets": (1.0, 1.0)}
+    trained(subject, data, tmp_path / "a" / "p.safetensors", CONFIG.model_copy(update=changes))
+    assert len(policies) == CONFIG.steps
+    assert not any(bool(policy[padding].any()) for policy in policies)
+    assert all(bool(policy.any()) for policy in policies)
 
 
 def command(checkpoint: Path, source: Path, out: Path, steps: int, *launch: str) -> list[str]:

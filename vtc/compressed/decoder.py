@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -120,8 +120,6 @@ class DecoderSegment(nn.Module):
         """
         facts = self.adapter.facts.decoder
         cache = past if isinstance(past, SegmentCache) else SegmentCache(self.layers, past)
-        deepstack = hidden[..., facts.width :]
-        hidden = hidden[..., : facts.width]
         windows = {layer in facts.window_layers for layer in self.layers}
         masks = {
             windowed: attention_bias(
@@ -134,21 +132,58 @@ class DecoderSegment(nn.Module):
             )
             for windowed in windows
         }
-        rotations = {windowed: self.adapter.rotation(hidden, position_ids, windowed) for windowed in windows}
-        tapped = None
-        for layer in self.layers:
-            tapped = hidden if self.taps else None
-            windowed = layer in facts.window_layers
-            hidden = self.adapter.decoder_layer(layer, hidden, masks[windowed], rotations[windowed], cache)
-            if layer < facts.deepstack:
-                place = (layer - self.begins) * facts.width
-                hidden = hidden + deepstack[..., place : place + facts.width]
+        after, entering = run_layers(self.adapter, self.layers, hidden, masks, position_ids, cache, self.begins)
         if self.last:
-            hidden = self.head(self.norm(hidden[:, -wanted:]))
+            after = self.head(self.norm(after[:, -wanted:]))
         elif facts.deepstack_from(self.layers[-1] + 1):
+            deepstack = hidden[..., facts.width :]
             left = deepstack[..., (self.layers[-1] + 1 - self.begins) * facts.width :]
-            hidden = torch.cat([hidden, left], dim=-1)
-        return hidden, [cache.entries[layer] for layer in self.layers], tapped
+            after = torch.cat([after, left], dim=-1)
+        return after, [cache.entries[layer] for layer in self.layers], entering if self.taps else None
+
+
+def run_layers(
+    adapter: VLMAdapter,
+    layers: Sequence[int],
+    hidden: Tensor,
+    biases: Mapping[bool, Tensor],
+    position_ids: Tensor,
+    cache: SegmentCache | None = None,
+    begins: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Run decoder layers, and add DeepStack features after the first of a model's.
+
+    Parameters
+    ----------
+    adapter : VLMAdapter
+    layers : sequence of int
+        The model's own layer numbers, ascending.
+    hidden : Tensor of shape (B, S, E')
+        Hidden states, and after them DeepStack features.
+    biases : mapping of bool to Tensor of shape (B, 1, S, T)
+        What to add to attention scores, in layers with a sliding window (True) and without.
+    position_ids : Tensor of shape (B, S) or (3, B, S), int64
+    cache : SegmentCache or None
+        None keeps nothing.
+    begins : int
+        As for :class:`DecoderSegment`.
+
+    Returns
+    -------
+    after, entering : Tensors of shape (B, S, E)
+        Hidden states after the last layer, and as they enter it.
+    """
+    facts = adapter.facts.decoder
+    deepstack, hidden = hidden[..., facts.width :], hidden[..., : facts.width]
+    rotations = {windowed: adapter.rotation(hidden, position_ids, windowed) for windowed in biases}
+    entering = hidden
+    for layer in layers:
+        entering, windowed = hidden, layer in facts.window_layers
+        hidden = adapter.decoder_layer(layer, hidden, biases[windowed], rotations[windowed], cache)
+        if layer < facts.deepstack:
+            place = (layer - begins) * facts.width
+            hidden = hidden + deepstack[..., place : place + facts.width]
+    return hidden, entering
 
 
 def attention_bias(
@@ -162,8 +197,7 @@ def attention_bias(
 ) -> Tensor:
     """What to add to attention scores, (B, 1, S, T): 0 where a token may look, the type's minimum elsewhere.
 
-    A token looks back, at tokens of its own block in both directions, and no further back than a window. The minimum
-    is finite, so a padding row that may look nowhere still has a softmax.
+    The minimum is finite, so a padding row that may look nowhere still has a softmax.
 
     Parameters
     ----------
@@ -171,13 +205,38 @@ def attention_bias(
         Its last S tokens are the queries.
     hidden : Tensor of shape (B, S, E)
         Whose length and type count.
+    block_ids, key_position_ids, window, beyond
+        As for :func:`visible`.
+    """
+    seen = visible(attention_mask, hidden.shape[1], block_ids, key_position_ids, window, beyond=beyond)
+    return torch.where(seen[:, None], 0.0, torch.finfo(hidden.dtype).min).to(hidden.dtype)
+
+
+def visible(
+    attention_mask: Tensor,
+    length: int,
+    block_ids: Tensor | None = None,
+    key_position_ids: Tensor | None = None,
+    window: int = 0,
+    *,
+    beyond: bool = False,
+) -> Tensor:
+    """Where a token may look, (B, S, T), bool.
+
+    It looks back, at tokens of its own block in both directions, and no further back than a window.
+
+    Parameters
+    ----------
+    attention_mask : Tensor of shape (B, T)
+    length : int
+        S: so many tokens at the end look.
     block_ids, key_position_ids : Tensors of shape (B, T) or None
     window : int
         Positions to look back, the token's own included; 0 is without limit.
     beyond : bool
         Whether tokens of a block see each other beyond the window.
     """
-    total, length = attention_mask.shape[1], hidden.shape[1]
+    total = attention_mask.shape[1]
     keys = torch.arange(total, device=attention_mask.device)
     allowed = (keys[None, :] <= keys[total - length :, None])[None]
     near = None
@@ -191,8 +250,7 @@ def attention_bias(
         allowed = allowed | ((own == block_ids[:, None, :]) & (own >= 0))
     if near is not None and not beyond:
         allowed = allowed & near
-    allowed = allowed & attention_mask.bool()[:, None]
-    return torch.where(allowed[:, None], 0.0, torch.finfo(hidden.dtype).min).to(hidden.dtype)
+    return allowed & attention_mask.bool()[:, None]
 
 
 class GatherTokens(nn.Module):

@@ -163,6 +163,7 @@ class CompressedModel(nn.Module):
         *,
         encoded: tuple[Tensor, ...] | None = None,
         wanted: int = 1,
+        answered: Sequence[int] | None = None,
     ) -> tuple[Tensor, DecoderState]:
         """Run prompts through the model.
 
@@ -175,6 +176,8 @@ class CompressedModel(nn.Module):
             What :meth:`encode` gave for them already.
         wanted : int
             Tokens at the end of each prompt whose logits are wanted.
+        answered : sequence of B int, or None
+            Tokens at the end of each prompt that are the beginning of its answer; None is none.
 
         Returns
         -------
@@ -183,7 +186,8 @@ class CompressedModel(nn.Module):
         """
         ids, mask = _numbers(input_ids), _numbers(attention_mask)
         image, decoder = self.adapter.image_token_id, self.adapter.facts.decoder
-        scheduled = schedule(ids, mask, image, self.keep_per_span, self.rules, self.plan.spans, decoder.bidirectional)
+        of_prompts = (ids, mask, image, self.keep_per_span, self.rules, self.plan.spans, decoder.bidirectional)
+        scheduled = schedule(*of_prompts, None if answered is None else np.asarray(answered))
         embeds = self.embed_tokens(input_ids)
         keep_indices = input_ids.new_zeros(0, self.keep_per_span)
         padding: list[Tensor] = []

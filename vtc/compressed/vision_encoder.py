@@ -111,16 +111,21 @@ class VisionEncoder(nn.Module):
         """Stages and projector; returns as :meth:`forward` does."""
         layout = self.adapter.facts.layout
         tokens = self.through_stages(tokens)
-        # The projector treats each token alone, so it runs on the kept ones only, unless a selector wanted all.
-        projected = self._project(tokens.features) if tokens.projected is None else tokens.projected
-        if tokens.deepstack is not None:
-            projected = torch.cat([projected, self.adapter.project_deepstack(tokens.deepstack)], dim=-1)
+        projected = self.in_decoder_space(tokens)
         padding = self._padding(tokens)
         if self.stages or layout.tokens == layout.selectable:
             return (projected, tokens.indices, *padding)
         places = torch.arange(layout.tokens, device=projected.device).expand(projected.shape[0], -1)
         padding = [with_separators(marks.unsqueeze(-1), marks.new_zeros(1), layout).squeeze(-1) for marks in padding]
         return (with_separators(projected, self.adapter.separator, layout), places, *padding)
+
+    def in_decoder_space(self, tokens: VisualTokens) -> Tensor:
+        """Tokens in the decoder's space, (spans, K, E); after them their DeepStack features."""
+        # The projector treats each token alone, so it runs on the kept ones only, unless a selector wanted all.
+        projected = self._project(tokens.features) if tokens.projected is None else tokens.projected
+        if tokens.deepstack is None:
+            return projected
+        return torch.cat([projected, self.adapter.project_deepstack(tokens.deepstack)], dim=-1)
 
     def _padding(self, tokens: VisualTokens) -> list[Tensor]:
         """Which tokens are padding, (spans, K), int64, if that is to be told."""

@@ -81,6 +81,7 @@ def schedule(
     rules: Sequence[SegmentRule],
     spans: int = 1,
     bidirectional: str = "none",
+    answered: IntArray | None = None,
 ) -> list[SegmentSchedule]:
     """Work out what every decoder segment reads.
 
@@ -94,6 +95,7 @@ def schedule(
     spans : int
         As for :func:`query_tokens`.
     bidirectional : {"none", "image", "prompt"}
+    answered : array of shape (B,) or None
         As for :func:`attention_blocks`.
 
     Returns
@@ -130,13 +132,18 @@ def schedule(
             tokens, handoff_inputs = rule.keep, (*queries, layout)
         blocks = None
         if bidirectional != "none":
-            blocks = attention_blocks(ids, mask, image_token_id, tokens, bidirectional)
+            blocks = attention_blocks(ids, mask, image_token_id, tokens, bidirectional, answered)
         scheduled.append(SegmentSchedule(enters, handoff_inputs, mask, blocks))
     return scheduled
 
 
 def attention_blocks(
-    input_ids: IntArray, attention_mask: IntArray, image_token_id: int, tokens: int, kind: str
+    input_ids: IntArray,
+    attention_mask: IntArray,
+    image_token_id: int,
+    tokens: int,
+    kind: str,
+    answered: IntArray | None = None,
 ) -> IntArray:
     """Number the groups of tokens that attend to each other in both directions, (B, S); -1 is in none.
 
@@ -147,9 +154,12 @@ def attention_blocks(
     image_token_id, tokens : int
     kind : {"image", "prompt"}
         Each span is a group of its own, or each whole prompt.
+    answered : array of shape (B,) or None
+        Tokens at the end of each row that are the beginning of its answer, and in no group; None is none.
     """
     if kind == "prompt":
-        return np.where(attention_mask == 1, 0, -1)
+        ends = np.full(len(input_ids), input_ids.shape[1]) - (0 if answered is None else answered)
+        return np.where((attention_mask == 1) & (np.arange(input_ids.shape[1]) < ends[:, None]), 0, -1)
     _, visual = _find(input_ids, attention_mask, image_token_id)
     return np.where(visual, (np.cumsum(visual, axis=1) - 1) // max(tokens, 1), -1)
 

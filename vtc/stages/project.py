@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from torch import Tensor
+
 from vtc.facts.layout import Grid
 from vtc.models.base import VLMAdapter
 from vtc.projectors import build_projector
@@ -12,7 +14,7 @@ from vtc.projectors.base import Projector, TrainedProjector
 from vtc.recipe.needs import Needs
 from vtc.recipe.stages import ProjectEntry
 from vtc.stages.base import BuildContext, TokenStage
-from vtc.visual_tokens import VisualTokens, in_grids
+from vtc.visual_tokens import TextEmbeddings, VisualTokens, in_grids
 
 
 class Project(TokenStage):
@@ -25,13 +27,16 @@ class Project(TokenStage):
         Whose own projector some go on with.
     grids : sequence of (int, int)
         That the new tokens fill; none where they fill none.
+    views : int
+        Grids that come in, one after the other; each is projected by itself.
     """
 
-    def __init__(self, projector: Projector, adapter: VLMAdapter, grids: Sequence[Grid]) -> None:
+    def __init__(self, projector: Projector, adapter: VLMAdapter, grids: Sequence[Grid], views: int = 1) -> None:
         super().__init__()
         self.projector = projector
         self.adapter = adapter
         self.grids = tuple(grids)
+        self.views = views
 
     @property
     def needs(self) -> Needs:
@@ -39,15 +44,38 @@ class Project(TokenStage):
 
     def forward(self, tokens: VisualTokens) -> VisualTokens:
         """New tokens in the decoder's space."""
-        made = self.projector(tokens, self.adapter.projector)
+        made = self.projector(by_view(tokens, self.views), self.adapter.projector)
+        made = made.reshape(tokens.features.shape[0], -1, made.shape[-1])
         return replace(in_grids(made, self.grids), projected=made, text=tokens.text)
+
+
+def by_view(tokens: VisualTokens, views: int) -> VisualTokens:
+    """What a projector may look at, (B * views, N / views, D), of tokens (B, N, D) that are equal grids in a row.
+
+    A CLS state and the question are the same for all views of an image.
+    """
+    if views == 1:
+        return tokens
+
+    def split(values: Tensor) -> Tensor:
+        return values.reshape(values.shape[0] * views, -1, *values.shape[2:])
+
+    def repeated(values: Tensor) -> Tensor:
+        return values.repeat_interleave(views, dim=0)
+
+    readings = {
+        reading: repeated(value) if reading.kind == "cls_state" else split(value)
+        for reading, value in tokens.readings.items()
+    }
+    text = tokens.text and TextEmbeddings(repeated(tokens.text.states), repeated(tokens.text.mask))
+    return replace(in_grids(split(tokens.features), tokens.grids[:1], readings=readings), text=text)
 
 
 def build(entry: ProjectEntry, context: BuildContext) -> Project:
     """Make the projector for the grid that comes to it; parameters are what training begins with."""
-    (grid,) = context.step.grids_in
+    grid, views = context.step.grids_in[0], len(context.step.grids_in)
     running = context.plan.encoder_layers
-    projector = build_projector(entry.projector, context.adapter, grid, context.keep_per_span, running)
+    projector = build_projector(entry.projector, context.adapter, grid, context.keep_per_span // views, running)
     if isinstance(projector, TrainedProjector) and entry.budgets:
-        projector.budgets = tuple(map(context.plan.per_span, entry.budgets))
-    return Project(projector, context.adapter, context.step.grids_out)
+        projector.budgets = tuple(context.plan.per_span(keep) // views for keep in entry.budgets)
+    return Project(projector, context.adapter, context.step.grids_out, views)

@@ -241,7 +241,8 @@ def _answers(model: CompressedModel, prompts: Sequence[_Prompt]) -> Tensor:
     real = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
     given = torch.tensor(padded, device=device), torch.tensor(real, device=device)
     most = max(len(prompt.answer) for prompt in prompts)
-    logits, _ = model.prefill(*given, None, encoded=encoded, wanted=most)
+    answered = [len(prompt.answer) - 1 for prompt in prompts]
+    logits, _ = model.prefill(*given, None, encoded=encoded, wanted=most, answered=answered)
     own = [row[most - len(prompt.answer) :] for row, prompt in zip(logits, prompts, strict=True)]
     return F.log_softmax(torch.cat(own).float(), dim=-1)
 

@@ -72,7 +72,7 @@ class EncodedImages:
     def _encode(self, numbers: Sequence[int]) -> list[VisualTokens]:
         encoded = self.encoder.tokens(self.pixels(numbers))
         spans = encoded.features.shape[0] // len(numbers)
-        return [joined([encoded], _rows(place * spans, spans)) for place in range(len(numbers))]
+        return [joined([encoded], rows_of(place * spans, spans)) for place in range(len(numbers))]
 
 
 class Seen(nn.Module):
@@ -96,7 +96,8 @@ class Seen(nn.Module):
         return self.vision.compress(replace(self.images.tokens(numbers.flatten().tolist()), text=text))
 
 
-def _rows(first: int, count: int) -> Callable[[list[Tensor]], Tensor]:
+def rows_of(first: int, count: int) -> Callable[[list[Tensor]], Tensor]:
+    """For :func:`joined`: a copy of some rows of one."""
     return lambda values: values[0][first : first + count].clone()
 
 

@@ -13,7 +13,6 @@ from vtc.selectors.base import Selector
 from vtc.training.examples import EncodedExamples
 from vtc.training.forward import answer_states
 from vtc.training.packing import Packed
-from vtc.visual_tokens import gather_tokens, in_grids
 
 
 @torch.no_grad()
@@ -31,15 +30,16 @@ def right_answers(
     selector : Selector or None
         None: all visual tokens.
     keep : int
-        Visual tokens to keep, at their original positions.
+        Visual tokens of each run to keep, at their original positions.
     """
-    device = adapter.model.device
-    features = torch.stack([encoded.features for encoded in data.get(numbers)]).to(device).float()
-    tokens = in_grids(features, adapter.facts.layout.grids)
-    chosen = tokens.indices if selector is None else selector.select(tokens, keep)
-    packed = data.pack(numbers, chosen)
-    states = answer_states(adapter, packed, gather_tokens(features, chosen))
-    return exact(adapter.head(states), packed)
+    tokens = data.tokens(numbers)
+    if selector is None:
+        visual, places, *_ = data.encoder.compress(tokens)
+    else:
+        kept = tokens.keep(selector.select(tokens, keep))
+        visual, places = data.encoder.in_decoder_space(kept), kept.indices
+    packed = data.pack(numbers, places)
+    return exact(adapter.head(answer_states(adapter, packed, visual)), packed)
 
 
 def exact(logits: Tensor, packed: Packed) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,8 +16,10 @@ from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
 from vtc.progress import Report, silent
 from vtc.recipe.needs import Needs, Reading
+from vtc.training.encoded import joined, rows_of, tensors
 from vtc.training.forward import answer_states
-from vtc.training.packing import Packed, QuestionTokens, pack, tokenize
+from vtc.training.packing import Packed, PromptLayout, QuestionTokens, pack, tokenize
+from vtc.visual_tokens import VisualTokens
 
 BATCH = 8
 """Images encoded at once: few enough for the largest tensors to stay in reach of the allocator's own reuse."""
@@ -42,7 +44,7 @@ class Data:
     Attributes
     ----------
     beginning : list of int
-        Token ids before the image, the same for every prompt.
+        Token ids before the questions, the same for every prompt, as :func:`vtc.training.packing.tokenize` gives them.
     train, validation : tuples of Example
     """
 
@@ -96,21 +98,34 @@ class Encoded:
 
     Attributes
     ----------
-    features : Tensor of shape (N, D), bfloat16
-        Encoder outputs before the projector.
+    tokens : VisualTokens
+        Visual tokens before the projector, (S, N, D), bfloat16, a row for each run of placeholders.
     states : Tensor of shape (T, E), bfloat16
         Last hidden states of the unpruned model where its answers are predicted; its head turns them into logits.
-    attention : Tensor of shape (N,) or None
+    attention : Tensor of shape (S, N) or None
         Attention of the encoder's CLS token, mean over the last layers that run; None where it has no such token.
     """
 
-    features: Tensor
+    tokens: VisualTokens
     states: Tensor
     attention: Tensor | None
 
     @property
     def bytes(self) -> int:
-        return self.features.nbytes + self.states.nbytes + (0 if self.attention is None else self.attention.nbytes)
+        """What it takes in memory."""
+        own = [*tensors(self.tokens), self.states, *([] if self.attention is None else [self.attention])]
+        return sum(tensor.nbytes for tensor in own)
+
+
+def visual_tokens(encoded: Sequence[Encoded], device: torch.device) -> VisualTokens:
+    """Visual tokens of images, float32, on a device; runs of an image one after the other."""
+    return in_type(joined([one.tokens for one in encoded], lambda values: torch.cat(values).to(device)), torch.float32)
+
+
+def in_type(tokens: VisualTokens, dtype: torch.dtype) -> VisualTokens:
+    """Visual tokens whose features are of a type."""
+    deepstack = None if tokens.deepstack is None else tokens.deepstack.to(dtype)
+    return replace(tokens, features=tokens.features.to(dtype), deepstack=deepstack)
 
 
 class EncodedExamples:
@@ -141,8 +156,8 @@ class EncodedExamples:
         self.adapter = adapter
         self.guides = tuple(layers[-GUIDING_LAYERS:]) if adapter.facts.encoder.has_cls else ()
         rows = frozenset(Reading("cls_attention", layer) for layer in self.guides)
-        self.encoder = VisionEncoder(adapter, layers, needs=Needs(rows))
-        self.beginning = beginning
+        self.encoder = VisionEncoder(adapter, layers, needs=Needs(rows), tells_padding=adapter.pixels.pads)
+        self.prompts = PromptLayout.of(adapter, beginning)
         self.examples = examples
         self.kept: list[Encoded] = []
         used = 0
@@ -164,8 +179,12 @@ class EncodedExamples:
         computed = dict(zip(missing, self._encode([self.examples[n] for n in missing]), strict=True)) if missing else {}
         return [computed[number] if number in computed else self.kept[number] for number in numbers]
 
+    def tokens(self, numbers: Sequence[int]) -> VisualTokens:
+        """Visual tokens of some images, float32, where the model is; runs of an image one after the other."""
+        return visual_tokens(self.get(numbers), self.adapter.model.device)
+
     def pack(self, numbers: Sequence[int], places: Tensor) -> Packed:
-        """The questions of some images after the visual tokens at `places` (B, K)."""
+        """The questions of some images after the visual tokens at `places` (B * S, K)."""
         return self._pack([self.examples[number] for number in numbers], places)
 
     def batches(self) -> Iterator[list[int]]:
@@ -174,21 +193,23 @@ class EncodedExamples:
             yield list(range(first, min(first + BATCH, len(self))))
 
     def _pack(self, examples: Sequence[Example], places: Tensor) -> Packed:
-        questions = [example.questions for example in examples]
-        return pack(self.beginning, questions, places, self.adapter.facts.visual_tokens, self.adapter.pad_token_id)
+        return pack(self.prompts, [example.questions for example in examples], places)
 
     @torch.no_grad()
     def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
-        device = self.adapter.model.device
         pixels = self.adapter.preprocess([example.items[0].load() for example in examples])
-        tokens = self.encoder.tokens(pixels.to(device))
-        features = tokens.features.to(torch.bfloat16)
-        packed = self._pack(examples, tokens.indices)
-        states = answer_states(self.adapter, packed, features.float()).to(torch.bfloat16).cpu()
-        rows = packed.rows.cpu()
-        guides = [tokens.readings[Reading("cls_attention", layer)] for layer in self.guides]
-        attention = torch.stack(guides).mean(dim=0).cpu() if guides else [None] * len(examples)
+        found = self.encoder.tokens(pixels.to(self.adapter.model.device))
+        guides = [found.readings[Reading("cls_attention", layer)] for layer in self.guides]
+        tokens = in_type(replace(found, readings={}), torch.bfloat16)
+        visual, places, *_ = self.encoder.compress(in_type(tokens, torch.float32))
+        packed = self._pack(examples, places)
+        states = answer_states(self.adapter, packed, visual).to(torch.bfloat16).cpu()
+        images, spans = packed.images[packed.rows].cpu(), self.adapter.facts.layout.spans
+        kept = joined([tokens], lambda values: values[0].cpu())
+        attention: Sequence[Tensor | None] = [None] * len(examples)
+        if guides:
+            attention = torch.split(torch.stack(guides).mean(dim=0).cpu(), spans)
         return [
-            Encoded(one, states[rows == row], guide)
-            for row, (one, guide) in enumerate(zip(features.cpu(), attention, strict=True))
+            Encoded(joined([kept], rows_of(number * spans, spans)), states[images == number], guide)
+            for number, guide in enumerate(attention)
         ]

@@ -41,7 +41,7 @@ from vtc.selectors.decoder.base import DecoderTokens
 from vtc.selectors.decoder.relevance import Relevance
 from vtc.training.examples import Example
 from vtc.training.forward import answer_states
-from vtc.training.packing import Packed, QuestionTokens, pack
+from vtc.training.packing import Packed, PromptLayout, QuestionTokens, pack
 
 BATCH = 16
 MAPS = 2**30
@@ -66,12 +66,12 @@ class RelevanceSubject:
 
 @dataclass(frozen=True)
 class Explained:
-    """M questions: what the network reads of each, and what it is to say.
+    """M runs of visual tokens, each with a question: what the network reads of each, and what it is to say.
 
     Attributes
     ----------
     rows : Tensor of shape (M, N), float32
-        Attention of the question to the visual tokens.
+        Attention of the question to the visual tokens of a run of placeholders.
     labels : Tensor of shape (M, N), float32
         Relevance of the visual tokens to the answer.
     """
@@ -120,7 +120,7 @@ def label(relevance: Tensor) -> Tensor:
 
 
 def explain(
-    network: Relevance, questions: Sequence[QuestionTokens], beginning: Sequence[int], features: Tensor
+    network: Relevance, questions: Sequence[QuestionTokens], beginning: Sequence[int], visual: Tensor
 ) -> Explained:
     """What the model attends to when it reads questions, and what their answers turn out to depend on.
 
@@ -131,25 +131,25 @@ def explain(
     questions : sequence of B QuestionTokens
         With the answers to explain.
     beginning : sequence of int
-        Token ids before the image.
-    features : Tensor of shape (B, N, D)
-        Encoder outputs of the image that each is about.
+        As :func:`vtc.training.packing.tokenize` gives it.
+    visual : Tensor of shape (B * S, N, E')
+        All visual tokens of the image that each is about as they enter the decoder, separators included.
     """
     adapter = network.adapter
-    count, tokens, _ = features.shape
-    places = torch.arange(tokens, device=features.device).expand(count, -1)
-    packed = pack(beginning, [[question] for question in questions], places, tokens, adapter.pad_token_id)
+    runs, tokens, _ = visual.shape
+    places = torch.arange(tokens, device=visual.device).expand(runs, -1)
+    packed = pack(PromptLayout.of(adapter, beginning), [[question] for question in questions], places)
     with torch.enable_grad(), _watching(adapter, network.layer) as seen:
-        states = answer_states(adapter, packed, features.detach().requires_grad_())
+        states = answer_states(adapter, packed, visual.detach().requires_grad_())
         # In double precision the gradient of a certain answer does not round to nothing.
         likely = adapter.head(states).double().log_softmax(dim=-1).gather(1, packed.targets.unsqueeze(1)).sum()
         gradients = torch.autograd.grad(likely, seen.attention)
-    start = torch.zeros(packed.block.shape, device=features.device)
+    start = torch.zeros(packed.block.shape, device=visual.device)
     start[packed.rows, packed.columns] = 1.0
     with torch.no_grad():
         relevance = rollout(seen.attention, gradients, start)
-        visual = slice(packed.start, packed.start + tokens)
-        return Explained(network.row(_as_cut(packed, questions, seen.entering[0])), label(relevance[:, visual]))
+        of_image = relevance[:, packed.visual].reshape(runs, tokens)
+        return Explained(network.row(_as_cut(packed, questions, seen.entering[0], runs)), label(of_image))
 
 
 @dataclass
@@ -181,20 +181,21 @@ def _watching(adapter: VLMAdapter, layer: int) -> Iterator[_Seen]:
             handle.remove()
 
 
-def _as_cut(packed: Packed, questions: Sequence[QuestionTokens], hidden: Tensor) -> DecoderTokens:
-    """What a cut would see of packed questions, one in a row: their answers do not ask."""
-    first = packed.start + packed.visual
+def _as_cut(packed: Packed, questions: Sequence[QuestionTokens], hidden: Tensor, runs: int) -> DecoderTokens:
+    """What a cut would see of packed questions, one in a row: their answers are not there yet."""
     count, device = len(questions), hidden.device
     query_tokens = torch.tensor([len(question.question) for question in questions], device=device)
     places = torch.arange(int(query_tokens.max()), device=device).expand(count, -1)
+    columns = torch.arange(hidden.shape[1], device=device)
+    rows = torch.arange(count, device=device).repeat_interleave(runs // count)
     return DecoderTokens(
-        hidden=hidden,
-        before=hidden,
-        attention_mask=(packed.block >= 0).long(),
-        position_ids=packed.position_ids,
-        visual=torch.arange(packed.start, first, device=device).expand(count, -1),
-        queries=first + places,
-        query_mask=(places < query_tokens.unsqueeze(1)).long(),
+        hidden=hidden[rows],
+        before=hidden[rows],
+        attention_mask=(columns < packed.first + query_tokens.unsqueeze(1)).long()[rows],
+        position_ids=packed.position_ids.index_select(-2, rows),
+        visual=packed.visual.expand(count, -1).reshape(runs, -1),
+        queries=(packed.first + places)[rows],
+        query_mask=(places < query_tokens.unsqueeze(1)).long()[rows],
     )
 
 
@@ -211,6 +212,7 @@ class Explainer:
     ) -> None:
         self.adapter, self.network = subject.adapter, subject.network().to(subject.adapter.model.device)
         self.beginning, self.config, self.fingerprint, self.report = beginning, config, fingerprint, report
+        self.spans = self.adapter.facts.layout.spans
         self.encoder = VisionEncoder(self.adapter, range(self.adapter.facts.encoder.feature_layer + 1))
         self.original = apply_recipe(self.adapter, Recipe(version=1, name="none", stages=()))
 
@@ -218,7 +220,7 @@ class Explainer:
         chosen = self._chosen(examples)
         done = _load_explained(file, self.fingerprint)
         rows, labels = ([done.rows], [done.labels]) if done else ([], [])
-        at = len(done) if done else 0
+        at = len(done) // self.spans if done else 0
         size = batch_size(self.adapter.facts)
         every = size * -(-len(chosen) // (SAVED * size))
         while at < len(chosen):
@@ -245,7 +247,8 @@ class Explainer:
         images = {id(example): example.items[0].load() for example, _ in chosen}
         with torch.no_grad():
             pixels = self.adapter.preprocess(list(images.values())).to(self.adapter.model.device)
-            features = dict(zip(images, self.encoder.tokens(pixels).features, strict=True))
+            visual, *_ = self.encoder(pixels)
+            of_image = dict(zip(images, torch.split(visual, self.spans), strict=True))
         prompts = [self.adapter.chat(example.items[number].question) for example, number in chosen]
         answers = self.original.generate([[images[id(one)]] for one, _ in chosen], prompts, ANSWER_TOKENS)
         end = self.adapter.eos_token_ids[:1]
@@ -253,12 +256,13 @@ class Explainer:
             replace(example.questions[number], answer=ids if len(ids) == ANSWER_TOKENS else ids + end)
             for (example, number), ids in zip(chosen, (answer.token_ids for answer in answers), strict=True)
         ]
-        return explain(self.network, questions, self.beginning, torch.stack([features[id(one)] for one, _ in chosen]))
+        return explain(self.network, questions, self.beginning, torch.cat([of_image[id(one)] for one, _ in chosen]))
 
 
 def batch_size(facts: ModelFacts) -> int:
     """Questions of a model to explain at once."""
-    maps = 4 * facts.decoder.layers * facts.decoder.heads * facts.visual_tokens**2
+    tokens = facts.layout.spans * facts.visual_tokens
+    maps = 4 * facts.decoder.layers * facts.decoder.heads * tokens**2
     return max(1, min(BATCH, MAPS // maps))
 
 

@@ -1,7 +1,8 @@
-"""All questions about an image in one sequence, each blind to the others.
+"""Questions about images in as few sequences as their attention allows, each blind to the others.
 
 After the image, a block-diagonal mask and restarting positions make every question see the prompt's beginning, the
 visual tokens and itself, exactly as if it had been asked alone; so one pass over the visual tokens serves many answers.
+Where the image sees the question too, each question has a sequence of its own.
 """
 
 from __future__ import annotations
@@ -9,12 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vtc.data.datasets import Item
 from vtc.errors import InputError
+from vtc.inputs.positions import PositionRule, positions
+from vtc.inputs.schedule import attention_blocks
 from vtc.models.base import VLMAdapter
+from vtc.plan import plan
+from vtc.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -26,9 +33,10 @@ class QuestionTokens:
 
 
 def tokenize(adapter: VLMAdapter, items: Sequence[Item]) -> tuple[list[int], list[QuestionTokens]]:
-    """Questions as the chat template lays them out, and the token ids before the image, which all of them share.
+    """Questions as the chat template lays them out, and the token ids before them, which all of them share.
 
-    The answer is the first of the accepted ones.
+    These go as far as the image's last run of placeholders; each earlier run is one placeholder among them. The answer
+    is the first of the accepted ones.
 
     Raises
     ------
@@ -38,10 +46,13 @@ def tokenize(adapter: VLMAdapter, items: Sequence[Item]) -> tuple[list[int], lis
     prompts = [adapter.chat(item.question) for item in items]
     ids, mask = adapter.tokenize(prompts, [1] * len(prompts), 1)
     rows = [row[real.bool()].tolist() for row, real in zip(ids, mask, strict=True)]
-    places = [row.index(adapter.image_token_id) for row in rows]
+    places = [len(row) - 1 - row[::-1].index(adapter.image_token_id) for row in rows]
     beginnings = {tuple(row[:place]) for row, place in zip(rows, places, strict=True)}
     if len(beginnings) != 1:
-        raise InputError("the chat template puts the question before the image; a pruner cannot be trained with it")
+        raise InputError(
+            f"the chat template of {adapter.path} puts the question before the image, and no selector can be trained "
+            "with it; take a recipe whose selector needs no training"
+        )
     answers = adapter.tokenizer([item.answers[0] for item in items], add_special_tokens=False)["input_ids"]
     end = adapter.eos_token_ids[:1]
     questions = [
@@ -52,19 +63,65 @@ def tokenize(adapter: VLMAdapter, items: Sequence[Item]) -> tuple[list[int], lis
 
 
 @dataclass(frozen=True)
-class Packed:
-    """A batch of images with their questions; K visual tokens each, L tokens in all, T answer tokens in the batch.
+class PromptLayout:
+    """What a model's prompts have in common.
 
     Attributes
     ----------
-    input_ids, position_ids : Tensors of shape (B, L), int64
-        The K slots after the `start` first tokens are the image's; their ids are padding.
-    block : Tensor of shape (B, L), int64
-        0 before and in the image, the number of the question (from 1) after it, -1 on padding.
-    start : int
-        Tokens before the image.
-    visual : int
-        K.
+    beginning : sequence of int
+        As :func:`tokenize` gives it.
+    placeholder, padding : int
+        Token ids.
+    positions : PositionRule
+    spans : int
+        S, runs of placeholders that an image takes.
+    bidirectional : {"none", "image", "prompt"}
+        As for :func:`vtc.inputs.schedule.attention_blocks`.
+    """
+
+    beginning: Sequence[int]
+    placeholder: int
+    padding: int
+    positions: PositionRule
+    spans: int = 1
+    bidirectional: str = "none"
+
+    @classmethod
+    def of(cls, adapter: VLMAdapter, beginning: Sequence[int]) -> PromptLayout:
+        """That of a model, in which visual tokens keep the positions that they have without pruning."""
+        facts = adapter.facts
+        whole = plan(Recipe(version=1, name="none", stages=()), facts)
+        rule = PositionRule("original", whole.position_span, whole.position_grids, facts.layout.time_step)
+        spans, both_ways = facts.layout.spans, facts.decoder.bidirectional
+        return cls(beginning, adapter.image_token_id, adapter.pad_token_id, rule, spans, both_ways)
+
+    def frame(self, keep: int) -> list[int]:
+        """Token ids before the questions, with `keep` placeholders in each run."""
+        ids = [*self.beginning, self.placeholder]
+        return [token for one in ids for token in [one] * (keep if one == self.placeholder else 1)]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """R sequences of L tokens about a batch of images, S runs of K visual tokens each; T answer tokens in all.
+
+    Attributes
+    ----------
+    input_ids : Tensor of shape (R, L), int64
+        With placeholders where visual tokens go.
+    position_ids : Tensor of shape (R, L) or (3, R, L), int64
+    block : Tensor of shape (R, L), int64
+        0 before the questions, the number of the question (from 1) in it, -1 on padding. A question that its image
+        sees has 0.
+    groups : Tensor of shape (R, L), int64, or None
+        Groups of tokens that attend to each other in both directions (see
+        :func:`vtc.inputs.schedule.attention_blocks`), for decoders that have such.
+    images : Tensor of shape (R,), int64
+        The image that each sequence is about.
+    visual : Tensor of shape (S * K,), int64
+        Where visual tokens stand in each sequence.
+    first : int
+        Where questions begin.
     rows, columns, targets, question : Tensors of shape (T,), int64
         Where the answers' tokens are predicted, which they are, and the number of their question in the batch.
     """
@@ -72,63 +129,103 @@ class Packed:
     input_ids: Tensor
     position_ids: Tensor
     block: Tensor
-    start: int
-    visual: int
+    groups: Tensor | None
+    images: Tensor
+    visual: Tensor
+    first: int
     rows: Tensor
     columns: Tensor
     targets: Tensor
     question: Tensor
 
     @property
-    def seen(self) -> Tensor:
-        """Which tokens each token sees, the beginning, the image and its own question up to itself: (B, L, L), bool."""
-        own = self.block[:, None, :] == self.block[:, :, None]
-        return ((self.block[:, None, :] == 0) | own).tril()
+    def together(self) -> Tensor:
+        """Whether a token is of the beginning, the image or the other's own question: (R, L, L), bool."""
+        return (self.block[:, None, :] == 0) | (self.block[:, None, :] == self.block[:, :, None])
 
 
-def pack(
-    beginning: Sequence[int], images: Sequence[Sequence[QuestionTokens]], places: Tensor, span: int, padding: int
-) -> Packed:
-    """Lay out a batch; every token keeps the position it has in the unpruned sequence.
+def pack(prompts: PromptLayout, images: Sequence[Sequence[QuestionTokens]], places: Tensor) -> Packed:
+    """Lay out a batch; every token keeps the position that it has where its question is asked alone.
 
     Parameters
     ----------
-    beginning : sequence of int
-        Token ids before the image.
+    prompts : PromptLayout
     images : sequence of B sequences of QuestionTokens
-    places : Tensor of shape (B, K), int64
-        Ascending places of the visual tokens that are there, among `span`.
-    span : int
-        Visual tokens of an unpruned image.
-    padding : int
-        Token id for unused slots.
+    places : Tensor of shape (B * S, K), int64
+        Ascending places of the visual tokens that are there among all of each run, separators included.
     """
-    start, count = len(beginning), places.shape[1]
-    first = start + count
-    length = first + max(sum(len(q.question) + len(q.answer) - 1 for q in questions) for questions in images)
-    ids = torch.full((len(images), length), padding)
-    positions = torch.zeros((len(images), length), dtype=torch.long)
-    block = torch.full((len(images), length), -1)
-    ids[:, :start] = torch.tensor(beginning, dtype=torch.long)
-    positions[:, :start] = torch.arange(start)
-    positions[:, start:first] = start + places.cpu()
-    block[:, :first] = 0
+    frame = prompts.frame(places.shape[1])
+    alone = _alone(prompts, frame, images, places.cpu().numpy())
+    rows = [(image, list(questions)) for image, questions in enumerate(images)]
+    number_of_first = 1
+    if prompts.bidirectional == "prompt":  # the image sees the question
+        rows, number_of_first = [(image, [question]) for image, own in rows for question in own], 0
+    first = len(frame)
+    length = first + max(sum(len(q.question) + len(q.answer) - 1 for q in questions) for _, questions in rows)
+    ids = np.full((len(rows), length), prompts.padding, dtype=np.int64)
+    position_ids = np.zeros((*alone.position_ids.shape[:-2], len(rows), length), dtype=np.int64)
+    block, groups = np.full_like(ids, -1), np.full_like(ids, -1)
+    ids[:, :first], block[:, :first] = frame, 0
     targets: list[tuple[int, int, int, int]] = []
     number = 0
-    for row, questions in enumerate(images):
+    for row, (_, questions) in enumerate(rows):
+        position_ids[..., row, :first] = alone.position_ids[..., number, :first]
+        groups[row, :first] = alone.groups[number, :first]
         at = first
-        for index, question in enumerate(questions, start=1):
-            tokens = question.question + question.answer[:-1]
-            stop = at + len(tokens)
-            ids[row, at:stop] = torch.tensor(tokens)
-            positions[row, at:stop] = start + span + torch.arange(len(tokens))
+        for index, question in enumerate(questions, start=number_of_first):
+            said = at + len(question.question)
+            stop = said + len(question.answer) - 1
+            own = slice(first, first + len(question.question))
+            ids[row, at:stop] = question.question + question.answer[:-1]
+            position_ids[..., row, at:said] = alone.position_ids[..., number, own]
+            position_ids[..., row, said:stop] = alone.following[number] + np.arange(stop - said)
+            groups[row, at:said] = alone.groups[number, own]
             block[row, at:stop] = index
-            columns = range(stop - len(question.answer), stop)
+            columns = range(said - 1, stop)
             targets += [(row, column, token, number) for column, token in zip(columns, question.answer, strict=True)]
             number += 1
             at = stop
     device = places.device
-    rows, columns_, tokens_, numbers = torch.tensor(targets, device=device).unbind(1)
+    rows_, columns_, tokens, numbers = torch.tensor(targets, device=device).unbind(1)
     return Packed(
-        ids.to(device), positions.to(device), block.to(device), start, count, rows, columns_, tokens_, numbers
+        input_ids=torch.from_numpy(ids).to(device),
+        position_ids=torch.from_numpy(position_ids).to(device),
+        block=torch.from_numpy(block).to(device),
+        groups=None if prompts.bidirectional == "none" else torch.from_numpy(groups).to(device),
+        images=torch.tensor([image for image, _ in rows], device=device),
+        visual=torch.from_numpy(np.flatnonzero(np.asarray(frame) == prompts.placeholder)).to(device),
+        first=first,
+        rows=rows_,
+        columns=columns_,
+        targets=tokens,
+        question=numbers,
     )
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """Positions ([3,] Q, L') and groups (Q, L') of questions asked one by one, and the position (Q,) that follows."""
+
+    position_ids: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    following: NDArray[np.int64]
+
+
+def _alone(
+    prompts: PromptLayout,
+    frame: Sequence[int],
+    images: Sequence[Sequence[QuestionTokens]],
+    places: NDArray[np.int64],
+) -> _Alone:
+    """What inference works out for each question, asked alone."""
+    asked = [[*frame, *question.question] for questions in images for question in questions]
+    ids = np.full((len(asked), max(map(len, asked))), prompts.padding, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, tokens in enumerate(asked):
+        ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
+    keep = places.shape[1]
+    runs = places.reshape(len(images), prompts.spans, keep)
+    own = np.repeat(runs, [len(questions) for questions in images], axis=0).reshape(len(asked) * prompts.spans, keep)
+    found = positions(ids, mask, prompts.placeholder, own, prompts.positions)
+    groups = attention_blocks(ids, mask, prompts.placeholder, keep, prompts.bidirectional)
+    return _Alone(found.ids, groups, found.following)

@@ -30,7 +30,7 @@ from vtc.recipe.selectors.learned import LearnedEntry, PrunerTraining
 from vtc.selectors.learned import Learned
 from vtc.selectors.trained import log_path, read_metadata, save_trained
 from vtc.training.evaluation import right_answers
-from vtc.training.examples import Data, EncodedExamples
+from vtc.training.examples import Data, EncodedExamples, visual_tokens
 from vtc.training.forward import answer_states
 from vtc.training.frozen import frozen
 from vtc.training.learning_rate import learning_rate_factor
@@ -39,7 +39,7 @@ from vtc.training.masks import soft_top_k, straight_through
 from vtc.training.state import Row, load_state, save_state, state_path
 from vtc.training.verdict import WARNING, check_finite, learned_nothing
 from vtc.training.whitening import Whitening
-from vtc.visual_tokens import gather_tokens
+from vtc.visual_tokens import VisualTokens
 
 LOG_FIELDS = (
     "step",
@@ -57,6 +57,8 @@ LOGGED = 30
 IMITATION_RATE = 0.01
 IMITATION_BATCH = 32
 WHITENED_ON = 256
+BELOW = 10.0
+"""Log-odds of keeping padding, below those of all other tokens."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class PrunerSubject:
     layers : tuple of int
         Encoder layers that run.
     keep : int
-        Visual tokens that the stage keeps.
+        Visual tokens that the stage keeps of each run of placeholders.
     diversity : float
         Share of them that the selector fills by dissimilarity, in validation as later.
     """
@@ -166,7 +168,7 @@ class _Run:
     ) -> None:
         self.subject, self.config, self.accelerator = subject, config, accelerator
         self.adapter, self.state, self.fingerprint, self.report = subject.adapter, state, fingerprint, report
-        self.tokens = self.adapter.facts.visual_tokens
+        self.tokens = self.adapter.facts.layout.selectable
         device = accelerator.device
         memory = int(config.memory_gb * 2**30) // accelerator.num_processes
 
@@ -178,8 +180,8 @@ class _Run:
             EncodedExamples(self.adapter, subject.layers, data.beginning, examples[own(examples)], memory, report)
             for examples in (data.train, data.validation)
         )
-        features = [one.features for one in self.train_on.get(range(min(WHITENED_ON, len(self.train_on))))]
-        whitening = Whitening.of(torch.stack(features))
+        some = self.train_on.get(range(min(WHITENED_ON, len(self.train_on))))
+        whitening = Whitening.of(visual_tokens(some, torch.device("cpu")).features)
         self.whitening = Whitening(*broadcast([whitening.mean.to(device), whitening.matrix.to(device)]))
         torch.manual_seed(config.seed)
         mlp = subject.selector().mlp
@@ -252,10 +254,8 @@ class _Run:
             guides = [one.attention for one in encoded if one.attention is not None]
             if not guides:
                 return
-            wanted = torch.stack(guides).to(device)
-            logits: Tensor = self._plain_mlp()(
-                self.whitening(torch.stack([one.features for one in encoded]).to(device))
-            )
+            wanted = torch.cat(guides).to(device)
+            logits: Tensor = self._plain_mlp()(self.whitening(visual_tokens(encoded, device).features))
             scores = F.log_softmax(logits[..., 1] - logits[..., 0], dim=-1)
             loss = -(wanted / wanted.sum(dim=-1, keepdim=True) * scores).sum(dim=-1).mean()
             for group in optimizer.param_groups:
@@ -277,17 +277,19 @@ class _Run:
         count = max(1, config.batch // self.accelerator.num_processes)
         numbers = rng.integers(len(self.train_on), size=count).tolist()
         encoded = self.train_on.get(numbers)
-        features = torch.stack([one.features for one in encoded]).to(device).float()
+        tokens = visual_tokens(encoded, device)
         teacher = torch.cat([one.states for one in encoded]).to(device).float()
 
-        logits: Tensor = self.mlp(self.whitening(features))
+        logits = self._logits(tokens)
         if config.mask == "top_k":
             policy = soft_top_k(logits[..., 1] - logits[..., 0], keep)
         else:
             policy = straight_through(logits)
-        places = _participants(policy.detach(), config.dropped, rng)
-        packed = self.train_on.pack(numbers, places)
-        states = answer_states(self.adapter, packed, gather_tokens(features, places), policy.gather(1, places))
+        there = _participants(policy.detach(), config.dropped, rng)
+        taking_part = tokens.keep(there)
+        packed = self.train_on.pack(numbers, taking_part.indices)
+        visual = self.train_on.encoder.in_decoder_space(taking_part)
+        states = answer_states(self.adapter, packed, visual, policy.gather(1, there))
         answers = F.log_softmax(self.adapter.head(states), dim=-1)
         with torch.no_grad():
             wanted = F.log_softmax(self.adapter.head(teacher), dim=-1)
@@ -301,6 +303,15 @@ class _Run:
         self.optimizer.zero_grad()
         measured = {"loss": loss, "lm": lm, "kl": kl, "budget": budget, "kept_ratio": policy.mean()}
         return {name: float(value.detach()) for name, value in measured.items()}
+
+    def _logits(self, tokens: VisualTokens) -> Tensor:
+        """What the pruner says of tokens as training has them, (rows, N, 2); padding is dropped before all others."""
+        logits: Tensor = self.mlp(self.whitening(tokens.features))
+        if tokens.padding is None:
+            return logits
+        lowest = (logits[..., 1] - logits[..., 0]).detach().amin().clamp(max=0.0)
+        dropped = torch.stack([torch.zeros_like(lowest), lowest - BELOW])
+        return torch.where(tokens.padding.unsqueeze(-1), dropped, logits)
 
     def _budget(self, rng: np.random.Generator) -> int:
         keep, (low, high) = self.subject.keep, self.config.budgets
@@ -353,5 +364,6 @@ def _participants(policy: Tensor, dropped: int, rng: np.random.Generator) -> Ten
 def _fingerprint(subject: PrunerSubject, data: Data, config: PrunerTraining) -> str:
     """What makes two runs the same run."""
     asked = [[item.id, item.question, list(item.answers)] for e in (*data.train, *data.validation) for item in e.items]
-    body = [subject.model_digest, subject.layers, subject.keep, subject.diversity, config.model_dump(), asked]
+    layout = str(subject.adapter.facts.layout)
+    body = [subject.model_digest, layout, subject.layers, subject.keep, subject.diversity, config.model_dump(), asked]
     return hashlib.sha256(json.dumps(body).encode()).hexdigest()

@@ -67,7 +67,7 @@ def train_relevance(
             "run": fingerprint,
             "data": source,
             "images": len(data.train),
-            "training_questions": len(train_on),
+            "training_questions": len(train_on) // subject.adapter.facts.layout.spans,
             "validation_images": len(data.validation),
             "validation_kl": log[-1]["validation_kl"],
             "validation_overlap": log[-1]["validation_overlap"],
@@ -172,5 +172,6 @@ def _kl(network: Relevance, rows: Tensor, labels: Tensor) -> Tensor:
 def _fingerprint(subject: RelevanceSubject, data: Data, config: RelevanceTraining) -> str:
     """What makes two runs the same run."""
     asked = [[item.id, item.question] for e in (*data.train, *data.validation) for item in e.items]
-    body = [subject.model_digest, subject.after, subject.before, config.model_dump(), asked]
+    layout = str(subject.adapter.facts.layout)
+    body = [subject.model_digest, layout, subject.after, subject.before, config.model_dump(), asked]
     return hashlib.sha256(json.dumps(body).encode()).hexdigest()

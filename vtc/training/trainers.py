@@ -21,10 +21,9 @@ def train_learned(job: TrainingJob) -> None:
     """Train a pruner."""
     from vtc.training.pruner import PrunerSubject, train_pruner
 
-    check_plain(job.adapter.facts)
     entry, plan = job.entry, job.plan
     config = entry.training or PrunerTraining()
-    keep = plan.stages[job.number].tokens_out
+    keep = plan.per_span(plan.stages[job.number].tokens_out)
     subject = PrunerSubject(job.adapter, job.model_digest, plan.encoder_layers, keep, entry.diversity)
     data = load_examples(job.adapter, job.source, config.images, config.validation, config.seed)
     train_pruner(subject, data, config, job.path, job.source, job.report)
@@ -35,7 +34,6 @@ def train_relevance(job: TrainingJob) -> None:
     from vtc.training.explanations import RelevanceSubject
     from vtc.training.relevance import train_relevance
 
-    check_plain(job.adapter.facts)
     config = job.entry.training or RelevanceTraining()
     after, before = job.plan.around(job.plan.segment_of(job.number))
     subject = RelevanceSubject(job.adapter, job.model_digest, after, before)
@@ -50,22 +48,6 @@ def train_projector(job: TrainingJob) -> None:
     train_by_distillation(job)
 
 
-def check_plain(facts: ModelFacts) -> None:
-    """Refuse a model that the forward pass of these trainers does not follow.
-
-    Raises
-    ------
-    InputError
-    """
-    layout, decoder = facts.layout, facts.decoder
-    plain = layout.whole_views and layout.spans == layout.frames == 1
-    if not plain or decoder.position_axes > 1 or decoder.deepstack or decoder.bidirectional != "none" or decoder.window:
-        raise InputError(
-            f"no selector can be trained for {facts.model_type} yet: training follows plain causal "
-            "attention, one position axis and images of one view; take a recipe whose selector needs no training"
-        )
-
-
 def check_trainable(recipe: Recipe, facts: ModelFacts) -> None:
     """Refuse a recipe that leaves a part to a training which this model cannot have.
 
@@ -73,12 +55,13 @@ def check_trainable(recipe: Recipe, facts: ModelFacts) -> None:
     ------
     InputError
     """
-    if any(entry.checkpoint == "auto" and isinstance(entry, PLAIN) for _, _, entry in recipe.trained()):
-        check_plain(facts)
+    left = [f"stages.{number}" for number, _, entry in recipe.trained() if entry.checkpoint == "auto"]
+    if left and facts.layout.frames > 1:
+        raise InputError(
+            f"recipe {recipe.name} leaves {', '.join(left)} to training, which takes single images, and clips of "
+            f"{facts.layout.frames} frames are asked for; train it without --frames and give its file as checkpoint"
+        )
 
-
-PLAIN = (LearnedEntry, RelevanceEntry)
-"""Parts whose training takes plain models alone."""
 
 TRAINERS: dict[type[Trained], Trainer] = {
     LearnedEntry: train_learned,

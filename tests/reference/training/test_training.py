@@ -14,7 +14,7 @@ from vtc.reference.scenes import scene
 from vtc.reference.tokenizer import build_tokenizer
 from vtc.reference.training.checkpoint import model_config
 from vtc.reference.training.dense import CLASSES, dense_scene, label_patches
-from vtc.reference.training.packing import answer_logits, pack_scenes, tokenize
+from vtc.reference.training.packing import VISUAL_TOKENS, answer_logits, pack_scenes, tokenize
 from vtc.reference.training.subsets import BUDGETS, covering_subset, oracle_subset, uniform_subset
 from vtc.reference.training.train import SMOKE, train
 
@@ -69,6 +69,15 @@ def test_a_packed_question_sees_what_it_would_see_alone(renumber: bool) -> None:
         for index, one in enumerate(tokens):
             alone = answer_logits(model, pack_scenes([[one]], keep, renumber, tokenizer), visual)
             assert torch.allclose(packed[together.question == index], alone, atol=1e-5)
+
+
+def test_an_image_without_tokens_takes_its_positions_unless_renumbered() -> None:
+    tokenizer = build_tokenizer()
+    tokens = tokenize(scene("train", 0, 0).questions, tokenizer)
+    for renumber, first in ((False, 2 + VISUAL_TOKENS), (True, 2)):
+        packed = pack_scenes([tokens], torch.zeros(1, 0, dtype=torch.long), renumber, tokenizer)
+        assert packed.position_ids[packed.block == 1].tolist()[:2] == [first, first + 1]
+        assert packed.position_ids[packed.block == 0].tolist() == [0, 1]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from vtc.facts.layout import Block
 from vtc.facts.model import ModelFacts
 from vtc.plan.flops import product_flops
 from vtc.plan.state import Context, Rules, Step, TokenState
@@ -34,42 +35,53 @@ def why_not(facts: ModelFacts) -> str | None:
     layout, decoder = facts.layout, facts.decoder
     if decoder.deepstack:
         return f"features of several encoder layers enter the decoder of {facts.model_type}, each by its own projector"
-    if decoder.position_axes > 1:
-        return f"positions of {facts.model_type} are time, row and column, which new tokens do not have yet"
-    if not layout.whole_views or layout.frames > 1:
-        return f"a run of {facts.model_type}'s visual tokens is not one whole view here, and projectors take one"
+    if any(block != Block(layout.view_grid) for block in layout.blocks):
+        return (
+            f"views of {facts.model_type} lose padding and are put together before their tokens enter the decoder, and "
+            "projectors take each view whole"
+        )
+    if layout.frames > 1:
+        return f"projectors take images, and clips of {layout.frames} frames are asked for"
     return None
 
 
 def step(entry: ProjectEntry, state: TokenState, context: Context) -> Step:
-    """Make the tokens that the projector can make."""
-    if len(state.grids) != 1:  # refused by `check`
+    """Make the tokens that the projector can make of each view."""
+    if len(set(state.grids)) != 1:  # refused by `check`
         return Step(state, "no grid")
-    projector, (grid,), facts = entry.projector, state.grids, context.facts
+    projector, grid, views, facts = entry.projector, state.grids[0], len(state.grids), context.facts
     possible = projector.keeps(grid)
     keep = _wanted(entry, state, context, possible)
     if keep not in possible:
         context.fault("keep", f"{projector.name} cannot make {keep} tokens of {side(grid)}; {_nearest(keep, possible)}")
         return Step(state, projector.name)
-    grids = (projector.grid_of(keep, grid),) if projector.has_grid else ()
+    grids = (projector.grid_of(keep, grid),) * views
     after = replace(
-        state.remade((projector.grid_of(keep, grid),)),
-        grids=grids,
+        state.remade(grids),
+        grids=grids if projector.has_grid else (),
         projected=True,
-        projections=projector.projections(keep, grid),
+        projections=views * projector.projections(keep, grid),
         readings=state.readings | frozenset(projector.readings(facts)),
-    ).costing("projector", product_flops(projector.products(facts, keep, grid)))
-    detail = f"{projector.name}, {side(grid)} tokens to {side(grids[0]) if grids else keep}"
+    ).costing("projector", views * product_flops(projector.products(facts, keep, grid)))
+    of_each = f" of each of {views} views" if views > 1 else ""
+    detail = f"{projector.name}, {side(grid)} tokens{of_each} to {side(grids[0]) if projector.has_grid else keep}"
     layers = tuple(dict.fromkeys(reading.layer for reading in projector.readings(facts)))
     return Step(after, detail, layers=layers, parameters=projector.parameters(facts, keep, grid))
 
 
 def _wanted(entry: ProjectEntry, state: TokenState, context: Context, possible: Sequence[int]) -> int:
-    """Tokens of a run of placeholders; one projector makes more than come in."""
-    spans = context.facts.layout.spans
-    if isinstance(entry.keep, int) and entry.keep % spans == 0 and entry.keep // spans in possible:
-        return entry.keep // spans
-    return context.kept(entry.keep, state.tokens)
+    """Tokens of a view; one projector makes more than come in."""
+    views = len(state.grids)
+    everywhere = context.facts.layout.spans * views
+    if isinstance(entry.keep, int) and entry.keep % everywhere == 0 and entry.keep // everywhere in possible:
+        return entry.keep // everywhere
+    if isinstance(entry.keep, float):
+        return context.kept(entry.keep, state.tokens // views)
+    keep = context.kept(entry.keep, state.tokens)
+    if keep % views:
+        near = max(1, round(keep / views)) * everywhere
+        context.fault("keep", f"{entry.keep} tokens cannot be shared equally by {everywhere} views; give {near}")
+    return max(1, keep // views)
 
 
 def _nearest(keep: int, possible: Sequence[int]) -> str:

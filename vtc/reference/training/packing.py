@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-import torch
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
+from vtc.inputs.positions import PositionRule
 from vtc.reference.questions import Question
-from vtc.reference.tokenizer import ASSISTANT, BOS, EOS, PAD, USER, token_ids
+from vtc.reference.tokenizer import ASSISTANT, BOS, EOS, IMAGE, PAD, USER, token_ids
 from vtc.training.forward import attention_mask
-from vtc.training.packing import Packed, QuestionTokens, pack
+from vtc.training.packing import Packed, PromptLayout, QuestionTokens, pack
 
 VISUAL_TOKENS = 256
 
@@ -39,10 +40,13 @@ def pack_scenes(
         Number the kept tokens contiguously; otherwise they and the text keep the positions of the full sequence.
     tokenizer : PreTrainedTokenizerFast
     """
-    bos, user, pad = token_ids(tokenizer, BOS, USER, PAD)
-    if renumber:
-        return pack([bos, user], scenes, torch.arange(keep.shape[1]).expand_as(keep), keep.shape[1], pad)
-    return pack([bos, user], scenes, keep, VISUAL_TOKENS, pad)
+    bos, user, image, pad = token_ids(tokenizer, BOS, USER, IMAGE, PAD)
+    rule = PositionRule("renumber") if renumber else PositionRule("original", VISUAL_TOKENS)
+    packed = pack(PromptLayout([bos, user], image, pad, rule), scenes, keep)
+    if keep.shape[1] or renumber:
+        return packed
+    # Of an image that is not there, nothing shows its length.
+    return replace(packed, position_ids=packed.position_ids + VISUAL_TOKENS * (packed.block > 0))
 
 
 def answer_logits(model: LlavaForConditionalGeneration, packed: Packed, visual: Tensor) -> Tensor:
@@ -70,12 +74,10 @@ def run_decoder(
     states : Tensor of shape (B, L, D)
     """
     embeds = model.get_input_embeddings()(packed.input_ids)
-    embeds = torch.cat(
-        [embeds[:, : packed.start], visual.to(embeds.dtype), embeds[:, packed.start + packed.visual :]], dim=1
-    )
+    embeds = embeds.index_copy(1, packed.visual, visual.to(embeds.dtype))
     output = model.model.language_model(
         inputs_embeds=embeds,
-        attention_mask=attention_mask(packed, None, embeds.dtype),
+        attention_mask=attention_mask(packed, embeds.dtype),
         position_ids=packed.position_ids,
         use_cache=False,
         output_hidden_states=True,
