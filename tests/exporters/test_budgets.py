@@ -8,21 +8,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from exporters.describe import described
+from exporters.graphs import graph_specs
 from exporters.onnx import ExportRequest, export
 from tests.exporters.export_request import request as asked_for
 from tests.tiny import image
 from vtc.bundle.manifest import load_manifest
+from vtc.compressed.checkpoint import at_budgets
+from vtc.compressed.elastic import ElasticModel
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
 from vtc.runtime.budgets import Entropy, entropies
 from vtc.runtime.vlm import VLM
 
 STAGES: dict[str, list[dict[str, Any]]] = {
-    "prune, and a cut": [
-        {"kind": "prune", "keep": [2, 4, 8], "selector": "cls_attention"},
-        {"kind": "prune_in_decoder", "layer": 2, "keep": 0.5},
-    ],
+    "prune": [{"kind": "prune", "keep": [4, 8], "selector": "cls_attention"}],
     "m3": [{"kind": "project", "keep": [1, 4], "projector": "m3"}],
 }
 Made = tuple[ExportRequest, Path]
@@ -82,6 +84,11 @@ def test_uncertain_answers_go_up_to_the_next_budget(made: Made, asked: Asked) ->
         assert answer.budgets == tried
         assert answer.token_ids == bundle.generate([group], [text], 4, keep=tried[-1])[0].token_ids
     assert min(first) < between < max(first)
+    eager = ElasticModel(at_budgets(made[0].model, made[0].recipe))
+    policy = Entropy(between, bundle.budgets[:2])
+    assert [eager.chosen(*one, policy) for one in zip(*asked, strict=True)] == [one.budgets[-1] for one in answers]
+    theirs = eager.generate(*asked, 4, keep=policy)
+    assert [one.token_ids for one in theirs] == [one.token_ids for one in answers]
     assert bundle.generate(images, prompts, 4, keep=Entropy(0.0))[0].budgets == bundle.budgets
     everything = bundle.start(images[:1], prompts[:1], 4, keep=Entropy(0.0))
     assert len(bundle.budgets) > 1
@@ -91,6 +98,21 @@ def test_uncertain_answers_go_up_to_the_next_budget(made: Made, asked: Asked) ->
 def test_a_prompt_without_an_image_is_asked_once(made: Made, adapter: VLMAdapter) -> None:
     bundle = VLM.load(made[1])
     assert bundle.generate([[]], [adapter.chat("why ?", 0)], 2, keep=Entropy(0.0))[0].budgets == bundle.budgets[:1]
+
+
+def test_a_cut_in_the_decoder_has_a_graph_for_each_budget(adapter: VLMAdapter) -> None:
+    pruned = {"kind": "prune", "keep": [4, 8], "selector": "cls_attention"}
+    wanted = asked_for(adapter, pruned, {"kind": "prune_in_decoder", "layer": 2, "keep": 0.5})
+    names = [spec.name for spec in graph_specs(wanted.models, torch.float32)]
+    assert names == [
+        *("vision_encoder", "vision_encoder_1", "embed_tokens", "decoder_segment_0"),
+        *("token_selector_1", "token_selector_1_1", "decoder_segment_1"),
+    ]
+    told = described(wanted.models, wanted.budgets)["images"]
+    assert [(one["budget"], one["suffix"], one["segment_tokens_per_span"]) for one in told] == [
+        (8, "", [8, 4]),
+        (4, "_1", [4, 2]),
+    ]
 
 
 def test_entropy_is_that_of_the_distribution() -> None:
