@@ -10,17 +10,22 @@ from exporters.graphs import segment_name, selector_name, suffix
 from vtc.compressed.model import CompressedModel
 
 
-def described(models: Sequence[CompressedModel]) -> dict[str, Any]:
+def described(models: Sequence[CompressedModel], budgets: Sequence[int | None]) -> dict[str, Any]:
     """`images`, `generation` and `segments` of a manifest; plain JSON data of what :mod:`vtc.bundle.manifest` reads.
 
     Parameters
     ----------
     models : sequence of CompressedModel
-        One for each layout of images that is served.
+        One for each layout of images that is served, at each budget.
+    budgets : sequence of int or None
+        Of each model.
     """
     first = models[0]
     return {
-        "images": [_served(model, number) for number, model in enumerate(models)],
+        "images": [
+            _served(model, number) | ({} if keep is None else {"budget": keep})
+            for number, (model, keep) in enumerate(zip(models, budgets, strict=True))
+        ],
         "generation": _generation(first),
         "segments": [_segment(first, number) for number in range(len(first.segments))],
     }

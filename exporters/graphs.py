@@ -18,6 +18,9 @@ from vtc.stages.base import Cut
 from vtc.stages.prune_in_decoder import PruneInDecoder
 from vtc.visual_tokens import TextEmbeddings
 
+VISION = "vision_encoder"
+"""How the names of vision graphs begin; a layout's suffix follows."""
+
 SourceModule = tuple[CompressedModel, nn.Module]
 """A PyTorch model, and the part of it that a graph is made of."""
 
@@ -189,7 +192,7 @@ def _vision_spec(model: CompressedModel, ending: str, dtype: torch.dtype) -> Gra
         inputs += ["text_embeds", "text_mask"]
         axes += [{0: "batch_size" if rows == 2 else "span_count", 1: "text_length"}] * 2
     outputs = ["image_features", "keep_indices", *[PADDING] * model.tells_padding]
-    return GraphSpec(f"vision_encoder{ending}", VisionGraph(model, dtype), args, inputs, outputs, tuple(axes))
+    return GraphSpec(f"{VISION}{ending}", VisionGraph(model, dtype), args, inputs, outputs, tuple(axes))
 
 
 def selection_spec(selection: Selection, images: int) -> GraphSpec:
@@ -326,7 +329,7 @@ def source_modules(models: Sequence[CompressedModel]) -> dict[str, list[SourceMo
     """For each graph but the embedding's, the parts of the PyTorch models that it is made of."""
     found: dict[str, list[SourceModule]] = {}
     for layout, model in enumerate(models):
-        found[f"vision_encoder{suffix(layout)}"] = [(model, model.vision)]
+        found[f"{VISION}{suffix(layout)}"] = [(model, model.vision)]
         for number, (segment, spec) in enumerate(zip(model.segments, model.plan.segments, strict=True)):
             found.setdefault(segment_name(model, number), []).append((model, segment))
             if spec.enters != "same":

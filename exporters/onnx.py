@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from glob import escape
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import safetensors.torch
@@ -15,18 +15,20 @@ import torch
 from exporters.copies import DTYPES, cast_copy, discard
 from exporters.describe import described
 from exporters.device import SCRIPT, device_files, write_device_files
-from exporters.graphs import graph_specs, source_modules
+from exporters.graphs import VISION, graph_specs, source_modules
 from exporters.lint import check_bundle, lint, summary
 from exporters.parity import Parity
 from exporters.precision import Precision, precision
 from exporters.precision.derive import Derived, Exported, derive
 from exporters.processor import COPIED_FILE, WRITTEN_FILES, name_external_data, write_json, write_processor
 from exporters.proof import Proof
+from exporters.sharing import share_weights
 from exporters.target import Target
 from exporters.targets import TARGETS
 from exporters.variants import Optimised, optimise, portable, to_json
 from exporters.writing import DEFAULT_OPSET, export_graph
 from vtc.artifact import check_output, digest_of
+from vtc.bundle.external_data import external_files
 from vtc.bundle.facts import FORMS, Variant, precision_and_form
 from vtc.bundle.manifest import WEIGHTS, draft_manifest, write_bundle
 from vtc.compressed.checkpoint import Origin
@@ -52,7 +54,8 @@ class ExportRequest:
     Attributes
     ----------
     models : sequence of CompressedModel
-        One for each layout of images to serve, the default one first; they differ in nothing else.
+        One for each layout of images to serve, the default one first, at each of the recipe's budgets, the largest
+        first; they differ in nothing else. See :func:`vtc.compressed.checkpoint.served`.
     recipe : Recipe
         The resolved recipe that the model was made with.
     origin : Origin
@@ -96,6 +99,12 @@ class ExportRequest:
         return self.models[0]
 
     @property
+    def budgets(self) -> list[int | None]:
+        """Of each model; None where the recipe has one for all questions."""
+        each = self.recipe.budgets[::-1] or (None,)
+        return [keep for keep in each for _ in range(len(self.models) // len(each))]
+
+    @property
     def key(self) -> dict[str, Any]:
         """What a half-finished export must share with this one to be taken up again."""
         return {
@@ -103,6 +112,7 @@ class ExportRequest:
             "model": self.origin.digest,
             "trained": hashlib.sha256(safetensors.torch.save(self.model.trained.state_dict())).hexdigest(),
             "layouts": [str(model.adapter.facts.layout) for model in self.models],
+            "budgets": self.budgets,
             "opset": self.opset,
             "vtc": vtc_version(),
             "torch": torch.__version__,
@@ -141,6 +151,9 @@ def _export(request: ExportRequest, staging: Work, out: Path, wanted: Sequence[P
     notes = _take_up(request, staging)
     derived = {base: _export_base(request, staging, notes, base, of) for base, of in _by_base(wanted).items()}
     portable_paths = {one.name: derived[one.base].paths[one.name] for one in wanted}
+    if request.recipe.budgets:
+        for paths in portable_paths.values():
+            share_weights([path for name, path in paths.items() if name.startswith(VISION)])
     optimised = [
         optimise(name, portable_paths[precision_and_form(name)[0]], request.progress) for name in request.optimised
     ]
@@ -169,9 +182,16 @@ def _export(request: ExportRequest, staging: Work, out: Path, wanted: Sequence[P
 def _files(request: ExportRequest, work: Path, graphs: Mapping[str, Mapping[str, str]], values: bool) -> list[str]:
     """What the bundle holds."""
     paths = [path for of in graphs.values() for path in of.values()]
-    paths += [path + WEIGHTS for path in paths if (work / (path + WEIGHTS)).is_file()]
+    beside = {(PurePosixPath(path).parent / name).as_posix() for path in paths for name in external_files(work / path)}
     copied = [COPIED_FILE] if (work / COPIED_FILE).is_file() else []
-    return [*paths, *copied, *WRITTEN_FILES, *([VALUES] if values else []), *device_files(request.targets)]
+    return [
+        *paths,
+        *sorted(beside),
+        *copied,
+        *WRITTEN_FILES,
+        *([VALUES] if values else []),
+        *device_files(request.targets),
+    ]
 
 
 def _by_base(wanted: Sequence[Precision]) -> dict[str, list[Precision]]:
@@ -236,6 +256,7 @@ def _check_weights(model: CompressedModel, base: str) -> None:
 def _manifest(
     request: ExportRequest, graphs: Mapping[str, Mapping[str, str]], variants: Sequence[Variant]
 ) -> dict[str, Any]:
+    layouts = [one for one, keep in zip(request.models, request.budgets, strict=True) if keep == request.budgets[0]]
     model, recipe, none = request.model, request.recipe, Recipe(version=1, name="none", stages=())
     return {
         "vtc_version": vtc_version(),
@@ -244,7 +265,7 @@ def _manifest(
             "family": model.adapter.family,
             "sha256": request.origin.digest,
             "image_options": asdict(model.adapter.wanted),
-            "layouts": [asdict(one.adapter.wanted) for one in request.models],
+            "layouts": [asdict(one.adapter.wanted) for one in layouts],
         },
         "recipe": recipe.canonical(),
         "recipe_digest": recipe.digest,
@@ -253,7 +274,7 @@ def _manifest(
         "has_places": model.plan.has_places,
         "opset": request.opset,
         "variants": to_json(variants),
-        **described(request.models),
+        **described(request.models, request.budgets),
         "graphs": graphs,
         "parity": {},
         "warnings": list(request.warnings),
@@ -300,7 +321,7 @@ def _take_up(request: ExportRequest, staging: Work) -> _Notes:
 
 
 def _lint(path: Path, name: str, opset: int, *, zero_points: bool) -> None:
-    constant_tokens = name.startswith("vision_encoder")
+    constant_tokens = name.startswith(VISION)
     findings = lint(path, max_opset=opset, constant_tokens=constant_tokens, zero_points=zero_points)
     if findings:
         raise VtcError(f"exported graph cannot be deployed: {summary(findings)}; please report this")

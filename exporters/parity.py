@@ -153,7 +153,7 @@ class Asked:
     Parameters
     ----------
     models : sequence of CompressedModel
-        One for each layout that the bundles serve.
+        One for each layout that the bundles serve, at each budget.
     samples : sequence of Sample
     """
 
@@ -211,7 +211,7 @@ def check_parity(asked: Asked, bundle: VLM, precision: str, progress: Report = s
 
 
 def compare(asked: Asked, bundle: VLM, precision: str, progress: Report = silent, *, strict: bool = False) -> Parity:
-    """Measure how far a bundle is from a model; see :func:`check_parity`.
+    """Measure how far a bundle is from a model; see :func:`check_parity`. Its budgets share the samples out.
 
     Unless `strict`, logits count whatever was kept, and of the tokens that the model keeps :data:`LEAST_KEPT` must be.
 
@@ -221,14 +221,17 @@ def compare(asked: Asked, bundle: VLM, precision: str, progress: Report = silent
         If too little of what is kept is what the model keeps, or something is not a number: NaN equals nothing.
     """
     limits, samples = by_name(precision), asked.samples
-    served = [asked.models[bundle.manifest.images.index(bundle.serve([sample.images]))] for sample in samples]
+    budgets = [bundle.at_budget(keep) for keep in bundle.budgets] or [bundle]
+    bundles = [budgets[number % len(budgets)] for number in range(len(samples))]
+    layouts = [one.serve([sample.images]) for one, sample in zip(bundles, samples, strict=True)]
+    served = [asked.models[bundle.every_image.index(layout)] for layout in layouts]
     expected = [asked.expected(number, model) for number, model in enumerate(served)]
-    seen = [_compare_vision(wanted, bundle, sample) for wanted, sample in zip(expected, samples, strict=True)]
+    seen = [_compare_vision(*each) for each in zip(expected, bundles, samples, strict=True)]
     bundle.vision.close()
     shares: list[float] = []
     features_diff, logits_diff, matches, near_ties = 0.0, 0.0, 0, 0
-    for done, (model, wanted, sample, (moved, difference)) in enumerate(
-        zip(served, expected, samples, seen, strict=True), start=1
+    for done, (model, bundle, wanted, sample, (moved, difference)) in enumerate(
+        zip(served, bundles, expected, samples, seen, strict=True), start=1
     ):
         allowed = max(1, int(limits.moved * model.keep_per_span)) if strict else model.keep_per_span
         if not any(one.others for one in moved):

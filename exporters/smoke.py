@@ -8,7 +8,7 @@ from pathlib import Path
 
 from exporters.onnx import ExportRequest, export
 from vtc.calibrate.compress import Calibration, complete, load_checkpoint
-from vtc.compressed.checkpoint import load_compressed, save_compressed
+from vtc.compressed.checkpoint import load_compressed, save_compressed, served
 from vtc.data.samples import samples_from
 from vtc.models.random.tiny import write_tiny_checkpoint
 from vtc.progress import Report, silent
@@ -75,7 +75,7 @@ def prepare(
     save_compressed(compressing, work / "compressed", done.model, done.recipe, checkpoint.origin, done.measurements)
     model, resolved, origin = load_compressed(work / "compressed")
     samples = samples_from(adapter, None, SAMPLES, seed=0)
-    return ExportRequest([model], resolved, origin, samples, progress=progress)
+    return ExportRequest(served(model, resolved), resolved, origin, samples, progress=progress)
 
 
 def _layer_numbers(recipe: Recipe) -> Iterator[tuple[str, int]]:

@@ -75,6 +75,9 @@ def test_raw_prompt_is_taken_as_it_is(bundle: Path, photo: str) -> None:
         (["--image", "PHOTO", "--prompt", "red", "--precision", "fp8"], "holds no fp8 graphs"),
         (["--image", "PHOTO", "--prompt", "red", "--temperature", "-1"], "--temperature"),
         (["--image", "PHOTO"], "--prompt"),
+        (["--prompt", "red", "--keep", "2"], "has no budget of 2 visual tokens; it has one for all questions"),
+        (["--prompt", "red", "--entropy", "0.5"], "there is one budget for all questions here"),
+        (["--prompt", "red", "--keep", "2", "--entropy", "0.5"], "give one of the two"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

@@ -117,13 +117,13 @@ def export(
 
     from exporters.onnx import ExportRequest
     from exporters.onnx import export as run
-    from vtc.compressed.checkpoint import for_images, load_compressed
+    from vtc.compressed.checkpoint import load_compressed, served
     from vtc.compressed.inspection import warnings_of
     from vtc.data.datasets import data_for
     from vtc.data.samples import CALIBRATION, Sample, samples_from
 
     loaded, recipe, origin = load_compressed(Path(compressed), None if model is None else str(model))
-    models = [for_images(loaded, recipe, wanted) for wanted in image_options] or [loaded]
+    models = served(loaded, recipe, image_options)
     source = data_for(origin.name, data)
     if needs_ranges and source is None:
         raise InputError(f"{needs_ranges[0]} takes ranges of activations from samples, and noise has none; give --data")
@@ -132,8 +132,9 @@ def export(
         raise InputError("scales are tuned on prompts of real use, and noise is none; give --data")
 
     def asked(count: int) -> list[Sample]:
-        share = -(-count // len(models))
-        return [sample for one in models for sample in samples_from(one.adapter, source, share, seed=0)]
+        layouts = models[: max(1, len(image_options))]  # which budgets share among themselves
+        share = -(-count // len(layouts))
+        return [sample for one in layouts for sample in samples_from(one.adapter, source, share, seed=0)]
 
     request = ExportRequest(
         models=models,

@@ -93,6 +93,8 @@ class ServedImage:
         What goes into every prompt after its last placeholder (at its start, where it has none), and at its end.
     alone, several : bool
         Whether it is for an image that is alone in its prompt, and for each of several.
+    budget : int or None
+        Which of the recipe's budgets it is at; None where that has one for all questions.
     """
 
     size: tuple[int, int]
@@ -111,6 +113,7 @@ class ServedImage:
     prompt_frame: tuple[str, str] = ("", "")
     alone: bool = True
     several: bool = True
+    budget: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that no layout has."""

@@ -57,7 +57,8 @@ class Manifest:
     has_places : bool
         Whether `keep_indices` are places in the image: the tokens are some of the original model's.
     images : tuple of ServedImage
-        Layouts that are served, the first of them by default.
+        Layouts that are served, the first of them by default; where the recipe has several budgets, each layout at each
+        of them, the largest first.
     variants : tuple of Variant
         Sets of graphs, the portable one of each precision among them.
     graphs : dict of graph name to dict of variant to path
@@ -92,6 +93,25 @@ class Manifest:
     def precisions(self) -> tuple[str, ...]:
         """Of the portable graphs."""
         return tuple(one.name for one in self.variants if one.form == "portable")
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """The recipe's budgets, ascending; none where it has one for all questions."""
+        return tuple(sorted({served.budget for served in self.images if served.budget is not None}))
+
+    def at_budget(self, keep: int | None = None) -> Manifest:
+        """What is said of one budget alone; None takes the largest.
+
+        Raises
+        ------
+        InputError
+            If the bundle has no such budget.
+        """
+        if keep is not None and keep not in self.budgets:
+            these = f"it has {', '.join(map(str, self.budgets))}" if self.budgets else "it has one for all questions"
+            raise InputError(f"{self.root}: has no budget of {keep} visual tokens; {these}")
+        wanted = max(self.budgets, default=None) if keep is None else keep
+        return replace(self, images=tuple(served for served in self.images if served.budget == wanted))
 
     def file(self, name: str) -> Path:
         """Path of one of the bundle's files.
@@ -297,6 +317,8 @@ def _check(manifest: Manifest) -> None:
     names += [selector.graph for selector in selectors if selector.kind != "prune"]
     require(bool(manifest.precisions), "names no precision")
     require(bool(manifest.images), "serves no image")
+    counted = [served.budget for served in manifest.images]
+    require(all(counted.count(one) == counted.count(counted[0]) for one in counted), "lacks layouts of a budget")
     require(bool(manifest.generation.eos_token_ids), "names no token that ends an answer")
     variants = [one.name for one in manifest.variants]
     require(len(set(variants)) == len(variants), "names a variant twice")

@@ -10,6 +10,7 @@ import click
 from vtc.cli.output import note, print_json, say
 from vtc.cli.runtime_options import runtime_flags
 from vtc.cli.verb import suggest, tell_warnings, verb
+from vtc.errors import InputError
 from vtc.runtime.options import RuntimeOptions
 from vtc.shown import line
 
@@ -39,6 +40,13 @@ from vtc.shown import line
     help="Share of probability that is drawn from.",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Makes a draw repeatable.")
+@click.option("--keep", type=int, metavar="K", help="Which of the bundle's budgets.  [default: the largest]")
+@click.option(
+    "--entropy",
+    type=click.FloatRange(min=0),
+    metavar="NATS",
+    help="Ask at the smallest budget, and at the next while the first token's entropy is above this.",
+)
 @runtime_flags()
 @click.option("--json", "as_json", is_flag=True, help="Print answer, token ids and timings as JSON.")
 def command(
@@ -50,6 +58,8 @@ def command(
     temperature: float,
     top_p: float,
     seed: int | None,
+    keep: int | None,
+    entropy: float | None,
     runtime: RuntimeOptions,
     as_json: bool,
 ) -> None:
@@ -60,23 +70,28 @@ def command(
     vtc run out/bundle --image a.png --image b.png --prompt "What differs?" --json
     """
     import vtc
+    from vtc.runtime.budgets import Entropy
     from vtc.runtime.image import open_image
     from vtc.runtime.sampling import Sampler
 
+    if keep is not None and entropy is not None:
+        raise InputError("--keep says which budget, and --entropy lets the answer choose one; give one of the two")
     pictures = [open_image(path) for path in images]
     model = vtc.load(bundle, runtime)
     tell_warnings(bundle)
     if temperature == 0 and (told := model.manifest.generation.rules.told):
         note(line(f"note: {told}"))
     text = prompt if raw_prompt else model.chat(prompt, len(pictures))
-    running = model.start([pictures], [text], max_new_tokens, Sampler(temperature, top_p, seed))
+    how = keep if entropy is None else Entropy(entropy)
+    running = model.start([pictures], [text], max_new_tokens, Sampler(temperature, top_p, seed), how)
     if as_json:
         answer = running.finish()[0]
         print_json(
             {
                 "answer": answer.text,
                 "token_ids": answer.token_ids,
-                "visual_tokens": model.image_tokens,
+                "visual_tokens": (model.at_budget(answer.budgets[-1]) if answer.budgets else model).image_tokens,
+                "budgets": list(answer.budgets),
                 "backend": runtime.backend,
                 "provider": model.provider,
                 "precision": model.precision,

@@ -195,6 +195,28 @@ def for_images(model: CompressedModel, recipe: Recipe, image_options: ImageOptio
     return _sharing(model, model.adapter.with_image_options(image_options), recipe)
 
 
+def served(model: CompressedModel, recipe: Recipe, image_options: Sequence[ImageOptions] = ()) -> list[CompressedModel]:
+    """What one bundle serves: a model for each layout of images, and those at each of the recipe's budgets.
+
+    Parameters
+    ----------
+    model : CompressedModel
+    recipe : Recipe
+    image_options : sequence of ImageOptions
+        The layouts, the default one first; none is the model's own.
+
+    Returns
+    -------
+    list of CompressedModel
+        All layouts at the largest budget first.
+    """
+    layouts = [for_images(model, recipe, wanted) for wanted in image_options] or [model]
+    if not recipe.budgets:
+        return layouts
+    each = [at_budgets(layout, recipe) for layout in layouts]
+    return [models[keep] for keep in reversed(recipe.budgets) for models in each]
+
+
 def at_budgets(model: CompressedModel, recipe: Recipe) -> dict[int, CompressedModel]:
     """A compressed model at each budget of its recipe, ascending, sharing its weights; none where it has one ``keep``.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from vtc.bundle.facts import ServedImage
 from vtc.inputs.generation import RuledLogits
+from vtc.runtime.budgets import entropies
 from vtc.runtime.decoder import Cache, Logits
 from vtc.runtime.interface import Array, IntArray
 from vtc.runtime.sampling import Sampler
@@ -92,11 +93,24 @@ class Prefilled:
 
 @dataclass(frozen=True)
 class Generation:
-    """An answer: token ids without the end token, their text, and what the batch took."""
+    """An answer.
+
+    Attributes
+    ----------
+    token_ids : list of int
+        Without the end token.
+    text : str
+    timings : Timings
+        What the batch took.
+    budgets : tuple of int
+        Budgets of visual tokens at which it was asked, one after the other; the last one answered. None where there is
+        one for all questions.
+    """
 
     token_ids: list[int]
     text: str
     timings: Timings
+    budgets: tuple[int, ...] = ()
 
 
 class Steps(Protocol):
@@ -142,6 +156,8 @@ class RunningGeneration:
         self._preprocess_ms = preprocess_ms
         begin = time.perf_counter()
         self._prefilled = model.prefill(batch)
+        self._earlier: tuple[RunningGeneration, ...] = ()
+        self._budget = batch.served.budget
         self._cache = self._prefilled.cache
         facts = model.text.facts
         self._ruled = RuledLogits(facts.rules, facts.eos_token_ids, batch.input_ids, batch.mask, max_new_tokens)
@@ -177,12 +193,28 @@ class RunningGeneration:
         self._ruled.took(tokens)
         return tokens
 
+    @property
+    def entropies(self) -> list[float]:
+        """Entropy in nats of what each row's first token was drawn from, before any rule."""
+        found: list[float] = entropies(self._prefilled.logits).tolist()
+        return found
+
+    def after(self, earlier: Sequence[RunningGeneration]) -> RunningGeneration:
+        """Count the time of prefills of the same batch at smaller budgets, whose answers were given up."""
+        self._earlier = tuple(earlier)
+        return self
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """See :class:`Generation`."""
+        return tuple(one._budget for one in (*self._earlier, self) if one._budget is not None)
+
     def finish(self) -> list[Generation]:
         """Run to the end."""
         for _ in self:
             pass
-        timings = self.timings
-        return [Generation(ids, self._model.text.decode(ids), timings) for ids in self.token_ids]
+        timings, budgets = self.timings, self.budgets
+        return [Generation(ids, self._model.text.decode(ids), timings, budgets) for ids in self.token_ids]
 
     def stream(self, row: int = 0) -> Iterator[str]:
         """Text of one row, piece by piece; joined, it is the answer that :meth:`finish` gives."""
@@ -196,12 +228,13 @@ class RunningGeneration:
 
     @property
     def timings(self) -> Timings:
-        """What it took so far."""
+        """What it took so far, with what was tried before it."""
+        passes = (*self._earlier, self)
         return Timings(
-            preprocess_ms=self._preprocess_ms,
-            ttft_ms=self._ttft_ms,
-            vision_ms=self._prefilled.vision_ms,
-            prefill_ms=self._prefilled.prefill_ms,
+            preprocess_ms=sum(one._preprocess_ms for one in passes),
+            ttft_ms=sum(one._ttft_ms for one in passes),
+            vision_ms=sum(one._prefilled.vision_ms for one in passes),
+            prefill_ms=sum(one._prefilled.prefill_ms for one in passes),
             step_ms=tuple(self._step_ms),
             segment_lengths=self._lengths,
             kv_bytes=self._kv_bytes,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,7 @@ from vtc.inputs.layouts import layouts_of
 from vtc.inputs.pixels import to_pixels
 from vtc.inputs.prompts import clips
 from vtc.runtime.backends import open_backend
+from vtc.runtime.budgets import Entropy, Keep
 from vtc.runtime.decoder import Cache, Decoder, Logits
 from vtc.runtime.generation import Batch, Generation, Prefilled, RunningGeneration, milliseconds_since
 from vtc.runtime.image import ImageLike, open_batch, open_several
@@ -35,6 +37,21 @@ from vtc.runtime.options import RuntimeOptions
 from vtc.runtime.sampling import Sampler
 from vtc.runtime.text import Text
 from vtc.runtime.vision import Vision
+
+
+class _Language:
+    """The graphs that are the same for every budget, loaded when they are first wanted."""
+
+    def __init__(self, manifest: Manifest, backend: Backend) -> None:
+        self._manifest, self._backend = manifest, backend
+
+    @cached_property
+    def embedding(self) -> LoadedGraph:
+        return self._backend.open("embed_tokens")
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        return Decoder(self._manifest, self._backend, self.embedding)
 
 
 class VLM:
@@ -59,10 +76,25 @@ class VLM:
     """
 
     def __init__(self, manifest: Manifest, backend: Backend) -> None:
-        self.manifest, self.backend = manifest, backend
+        self.manifest, self.backend = manifest.at_budget(), backend
+        self.budgets, self.every_image = manifest.budgets, manifest.images
+        self._whole = manifest
+        self._language = _Language(manifest, backend)
         self.precision, self.variant, self.provider = backend.precision, backend.variant, backend.provider
         self.text = Text(manifest)
         self.vision = Vision(manifest, backend)
+
+    def at_budget(self, keep: int) -> VLM:
+        """The same bundle at one of its `budgets` of visual tokens, sharing all that is loaded.
+
+        Raises
+        ------
+        InputError
+            If it has no such budget.
+        """
+        other = copy(self)
+        other.manifest = self._whole.at_budget(keep)
+        return other
 
     @classmethod
     def load(cls, path: str | Path, options: RuntimeOptions = RuntimeOptions(), **changes: Any) -> VLM:
@@ -103,15 +135,15 @@ class VLM:
         self.vision.open(self.manifest.images[0])
         _ = self.embedding, self.decoder
 
-    @cached_property
+    @property
     def embedding(self) -> LoadedGraph:
         """The graph that embeds token ids."""
-        return self.backend.open("embed_tokens")
+        return self._language.embedding
 
-    @cached_property
+    @property
     def decoder(self) -> Decoder:
         """The decoder's graphs."""
-        return Decoder(self.manifest, self.backend, self.embedding)
+        return self._language.decoder
 
     @property
     def run_as(self) -> str:
@@ -162,6 +194,7 @@ class VLM:
         image: ImageLike | Sequence[ImageLike] | None,
         question: str,
         max_new_tokens: int = 64,
+        keep: Keep = None,
         **sampling: Any,
     ) -> str:
         """Answer a question about an image (or several, or none).
@@ -172,6 +205,8 @@ class VLM:
             See :func:`vtc.runtime.image.open_image`.
         question : str
         max_new_tokens : int
+        keep : int, Entropy or None
+            Where the bundle has several `budgets`: which it gets, or what chooses; None is the largest.
         sampling
             Fields of :class:`~vtc.runtime.sampling.Sampler` by name, such as ``temperature=0.7``; greedy without.
 
@@ -179,27 +214,29 @@ class VLM:
         -------
         str
         """
-        return self._answer(image, question, max_new_tokens, sampling).finish()[0].text
+        return self._answer(image, question, max_new_tokens, keep, sampling).finish()[0].text
 
     def stream(
         self,
         image: ImageLike | Sequence[ImageLike] | None,
         question: str,
         max_new_tokens: int = 64,
+        keep: Keep = None,
         **sampling: Any,
     ) -> Iterator[str]:
         """Answer as :meth:`ask` does, yielding the answer piece by piece."""
-        yield from self._answer(image, question, max_new_tokens, sampling).stream()
+        yield from self._answer(image, question, max_new_tokens, keep, sampling).stream()
 
     def _answer(
         self,
         image: ImageLike | Sequence[ImageLike] | None,
         question: str,
         max_new_tokens: int,
+        keep: Keep,
         sampling: Mapping[str, Any],
     ) -> RunningGeneration:
         images = open_several(image)
-        return self.start([images], [self.chat(question, len(images))], max_new_tokens, Sampler(**sampling))
+        return self.start([images], [self.chat(question, len(images))], max_new_tokens, Sampler(**sampling), keep)
 
     # Batches ------------------------------------------------------------------------------------------------
 
@@ -209,6 +246,7 @@ class VLM:
         prompts: Sequence[str],
         max_new_tokens: int = 32,
         sampler: Sampler | None = None,
+        keep: Keep = None,
     ) -> list[Generation]:
         """Answer a batch of prompts.
 
@@ -220,16 +258,22 @@ class VLM:
         max_new_tokens : int
         sampler : Sampler or None
             None is greedy.
+        keep : int, Entropy or None
+            As in :meth:`ask`. A policy decides for each prompt by itself, and each is run by itself then.
 
         Returns
         -------
         list of Generation
         """
         opened = open_batch(images)
+        if isinstance(keep, Entropy):
+            alone = zip(opened, prompts, strict=True)
+            running = (self.start([group], [prompt], max_new_tokens, sampler, keep) for group, prompt in alone)
+            return [one.finish()[0] for one in running]
 
         def answer(rows: list[int]) -> list[Generation]:
             part = [opened[row] for row in rows], [prompts[row] for row in rows]
-            return self.start(*part, max_new_tokens, sampler or Sampler()).finish()
+            return self.start(*part, max_new_tokens, sampler or Sampler(), keep).finish()
 
         return in_parts(self.layouts(opened), answer)
 
@@ -239,8 +283,23 @@ class VLM:
         prompts: Sequence[str],
         max_new_tokens: int = 32,
         sampler: Sampler | None = None,
+        keep: Keep = None,
     ) -> RunningGeneration:
-        """Run a batch's prefill; the result goes on token by token."""
+        """Run a batch's prefill; the result goes on token by token.
+
+        Parameters are those of :meth:`generate`; by a policy a batch gets the budget that its least certain row asks
+        for.
+        """
+        if isinstance(keep, Entropy):
+            tried: list[RunningGeneration] = []
+            for budget in keep.of(self.budgets):
+                one = self.at_budget(budget).start(images, prompts, max_new_tokens, sampler)
+                tried.append(one.after(tried))
+                if max(one.entropies) <= keep.threshold or not any(images):
+                    break
+            return tried[-1]
+        if keep is not None:
+            return self.at_budget(keep).start(images, prompts, max_new_tokens, sampler)
         if max_new_tokens < 1:
             raise InputError(f"max-new-tokens must be at least 1, not {max_new_tokens}")
         batch = self.inputs(images, prompts, max_new_tokens)
