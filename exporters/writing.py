@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
+import torch._dynamo
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch.export import Dim
 
@@ -36,7 +37,8 @@ EXTERNAL_TENSOR_BYTES = 1024
 @with_room_for_frames
 def export_graph(spec: GraphSpec, path: Path, *, opset: int = DEFAULT_OPSET) -> None:
     """Write one graph to `path`, with its weights beside it where they are too large for one file."""
-    with _quiet(), torch.no_grad():
+    # PyTorch remembers what came of each operator; where sizes are symbols, looking it up costs more than it saves.
+    with _quiet(), torch.no_grad(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
         program = torch.onnx.export(
             spec.module.eval(),
             spec.args,

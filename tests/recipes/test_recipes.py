@@ -26,6 +26,8 @@ from vtc.training.auto import AutoTrained
 QUESTIONS = 64
 IN_OPENVINO = ("divprune", "learnpruner", "pyramiddrop")
 """Recipes whose bundles are run by OpenVINO as well: a greedy choice, a trained pruner, several cuts in the decoder."""
+ALIKE = ("combined", "fastervlm-25")
+"""Recipes whose every stage another one tries: fastervlm has their selector, visual-exit and todre the exit."""
 SAME_TOKENS = 0.95
 """Share of images that keep exactly the same tokens; patches of a plain background are near-ties to a greedy choice."""
 
@@ -53,7 +55,9 @@ def once(see: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(builtin_recipes()))
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[pytest.mark.full] if one in ALIKE else []) for one in sorted(builtin_recipes())]
+)
 def test_bundle_answers_as_pytorch_does(
     reference: VLMAdapter, items: tuple[Item, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
