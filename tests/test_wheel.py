@@ -70,7 +70,7 @@ def test_types_come_with_the_wheel(light: Path, tmp_path: Path) -> None:
     assert shell(light / "python", "-c", script, cwd=tmp_path).split() == ["True", "True"]
 
 
-@pytest.mark.parametrize("name", ["pruner", "relevance"])
+@pytest.mark.parametrize("name", ["pruner", "relevance", "projector-qmop", "projector-deco"])
 def test_trained_parts_for_the_reference_model_come_with_the_wheel(light: Path, tmp_path: Path, name: str) -> None:
     script = (
         "from vtc.reference import reference_part\n"

@@ -13,7 +13,7 @@ from exporters.onnx import ExportRequest, export
 from vtc.calibrate.calibrator import Calibrator
 from vtc.calibrate.measurements import Measurements
 from vtc.compressed.build import apply_recipe
-from vtc.compressed.checkpoint import Origin
+from vtc.compressed.checkpoint import Origin, served
 from vtc.data.datasets import Item, load_dataset
 from vtc.data.samples import samples_from
 from vtc.models import load_adapter, model_digest
@@ -28,6 +28,10 @@ IN_OPENVINO = ("divprune", "learnpruner", "pyramiddrop")
 """Recipes whose bundles are run by OpenVINO as well: a greedy choice, a trained pruner, several cuts in the decoder."""
 ALIKE = ("combined", "fastervlm-25")
 """Recipes whose every stage another one tries: fastervlm has their selector, visual-exit and todre the exit."""
+UNTRAINED = ("c-abstractor", "ldpv2", "mqt", "pixel-shuffle", "quecc", "tokenflex", "tokenpacker")
+"""Recipes whose projector does not ship: each is exported in tests/projectors, and trained for two steps here."""
+IN_FULL = (*ALIKE, *UNTRAINED, "m3")
+BRIEFLY = [f"stages.0.projector.training.{key}" for key in ("steps=2", "questions=64", "validation=8")]
 SAME_TOKENS = 0.95
 """Share of images that keep exactly the same tokens; patches of a plain background are near-ties to a greedy choice."""
 
@@ -56,7 +60,7 @@ def once(see: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [pytest.param(one, marks=[pytest.mark.full] if one in ALIKE else []) for one in sorted(builtin_recipes())]
+    "name", [pytest.param(one, marks=[pytest.mark.full] if one in IN_FULL else []) for one in sorted(builtin_recipes())]
 )
 def test_bundle_answers_as_pytorch_does(
     reference: VLMAdapter, items: tuple[Item, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -64,9 +68,16 @@ def test_bundle_answers_as_pytorch_does(
     digest = model_digest(reference.path)
     samples = samples_from(reference, "reference", 16, seed=0)
     pruner = AutoTrained(reference, digest, tmp_path, "reference")
-    recipe = Calibrator(reference, samples, Measurements(), digest, parts=pruner).resolve(load_recipe(name))
+    recipe = Calibrator(reference, samples, Measurements(), digest, parts=pruner).resolve(
+        load_recipe(name, BRIEFLY if name in UNTRAINED else ())
+    )
     model = apply_recipe(reference, recipe, model_digest=digest)
-    export(ExportRequest([model], recipe, Origin("reference", digest), samples[:2]), tmp_path / "bundle")
+    export(
+        ExportRequest(
+            served(model, recipe), recipe, Origin("reference", digest), samples[: 2 * max(1, len(recipe.budgets))]
+        ),
+        tmp_path / "bundle",
+    )
     bundle = VLM.load(tmp_path / "bundle")
     monkeypatch.setattr(model.vision, "forward", once(model.vision.forward))
     monkeypatch.setattr(bundle.vision, "see", once(bundle.vision.see))

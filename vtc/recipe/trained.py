@@ -24,6 +24,11 @@ class Trained(Written):
     training: Written | None = None
     """How it is trained; goes with ``checkpoint: auto``."""
 
+    @property
+    def shipped(self) -> str:
+        """What the file that ships with the reference model is called, without its suffix."""
+        return self.stem
+
     @model_validator(mode="before")
     @classmethod
     def _default_training(cls, data: Any) -> Any:

@@ -55,7 +55,7 @@ class AutoTrained:
             If one has to be trained and there are no data.
         """
         entry, path = _entry(recipe, number), self.path(recipe, number)
-        shipped = reference_part(entry.stem)
+        shipped = reference_part(entry.shipped)
         if not self.retrain and fits(shipped, new_part(self.adapter, recipe, number), self.model_digest):
             shutil.copyfile(shipped, path)
             shutil.copyfile(log_path(shipped), log_path(path))

@@ -72,6 +72,10 @@ class TrainedProjectorEntry(ProjectorEntry, Trained):
     training: DistillationTraining | None = None
     """How it is trained; goes with ``checkpoint: auto``."""
 
+    @property
+    def shipped(self) -> str:
+        return f"{self.stem}-{self.name}"
+
 
 class PooledEntry(TrainedProjectorEntry):
     """A projector whose tokens fill any smaller grid."""
