@@ -35,6 +35,7 @@ from vtc.compressed.checkpoint import Origin
 from vtc.compressed.model import CompressedModel
 from vtc.data.samples import Sample
 from vtc.errors import InputError, NumericError, VtcError
+from vtc.finite import first_not_finite
 from vtc.plan import plan
 from vtc.progress import Report, silent
 from vtc.recipe import Recipe
@@ -246,7 +247,7 @@ def _export_base(
 def _check_weights(model: CompressedModel, base: str) -> None:
     """Make sure that what is exported is made of numbers: scores that are not choose tokens all the same."""
     for name, weight in (*model.adapter.model.named_parameters(), *model.trained.named_parameters()):
-        if torch.isfinite(weight).all():
+        if first_not_finite([(name, weight)]) is None:
             continue
         if base == "fp32" or torch.isnan(weight).any():
             raise NumericError(f"{name} holds what is not a number (NaN or infinity); fetch it, or train it, again")

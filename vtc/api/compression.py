@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vtc.facts.layout import ANY_IMAGE, ImageOptions
+from vtc.facts.placement import Device, Dtype
 from vtc.progress import Report, silent
 from vtc.recipe import Recipe
 
 if TYPE_CHECKING:
     from vtc.plan import TokenPlan
-from vtc.api.arguments import as_recipe
+from vtc.api.arguments import as_placement, as_recipe
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ def compress(
     seed: int = 0,
     retrain: bool = False,
     overrides: Sequence[str] = (),
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
     progress: Report = silent,
 ) -> CompressResult:
     """Apply a recipe to a model, and calibrate or train what it leaves open.
@@ -76,6 +79,11 @@ def compress(
         Whether a part is trained even where one ships with the model.
     overrides : sequence of str
         Values of the recipe to change, such as ``stages.0.keep=64``.
+    device : {"cpu", "cuda", "auto"}
+        Where the model is calibrated and trained on; ``auto`` spreads what the GPU has no room for over the processor's
+        memory and the disk (:class:`vtc.facts.placement.Placement`).
+    dtype : {"float32", "bfloat16", "float16", "auto"}
+        Type of the weights while that is done; ``auto`` is the checkpoint's.
     progress : callable
         Called with what is being done, how much of it is done, and how much there is.
 
@@ -103,5 +111,6 @@ def compress(
     from vtc.calibrate.compress import compress as run
 
     calibration = Calibration(None if data is None else str(data), samples, seed, retrain)
-    done = run(model, as_recipe(recipe, overrides), Path(out), calibration, image_options, progress)
+    placement = as_placement(device, dtype)
+    done = run(model, as_recipe(recipe, overrides), Path(out), calibration, image_options, progress, placement)
     return CompressResult(Path(out), done.model.plan, done.recipe, done.warnings)

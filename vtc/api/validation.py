@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vtc.api.arguments import as_placement
 from vtc.errors import InputError
 from vtc.evaluate.baselines import BASELINES
+from vtc.facts.placement import ON_CPU, Device, Dtype
 from vtc.progress import Report, silent
 from vtc.runtime.options import RuntimeOptions
 
@@ -28,6 +30,8 @@ def validate(
     max_new_tokens: int = 32,
     max_skipped: float = 0.1,
     runtime: RuntimeOptions = RuntimeOptions(),
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
     progress: Report = silent,
 ) -> dict[str, Any]:
     """Judge a bundle or a compressed model against the original, on the same questions.
@@ -58,6 +62,10 @@ def validate(
         that is too long), at least one of them unless it is 0. The report names them.
     runtime : RuntimeOptions
         How a bundle is run.
+    device : {"cpu", "cuda", "auto"}
+        Where the original, its baselines and a compressed model run, as for :func:`compress`.
+    dtype : {"float32", "bfloat16", "float16", "auto"}
+        Type of their weights.
     progress : callable
         As for :func:`compress`.
 
@@ -95,8 +103,10 @@ def validate(
     if data is None and (data := data_for(model := checkpoint_name(named, origin))) is None:
         raise InputError(f"say what to ask {model}: --data DIR with data.jsonl; drawn digits are for 'reference' alone")
     dataset = load_dataset(data, samples, seed)
-    field = open_comparison(named, origin, baselines, seed, runtime)
+    placement = as_placement(device, dtype)
+    field = open_comparison(named, origin, baselines, seed, runtime, placement)
     key = [field.sha256, dataset.sha256, str(seed), repr(runtime), str(max_new_tokens), *sorted(baselines)]
+    key += [] if placement == ON_CPU else [repr(placement)]
     notes = notes_of(key, progress)
     report = run(
         field.original,

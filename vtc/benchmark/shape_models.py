@@ -53,9 +53,6 @@ def random_models(shape: Shape, recipes: Sequence[Recipe], directory: Path, dtyp
     adapter = random_adapter(shape, directory, dtype=dtype, device=device)
     models = [apply_recipe(adapter, recipe, from_state=True) for recipe in recipes]
     for model in models:
-        model.trained.to(device)
-        for parameter in model.trained.parameters():
-            parameter.data = parameter.data.to(dtype)
         randomise(model.trained)  # trained selectors, untrained
     return ShapeModels(adapter, models)
 

@@ -15,6 +15,7 @@ from vtc.compressed.model import CompressedModel
 from vtc.data.datasets import data_for
 from vtc.data.samples import samples_from
 from vtc.facts.layout import ANY_IMAGE, ImageOptions
+from vtc.facts.placement import ON_CPU, Placement
 from vtc.models import check_model, load_adapter, model_digest, read_facts, resolve_model
 from vtc.models.base import VLMAdapter
 from vtc.plan import plan
@@ -87,7 +88,9 @@ class Completed:
     warnings: tuple[str, ...] = ()
 
 
-def load_checkpoint(model: str | Path, image_options: ImageOptions = ANY_IMAGE) -> Checkpoint:
+def load_checkpoint(
+    model: str | Path, image_options: ImageOptions = ANY_IMAGE, placement: Placement = ON_CPU
+) -> Checkpoint:
     """Load a checkpoint for the images that it is to serve.
 
     Parameters
@@ -95,6 +98,7 @@ def load_checkpoint(model: str | Path, image_options: ImageOptions = ANY_IMAGE) 
     model : str or Path
         ``reference`` or a directory.
     image_options : ImageOptions
+    placement : Placement
 
     Returns
     -------
@@ -107,7 +111,7 @@ def load_checkpoint(model: str | Path, image_options: ImageOptions = ANY_IMAGE) 
     """
     path = resolve_model(model)
     name = "reference" if str(model) == "reference" else str(path.resolve())
-    return Checkpoint(Origin(name, model_digest(path)), load_adapter(path, image_options))
+    return Checkpoint(Origin(name, model_digest(path)), load_adapter(path, image_options, placement))
 
 
 def trained_parts(
@@ -183,6 +187,7 @@ def compress(
     calibration: Calibration = Calibration(),
     image_options: ImageOptions = ANY_IMAGE,
     progress: Report = silent,
+    placement: Placement = ON_CPU,
 ) -> Completed:
     """Write a compressed model, whole or not at all; an interrupted run is taken up again by the same call.
 
@@ -197,6 +202,7 @@ def compress(
         Without data, the reference model is calibrated on its own scenes.
     image_options : ImageOptions
     progress : callable
+    placement : Placement
 
     Returns
     -------
@@ -220,7 +226,7 @@ def compress(
     data = data_for(str(model), calibration.data)
     if recipe.autos and data is None:
         raise needs_data(recipe)
-    checkpoint = load_checkpoint(model, image_options)
+    checkpoint = load_checkpoint(model, image_options, placement)
     with open_work(out, "vtc compress") as work:
         work.claim(*FILES, f"{MEASUREMENTS}*", *part_names(recipe))
         completed = complete(checkpoint, recipe, work.path, replace(calibration, data=data), progress)

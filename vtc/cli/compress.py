@@ -10,6 +10,7 @@ import click
 from vtc.cli.data_options import images_outside_flag
 from vtc.cli.image_options import image_option_flags
 from vtc.cli.output import say
+from vtc.cli.placement_options import placement_flags
 from vtc.cli.verb import suggest, tell_warnings, verb
 from vtc.progress import progress
 
@@ -27,6 +28,7 @@ from vtc.progress import progress
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Draws the samples.")
 @click.option("--retrain", is_flag=True, help="Train a part even where one ships with the model.")
 @image_option_flags()
+@placement_flags("the model")
 def command(**asked: Any) -> None:
     """Apply a recipe to MODEL and calibrate what it leaves open.
 

@@ -9,8 +9,10 @@ import click
 
 from vtc.cli.image_options import image_option_flags
 from vtc.cli.output import say
+from vtc.cli.placement_options import placement_flags
 from vtc.cli.verb import suggest, verb
 from vtc.facts.layout import ANY_IMAGE, ImageOptions
+from vtc.facts.placement import Device, Dtype, Placement
 
 QUESTION = "What is in the image?"
 
@@ -28,6 +30,7 @@ QUESTION = "What is in the image?"
     help="With --recipe: 'reference' or a checkpoint directory.",
 )
 @image_option_flags()
+@placement_flags("the model")
 @click.option("--prompt", default=QUESTION, show_default=True, help="Question, for recipes that prune by it.")
 @click.option(
     "-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Picture to write (.png)."
@@ -39,6 +42,8 @@ def command(
     overrides: tuple[str, ...],
     model: str,
     image_options: ImageOptions,
+    device: Device,
+    dtype: Dtype,
     prompt: str,
     out: Path,
 ) -> None:
@@ -63,11 +68,11 @@ def command(
         raise InputError(f"{out}: pictures are PNG files; give a name that ends in .png")
     out.parent.mkdir(parents=True, exist_ok=True)
     check_place(out, image)
-    picture = open_image(image)
+    picture, placement = open_image(image), Placement(device, dtype)
     if target is not None and recipe is None:
-        opened = open_finished(target)
+        opened = open_finished(target, placement)
     elif recipe is not None and target is None:
-        opened = open_recipe(model, load_recipe(recipe, overrides), image_options)
+        opened = open_recipe(model, load_recipe(recipe, overrides), image_options, placement)
     else:
         raise InputError("say what to show: a bundle or compressed model, or --recipe R (one of them)")
     shown = draw_kept_tokens(opened, picture, prompt)

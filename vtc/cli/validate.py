@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from vtc.cli.data_options import images_outside_flag
+from vtc.cli.placement_options import placement_flags
 from vtc.cli.runtime_options import runtime_flags
 from vtc.cli.verb import suggest, tell_warnings, verb
 from vtc.evaluate.baselines import BASELINES
@@ -69,6 +70,7 @@ def _baselines(_context: click.Context, _option: click.Parameter, value: str) ->
     help="Share of the questions that may be left out because they cannot be asked; one may in any case but 0.",
 )
 @runtime_flags()
+@placement_flags("the original, its baselines and a compressed model")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the report to a JSON file.")
 def command(

@@ -65,7 +65,11 @@ def apply_recipe(
     check_questions(adapter, recipe)
     empty = range(len(recipe.stages)) if from_state else ()
     modules = build_modules(adapter, recipe, token_plan, model_digest, empty=empty, selectors=selectors or {})
-    return assemble(adapter, token_plan, modules)
+    model = assemble(adapter, token_plan, modules)
+    weights = next(adapter.embed_tokens.parameters())
+    for parameter in model.trained.parameters():
+        parameter.data = parameter.data.to(weights.dtype)
+    return model
 
 
 def check_questions(adapter: VLMAdapter, recipe: Recipe) -> None:
@@ -166,4 +170,6 @@ def assemble(adapter: VLMAdapter, token_plan: TokenPlan, modules: Modules) -> Co
     cuts = {token_plan.segment_of(n): module for n, module in modules.items() if isinstance(module, CutStage)}
     tells_padding = bool(cuts) and adapter.pixels.pads
     vision = VisionEncoder(adapter, token_plan.encoder_layers, stages, tells_padding=tells_padding)
-    return CompressedModel(adapter, token_plan, vision, cuts=cuts).eval().requires_grad_(False)
+    model = CompressedModel(adapter, token_plan, vision, cuts=cuts).eval().requires_grad_(False)
+    model.trained.to(next(adapter.embed_tokens.parameters()).device)
+    return model

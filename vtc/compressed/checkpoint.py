@@ -21,6 +21,7 @@ from vtc.compressed.build import apply_recipe
 from vtc.compressed.model import CompressedModel
 from vtc.errors import BundleError, ModelError, one_line
 from vtc.facts.layout import ImageOptions, image_options_of
+from vtc.facts.placement import ON_CPU, Placement
 from vtc.finite import first_not_finite
 from vtc.machine import machine_fault
 from vtc.models import load_adapter, model_digest, resolve_model
@@ -104,7 +105,9 @@ def save_compressed(
     return publish(work, out, manifest, [file.relative_to(directory).as_posix() for file in files if file.is_file()])
 
 
-def load_compressed(path: Path, base: str | None = None) -> tuple[CompressedModel, Recipe, Origin]:
+def load_compressed(
+    path: Path, base: str | None = None, placement: Placement = ON_CPU
+) -> tuple[CompressedModel, Recipe, Origin]:
     """Load a compressed model.
 
     Parameters
@@ -112,6 +115,7 @@ def load_compressed(path: Path, base: str | None = None) -> tuple[CompressedMode
     path : Path
     base : str or None
         Where the base model is now; None: where it was.
+    placement : Placement
 
     Returns
     -------
@@ -134,7 +138,8 @@ def load_compressed(path: Path, base: str | None = None) -> tuple[CompressedMode
         raise ModelError(
             f"{checkpoint}: is not the model that {path} was made from (its contents differ); compress again"
         )
-    model = apply_recipe(load_adapter(checkpoint, image_options_of(manifest)), recipe, from_state=True)
+    adapter = load_adapter(checkpoint, image_options_of(manifest), placement)
+    model = apply_recipe(adapter, recipe, from_state=True)
     state = {re.sub(r"^entrances\b", "handoffs", name): value for name, value in _state(path).items()}
     try:
         model.trained.load_state_dict(state)

@@ -21,6 +21,7 @@ from vtc.evaluate.baselines import baseline_keep, budget, open_baselines
 from vtc.evaluate.evidence import Locator
 from vtc.evaluate.layouts import by_layout
 from vtc.facts.layout import ANY_IMAGE, ImageOptions, image_options_of
+from vtc.facts.placement import ON_CPU, Placement
 from vtc.files import read_json
 from vtc.inputs.layouts import offer_of
 from vtc.origin import check_origin
@@ -121,7 +122,12 @@ def checkpoint_name(target: str | None, against: str | None) -> str:
 
 
 def open_comparison(
-    target: str | None, against: str | None, baselines: Sequence[str], seed: int, options: RuntimeOptions
+    target: str | None,
+    against: str | None,
+    baselines: Sequence[str],
+    seed: int,
+    options: RuntimeOptions,
+    placement: Placement = ON_CPU,
 ) -> Comparison:
     """Open the models that ``vtc validate`` compares.
 
@@ -138,6 +144,8 @@ def open_comparison(
         Of the random baseline.
     options : RuntimeOptions
         Of the bundle that is judged; an original that is a bundle has engines of its own.
+    placement : Placement
+        Of whatever PyTorch runs.
 
     Raises
     ------
@@ -147,17 +155,17 @@ def open_comparison(
     manifest = manifest_of(Path(target)) if target else None
     against = against or checkpoint_name(target, None)
     if target is None:
-        original = _open_original(against, options)
+        original = _open_original(against, options, placement)
         rivals, left_out = _baselines_of(original, (), baselines, seed)
         return Comparison(original.contestant, None, rivals, left_out, _digest(against, original.model_sha256))
     original_manifest = manifest_of(Path(against))
     if manifest is not None and manifest["kind"] == "compressed":
         # One copy of the weights serves both.
-        compressed = open_compressed(Path(target), None if original_manifest else against)
-        original = _open_original(against, options) if original_manifest else _uncompressed(compressed)
+        compressed = open_compressed(Path(target), None if original_manifest else against, placement)
+        original = _open_original(against, options, placement) if original_manifest else _uncompressed(compressed)
     else:
         compressed = open_bundle(Path(target), options)
-        original = _open_original(against, options, layouts_of(manifest))
+        original = _open_original(against, options, placement, layouts_of(manifest))
     check_same_origin(original, compressed)
     return Comparison(
         original.contestant,
@@ -198,16 +206,18 @@ def layouts_of(manifest: Mapping[str, Any] | None) -> list[ImageOptions]:
     return [image_options_of(manifest["model"]), *(ImageOptions(image_size=size) for size in others)]
 
 
-def _open_original(name: str, options: RuntimeOptions, layouts: Sequence[ImageOptions] = (ANY_IMAGE,)) -> Opened:
+def _open_original(
+    name: str, options: RuntimeOptions, placement: Placement, layouts: Sequence[ImageOptions] = (ANY_IMAGE,)
+) -> Opened:
     manifest = manifest_of(Path(name))
     if manifest is None:
-        return open_checkpoint(name, layouts)
+        return open_checkpoint(name, layouts, placement)
     if manifest["kind"] == "compressed" or manifest["plan"].get("stages"):
         raise InputError(f"{name}: is compressed, so it is no original; give the checkpoint it was made from")
     return open_bundle(Path(name), replace(options, engines=None))
 
 
-def open_checkpoint(name: str, layouts: Sequence[ImageOptions] = (ANY_IMAGE,)) -> Opened:
+def open_checkpoint(name: str, layouts: Sequence[ImageOptions] = (ANY_IMAGE,), placement: Placement = ON_CPU) -> Opened:
     """Open the original, which runs through the same code as a compressed model, with nothing taken away.
 
     Parameters
@@ -215,11 +225,12 @@ def open_checkpoint(name: str, layouts: Sequence[ImageOptions] = (ANY_IMAGE,)) -
     name : str
     layouts : sequence of ImageOptions
         What images it is made ready for; each image goes to the nearest.
+    placement : Placement
     """
     from vtc.models import load_adapter, model_digest, resolve_model
 
     path = resolve_model(name)
-    first = load_adapter(path, layouts[0])
+    first = load_adapter(path, layouts[0], placement)
     return original_of([first, *map(first.with_image_options, layouts[1:])], model_digest(path))
 
 
@@ -275,21 +286,24 @@ def _keeps(manifest: Manifest, plan: TokenPlan) -> list[int | None]:
     ]
 
 
-def open_compressed(path: Path, base: str | None = None) -> Opened:
+def open_compressed(path: Path, base: str | None = None, placement: Placement = ON_CPU) -> Opened:
     """Open a compressed model, which PyTorch runs; `base` says where its checkpoint is now, if it has moved."""
     from vtc.compressed.checkpoint import load_compressed
 
-    model, _, origin = load_compressed(path, base)
+    model, _, origin = load_compressed(path, base, placement)
     return compressed_contestant(path.resolve().name, model, origin.digest)
 
 
-def open_finished(path: Path) -> Opened:
+def open_finished(path: Path, placement: Placement = ON_CPU) -> Opened:
     """Open a compressed model or a bundle."""
     manifest = manifest_of(path)
-    return open_compressed(path) if manifest and manifest["kind"] == "compressed" else open_bundle(path)
+    compressed = manifest is not None and manifest["kind"] == "compressed"
+    return open_compressed(path, placement=placement) if compressed else open_bundle(path)
 
 
-def open_recipe(model: str, recipe: Recipe, image_options: ImageOptions = ANY_IMAGE) -> Opened:
+def open_recipe(
+    model: str, recipe: Recipe, image_options: ImageOptions = ANY_IMAGE, placement: Placement = ON_CPU
+) -> Opened:
     """Apply a recipe to a checkpoint, in PyTorch and in memory alone.
 
     Raises
@@ -301,7 +315,7 @@ def open_recipe(model: str, recipe: Recipe, image_options: ImageOptions = ANY_IM
 
     if left_open := measured(recipe):
         raise InputError(f"{recipe.name}: {left_open[0]} is left to calibration; vtc compress it, then show that")
-    checkpoint = load_checkpoint(model, image_options)
+    checkpoint = load_checkpoint(model, image_options, placement)
     with tempfile.TemporaryDirectory() as directory:
         done = complete(checkpoint, recipe, Path(directory))
     return compressed_contestant(recipe.name, done.model, checkpoint.origin.digest)

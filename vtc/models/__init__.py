@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from vtc.artifact import KINDS, artifact_kind
 from vtc.errors import MissingDependency, ModelError
 from vtc.facts.layout import ANY_IMAGE, ImageOptions
+from vtc.facts.placement import ON_CPU, Placement
 from vtc.models.checkpoint_files import adapter_fault, holds_weights, model_digest
 from vtc.models.configuration import check_small_files, read_configuration
 from vtc.models.refused import NEAREST, refusal
@@ -139,6 +140,6 @@ def check_model(path: Path, options: ImageOptions = ANY_IMAGE) -> Checked:
     return Checked(contents.told(outline.rules.words, unused), outline)
 
 
-def load_adapter(path: Path, options: ImageOptions = ANY_IMAGE) -> VLMAdapter:
+def load_adapter(path: Path, options: ImageOptions = ANY_IMAGE, placement: Placement = ON_CPU) -> VLMAdapter:
     """Load a checkpoint's weights and tokenizer into its family's adapter, for the images that it is to serve."""
-    return check_model(path, options).outline.with_weights()
+    return check_model(path, options).outline.with_weights(placement)

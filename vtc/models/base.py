@@ -24,6 +24,7 @@ from typing_extensions import Self
 from vtc.errors import CheckpointError, InputError, ModelError, all_faults, one_line
 from vtc.facts.layout import ANY_IMAGE, ImageLayout, ImageOptions
 from vtc.facts.model import ModelFacts
+from vtc.facts.placement import ON_CPU, Placement
 from vtc.inputs.pixels import PixelSpec, to_pixels
 from vtc.machine import machine_fault
 from vtc.models.chat_templates import needed_template
@@ -31,6 +32,7 @@ from vtc.models.images.processor_files import image_settings, video_settings
 from vtc.models.loading import load_tokenizer, load_weights
 from vtc.models.outline import outline_model
 from vtc.models.parts.attention import GROUPED_ATTENTION
+from vtc.models.placing import placed
 from vtc.models.prompts import Prompts
 
 _log = logging.getLogger(__name__)
@@ -177,15 +179,20 @@ class VLMAdapter(Prompts, ABC):
             raise CheckpointError(all_faults(faults))
         return adapter, unused
 
-    def with_weights(self) -> Self:
-        """The same checkpoint, its weights loaded in float32, from safetensors only.
+    def with_weights(self, placement: Placement = ON_CPU) -> Self:
+        """The same checkpoint, its weights loaded, from safetensors only.
 
         Raises
         ------
         ModelError
             If weights are damaged, or not finite numbers.
+        InputError
+            If there is no such device.
         """
-        model = load_weights(self.path, self.model_class)
+        places = placed(self, placement)
+        if places.words:
+            _log.warning("note: %s: %s", self.path, places.words)
+        model = load_weights(self.path, self.model_class, places)
         adapter = type(self)(self.path, self.facts, self.pixels, model, self.tokenizer, self.wanted)
         if told := adapter.rules.told:
             _log.warning("note: %s: %s", self.path, told)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shlex
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from vtc.artifact import sha256
-from vtc.errors import ModelError
+from vtc.errors import ModelError, one_line
 from vtc.files import open_regular, read_json
+from vtc.machine import machine_fault
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -28,6 +32,8 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json",
 TEMPLATES = ("chat_template.jinja", "additional_chat_templates/*.jinja")
 ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 INDEX_BYTES = 64 * 2**20
+TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+"""Types that a model can run in, as safetensors and PyTorch call them."""
 LFS = b"version https://git-lfs"
 
 
@@ -63,6 +69,35 @@ def weight_files(path: Path) -> list[Path]:
         more = f", and so are {len(missing) - 1} more of {len(shards)} files" if len(missing) > 1 else ""
         raise ModelError(f"{path}: weights are incomplete: {first}{more}; fetch them again (hf download MODEL)")
     return [path / name for name in shards]
+
+
+def stored_weights(path: Path) -> dict[str, int]:
+    """How many numbers of each type a checkpoint stores, by the names of PyTorch's types; the weights are not read.
+
+    Raises
+    ------
+    ModelError
+        If a file is missing or damaged.
+    """
+    found: dict[str, int] = {}
+    for file in weight_files(path):
+        try:
+            with safe_open(file, framework="numpy") as stored:
+                for name in stored.keys():  # noqa: SIM118 (not a dict)
+                    part = stored.get_slice(name)
+                    kind = TYPES.get(part.get_dtype(), part.get_dtype())
+                    found[kind] = found.get(kind, 0) + math.prod(part.get_shape())
+        except (OSError, ValueError, SafetensorError) as error:
+            raise machine_fault(error, file) or ModelError(
+                f"{file}: weights cannot be loaded ({one_line(error)}); fetch them again"
+            ) from error
+    return found
+
+
+def stored_dtype(path: Path) -> str:
+    """The type that most of a checkpoint's weights are stored in: ``float32``, ``bfloat16`` or ``float16``."""
+    found = {kind: count for kind, count in stored_weights(path).items() if kind in TYPES.values()}
+    return max(found, key=lambda kind: found[kind], default="float32")
 
 
 def has_model(path: Path) -> bool:

@@ -110,7 +110,7 @@ class Idefics3Adapter(ClipTower, LanguageModel):
         embeddings = self._tower.embeddings
         rows, height, width = embeddings.num_positions, *self.pixels.view
         stand_ins = {
-            "patch_embedding.weight": torch.zeros_like(embeddings.patch_embedding.weight[:1]),
+            "patch_embedding.weight": torch.zeros(1, *embeddings.patch_embedding.weight.shape[1:]),
             "patch_embedding.bias": torch.zeros(1),
             "position_embedding.weight": torch.arange(rows, dtype=torch.float32)[:, None],
         }

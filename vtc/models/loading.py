@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import safe_open
+from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
 from vtc.errors import ModelError, one_line
 from vtc.finite import first_not_finite
 from vtc.machine import machine_fault
+from vtc.models.checkpoint_files import weight_files
+from vtc.models.placing import Placed, offloaded
 
 
 def without_progress_bars() -> None:
@@ -20,14 +24,16 @@ def without_progress_bars() -> None:
     quiet()
 
 
-def load_weights(path: Path, model_class: type[PreTrainedModel]) -> Any:
-    """Load a model in float32, from safetensors only.
+def load_weights(path: Path, model_class: type[PreTrainedModel], placed: Placed) -> Any:
+    """Load a model, from safetensors only.
 
     Parameters
     ----------
     path : Path
         The checkpoint's directory.
     model_class : type
+    placed : Placed
+        Where its parts go, and in which type.
 
     Returns
     -------
@@ -42,7 +48,13 @@ def load_weights(path: Path, model_class: type[PreTrainedModel]) -> Any:
     load_model: Any = model_class.from_pretrained
     try:
         model, report = load_model(
-            path, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
+            path,
+            dtype=placed.dtype,
+            device_map=placed.device_map,
+            offload_folder=None if placed.folder is None else placed.folder.name,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
         )
     except Exception as error:  # transformers and safetensors raise kinds of their own
         raise machine_fault(error, path) or ModelError(
@@ -54,9 +66,21 @@ def load_weights(path: Path, model_class: type[PreTrainedModel]) -> Any:
             f"{path}: checkpoint cannot be loaded (weights lack {missing[0]} and {len(missing) - 1} more); "
             "fetch it again"
         )
-    if (name := first_not_finite(model.state_dict().items())) is not None:
+    if (name := first_not_finite(_numbers(path, model))) is not None:
         raise ModelError(f"{path}: weights of {name} are not all finite numbers; fetch or train them again")
+    model.offload_folder = placed.folder  # which is removed with the model
     return model
+
+
+def _numbers(path: Path, model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Weights by name; of a model whose parts stay on the disk those of its files, one at a time."""
+    if not offloaded(model):
+        yield from model.state_dict().items()
+        return
+    for file in weight_files(path):
+        with safe_open(file, framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118 (not a dict)
+                yield name, stored.get_tensor(name)
 
 
 def load_tokenizer(path: Path) -> Any:
