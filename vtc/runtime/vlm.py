@@ -51,6 +51,8 @@ class VLM:
     manifest : Manifest
     backend : Backend
         What runs the graphs; :func:`vtc.runtime.backends.open_backend` makes one.
+    image_cache : int
+        Bytes; see :class:`~vtc.runtime.options.RuntimeOptions`.
 
     Raises
     ------
@@ -58,11 +60,11 @@ class VLM:
         If a file of the bundle cannot be used.
     """
 
-    def __init__(self, manifest: Manifest, backend: Backend) -> None:
+    def __init__(self, manifest: Manifest, backend: Backend, image_cache: int = 0) -> None:
         self.manifest, self.backend = manifest, backend
         self.precision, self.variant, self.provider = backend.precision, backend.variant, backend.provider
         self.text = Text(manifest)
-        self.vision = Vision(manifest, backend)
+        self.vision = Vision(manifest, backend, image_cache)
 
     @classmethod
     def load(cls, path: str | Path, options: RuntimeOptions = RuntimeOptions(), **changes: Any) -> VLM:
@@ -88,7 +90,7 @@ class VLM:
         """
         options = replace(options, **changes)
         manifest = load_manifest(path, verify=options.verify)
-        vlm = cls(manifest, open_backend(manifest, options))
+        vlm = cls(manifest, open_backend(manifest, options), options.image_cache)
         vlm.open()
         return vlm
 
