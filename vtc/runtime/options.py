@@ -41,11 +41,14 @@ class RuntimeOptions:
     verify : bool
         Compare every file's hash with the manifest, and look for NaN and infinity among the weights of graphs; False
         compares sizes.
+    image_cache : int
+        Bytes of encoded images that are kept, so that a batch of the same pixels (and the same questions, where the
+        vision graph reads them) skips the vision graph; 0 keeps none. For ``onnxruntime`` alone.
 
     Raises
     ------
     InputError
-        If there can be no such number of threads.
+        If there can be no such number of threads or bytes, or the backend keeps no images.
     """
 
     backend: str = BACKENDS[0]
@@ -55,7 +58,12 @@ class RuntimeOptions:
     engines: str | Path | None = None
     verify: bool = True
     spin: bool = False
+    image_cache: int = 0
 
     def __post_init__(self) -> None:
         if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
             raise InputError(f"threads must be between 1 and {MOST_THREADS}, not {self.threads}")
+        if self.image_cache < 0:
+            raise InputError(f"image_cache must be at least 0 bytes, not {self.image_cache}")
+        if self.image_cache and self.backend != "onnxruntime":
+            raise InputError(f"image_cache is for onnxruntime; {self.backend} keeps no images, leave it out")

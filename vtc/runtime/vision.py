@@ -11,6 +11,7 @@ from vtc.errors import BundleError
 from vtc.inputs.schedule import query_tokens
 from vtc.runtime.decoder import PADDING
 from vtc.runtime.generation import Batch
+from vtc.runtime.image_cache import ImageCache, content_key
 from vtc.runtime.interface import Array, Backend, IntArray, LoadedGraph, Tensor
 
 
@@ -38,13 +39,17 @@ class Vision:
     ----------
     manifest : Manifest
     backend : Backend
+    cache_bytes : int
+        What may be kept of images that were seen; see :class:`~vtc.runtime.image_cache.ImageCache`.
     """
 
-    def __init__(self, manifest: Manifest, backend: Backend) -> None:
+    def __init__(self, manifest: Manifest, backend: Backend, cache_bytes: int = 0) -> None:
         self._width = manifest.generation.width
         self._backend = backend
         self._graphs: dict[str, LoadedGraph] = {}
         self._opening = threading.Lock()
+        self._cache: ImageCache[Seen] = ImageCache(cache_bytes)
+        self._last = threading.local()
 
     def open(self, served: ServedImage) -> LoadedGraph:
         """The graph of a layout.
@@ -60,13 +65,14 @@ class Vision:
             return self._graphs[served.suffix]
 
     def close(self) -> None:
-        """Let go of the graphs until the next image comes."""
+        """Let go of the graphs, and of what they have made, until the next image comes."""
         self._graphs.clear()
+        self._cache.clear()
 
     def run_ms(self, served: ServedImage) -> float:
-        """Milliseconds of a layout's last run by this thread; 0 where its graph is closed."""
+        """Milliseconds of a layout's last run by this thread; 0 where its graph is closed or what it gives was kept."""
         graph = self._graphs.get(served.suffix)
-        return graph.run_ms if graph else 0.0
+        return graph.run_ms if graph and not getattr(self._last, "kept", False) else 0.0
 
     def see(self, batch: Batch, pixels: Array, embeds: Tensor) -> Seen:
         """Encode a batch's images, by the questions where the graph reads them.
@@ -92,6 +98,18 @@ class Vision:
             own = embeds.numpy()[..., : self._width]
             feeds["text_embeds"] = own[where.image_rows[:, None], where.query_columns]
             feeds["text_mask"] = where.query_mask
+        key = content_key(served.suffix, feeds) if self._cache.most else b""
+        seen = self._cache.get(key)
+        self._last.kept = seen is not None
+        if seen is None:
+            seen = self._run(graph, feeds, batch)
+            seen.keep_indices.setflags(write=not self._cache.most)  # whoever is given it may not change what is kept
+            tensors = [seen.features, *([] if seen.padding is None else [seen.padding])]
+            self._cache.put(key, seen, seen.keep_indices.nbytes + sum(one.tensor_size_in_bytes() for one in tensors))
+        return seen
+
+    def _run(self, graph: LoadedGraph, feeds: dict[str, Array], batch: Batch) -> Seen:
+        served = batch.served
         outputs = graph.run(feeds, host=("keep_indices",))
         named = dict(zip(graph.outputs, outputs, strict=True))
         keep_indices = named["keep_indices"].numpy()

@@ -68,6 +68,8 @@ class VLM:
     manifest : Manifest
     backend : Backend
         What runs the graphs; :func:`vtc.runtime.backends.open_backend` makes one.
+    image_cache : int
+        Bytes; see :class:`~vtc.runtime.options.RuntimeOptions`.
 
     Raises
     ------
@@ -75,14 +77,14 @@ class VLM:
         If a file of the bundle cannot be used.
     """
 
-    def __init__(self, manifest: Manifest, backend: Backend) -> None:
+    def __init__(self, manifest: Manifest, backend: Backend, image_cache: int = 0) -> None:
         self.manifest, self.backend = manifest.at_budget(), backend
         self.budgets, self.every_image = manifest.budgets, manifest.images
         self._whole = manifest
         self._language = _Language(manifest, backend)
         self.precision, self.variant, self.provider = backend.precision, backend.variant, backend.provider
         self.text = Text(manifest)
-        self.vision = Vision(manifest, backend)
+        self.vision = Vision(manifest, backend, image_cache)
 
     def at_budget(self, keep: int) -> VLM:
         """The same bundle at one of its `budgets` of visual tokens, sharing all that is loaded.
@@ -120,7 +122,7 @@ class VLM:
         """
         options = replace(options, **changes)
         manifest = load_manifest(path, verify=options.verify)
-        vlm = cls(manifest, open_backend(manifest, options))
+        vlm = cls(manifest, open_backend(manifest, options), options.image_cache)
         vlm.open()
         return vlm
 
