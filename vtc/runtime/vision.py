@@ -103,7 +103,8 @@ class Vision:
         self._last.kept = seen is not None
         if seen is None:
             seen = self._run(graph, feeds, batch)
-            seen.keep_indices.setflags(write=not self._cache.most)  # whoever is given it may not change what is kept
+            if self._cache.most:
+                seen.keep_indices.setflags(write=False)  # whoever is given it may not change what is kept
             tensors = [seen.features, *([] if seen.padding is None else [seen.padding])]
             self._cache.put(key, seen, seen.keep_indices.nbytes + sum(one.tensor_size_in_bytes() for one in tensors))
         return seen
