@@ -53,11 +53,12 @@ docs: $(STAMP) ## Write the tables of README.md and docs/ that come from the cod
 wheel: $(STAMP) ## Build dist/vtc-VERSION-py3-none-any.whl, which pip installs on any machine
 	$(BIN)/python -m build --wheel --no-isolation
 
-study: $(STAMP) ## Measure everything that docs/learnpruner.md, docs/selectors.md and docs/precision.md show (over an hour)
+study: $(STAMP) ## Measure everything that docs/learnpruner.md, docs/selectors.md, docs/precision.md and docs/projectors.md show (over two hours)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt matplotlib
 	$(BIN)/python -m docs.studies.learnpruner
 	$(BIN)/python -m docs.studies.selectors
 	$(BIN)/python -m docs.studies.precision
+	$(BIN)/python -m docs.studies.projectors
 
 PEERS ?= out/peers
 performance: $(STAMP) ## Measure everything that docs/performance.md shows, other runtimes included (2 to 3 hours, 35 GB of disk; the machine to itself)

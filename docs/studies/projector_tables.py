@@ -14,7 +14,7 @@ from vtc.recipe.projectors.qmop import BRANCHES
 BUDGETS = (64, 36, 16, 9)
 HEADLINES = (36, 16)
 """Budgets at which QMoP is taken apart."""
-ELASTIC = "tokenflex"
+ELASTIC = "deco"
 """The elastic projector of which one model is compared with one for each budget."""
 
 METHODS: dict[str, dict[str, Any]] = {

@@ -89,8 +89,8 @@ def test_training_begins_with_the_models_own_projector(adapter: VLMAdapter) -> N
         ([stage("deco"), stage("deco")], "stages.1: stages.0 has projected the tokens already"),
         ([{"kind": "prune", "keep": 8, "selector": "uniform"}, stage("deco")], "stages.1: needs a whole grid, and st"),
         (
-            [{**stage("deco"), "keep": [4, 8]}],
-            "stages.0.keep: deco is made for one number of tokens; give one, or take an elastic one: tokenflex, mqt",
+            [{**stage("pixel_shuffle"), "keep": [4, 16]}],
+            "stages.0.keep: pixel_shuffle is made for one number of tokens; give one, or take an elastic one: deco, t",
         ),
         (
             [stage("deco"), {"kind": "prune", "keep": 2, "selector": "uniform"}],

@@ -12,8 +12,12 @@ import vtc
 from tests.tiny import image, recipe
 from tests.training.conftest import QUESTIONS, source
 from vtc.compressed.checkpoint import load_compressed
+from vtc.models import load_adapter
 from vtc.models.random.tiny_families import write_tiny
 from vtc.recipe.projectors import PROJECTORS
+from vtc.selectors.trained import fits, read_metadata, trained_part
+from vtc.training.distillation import _models, train_by_distillation
+from vtc.training.job import TrainingJob, new_part
 
 __all__ = ["source"]
 
@@ -51,6 +55,23 @@ def test_it_is_trained_for_several_views_and_for_positions_of_three_axes(
     with (tmp_path / "c" / "projector_log.csv").open() as file:
         log = list(csv.DictReader(file))
     assert float(log[-1]["loss"]) < float(log[0]["loss"])
+
+
+def test_an_elastic_one_is_trained_at_all_of_its_budgets(checkpoint: Path, source: Path, tmp_path: Path) -> None:
+    """Each budget is drawn, all change the same parameters, and the file says what it is good for."""
+    stage = {"kind": "project", "keep": [1, 4], "projector": {"name": "deco", "training": TRAINING}}
+    path = tmp_path / "projector.safetensors"
+    job = TrainingJob(load_adapter(checkpoint), "abc", recipe(stage), 0, path, str(source))
+    models, part = _models(job)
+    assert [model.plan.keep for model in models] == [1, 4]
+    for model in models:
+        own = trained_part(model.vision)
+        assert own is not None
+        assert all(mine is theirs for mine, theirs in zip(own.parameters(), part.parameters(), strict=True))
+    train_by_distillation(job)
+    assert read_metadata(path)["keep"] == "1,4"
+    for keep in (1, 4):
+        assert fits(path, new_part(job.adapter, job.recipe.at_budget(keep), 0), "abc")
 
 
 def test_a_model_that_has_nothing_to_train_needs_no_data(checkpoint: Path, tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_answers_are_scored_as_they_are_generated(name: str, adapter: VLMAdapter
     logits = model.score(images, questions, [prompt.answer for prompt in prompts])
     expected = torch.cat([torch.from_numpy(row) for row in logits]).log_softmax(dim=-1)
     for memory in (0, 2**30):
-        pair = distillation._Pair(model, compressed(adapter), prompts, memory)
+        pair = distillation._Pair([model], compressed(adapter), prompts, memory)
         found = distillation._answers(model, prompts)
         for again in (distillation._answers(model, prompts[::-1]), pair.wanted(prompts)):
             assert again.shape == found.shape
@@ -245,6 +245,6 @@ def test_an_answer_is_not_seen_by_what_sees_the_whole_prompt(source: Path, tmp_p
         [model.adapter.chat(prompt.item.question) for prompt in prompts],
     )
     logits = model.score(*asked, [prompt.answer for prompt in prompts])
-    distillation._Pair(model, compressed(model.adapter), prompts, 0)
+    distillation._Pair([model], compressed(model.adapter), prompts, 0)
     expected = torch.cat([torch.from_numpy(row) for row in logits]).log_softmax(dim=-1)
     torch.testing.assert_close(distillation._answers(model, prompts), expected, atol=1e-4, rtol=0)
