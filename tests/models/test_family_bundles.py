@@ -121,7 +121,7 @@ def test_bundle_answers_as_the_model(bundles: Bundles, case: Case, kind: str, mo
         repetition_penalty=1.3,
     )
     monkeypatch.setattr(model.adapter.model, "generation_config", settings)
-    facts = TypeAdapter(GenerationFacts).validate_python(described([model])["generation"])
+    facts = TypeAdapter(GenerationFacts).validate_python(described([model], [None])["generation"])
     monkeypatch.setattr(bundle.text, "facts", facts)
     ruled = [answer.token_ids for answer in model.generate(images, prompts, 12)]
     assert [list(answer.token_ids) for answer in bundle.generate(images, prompts, 12)] == ruled != ours

@@ -64,7 +64,7 @@ def test_layers_that_stay_on_the_disk_compute_the_same(
     for stages in (RECIPES["none"], RECIPES["learnpruner"]):
         asked = [[image(0)]], [adapter.chat("what ?")], [[5, 6, 7]]
         here, there = (compressed(one, *stages).score(*asked)[0] for one in (adapter, away))
-        assert np.array_equal(here, there)
+        np.testing.assert_allclose(here, there, atol=1e-5)  # where weights lie in memory decides about last bits
     assert next(iter(away.decoder_layers[3].parameters())).device.type == "meta"
 
 
