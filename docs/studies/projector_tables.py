@@ -24,6 +24,7 @@ METHODS: dict[str, dict[str, Any]] = {
             *("qmop", "deco", "pixel_shuffle", "ldpv2", "c_abstractor", "tokenpacker", "tokenflex", "mqt", "quecc"),
         )
     },
+    **{f"{name} + LoRA": {"name": name, "lora": {}} for name in ("qmop", "deco")},
     **{f"qmop, {branch} alone": {"name": "qmop", "branches": [branch]} for branch in BRANCHES},
 }
 """Label of a projector to how a recipe names it."""

@@ -36,8 +36,8 @@ from vtc.training.job import TrainingJob
 
 DOCS = Path(__file__).resolve().parents[1]
 FILE = "projector.safetensors"
-TRAINING = {"steps": 600, "questions": 3000, "validation": 100, "batch": 16, "seed": 0}
-DRAWN = 3200
+TRAINING = {"steps": 600, "questions": 11000, "validation": 100, "batch": 16, "learning_rate": 0.003, "seed": 0}
+DRAWN = 12000
 """Questions of the training split; those of the images that are validated on are not trained on."""
 Budget = int | tuple[int, ...]
 
@@ -75,7 +75,10 @@ class Study:
     def trained(self, label: str, keep: Budget) -> Path | None:
         """The directory of a projector's file; None where there is none."""
         named = "_".join(map(str, np.atleast_1d(keep)))
-        directory = self.work / f"{label.removesuffix(' alone').replace(', ', '-')}-{named}-seed{TRAINING['seed']}"
+        directory = (
+            self.work
+            / f"{label.removesuffix(' alone').replace(', ', '-').replace(' + ', '-')}-{named}-seed{TRAINING['seed']}"
+        )
         if self.train:
             directory.mkdir(parents=True, exist_ok=True)
             recipe = project(label, keep, training=TRAINING)

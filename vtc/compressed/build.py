@@ -6,12 +6,13 @@ import logging
 from collections.abc import Callable, Container, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from vtc.compressed.model import CompressedModel
 from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
+from vtc.models.lora import merge_lora
 from vtc.plan import TokenPlan, plan
 from vtc.recipe import Recipe
 from vtc.recipe.stages.base import METHODS, Place
@@ -45,7 +46,7 @@ def apply_recipe(
     model_digest : str
         The checkpoint's digest, which trained parts are checked against.
     from_state : bool
-        Leave trained parts empty: the caller loads them from a compressed model's state.
+        Leave trained parts empty: the caller fills them with :func:`load_state`.
     selectors : mapping of stage number to Selector
         Selectors of your own, in place of those that the recipe names in its ``prune`` stages.
 
@@ -69,7 +70,21 @@ def apply_recipe(
     weights = next(adapter.embed_tokens.parameters())
     for parameter in model.trained.parameters():
         parameter.data = parameter.data.to(weights.dtype)
+    if not from_state:
+        merge_lora(model.adapter)
     return model
+
+
+def load_state(model: CompressedModel, state: Mapping[str, Tensor]) -> None:
+    """Fill the trained parts of a model that was built to be filled `from_state`.
+
+    Raises
+    ------
+    RuntimeError
+        If the state is of another model.
+    """
+    model.trained.load_state_dict(state)
+    merge_lora(model.adapter)
 
 
 def check_questions(adapter: VLMAdapter, recipe: Recipe) -> None:
@@ -158,6 +173,8 @@ def build_modules(
         if module is None:
             continue
         modules[number] = module
+        if isinstance(module, TokenStage):
+            adapter = module.changed(adapter)
         part = trained_part(module)
         if part is not None and number not in empty and number not in own:
             load_trained(recipe.checkpoint(number), part, model_digest)
@@ -167,6 +184,8 @@ def build_modules(
 def assemble(adapter: VLMAdapter, token_plan: TokenPlan, modules: Modules) -> CompressedModel:
     """Put the modules of stages where they act; see :func:`apply_recipe` for what comes out."""
     stages = [module for module in modules.values() if isinstance(module, TokenStage)]
+    for stage in stages:
+        adapter = stage.changed(adapter)
     cuts = {token_plan.segment_of(n): module for n, module in modules.items() if isinstance(module, CutStage)}
     tells_padding = bool(cuts) and adapter.pixels.pads
     vision = VisionEncoder(adapter, token_plan.encoder_layers, stages, tells_padding=tells_padding)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vtc.artifact import MANIFEST, publish, read_manifest, verify_files
-from vtc.compressed.build import apply_recipe
+from vtc.compressed.build import apply_recipe, load_state
 from vtc.compressed.model import CompressedModel
 from vtc.errors import BundleError, ModelError, one_line
 from vtc.facts.layout import ImageOptions, image_options_of
@@ -142,7 +142,7 @@ def load_compressed(
     model = apply_recipe(adapter, recipe, from_state=True)
     state = {re.sub(r"^entrances\b", "handoffs", name): value for name, value in _state(path).items()}
     try:
-        model.trained.load_state_dict(state)
+        load_state(model, state)
     except RuntimeError as error:
         words = " ".join(str(error).split())[:200]
         raise BundleError(f"{path / STATE}: is not of this model ({words}); compress again") from None

@@ -323,6 +323,8 @@ def open_recipe(
 
 def compressed_contestant(name: str, model: CompressedModel, model_sha256: str) -> Opened:
     """Make a contestant of a compressed model that is in memory already."""
+    from vtc.models.lora import without_lora
+
     adapter = model.adapter
 
     def keep_indices(images: list[Image.Image], questions: list[str]) -> NDArray[np.int64]:
@@ -333,7 +335,7 @@ def compressed_contestant(name: str, model: CompressedModel, model_sha256: str) 
     grid = adapter.facts.grid if adapter.facts.layout.spans == 1 else None
     locator = _locator(keep_indices, plan, grid, adapter.facts.image_size)
     contestant = Contestant(name, model, adapter.chat, locator, model.plan.layer_average)
-    return Opened(contestant, model_sha256, plan, [adapter], [baseline_keep(plan)])
+    return Opened(contestant, model_sha256, plan, [without_lora(adapter)], [baseline_keep(plan)])
 
 
 def _refuse_clips(name: str, frames: int) -> None:

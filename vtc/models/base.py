@@ -30,6 +30,7 @@ from vtc.machine import machine_fault
 from vtc.models.chat_templates import needed_template
 from vtc.models.images.processor_files import image_settings, video_settings
 from vtc.models.loading import load_tokenizer, load_weights
+from vtc.models.lora import LoraFactors
 from vtc.models.outline import outline_model
 from vtc.models.parts.attention import GROUPED_ATTENTION
 from vtc.models.placing import placed
@@ -53,6 +54,8 @@ class VLMAdapter(Prompts, ABC):
         The `transformers` model, frozen, in evaluation mode.
     wanted : ImageOptions
         What images it was asked to be made ready for.
+    lora : LoraFactors or None
+        Of the updates of its decoder, where it has any (see :func:`vtc.models.lora.with_lora`).
     """
 
     family: ClassVar[str]
@@ -76,6 +79,7 @@ class VLMAdapter(Prompts, ABC):
         self.pixels = pixels
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
+        self.lora: LoraFactors | None = None
 
     @classmethod
     @abstractmethod

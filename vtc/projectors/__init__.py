@@ -109,7 +109,7 @@ def _m3(entry: entries.M3Entry, at: Site) -> M3:
 def _qmop(entry: entries.QmopEntry, at: Site) -> Qmop:
     (cls,) = at.layers(entry) or (None,)
     keep_grid, heads, image = entry.grid_of(at.keep, at.grid), heads_of(at.width, 64), entry.image(at.adapter.facts)
-    sizes = at.width, heads, at.out, image, at.out, entry.router
+    sizes = at.width, heads, at.out, image, entry.question * at.out, entry.router
     linear = entry.projection == "linear"
     made = Qmop(at.grid, keep_grid, *sizes, entry.mixture, cls, entry.branches, linear)
     for layers in made.projections.values():

@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 
 from vtc.facts.layout import Grid
+from vtc.models.lora import LoraFactors
 from vtc.recipe.needs import NOTHING, Needs
 from vtc.selectors.trained import TrainedPart
 from vtc.visual_tokens import VisualTokens
 
 Own = Callable[[Tensor], Tensor]
 """A model's own projector, of tokens (B, N, D) in the encoder's space."""
+LATER = {"lora": "none", "question": "yes"}
+"""What files of before there was a choice do not say."""
 
 
 class Projector(nn.Module, ABC):
@@ -53,6 +56,8 @@ class TrainedProjector(Projector, TrainedPart):
         Numbers of tokens that training is to make it good at, ascending.
     encoder_layers : tuple of int
         Those that run before it.
+    lora : LoraFactors or None
+        Of the decoder's updates that are trained with it.
     """
 
     noun = "projector"
@@ -60,6 +65,7 @@ class TrainedProjector(Projector, TrainedPart):
     def __init__(self, grid: Grid, keep: int) -> None:
         super().__init__(grid, keep)
         self.method = ""
+        self.lora: LoraFactors | None = None
         self.budgets: tuple[int, ...] = (keep,)
         self.encoder_layers: tuple[int, ...] = ()
 
@@ -71,12 +77,13 @@ class TrainedProjector(Projector, TrainedPart):
             "grid": f"{self.grid[0]}x{self.grid[1]}",
             "keep": ",".join(map(str, self.budgets)),
             "encoder_layers": layers,
+            "lora": LATER["lora"] if self.lora is None else str(self.lora),
         }
 
     def accepts(self, name: str, stored: str | None) -> bool:
         """A file may have been trained for more budgets than are asked for."""
         if name != "keep" or stored is None:
-            return super().accepts(name, stored)
+            return super().accepts(name, LATER.get(name) if stored is None else stored)
         return set(map(str, self.budgets)) <= set(stored.split(","))
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,8 @@ class Qmop(TrainedProjector):
     width, heads, out : int
         Values of a token of the encoder, heads of the resampler, and values of a token of the decoder.
     image, text, inner : int
-        Values of the image's and of the question's vector, and of the router's inner layer.
+        Values of the image's and of the question's vector, and of the router's inner layer; `text` is 0 for a router
+        that reads no question.
     mixture : {"top_2", "all"}
         Whether the branch that the router rates lowest is left out, where there are three.
     cls_layer : int or None
@@ -74,6 +75,8 @@ class Qmop(TrainedProjector):
     ) -> None:
         super().__init__(grid, prod(keep_grid))
         self.mixture, self.cls_layer = mixture, cls_layer
+        self.text, self.equal, self.balance = text, False, 0.0
+        self.rated: Tensor | None = None
         kinds: dict[Branch, Callable[[], nn.Module]] = {
             "resampler": lambda: LearnedQueries(grid, self.keep, width, heads),
             "pooling": lambda: pooling(grid, keep_grid),
@@ -84,7 +87,8 @@ class Qmop(TrainedProjector):
             {branch: nn.Linear(width, out) if linear else two_layers(width, out, out) for branch in branches}
         )
         if len(branches) > 1:
-            self.norm_image, self.norm_text = nn.LayerNorm(image, eps=EPSILON), nn.LayerNorm(text, eps=EPSILON)
+            self.norm_image = nn.LayerNorm(image, eps=EPSILON)
+            self.norm_text = nn.LayerNorm(text, eps=EPSILON) if text else None
             self.router = nn.Sequential(nn.Linear(image + text, inner), nn.GELU(), nn.Linear(inner, len(branches)))
 
     @property
@@ -97,19 +101,46 @@ class Qmop(TrainedProjector):
         if not self.routed:
             return NOTHING
         readings = [] if self.cls_layer is None else [Reading("cls_state", self.cls_layer)]
-        return Needs(frozenset(readings), text=True)
+        return Needs(frozenset(readings), text=self.text > 0)
 
     @property
     def made_for(self) -> Mapping[str, str]:
-        return {**super().made_for, "branches": ",".join(self.branches), "mixture": self.mixture}
+        question = "yes" if self.text or not self.routed else "no"
+        own = {"branches": ",".join(self.branches), "mixture": self.mixture, "question": question}
+        return {**super().made_for, **own}
+
+    def prepare(self, config: Any, progress: float) -> None:
+        self.equal, self.balance = progress < config.equal_first, config.balance
+
+    def penalty(self) -> Tensor | None:
+        """Load loss, 1 where branches are used equally and more elsewhere.
+
+        As in Switch Transformer (arXiv 2101.03961, eq. 4), a branch's load being the mean of its weight.
+        """
+        rated, self.rated = self.rated, None
+        if rated is None or self.equal or not self.balance:
+            return None
+        load = self.mixed(rated.detach()).mean(dim=0)
+        return self.balance * rated.shape[1] * (load * rated.softmax(dim=-1).mean(dim=0)).sum()
 
     def made(self, features: Tensor) -> Tensor:
         """What each branch makes of the tokens, (branches, B, K, out)."""
         return torch.stack([self.projections[name](branch(features)) for name, branch in self.branches.items()])
 
-    def weights(self, image: Tensor, question: Tensor) -> Tensor:
+    def weights(self, image: Tensor, question: Tensor | None) -> Tensor:
         """Of each branch, (B, branches), for vectors of images (B, image) and of questions (B, text)."""
-        logits: Tensor = self.router(torch.cat([self.norm_image(image), self.norm_text(question)], dim=-1))
+        vectors = [self.norm_image(image)]
+        if self.norm_text is not None:
+            vectors.append(self.norm_text(question))
+        logits: Tensor = self.router(torch.cat(vectors, dim=-1))
+        if self.training:
+            self.rated = logits
+            if self.equal:
+                return torch.full_like(logits, 1 / logits.shape[1])
+        return self.mixed(logits)
+
+    def mixed(self, logits: Tensor) -> Tensor:
+        """Weights of branches by what the router says of them, both (B, branches)."""
         if self.mixture == "all" or len(self.branches) == 2:
             return logits.softmax(dim=-1)
         # Of equal ones the first are taken.
@@ -123,14 +154,16 @@ class Qmop(TrainedProjector):
         weights = self.weights(*self.vectors(tokens))
         return (weights.transpose(0, 1)[..., None, None] * made).sum(dim=0)
 
-    def vectors(self, tokens: VisualTokens) -> tuple[Tensor, Tensor]:
+    def vectors(self, tokens: VisualTokens) -> tuple[Tensor, Tensor | None]:
         """What the router reads, of images (B, image) and of questions (B, text)."""
-        if tokens.text is None:
-            raise AssertionError("the question is among its needs")
         features = tokens.features
         image = features.mean(dim=1)
         if self.cls_layer is not None:
             image = tokens.readings[Reading("cls_state", self.cls_layer)]
+        if not self.text:
+            return image, None
+        if tokens.text is None:
+            raise AssertionError("the question is among its needs")
         return image, tokens.text.mean.to(features)
 
 

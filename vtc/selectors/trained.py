@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -33,6 +33,13 @@ class TrainedPart(nn.Module):
     def accepts(self, name: str, stored: str | None) -> bool:
         """Whether what a file says under one of the names of `made_for` is right for this part."""
         return stored == self.made_for[name]
+
+    def prepare(self, config: Any, progress: float) -> None:
+        """Be told before a step of training what is trained how, and what share of the steps is done."""
+
+    def penalty(self) -> Tensor | None:
+        """What the loss of the step that was just computed gets on top of it."""
+        return None
 
 
 def trained_part(module: nn.Module | None) -> TrainedPart | None:

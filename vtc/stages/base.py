@@ -131,6 +131,10 @@ class TokenStage(nn.Module, ABC):
         """What it looks at beyond the features and the grid."""
         return NOTHING
 
+    def changed(self, adapter: VLMAdapter) -> VLMAdapter:
+        """The model as later stages and the decoder have it: one that was trained with this stage, or `adapter`."""
+        return adapter
+
     @abstractmethod
     def forward(self, tokens: VisualTokens) -> VisualTokens:
         """Make the tokens that go on."""

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from vtc.facts.layout import Grid
 from vtc.models.base import VLMAdapter
+from vtc.models.lora import with_lora
 from vtc.projectors import build_projector
 from vtc.projectors.base import Projector, TrainedProjector
 from vtc.recipe.needs import Needs
+from vtc.recipe.projectors.base import TrainedProjectorEntry
 from vtc.recipe.stages import ProjectEntry
 from vtc.stages.base import BuildContext, TokenStage
 from vtc.visual_tokens import TextEmbeddings, VisualTokens, in_grids
@@ -24,7 +26,7 @@ class Project(TokenStage):
     ----------
     projector : Projector
     adapter : VLMAdapter
-        Whose own projector some go on with.
+        Whose own projector some go on with, and whose decoder follows: tuned with the projector, where that has `lora`.
     grids : sequence of (int, int)
         That the new tokens fill; none where they fill none.
     views : int
@@ -41,6 +43,9 @@ class Project(TokenStage):
     @property
     def needs(self) -> Needs:
         return self.projector.needs
+
+    def changed(self, adapter: VLMAdapter) -> VLMAdapter:
+        return adapter if self.adapter.lora is None else self.adapter
 
     def forward(self, tokens: VisualTokens) -> VisualTokens:
         """New tokens in the decoder's space."""
@@ -76,6 +81,11 @@ def build(entry: ProjectEntry, context: BuildContext) -> Project:
     grid, views = context.step.grids_in[0], len(context.step.grids_in)
     running = context.plan.encoder_layers
     projector = build_projector(entry.projector, context.adapter, grid, context.keep_per_span // views, running)
-    if isinstance(projector, TrainedProjector) and entry.budgets:
-        projector.budgets = tuple(context.plan.per_span(keep) // views for keep in entry.budgets)
-    return Project(projector, context.adapter, context.step.grids_out, views)
+    adapter = context.adapter
+    if isinstance(projector, TrainedProjector) and isinstance(entry.projector, TrainedProjectorEntry):
+        if entry.budgets:
+            projector.budgets = tuple(context.plan.per_span(keep) // views for keep in entry.budgets)
+        if (lora := entry.projector.lora) is not None:
+            adapter = with_lora(adapter, lora.rank, lora.alpha) if adapter.lora is None else adapter
+            projector.lora = adapter.lora
+    return Project(projector, adapter, context.step.grids_out, views)

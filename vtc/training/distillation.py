@@ -173,10 +173,15 @@ def _train(
         rate = config.learning_rate * learning_rate_factor(step, config.steps)
         set_relative_rate(optimizer, rate)
         model = pair.models[int(rng.integers(len(pair.models)))]
+        learner = trained_part(model.vision)
+        assert learner is not None
+        learner.train().prepare(config, step / config.steps)
         wanted, ours = pair.wanted(batch), _answers(model, batch)
         targets = _targets(batch).to(ours.device)
         lm, kl = F.nll_loss(ours, targets), F.kl_div(ours, wanted, reduction="batchmean", log_target=True)
         loss = config.lm_weight * lm + config.kl_weight * kl
+        if (penalty := learner.eval().penalty()) is not None:
+            loss = loss + penalty
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

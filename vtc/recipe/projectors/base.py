@@ -11,6 +11,7 @@ from pydantic import Field
 
 from vtc.facts.layout import Grid, smaller_grid
 from vtc.facts.model import ModelFacts
+from vtc.recipe.lora import Lora
 from vtc.recipe.needs import Reading
 from vtc.recipe.selectors.base import Product
 from vtc.recipe.trained import Trained
@@ -71,10 +72,13 @@ class TrainedProjectorEntry(ProjectorEntry, Trained):
     stem = "projector"
     training: DistillationTraining | None = None
     """How it is trained; goes with ``checkpoint: auto``."""
+    lora: Lora | None = None
+    """Updates of the decoder that are trained with it, and are part of its file; without, the decoder stays as it
+    is."""
 
     @property
     def shipped(self) -> str:
-        return f"{self.stem}-{self.name}"
+        return f"{self.stem}-{self.name}" + "-lora" * (self.lora is not None)
 
 
 class PooledEntry(TrainedProjectorEntry):

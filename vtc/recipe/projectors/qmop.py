@@ -13,9 +13,20 @@ from vtc.facts.model import ModelFacts
 from vtc.recipe.needs import Reading
 from vtc.recipe.projectors.base import PooledEntry, linear, passing, pooling
 from vtc.recipe.selectors.base import Product
+from vtc.recipe.training import DistillationTraining
+from vtc.recipe.values import Weight
 
 Branch = Literal["resampler", "pooling", "pruning"]
 BRANCHES: tuple[Branch, ...] = get_args(Branch)
+
+
+class QmopTraining(DistillationTraining):
+    """Training of a mixture of projectors."""
+
+    equal_first: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Share of the steps, the first ones, in which all branches weigh the same, whatever the router says."""
+    balance: Weight = 0.01
+    """Weight of the loss that keeps the router from leaving out the same branch for all questions."""
 
 
 class QmopEntry(PooledEntry):
@@ -40,6 +51,10 @@ class QmopEntry(PooledEntry):
     """Whether the branch that the router rates lowest is left out."""
     router: Annotated[int, Field(ge=1)] = 256
     """Inner size of the router."""
+    question: bool = True
+    """Whether the router looks at the question, or at the image alone."""
+    training: QmopTraining | None = None
+    """How it is trained; goes with ``checkpoint: auto``."""
 
     @field_validator("branches")
     @classmethod
@@ -55,7 +70,7 @@ class QmopEntry(PooledEntry):
 
     @property
     def seeks_question(self) -> bool:
-        return self.routed
+        return self.routed and self.question
 
     def readings(self, facts: ModelFacts) -> tuple[Reading, ...]:
         reads = self.routed and facts.encoder.has_cls
@@ -68,15 +83,14 @@ class QmopEntry(PooledEntry):
 
     def parameters(self, facts: ModelFacts, keep: int, grid: Grid) -> int:
         width = facts.token_width
-        vectors = self.image(facts) + facts.decoder.width
+        vectors = self._vectors(facts)
         router = 2 * vectors + linear((vectors, self.router), (self.router, len(self.branches)))
         own = {"resampler": (keep + prod(grid)) * width + 2 * width + 4 * width**2, "pruning": linear((width, 1))}
         branches = sum(own.get(branch, 0) + linear(*self._layers(facts)) for branch in self.branches)
         return branches + self.routed * router
 
     def products(self, facts: ModelFacts, keep: int, grid: Grid) -> Iterable[Product]:
-        width, tokens = facts.token_width, prod(grid)
-        vectors = self.image(facts) + facts.decoder.width
+        width, tokens, vectors = facts.token_width, prod(grid), self._vectors(facts)
         own: dict[Branch, list[Product]] = {
             "resampler": [
                 *[(keep, width, width), (tokens, width, 2 * width), (keep, width, tokens), (keep, tokens, width)],
@@ -89,6 +103,10 @@ class QmopEntry(PooledEntry):
             product for branch in self.branches for product in (*own[branch], *passing(keep, *self._layers(facts)))
         ]
         return branches + self.routed * [(1, vectors, self.router), (1, self.router, len(self.branches))]
+
+    def _vectors(self, facts: ModelFacts) -> int:
+        """Values that the router reads."""
+        return self.image(facts) + self.question * facts.decoder.width
 
     def _layers(self, facts: ModelFacts) -> list[tuple[int, int]]:
         """Inputs and outputs of what takes a branch's tokens to the decoder."""

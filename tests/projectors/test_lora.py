@@ -1,0 +1,99 @@
+"""A decoder is tuned with the projector: trained, merged, exported, and the checkpoint stays as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import vtc
+from tests.projectors.test_training import TRAINING
+from tests.tiny import image, recipe
+from tests.training.conftest import QUESTIONS, source
+from vtc.compressed.build import apply_recipe
+from vtc.compressed.checkpoint import at_budgets, load_compressed
+from vtc.compressed.model import CompressedModel
+from vtc.errors import InputError
+from vtc.evaluate.contestants import compressed_contestant
+from vtc.models import load_adapter
+from vtc.models.lora import merge_lora, with_lora, without_lora
+from vtc.models.random.tiny_families import write_tiny
+from vtc.selectors.trained import read_metadata
+from vtc.training.frozen import tensors_digest
+
+__all__ = ["source"]
+
+STAGE = {
+    "kind": "project",
+    "keep": [1, 4],
+    "projector": {"name": "deco", "lora": {"rank": 4, "alpha": 8}, "training": TRAINING},
+}
+
+
+@pytest.fixture(scope="module")
+def compressed(checkpoint: Path, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("lora") / "c"
+    vtc.compress(checkpoint, recipe(STAGE), out=out, data=source)
+    return out
+
+
+def logits(model: CompressedModel) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.prefill(*model.inputs([[image(0)]], [model.adapter.chat("what is it ?")]))[0]
+
+
+def test_it_is_trained_merged_exported_and_run(compressed: Path, checkpoint: Path, tmp_path: Path) -> None:
+    assert read_metadata(compressed / "projector.safetensors")["lora"] == "rank 4, alpha 8"
+    model, resolved, _ = load_compressed(compressed)
+    assert not any(hasattr(module, "lora_A") for module in model.segments.modules())
+    own = load_adapter(checkpoint).decoder_layers[0].self_attn.q_proj.weight
+    assert not torch.equal(model.adapter.decoder_layers[0].self_attn.q_proj.weight, own)
+
+    vtc.export(compressed, out=tmp_path / "b", samples=2)
+    bundle = vtc.load(tmp_path / "b")
+    for keep, at in at_budgets(model, resolved).items():
+        for number, question in enumerate(QUESTIONS):
+            expected = at.generate([[image(number)]], [at.adapter.chat(question)], max_new_tokens=6)[0].text
+            assert bundle.ask(image(number), question, max_new_tokens=6, keep=keep) == expected
+
+
+def test_budgets_share_the_merged_weights(compressed: Path) -> None:
+    model, resolved, _ = load_compressed(compressed)
+    smaller = at_budgets(model, resolved)[1]
+    pairs = zip(model.segments.parameters(), smaller.segments.parameters(), strict=True)
+    assert all(one is other for one, other in pairs)
+
+
+def test_what_it_is_compared_with_is_not_tuned(compressed: Path, checkpoint: Path) -> None:
+    model, *_ = load_compressed(compressed)
+    (original,) = compressed_contestant("c", model, "abc").adapters
+    assert tensors_digest(original.model) == tensors_digest(load_adapter(checkpoint).model)
+
+
+@pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl", "qwen3_vl_moe", "gemma3"])
+def test_a_merged_update_is_the_update(family: str, tmp_path: Path) -> None:
+    """Merged or not, the answers are the same, and those of the model around which it was built stay as they were."""
+    write_tiny(family, tmp_path / "m", encoder_layers=2, decoder_layers=2)
+    adapter = load_adapter(tmp_path / "m")
+    before = logits(apply_recipe(adapter, recipe()))
+    tuned = with_lora(adapter, rank=2, alpha=8)
+    assert tuned.lora is not None
+    model = apply_recipe(tuned, recipe(), from_state=True)
+    torch.testing.assert_close(logits(model), before)
+    for parameter in tuned.lora.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    updated = logits(model)
+    assert (updated - before).abs().max() > 1e-2
+    merge_lora(tuned)
+    torch.testing.assert_close(logits(apply_recipe(tuned, recipe())), updated, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits(apply_recipe(without_lora(tuned), recipe())), before)
+
+
+def test_a_file_of_another_rank_is_refused(compressed: Path, checkpoint: Path) -> None:
+    _, resolved, _ = load_compressed(compressed)
+    entry = resolved.stages[0].projector.model_copy(update={"lora": None})
+    plain = resolved.model_copy(update={"stages": (resolved.stages[0].model_copy(update={"projector": entry}),)})
+    with pytest.raises(InputError, match="trained for lora rank 4, alpha 8, here it is none; train it again"):
+        apply_recipe(load_adapter(checkpoint), plain, model_digest=load_compressed(compressed)[2].digest)
