@@ -30,6 +30,7 @@ from vtc.projectors import build_projector
 from vtc.projectors.deco import Deco
 from vtc.projectors.pixel_shuffle import PixelShuffle
 from vtc.recipe.projectors import PROJECTORS, DecoEntry, PixelShuffleEntry
+from vtc.recipe.selectors import ENCODER_SELECTORS
 from vtc.selectors.trained import TrainedPart, load_trained, save_trained, trained_part
 from vtc.stages.project import Project
 from vtc.visual_tokens import in_grids
@@ -73,6 +74,24 @@ def test_it_makes_exactly_what_the_plan_says(name: str, adapter: VLMAdapter) -> 
     assert places.tolist() == [list(range(KEEPS.get(name, 4)))] * 2
 
 
+@pytest.mark.parametrize("selector", [name for name, entry in ENCODER_SELECTORS.items() if entry.after_projector])
+def test_a_selector_may_choose_among_the_new_tokens(selector: str, adapter: VLMAdapter) -> None:
+    """It keeps some of them as they are, at their places on the new grid, and the plan counts what that takes."""
+    pruning = {"kind": "prune", "keep": 2, "selector": selector, "positions": "original"}
+    made = recipe(stage("deco"), pruning)
+    whole, model = projected(adapter, "deco"), apply_recipe(adapter, made, from_state=True)
+    prompt = adapter.chat("what digit is red ?")
+    text_tokens = len(adapter.tokenize([prompt], [1], 1)[0][0]) - 1
+    (tokens, _), (kept, places) = (one.features([[image(0)]], [prompt]) for one in (whole, model))
+    assert places.shape == (1, 2)
+    assert torch.equal(kept[0], tokens[0, places[0]])
+    planned = plan(made, adapter.facts, text_tokens=text_tokens)
+    assert (planned.keep, planned.position_span) == (2, 4)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model.generate([[image(0)]], [prompt], max_new_tokens=1)
+    assert planned.flops["exact"] == pytest.approx(counter.get_total_flops(), rel=0.002)
+
+
 @torch.inference_mode()
 def test_training_begins_with_the_models_own_projector(adapter: VLMAdapter) -> None:
     tokens = in_grids(torch.randn(2, prod(GRID), adapter.facts.token_width), [GRID])
@@ -93,8 +112,17 @@ def test_training_begins_with_the_models_own_projector(adapter: VLMAdapter) -> N
             "stages.0.keep: pixel_shuffle is made for one number of tokens; give one, or take an elastic one: deco, t",
         ),
         (
-            [stage("deco"), {"kind": "prune", "keep": 2, "selector": "uniform"}],
-            "stages.1: prune happens before project",
+            [stage("deco"), {"kind": "prune", "keep": 2, "selector": "cls_attention"}],
+            "stages.1.selector: cls_attention looks at the encoder's tokens, and stages.0 has made others in the "
+            "decoder's space; after a project these work: random, uniform, divprune, cdpruner",
+        ),
+        (
+            [stage("deco"), {"kind": "prune", "keep": 2, "selector": "uniform"}, stage("m3")],
+            "stages.2: stages.0 has projected the tokens already",
+        ),
+        (
+            [stage("deco"), {"kind": "frequency_filter", "keep": 0.5}],
+            "stages.1: frequency_filter happens before project; move it before stages.0",
         ),
     ],
 )

@@ -7,29 +7,32 @@ from vtc.plan.faults import Faults
 from vtc.plan.stages import NUMBERS
 from vtc.plan.state import Rules
 from vtc.recipe import Recipe
-from vtc.recipe.stages import STAGES
+from vtc.recipe.stages import STAGES, Place
 from vtc.tables import line
 
 
 def check_combination(recipe: Recipe, faults: Faults, facts: ModelFacts | None = None) -> None:
     """Report stages that cannot work together on any model; one that is known makes advice fit it."""
-    _check_order(recipe, faults)
-    for number, stage in enumerate(recipe.stages):
+    places = _places(recipe, faults)
+    for number, (stage, place) in enumerate(zip(recipe.stages, places, strict=True)):
         numbers = line(NUMBERS, stage, "NUMBERS of vtc.plan.stages")
-        numbers.check(stage, Rules(number, stage.place, recipe.stages[:number], facts, faults))
+        numbers.check(stage, Rules(number, place, recipe.stages[:number], facts, faults))
     _check_budget(recipe, faults)
 
 
-def _check_order(recipe: Recipe, faults: Faults) -> None:
-    """Report stages that stand after one of a later place."""
+def _places(recipe: Recipe, faults: Faults) -> list[Place]:
+    """Where each stage acts; report those that stand after one of a later place."""
+    places: list[Place] = []
     latest = 0
     for number, stage in enumerate(recipe.stages):
-        before = recipe.stages[latest]
-        if stage.place >= before.place:
+        before = places[latest] if places else stage.place
+        places.append(max(stage.place, min(before, stage.until or stage.place)))
+        if places[number] >= before:
             latest = number
         else:
-            problem = f"{stage.deed} happens before {before.deed}; move it before stages.{latest}"
+            problem = f"{stage.deed} happens before {recipe.stages[latest].deed}; move it before stages.{latest}"
             faults.add(number, "", problem)
+    return places
 
 
 def _check_budget(recipe: Recipe, faults: Faults) -> None:

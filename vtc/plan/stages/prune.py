@@ -24,8 +24,15 @@ def check(entry: PruneEntry, rules: Rules) -> None:
     name, facts = entry.selector.name, rules.facts
     pruned = bool(rules.find(lambda stage: not stage.keeps_grid))
     remade = rules.find(lambda stage: not stage.keeps_places)
-    works = these_work(facts, remade=bool(remade), pruned=pruned)
-    if remade and entry.selector.reads_encoder_grid:
+    projected = rules.find(lambda stage: bool(stage.projectors))
+    works = these_work(facts, remade=bool(remade), pruned=pruned, projected=bool(projected))
+    if projected and not entry.selector.after_projector:
+        rules.fault(
+            "selector",
+            f"{name} looks at the encoder's tokens, and stages.{projected[0]} has made others in the decoder's space; "
+            f"after a {rules.earlier[projected[0]].kind} these work: {works}",
+        )
+    elif remade and entry.selector.reads_encoder_grid:
         rules.fault(
             "selector",
             f"{name} scores the encoder's own patches, and stages.{remade[0]} has "
@@ -57,7 +64,7 @@ def step(entry: PruneEntry, state: TokenState, context: Context) -> Step:
     return Step(after, selector.described(layers), layers=layers, parameters=selector.parameters(facts))
 
 
-def these_work(facts: ModelFacts | None, *, remade: bool, pruned: bool) -> str:
+def these_work(facts: ModelFacts | None, *, remade: bool, pruned: bool, projected: bool = False) -> str:
     """Name the selectors that can choose among a model's tokens.
 
     Parameters
@@ -68,9 +75,13 @@ def these_work(facts: ModelFacts | None, *, remade: bool, pruned: bool) -> str:
         Whether an earlier stage has replaced the encoder's own patches.
     pruned
         Whether an earlier stage has pruned already, so that grids are no longer whole.
+    projected
+        Whether an earlier stage has made tokens in the decoder's space.
     """
     return ", ".join(
         name
         for name, entry in ENCODER_SELECTORS.items()
-        if not (remade and entry.reads_encoder_grid) and (facts is None or entry.why_not(facts, pruned=pruned) is None)
+        if not (remade and entry.reads_encoder_grid)
+        and not (projected and not entry.after_projector)
+        and (facts is None or entry.why_not(facts, pruned=pruned) is None)
     )

@@ -59,6 +59,8 @@ class EncoderSelectorEntry(SelectorEntry):
     """Its scores belong to the encoder's own patches, so no other stage may have replaced those."""
     projects: ClassVar[bool] = False
     """It looks at all tokens in the decoder's space, so the projector runs before it."""
+    after_projector: ClassVar[bool] = False
+    """It looks at nothing but tokens in the decoder's space, and so may choose among those of a `project` stage."""
     compares_patches: ClassVar[bool] = False
     """It looks at attention of every patch to every other, so all must have seen each other."""
     needs_cls: ClassVar[bool] = False

@@ -19,6 +19,7 @@ class CDPrunerEntry(EncoderSelectorEntry):
     paper = "CDPruner (arXiv 2506.10967)"
     reads = "projected tokens and the question"
     projects = True
+    after_projector = True
     text_aware = True
     name: Literal["cdpruner"] = "cdpruner"
     relevance: Literal["cosine", "negative_cosine"] = "cosine"

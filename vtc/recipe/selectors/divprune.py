@@ -18,6 +18,7 @@ class DivPruneEntry(EncoderSelectorEntry):
     paper = "DivPrune (arXiv 2503.02175)"
     reads = "projected tokens"
     projects = True
+    after_projector = True
     name: Literal["divprune"] = "divprune"
 
     def products(self, choice: Choice) -> Iterable[Product]:

@@ -14,6 +14,7 @@ class RandomEntry(EncoderSelectorEntry):
     """The same random subset for every image: the floor that any method has to beat."""
 
     summary = "one random subset, the same for every image; a baseline"
+    after_projector = True
     name: Literal["random"] = "random"
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Draws the subset."""

@@ -11,4 +11,5 @@ class UniformEntry(EncoderSelectorEntry):
     """Tokens at a uniform stride in raster order: the strongest baseline that does not look at the image."""
 
     summary = "uniform stride in raster order; a baseline"
+    after_projector = True
     name: Literal["uniform"] = "uniform"

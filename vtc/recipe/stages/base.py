@@ -66,6 +66,8 @@ class StageEntry(Written):
     summary: ClassVar[str]
     acts: ClassVar[Place]
     """The place of the kind; see `place`."""
+    until: ClassVar[Place | None] = None
+    """The last place at which it may act, where that is a later one than `acts`."""
     keeps_grid: ClassVar[bool] = True
     """The tokens after it fill whole grids if those before it did."""
     keeps_places: ClassVar[bool] = True

@@ -10,10 +10,14 @@ from vtc.recipe.values import KeepOrBudgets, Positions
 
 
 class PruneEntry(StageEntry):
-    """Keep the tokens that a selector chooses, between the vision encoder and the decoder."""
+    """Keep the tokens that a selector chooses, between the vision encoder and the decoder.
+
+    After a ``project`` stage it chooses among the tokens that this has made.
+    """
 
     summary = "keep the tokens that a selector chooses"
     acts = Place.TOKENS
+    until = Place.PROJECTOR
     keeps_grid = False
     spends_budget = True
     selectors = ENCODER_SELECTORS
