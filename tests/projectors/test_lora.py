@@ -20,6 +20,7 @@ from vtc.evaluate.contestants import compressed_contestant
 from vtc.models import load_adapter
 from vtc.models.lora import merge_lora, with_lora, without_lora
 from vtc.models.random.tiny_families import write_tiny
+from vtc.recipe import RecipeSource
 from vtc.selectors.trained import read_metadata
 from vtc.training.frozen import tensors_digest
 
@@ -92,8 +93,8 @@ def test_a_merged_update_is_the_update(family: str, tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_rank_is_refused(compressed: Path, checkpoint: Path) -> None:
-    _, resolved, _ = load_compressed(compressed)
-    entry = resolved.stages[0].projector.model_copy(update={"lora": None})
-    plain = resolved.model_copy(update={"stages": (resolved.stages[0].model_copy(update={"projector": entry}),)})
+    *_, origin = load_compressed(compressed)
+    stage = {**STAGE, "projector": {"name": "deco", "checkpoint": "projector.safetensors"}}
+    plain = recipe(stage).with_source(RecipeSource(directory=compressed))
     with pytest.raises(InputError, match="trained for lora rank 4, alpha 8, here it is none; train it again"):
-        apply_recipe(load_adapter(checkpoint), plain, model_digest=load_compressed(compressed)[2].digest)
+        apply_recipe(load_adapter(checkpoint), plain, model_digest=origin.digest)

@@ -113,15 +113,15 @@ class Qmop(TrainedProjector):
         self.equal, self.balance = progress < config.equal_first, config.balance
 
     def penalty(self) -> Tensor | None:
-        """Load loss, 1 where branches are used equally and more elsewhere.
+        """Load loss (Switch Transformer, arXiv 2101.03961, eq. 4): 1 where branches are taken equally often.
 
-        As in Switch Transformer (arXiv 2101.03961, eq. 4), a branch's load being the mean of its weight.
+        Of no use where none is ever left out.
         """
         rated, self.rated = self.rated, None
         if rated is None or self.equal or not self.balance:
             return None
-        load = self.mixed(rated.detach()).mean(dim=0)
-        return self.balance * rated.shape[1] * (load * rated.softmax(dim=-1).mean(dim=0)).sum()
+        taken = (self.mixed(rated) > 0).float().mean(dim=0)
+        return self.balance * rated.shape[1] * (taken / taken.sum() * rated.softmax(dim=-1).mean(dim=0)).sum()
 
     def made(self, features: Tensor) -> Tensor:
         """What each branch makes of the tokens, (branches, B, K, out)."""

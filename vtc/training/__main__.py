@@ -1,4 +1,4 @@
-"""Train a recipe's selectors on their own, on one device or, with ``accelerate launch -m vtc.training``, on several.
+"""Train the parts that a recipe leaves open, on one device or, with ``accelerate launch -m vtc.training``, on several.
 
 ``vtc compress`` does the same on the way; a file made here is named in a recipe as ``checkpoint``.
 """
@@ -36,7 +36,7 @@ def main(
     """Train what RECIPE leaves open for MODEL; the same command takes up an interrupted run."""
     recipe = load_recipe(recipe_name, overrides)
     if not left_open(recipe):
-        raise InputError(f"recipe {recipe.name} leaves no pruner to training; write checkpoint: auto")
+        raise InputError(f"recipe {recipe.name} leaves nothing to training; write checkpoint: auto")
     source = data_for(model, data)
     if source is None:
         raise needs_data(recipe)
