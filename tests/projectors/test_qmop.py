@@ -12,7 +12,7 @@ from tests.tiny import recipe
 from vtc.compressed.build import apply_recipe
 from vtc.models.base import VLMAdapter
 from vtc.plan import plan
-from vtc.projectors.qmop import Qmop
+from vtc.projectors.qmop import GatedPruning, Qmop
 from vtc.recipe.projectors.qmop import QmopTraining
 from vtc.visual_tokens import TextEmbeddings, VisualTokens, in_grids
 
@@ -75,3 +75,24 @@ def test_a_router_may_look_at_the_image_alone(adapter: VLMAdapter) -> None:
     assert not model.reads_text
     own = sum(parameter.numel() for parameter in model.vision.stages.parameters())
     assert plan(made, adapter.facts).stages[0].parameters == own
+
+
+def test_pruning_begins_as_an_imitation_of_what_guides_it() -> None:
+    """The CLS attention, log-linear in the features, is found again, whatever an image's own level is."""
+    projector = mixture()
+    projector.guided, projector.encoder_layers = True, (0, 1)
+    features = 30 * torch.randn(8, 16, 16, generator=torch.Generator().manual_seed(1))
+    direction, level = torch.randn(16, generator=torch.Generator().manual_seed(2)), torch.arange(8.0)[:, None]
+    attention = (0.02 * features @ direction + level).exp()
+    readings = dict.fromkeys(projector.start_needs.readings, attention)
+    assert len(readings) == 2
+    pruning = projector.branches["pruning"]
+    assert isinstance(pruning, GatedPruning)
+    projector.start([in_grids(features, [GRID], readings=readings)])
+    rates = pruning.score(features).squeeze(-1)
+    alike = [torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(rates, attention.log(), strict=True)]
+    assert min(alike) > 0.95
+    assert rates.mean().abs() < 1e-4
+    before = pruning.score.weight.clone()
+    projector.start([in_grids(features, [GRID])])  # nothing to be had: a stage before has remade the tokens
+    assert torch.equal(pruning.score.weight, before)

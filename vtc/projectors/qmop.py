@@ -34,6 +34,10 @@ from vtc.selectors.base import ascending, top_k
 from vtc.visual_tokens import VisualTokens, gather_tokens
 
 EPSILON = 1e-5
+GUIDES = 4
+"""The last encoder layers, whose CLS attention pruning imitates to begin with."""
+RIDGE = 1e-3
+"""Of the fit to it, as a share of the mean square of a feature."""
 Mixture = Literal["top_2", "all"]
 
 
@@ -56,6 +60,8 @@ class Qmop(TrainedProjector):
         One alone has no router.
     linear : bool
         Whether one layer takes a branch's tokens to the decoder, in place of LLaVA's two.
+    guided : bool
+        Whether pruning begins as an imitation of the encoder's CLS attention.
     """
 
     def __init__(
@@ -72,8 +78,10 @@ class Qmop(TrainedProjector):
         cls_layer: int | None = None,
         branches: Sequence[Branch] = BRANCHES,
         linear: bool = False,
+        guided: bool = False,
     ) -> None:
         super().__init__(grid, prod(keep_grid))
+        self.guided = guided and "pruning" in branches
         self.mixture, self.cls_layer = mixture, cls_layer
         self.text, self.equal, self.balance = text, False, 0.0
         self.rated: Tensor | None = None
@@ -108,6 +116,24 @@ class Qmop(TrainedProjector):
         question = "yes" if self.text or not self.routed else "no"
         own = {"branches": ",".join(self.branches), "mixture": self.mixture, "question": question}
         return {**super().made_for, **own}
+
+    @property
+    def start_needs(self) -> Needs:
+        layers = self.encoder_layers[-GUIDES:] if self.guided else ()
+        return Needs(frozenset(Reading("cls_attention", layer) for layer in layers))
+
+    @torch.no_grad()
+    def start(self, seen: Sequence[VisualTokens]) -> None:
+        """Fit the rates of the pruning to the logarithm of the CLS attention, by ridge regression."""
+        readings = self.start_needs.readings
+        guides = [[tokens.readings[one] for one in readings if one in tokens.readings] for tokens in seen]
+        branch = self.branches["pruning"] if self.guided else None
+        if not isinstance(branch, GatedPruning) or not all(guides):
+            return
+        branch.imitate(
+            torch.cat([tokens.features for tokens in seen]),
+            torch.cat([torch.stack(guide).mean(dim=0) for guide in guides]),
+        )
 
     def prepare(self, config: Any, progress: float) -> None:
         self.equal, self.balance = progress < config.equal_first, config.balance
@@ -193,6 +219,18 @@ class GatedPruning(nn.Module):
         super().__init__()
         self.keep = keep
         self.score = nn.Linear(width, 1)
+
+    def imitate(self, features: Tensor, guide: Tensor) -> None:
+        """Rate tokens (B, N, width) as the logarithm of `guide` (B, N) does, standardised in each image."""
+        logs = guide.double().clamp(min=1e-12).log()
+        wanted = (logs - logs.mean(dim=1, keepdim=True)) / logs.std(dim=1, keepdim=True).clamp(min=1e-12)
+        given = features.double()
+        centred = (given - given.mean(dim=1, keepdim=True)).flatten(0, 1)
+        square = centred.T @ centred
+        ridge = RIDGE * square.diagonal().mean() * torch.eye(len(square), dtype=square.dtype, device=square.device)
+        weight = torch.linalg.solve(square + ridge, centred.T @ wanted.flatten())
+        self.score.weight.copy_(weight[None])
+        self.score.bias.copy_(-(given @ weight).mean())
 
     def forward(self, features: Tensor) -> Tensor:
         """Those tokens in raster order, (B, keep, width)."""

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from vtc.compressed.model import CompressedModel
 from vtc.data.datasets import Item, load_dataset
 from vtc.errors import InputError
+from vtc.recipe.needs import NOTHING, Needs
 from vtc.recipe.training import DistillationTraining
 from vtc.training.encoded import EncodedImages, Kept, Seen
 from vtc.training.job import TrainingJob
@@ -32,10 +33,27 @@ class Pair:
     """The compressed model, at one budget or several, and the original; images are encoded once as memory allows.
 
     So long as there is memory, the original answers each question once, too.
+
+    Parameters
+    ----------
+    models : sequence of CompressedModel
+        At each budget, ascending.
+    original : CompressedModel
+    prompts : sequence of Prompt
+        All that will be asked about.
+    memory : int
+        Bytes that may be kept.
+    more : Needs
+        What is looked at of the images beyond what the models do.
     """
 
     def __init__(
-        self, models: Sequence[CompressedModel], original: CompressedModel, prompts: Sequence[Prompt], memory: int
+        self,
+        models: Sequence[CompressedModel],
+        original: CompressedModel,
+        prompts: Sequence[Prompt],
+        memory: int,
+        more: Needs = NOTHING,
     ) -> None:
         items = {prompt.image: prompt.item for prompt in prompts}
         weights = next(original.embed_tokens.parameters())
@@ -44,6 +62,7 @@ class Pair:
             return original.adapter.preprocess([items[number].load() for number in numbers]).to(weights)
 
         ours, theirs = models[0].vision, original.vision
+        ours.needs |= more
         images = EncodedImages(ours, pixels, memory // 2)
         same = ours.layers == theirs.layers
         for model in models:
