@@ -4,7 +4,7 @@ The authors' code and the paper's text were not to be had when this was written;
 at image and question and weighs three branches. Everything else here is an assumption, and an option where it can be:
 
 - each branch (`branches` chooses among them) gives K tokens of the decoder's width, added with the router's weights
-  (`mixture`: the two largest of them, or all);
+  (`mixture`: the two largest of them, or all), or one is taken;
 - what takes a branch's tokens to the decoder is LLaVA's two layers, or one (`projection`);
 - the resampler is one cross-attention of learned queries, the pooling the means of a grid, the pruning the K tokens
   that a linear layer rates highest, in raster order, each times the sigmoid of its rate, which gives the rate a
@@ -38,7 +38,7 @@ GUIDES = 4
 """The last encoder layers, whose CLS attention pruning imitates to begin with."""
 RIDGE = 1e-3
 """Of the fit to it, as a share of the mean square of a feature."""
-Mixture = Literal["top_2", "all"]
+Mixture = Literal["top_1", "top_2", "all"]
 
 
 class Qmop(TrainedProjector):
@@ -52,8 +52,8 @@ class Qmop(TrainedProjector):
     image, text, inner : int
         Values of the image's and of the question's vector, and of the router's inner layer; `text` is 0 for a router
         that reads no question.
-    mixture : {"top_2", "all"}
-        Whether the branch that the router rates lowest is left out, where there are three.
+    mixture : {"top_1", "top_2", "all"}
+        How many branches are taken for a question, those that the router rates highest.
     cls_layer : int or None
         The encoder layer whose entering CLS token is the image's vector; None takes the mean of the tokens.
     branches : sequence of str
@@ -83,7 +83,7 @@ class Qmop(TrainedProjector):
         super().__init__(grid, prod(keep_grid))
         self.guided = guided and "pruning" in branches
         self.mixture, self.cls_layer = mixture, cls_layer
-        self.text, self.equal, self.balance = text, False, 0.0
+        self.text, self.first, self.balance, self.turn = text, False, 0.0, 0
         self.rated: Tensor | None = None
         kinds: dict[Branch, Callable[[], nn.Module]] = {
             "resampler": lambda: LearnedQueries(grid, self.keep, width, heads),
@@ -136,7 +136,8 @@ class Qmop(TrainedProjector):
         )
 
     def prepare(self, config: Any, progress: float) -> None:
-        self.equal, self.balance = progress < config.equal_first, config.balance
+        self.first, self.balance = progress < config.first, config.balance
+        self.turn = round(progress * config.steps)
 
     def penalty(self) -> Tensor | None:
         """Load loss (Switch Transformer, arXiv 2101.03961, eq. 4): 1 where branches are taken equally often.
@@ -144,7 +145,7 @@ class Qmop(TrainedProjector):
         Of no use where none is ever left out.
         """
         rated, self.rated = self.rated, None
-        if rated is None or self.equal or not self.balance:
+        if rated is None or self.first or not self.balance:
             return None
         taken = (self.mixed(rated) > 0).float().mean(dim=0)
         return self.balance * rated.shape[1] * (taken / taken.sum() * rated.softmax(dim=-1).mean(dim=0)).sum()
@@ -159,19 +160,36 @@ class Qmop(TrainedProjector):
         if self.norm_text is not None:
             vectors.append(self.norm_text(question))
         logits: Tensor = self.router(torch.cat(vectors, dim=-1))
-        if self.training:
-            self.rated = logits
-            if self.equal:
-                return torch.full_like(logits, 1 / logits.shape[1])
-        return self.mixed(logits)
+        if not self.training:
+            return self.mixed(logits)
+        self.rated = logits
+        if self.first:
+            return self._alike(logits)
+        if self.mixture != "top_1":
+            return self.mixed(logits)
+        probabilities = logits.softmax(dim=-1)
+        return self.mixed(logits).detach() + probabilities - probabilities.detach()
+
+    def _alike(self, logits: Tensor) -> Tensor:
+        """Weights (B, branches) that treat branches alike: equal ones, or where one is taken, each in turn."""
+        count = logits.shape[1]
+        if self.mixture != "top_1":
+            return torch.full_like(logits, 1 / count)
+        turns = (torch.arange(logits.shape[0], device=logits.device) + self.turn) % count
+        return nn.functional.one_hot(turns, count).to(logits)
 
     def mixed(self, logits: Tensor) -> Tensor:
         """Weights of branches by what the router says of them, both (B, branches)."""
-        if self.mixture == "all" or len(self.branches) == 2:
+        if self.taken >= logits.shape[1]:
             return logits.softmax(dim=-1)
         # Of equal ones the first are taken.
-        taken = torch.zeros_like(logits).scatter(1, top_k(logits, 2), 1.0)
+        taken = torch.zeros_like(logits).scatter(1, top_k(logits, self.taken), 1.0)
         return torch.where(taken > 0, logits, -torch.inf).softmax(dim=-1)
+
+    @property
+    def taken(self) -> int:
+        """Branches that are taken for a question."""
+        return {"top_1": 1, "top_2": 2, "all": len(self.branches)}[self.mixture]
 
     def forward(self, tokens: VisualTokens, own: Own) -> Tensor:
         made = self.made(tokens.features)
