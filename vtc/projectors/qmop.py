@@ -124,7 +124,10 @@ class Qmop(TrainedProjector):
 
     @torch.no_grad()
     def start(self, seen: Sequence[VisualTokens]) -> None:
-        """Fit the rates of the pruning to the logarithm of the CLS attention, by ridge regression."""
+        """Fit the rates of the pruning to the logarithm of the CLS attention, by ridge regression, and leave them so.
+
+        What their gate says of them is no match: trained by it, rates that kept 89 % came to 71 %.
+        """
         readings = self.start_needs.readings
         guides = [[tokens.readings[one] for one in readings if one in tokens.readings] for tokens in seen]
         branch = self.branches["pruning"] if self.guided else None
@@ -134,6 +137,7 @@ class Qmop(TrainedProjector):
             torch.cat([tokens.features for tokens in seen]),
             torch.cat([torch.stack(guide).mean(dim=0) for guide in guides]),
         )
+        branch.score.requires_grad_(False)
 
     def prepare(self, config: Any, progress: float) -> None:
         self.first, self.balance = progress < config.first, config.balance

@@ -133,12 +133,11 @@ def _train(
 
     Processes share each batch, so that several do what one does.
     """
+    _start(pair, part, train_on[:STARTED_ON], config)
     optimizer = torch.optim.AdamW([{"params": [own]} for own in part.parameters()], weight_decay=0.0)
     done, log = load_state(state_path(job.path), part, optimizer, run)
     spent, began = (log[-1]["seconds"] if log else 0.0), time.monotonic()
     every = max(1, config.steps // LOGGED)
-    if not log:
-        _start(pair, part, train_on[:STARTED_ON], config)
     untrained = (
         log[0]["untrained_loss"] if log else _validate(pair, validate_on, config, accelerator)["validation_loss"]
     )
