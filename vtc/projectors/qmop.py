@@ -18,6 +18,7 @@ Tokens of the three are added place by place. Only those of the pooling stand on
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Literal
 
@@ -31,7 +32,7 @@ from vtc.recipe.needs import NOTHING, Needs, Reading
 from vtc.recipe.projectors.qmop import BRANCHES, Branch
 from vtc.resampling import pooling
 from vtc.selectors.base import ascending, top_k
-from vtc.visual_tokens import VisualTokens, gather_tokens
+from vtc.visual_tokens import VisualTokens, gather_tokens, in_grids
 
 EPSILON = 1e-5
 Mixture = Literal["top_2", "all"]
@@ -103,10 +104,6 @@ class Qmop(TrainedProjector):
     def made_for(self) -> Mapping[str, str]:
         return {**super().made_for, "branches": ",".join(self.branches), "mixture": self.mixture}
 
-    def made(self, features: Tensor) -> Tensor:
-        """What each branch makes of the tokens, (branches, B, K, out)."""
-        return torch.stack([self.projections[name](branch(features)) for name, branch in self.branches.items()])
-
     def weights(self, image: Tensor, question: Tensor) -> Tensor:
         """Of each branch, (B, branches), for vectors of images (B, image) and of questions (B, text)."""
         logits: Tensor = self.router(torch.cat([self.norm_image(image), self.norm_text(question)], dim=-1))
@@ -117,21 +114,29 @@ class Qmop(TrainedProjector):
         return torch.where(taken > 0, logits, -torch.inf).softmax(dim=-1)
 
     def forward(self, tokens: VisualTokens, own: Own) -> Tensor:
-        made = self.made(tokens.features)
-        if not self.routed:
-            return made[0]
-        weights = self.weights(*self.vectors(tokens))
-        return (weights.transpose(0, 1)[..., None, None] * made).sum(dim=0)
+        begun = self.begin(tokens, own)
+        return self.finish(replace(begun, text=tokens.text), own) if self.routed else begun.features
 
-    def vectors(self, tokens: VisualTokens) -> tuple[Tensor, Tensor]:
-        """What the router reads, of images (B, image) and of questions (B, text)."""
-        if tokens.text is None:
+    def begin(self, tokens: VisualTokens, own: Own) -> VisualTokens:
+        """What each branch makes of the tokens, (B, branches * K, out) in a row, and the vector that the router reads.
+
+        Of the whole the router is all that depends on the question.
+        """
+        made = [self.projections[name](branch(tokens.features)) for name, branch in self.branches.items()]
+        return replace(in_grids(torch.cat(made, dim=1), [(len(made), self.keep)]), image=self.image(tokens))
+
+    def image(self, tokens: VisualTokens) -> Tensor:
+        """What the router reads of images, (B, image)."""
+        if self.cls_layer is None:
+            return tokens.features.mean(dim=1)
+        return tokens.readings[Reading("cls_state", self.cls_layer)].to(tokens.features)
+
+    def finish(self, begun: VisualTokens, own: Own) -> Tensor:
+        if begun.text is None or begun.image is None:
             raise AssertionError("the question is among its needs")
-        features = tokens.features
-        image = features.mean(dim=1)
-        if self.cls_layer is not None:
-            image = tokens.readings[Reading("cls_state", self.cls_layer)]
-        return image, tokens.text.mean.to(features)
+        weights = self.weights(begun.image, begun.text.mean.to(begun.features))
+        made = begun.features.reshape(-1, len(self.branches), self.keep, begun.features.shape[-1])
+        return (weights[..., None, None] * made).sum(dim=1)
 
 
 class LearnedQueries(nn.Module):
