@@ -156,11 +156,14 @@ def lint_bundle(manifest: Manifest, precision: str, target: Target) -> list[Find
     """
     manifest.check_precision(precision)
     target.check(precision)
-    seeing = {name for served in manifest.images for name in served.graphs}
     return [
         finding
         for name in manifest.graphs
-        for finding in lint(manifest.graph(name, precision), constant_tokens=name in seeing, target=target)
+        for finding in lint(
+            manifest.graph(name, precision),
+            constant_tokens=name.startswith(("vision_encoder", "text_reader")),
+            target=target,
+        )
     ]
 
 

@@ -91,7 +91,8 @@ class VisualTokens:
         """The same of other images, by what :meth:`tensors` is of those."""
         given: dict[str, Any] = dict(tensors)
         readings = {reading: given.pop(f"{reading.kind}_{reading.layer}") for reading in self.readings}
-        given.setdefault("indices", self.indices[:1].expand(given["features"].shape[0], -1))
+        features = given["features"]
+        given.setdefault("indices", self.indices[:1].to(features.device).expand(features.shape[0], -1))
         return replace(self, readings=readings, **given)
 
     def keep(self, chosen: Tensor) -> VisualTokens:

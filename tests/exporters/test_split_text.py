@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from functools import cache
@@ -17,6 +18,7 @@ from exporters.lint import lint_bundle
 from exporters.onnx import ExportRequest, export
 from exporters.targets import target
 from exporters.tensorrt.profiles import profiles
+from tests.bundle.test_foreign_graphs import resealed, swap
 from tests.exporters.export_request import ORIGIN
 from tests.exporters.tensorrt.building import builder, room
 from tests.marks import needs_rtx
@@ -28,6 +30,7 @@ from vtc.bundle.manifest import load_manifest
 from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import served
 from vtc.data.samples import Sample
+from vtc.errors import BundleError
 from vtc.facts.layout import ImageOptions
 from vtc.models.base import VLMAdapter
 from vtc.recipe import Recipe
@@ -243,3 +246,21 @@ def test_tensorrt_hands_what_was_seen_to_what_reads_the_question(
     asked = asked_of(adapter)
     answers = VLM.load(copied, backend="tensorrt").generate(*asked, 4)
     assert [one.token_ids for one in answers] == [one.token_ids for one in request.model.generate(*asked, 4)]
+
+
+@pytest.mark.parametrize("change", ["swapped", "as if it were whole", "of another export"])
+def test_graphs_that_do_not_go_together_are_refused(
+    bundles: Bundles, adapter: VLMAdapter, tmp_path: Path, change: str
+) -> None:
+    copied = shutil.copytree(bundles("budgets").path, tmp_path / "bundle")
+    images = json.loads((copied / "manifest.json").read_text())["images"]
+    if change == "swapped":
+        resealed(copied, swap("vision_encoder", "text_reader"))
+    elif change == "as if it were whole":
+        resealed(copied, lambda _: None, images=[{**one, "per_question": ""} for one in images])
+    else:
+        other = bundles("qmop").path / "onnx/text_reader_fp16.onnx"
+        resealed(copied, lambda work: shutil.copyfile(other, work / "onnx/text_reader_1.onnx"))
+    reason = "'text_reader_1' takes seen_image, which 'vision_encoder' does not give: they are of two exports"
+    with pytest.raises(BundleError, match=reason if change == "of another export" else "not the one that the manifest"):
+        VLM.load(copied).generate([[image(0)]], [adapter.chat("why ?")], 1, keep=4)

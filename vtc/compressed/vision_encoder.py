@@ -22,7 +22,7 @@ from vtc.visual_tokens import TextEmbeddings, VisualTokens, in_grids
 
 
 class VisionEncoder(nn.Module):
-    """Vision encoder, stages and projector; the module that is exported as `vision_encoder.onnx`.
+    """Vision encoder, stages and projector; exported as `vision_encoder.onnx`, or as that and `text_reader.onnx`.
 
     Parameters
     ----------

@@ -101,14 +101,13 @@ class Vision:
         BundleError
             If the graphs do not go together, or give other numbers of tokens than the manifest has it.
         """
-        served, (first, *reader) = batch.served, self._open(batch.served)
-        question = self._question(batch, embeds) if "text_embeds" in (*reader, first)[0].inputs else {}
-        made = self._kept(served.graphs[0], first, {"pixel_values": pixels} | ({} if reader else question))
-        for graph in reader:
-            if absent := set(graph.inputs) - set(question) - set(made):
-                names = f"graph '{served.graphs[1]}' takes {min(absent)}, which '{served.graphs[0]}' does not give"
-                raise BundleError(f"{names}: they are of two exports; export the bundle again")
-            made = _run(graph, {**{name: made[name] for name in graph.inputs if name in made}, **question})
+        served, graphs = batch.served, self._open(batch.served)
+        encoder, last = graphs[0], graphs[-1]
+        question = self._question(batch, embeds) if "text_embeds" in last.inputs else {}
+        if last is encoder:
+            made = self._kept(served.graphs[0], encoder, {"pixel_values": pixels, **question})
+        else:
+            made = _go_on(served, last, self._kept(served.graphs[0], encoder, {"pixel_values": pixels}), question)
         keep_indices = made["keep_indices"].numpy()
         if keep_indices.size != (visual := int((batch.input_ids == served.token_id).sum())):
             raise BundleError(
@@ -144,3 +143,15 @@ class Vision:
 
 def _run(graph: LoadedGraph, feeds: Mapping[str, Array | Tensor]) -> Outputs:
     return dict(zip(graph.outputs, graph.run(feeds, host=("keep_indices",)), strict=True))
+
+
+def _go_on(served: ServedImage, reader: LoadedGraph, seen: Outputs, question: Mapping[str, Array]) -> Outputs:
+    """Run the graph that reads the question on what the first has made of images."""
+    wanted = [name for name in reader.inputs if name not in question]
+    if absent := [name for name in wanted if name not in seen]:
+        encoder, last = served.graphs
+        raise BundleError(
+            f"graph '{last}' takes {absent[0]}, which '{encoder}' does not give: they are of two exports; export the "
+            "bundle again"
+        )
+    return _run(reader, {**{name: seen[name] for name in wanted}, **question})
