@@ -223,6 +223,22 @@ def test_both_parts_in_turn_give_what_the_whole_does(checkpoints: Checkpoints, n
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("name", FAMILIES)
+def test_split_bundles_of_families_answer_as_the_model(checkpoints: Checkpoints, tmp_path: Path, name: str) -> None:
+    case, stages = FAMILIES[name]
+    recipe = resolved(stages)
+    model = apply_recipe(checkpoints.adapter(case), recipe, from_state=True)
+    asked = prompts_of(model.adapter, "batch")
+    samples = [Sample(images, prompt) for images, prompt in zip(*asked, strict=True)]
+    parity = export(ExportRequest([model], recipe, ORIGIN, samples), tmp_path / "bundle")["fp32"]
+    assert parity.greedy_match == 1.0
+    bundle = VLM.load(tmp_path / "bundle", threads=1)
+    for ours, theirs in zip(bundle.kept(*asked), model.kept(*asked), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert [one.token_ids for one in bundle.generate(*asked, 8)] == [one.token_ids for one in model.generate(*asked, 8)]
+
+
 @needs_rtx
 def test_tensorrt_builds_what_reads_the_question(bundles: Bundles, tmp_path: Path) -> None:
     manifest = load_manifest(bundles("budgets").path)
