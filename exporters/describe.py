@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from exporters.graphs import segment_name, selector_name, suffix
+from exporters.graphs import segment_name, selector_name, suffix, vision_graphs
 from vtc.compressed.model import CompressedModel
 
 
@@ -23,8 +23,7 @@ def described(models: Sequence[CompressedModel], budgets: Sequence[int | None]) 
     first = models[0]
     return {
         "images": [
-            _served(model, number) | ({} if keep is None else {"budget": keep})
-            for number, (model, keep) in enumerate(zip(models, budgets, strict=True))
+            _served(models, number) | ({} if keep is None else {"budget": keep}) for number, keep in enumerate(budgets)
         ],
         "generation": _generation(first),
         "segments": [_segment(first, number) for number in range(len(first.segments))],
@@ -58,13 +57,16 @@ def _generation(model: CompressedModel) -> dict[str, Any]:
     }
 
 
-def _served(model: CompressedModel, number: int) -> dict[str, Any]:
-    """What the manifest says of layout number `number`; plain JSON data of :class:`vtc.bundle.manifest.ServedImage`."""
+def _served(models: Sequence[CompressedModel], number: int) -> dict[str, Any]:
+    """What the manifest says of model number `number`; plain JSON data of :class:`vtc.bundle.manifest.ServedImage`."""
+    model, graphs = models[number], vision_graphs(models, number)
     adapter, token_plan, layout = model.adapter, model.plan, model.adapter.facts.layout
     return {
         "size": layout.image_size,
         "frames": layout.frames,
         "suffix": suffix(number),
+        "per_image": "" if model.reads_text and len(graphs) == 1 else graphs[0],
+        "per_question": graphs[-1] if model.reads_text else "",
         "pixels": asdict(adapter.pixels),
         "placeholder": adapter.placeholder,
         "prompt_parts": list(adapter.prompt_parts),

@@ -160,7 +160,9 @@ def lint_bundle(manifest: Manifest, precision: str, target: Target) -> list[Find
         finding
         for name in manifest.graphs
         for finding in lint(
-            manifest.graph(name, precision), constant_tokens=name.startswith("vision_encoder"), target=target
+            manifest.graph(name, precision),
+            constant_tokens=name.startswith(("vision_encoder", "text_reader")),
+            target=target,
         )
     ]
 

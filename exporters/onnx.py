@@ -15,7 +15,7 @@ import torch
 from exporters.copies import DTYPES, cast_copy, discard
 from exporters.describe import described
 from exporters.device import SCRIPT, device_files, write_device_files
-from exporters.graphs import VISION, graph_specs, source_modules
+from exporters.graphs import READER, VISION, graph_specs, source_modules
 from exporters.lint import check_bundle, lint, summary
 from exporters.parity import Parity
 from exporters.precision import Precision, precision
@@ -154,7 +154,7 @@ def _export(request: ExportRequest, staging: Work, out: Path, wanted: Sequence[P
     portable_paths = {one.name: derived[one.base].paths[one.name] for one in wanted}
     if request.recipe.budgets:
         for paths in portable_paths.values():
-            share_weights([path for name, path in paths.items() if name.startswith(VISION)])
+            share_weights([path for name, path in paths.items() if name.startswith((VISION, READER))])
     optimised = [
         optimise(name, portable_paths[precision_and_form(name)[0]], request.progress) for name in request.optimised
     ]
@@ -322,7 +322,7 @@ def _take_up(request: ExportRequest, staging: Work) -> _Notes:
 
 
 def _lint(path: Path, name: str, opset: int, *, zero_points: bool) -> None:
-    constant_tokens = name.startswith(VISION)
+    constant_tokens = name.startswith((VISION, READER))
     findings = lint(path, max_opset=opset, constant_tokens=constant_tokens, zero_points=zero_points)
     if findings:
         raise VtcError(f"exported graph cannot be deployed: {summary(findings)}; please report this")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,6 +57,8 @@ class VisualTokens:
         Outputs of earlier encoder layers that go with the tokens into the decoder (DeepStack).
     padding : Tensor of shape (B, N), bool, or None
         Which tokens show nothing but the bars around an image of another aspect ratio; None where images get none.
+    image : Tensor of shape (B, C) or None
+        One vector for the whole of each image, where a projector has made it for its router.
     """
 
     features: Tensor
@@ -66,11 +69,31 @@ class VisualTokens:
     text: TextEmbeddings | None = None
     deepstack: Tensor | None = None
     padding: Tensor | None = None
+    image: Tensor | None = None
 
     @property
     def grids_or_row(self) -> tuple[tuple[int, int], ...]:
         """The grids; tokens that have lost theirs are one row."""
         return self.grids or ((1, self.features.shape[1]),)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that differs from image to image, by name; each has B rows. The question is none of it.
+
+        Tokens that fill grids stand at the same places in every image.
+        """
+        own = {name: getattr(self, name) for name in ("features", "projected", "deepstack", "padding", "image")}
+        if not self.grids:
+            own["indices"] = self.indices
+        readings = {f"{reading.kind}_{reading.layer}": value for reading, value in self.readings.items()}
+        return {name: value for name, value in own.items() if value is not None} | readings
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> VisualTokens:
+        """The same of other images, by what :meth:`tensors` is of those."""
+        given: dict[str, Any] = dict(tensors)
+        readings = {reading: given.pop(f"{reading.kind}_{reading.layer}") for reading in self.readings}
+        features = given["features"]
+        given.setdefault("indices", self.indices[:1].to(features.device).expand(features.shape[0], -1))
+        return replace(self, readings=readings, **given)
 
     def keep(self, chosen: Tensor) -> VisualTokens:
         """The tokens at positions `chosen` (B, K) among these."""

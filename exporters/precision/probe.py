@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,12 @@ def probe(model: ModelProto, kind: int) -> ModelProto:
     cast_graph_to_float32(wide, kind)
     cast_graph_to_float32(rounded, kind, rounding=True)
     shared = {tensor.name for tensor in wide.graph.initializer} | {value.name for value in wide.graph.input}
+    rounds = {name for node in rounded.graph.node for name in node.output}  # less what nobody asks for
     looked_at = [
-        name for node in wide.graph.node for name in node.output if types.get(name) == kind and name not in shared
+        name
+        for node in wide.graph.node
+        for name in node.output
+        if types.get(name) == kind and name not in shared and name in rounds
     ]
     for node in rounded.graph.node:
         node.input[:] = [name if name in shared or not name else ROUNDED + name for name in node.input]
@@ -176,16 +181,17 @@ def fed(
     """
     names = list(session.inputs)
 
-    def run(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        values = [value.float() if value.is_floating_point() else value for value in _tensors((args, kwargs))]
+    def run(one: SourceModule, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = _tensors(one.takes(*args, **kwargs))
+        values = [value.float() if value.is_floating_point() else value for value in given]
         feeds = {name: value.cpu().numpy() for name, value in zip(names, values, strict=True)}
         take(dict(zip(session.outputs, session.run(feeds, host=session.outputs), strict=True)))
 
-    for model, module in modules:
-        handle = module.register_forward_pre_hook(run, with_kwargs=True)
+    for one in modules:
+        handle = one.module.register_forward_pre_hook(partial(run, one), with_kwargs=True)
         try:
             for sample in samples:
-                model.generate([sample.images], [sample.prompt], new_tokens)
+                one.model.generate([sample.images], [sample.prompt], new_tokens)
         finally:
             handle.remove()
 

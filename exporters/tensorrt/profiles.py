@@ -69,8 +69,8 @@ def profiles(
         )
     if graph == "embed_tokens":
         ranges = {"batch_size": _batch(limits), "sequence_length": _sequence(manifest, PROMPT, limits)}
-    elif graph.startswith("vision_encoder"):
-        ranges = _vision(_of(manifest.images, graph, "vision_encoder"), limits)
+    elif of_graph := [served for served in manifest.images if graph in served.graphs]:
+        ranges = _vision(of_graph[0], limits)
     else:
         ranges = _selector(manifest, graph, limits)
     return (Profile("run", _shapes(graph, inputs, ranges)),)

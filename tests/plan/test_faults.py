@@ -203,6 +203,27 @@ def test_check_finds_what_no_model_can_do() -> None:
     check(recipe({**CLS, "keep": 10**6}))
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("fastervlm", []), ("learnpruner", []), ("qmop", ["stages.0.projector.branches=[pooling]"])],
+)
+def test_nothing_to_split_at_is_refused(name: str, settings: list[str]) -> None:
+    with pytest.raises(RecipeError) as error:
+        check(load_recipe(name, ["split_text=true", *settings]))
+    assert str(error.value) == (
+        "--set split_text=true: split_text: nothing before the decoder reads the question (these do: cdpruner, mmtok, "
+        "qmop, quecc); leave it out"
+    )
+
+
+@pytest.mark.parametrize("name", ["mmtok", "qmop"])
+def test_graphs_are_split_at_the_stage_that_reads_the_question(name: str) -> None:
+    split, whole = (plan(load_recipe(name, settings), SMALL) for settings in (["split_text=true"], []))
+    assert (split.split_at, whole.split_at) == (0, None)
+    assert split.stages[0].detail == f"{whole.stages[0].detail}, split where it reads the question"
+    assert (split.flops, split.kv_bytes) == (whole.flops, whole.kv_bytes)
+
+
 def test_negative_text_is_refused() -> None:
     with pytest.raises(InputError, match="text_tokens"):
         plan(recipe(), SMALL, text_tokens=-1)

@@ -61,26 +61,26 @@ def test_branches_weigh_the_same_at_first_and_as_the_router_says_later() -> None
     projector, config = mixture(), QmopTraining(first=0.5)
     rate(projector, 9.0, 0.0, 0.0)
     made = projector.made(encoded(projector).features)
-    torch.testing.assert_close(step(projector, config, 0.25), made.mean(dim=0))
+    torch.testing.assert_close(step(projector, config, 0.25), made.mean(dim=1))
     assert projector.penalty() is None
-    torch.testing.assert_close(step(projector, config, 0.75), made[0], atol=1e-3, rtol=0)
+    torch.testing.assert_close(step(projector, config, 0.75), made[:, 0], atol=1e-3, rtol=0)
     projector.prepare(config, 0.25)  # what is said to training is nothing to whoever runs it
-    torch.testing.assert_close(projector(encoded(projector), torch.nn.Identity()), made[0], atol=1e-3, rtol=0)
+    torch.testing.assert_close(projector(encoded(projector), torch.nn.Identity()), made[:, 0], atol=1e-3, rtol=0)
 
 
 def test_one_branch_may_be_taken_for_each_question() -> None:
     projector, config = mixture(), QmopTraining(first=0.5, steps=4)
     projector.mixture = "top_1"
     made = projector.made(encoded(projector).features)
-    torch.testing.assert_close(step(projector, config, 0.25)[:2], torch.stack([made[1, 0], made[2, 1]]))
+    torch.testing.assert_close(step(projector, config, 0.25)[:2], torch.stack([made[0, 1], made[1, 2]]))
     rate(projector, 0.0, 1.0, 0.5)
     taken = step(projector, config, 0.75)
-    torch.testing.assert_close(taken, made[1])
+    torch.testing.assert_close(taken, made[:, 1])
     taken.square().sum().backward()
     gradient = projector.router[-1].bias.grad
     assert gradient is not None
     assert gradient.abs().min() > 0  # what the branches that were not taken would have done counts too
-    torch.testing.assert_close(projector(encoded(projector), torch.nn.Identity()), made[1])
+    torch.testing.assert_close(projector(encoded(projector), torch.nn.Identity()), made[:, 1])
 
 
 def test_a_router_may_look_at_the_image_alone(adapter: VLMAdapter) -> None:

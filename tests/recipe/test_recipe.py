@@ -50,6 +50,17 @@ def test_digest_changes_with_a_value() -> None:
     assert parse_recipe(PRUNE).digest != parse_recipe(PRUNE, overrides=["stages.0.keep=9"]).digest
 
 
+def test_split_text_counts_only_where_it_is_asked_for() -> None:
+    whole, split = parse_recipe(PRUNE + "split_text: false\n"), parse_recipe(PRUNE + "split_text: true\n")
+    assert whole.digest == parse_recipe(PRUNE).digest
+    assert (
+        whole.digest == "9f6a838664a9774a66dfce250290792ad0e1c4e80b3f2b4471e327a386dc6637"
+    )  # before there was the key
+    assert split.digest != whole.digest
+    assert parse_recipe(split.to_yaml()) == split
+    assert "split_text" not in whole.to_yaml()  # which earlier releases read
+
+
 def test_origin_does_not_count_in_comparison() -> None:
     assert parse_recipe(PRUNE, file="a.yaml") == parse_recipe("# moved down\n" + PRUNE, file="b.yaml")
 

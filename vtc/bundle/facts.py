@@ -95,6 +95,9 @@ class ServedImage:
         Whether it is for an image that is alone in its prompt, and for each of several.
     budget : int or None
         Which of the recipe's budgets it is at; None where that has one for all questions.
+    per_image, per_question : str
+        Names of the vision graphs: the one that is run once an image, whatever is asked, and the one that reads the
+        question, and goes on with what the first has made where there are both; empty where there is none.
     """
 
     size: tuple[int, int]
@@ -114,6 +117,8 @@ class ServedImage:
     alone: bool = True
     several: bool = True
     budget: int | None = None
+    per_image: str = ""
+    per_question: str = ""
 
     def __post_init__(self) -> None:
         """Refuse numbers that no layout has."""
@@ -132,6 +137,12 @@ class ServedImage:
         kept = (self.keep_per_span, *self.segment_tokens_per_span)
         if min(kept) < 0 or max(kept) > self.tokens_per_span or self.spans < 1:
             raise ValueError("keeps other numbers of tokens than there are")
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Names of its vision graphs, in the order in which data meets them."""
+        named = tuple(filter(None, (self.per_image, self.per_question)))
+        return named or (f"vision_encoder{self.suffix}",)  # of which earlier manifests say nothing
 
     @property
     def offer(self) -> Offer:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from vtc.bundle.facts import SegmentFacts, SelectorFacts
+from vtc.bundle.facts import SegmentFacts, SelectorFacts, ServedImage
 from vtc.bundle.manifest import Manifest
 from vtc.errors import BundleError
 
@@ -43,16 +43,8 @@ def check_interface(manifest: Manifest, graph: str, inputs: Shapes, outputs: Sha
     elif segment is not None:
         _check_segment(check, segment)
     for served in manifest.images:
-        if graph == f"vision_encoder{served.suffix}":
-            check.takes({"pixel_values"}, {"text_embeds", "text_mask"})
-            if "text_embeds" in inputs:
-                check.sized(inputs, "text_embeds", -1, manifest.generation.width)
-            check.gives({"image_features", "keep_indices"})
-            check.sized(outputs, "image_features", -2, served.keep_per_span)
-            for name in {"keep_indices", "padding"} & set(outputs):
-                check.sized(outputs, name, -1, served.keep_per_span)
-            for axis, size in enumerate(served.pixels.shape, start=-len(served.pixels.shape)):
-                check.sized(inputs, "pixel_values", axis, size)
+        if graph in served.graphs:
+            _check_vision(check, served)
         for number, one in enumerate(manifest.segments):
             selector = one.selector
             if selector and graph == selector.graph + (served.suffix if selector.kind == "prune" else ""):
@@ -91,6 +83,23 @@ class _Check:
         self.require(
             not isinstance(found, int) or found == size, f"has {name} of size {size} on axis {axis}, not {found}"
         )
+
+
+def _check_vision(check: _Check, served: ServedImage) -> None:
+    first, last = served.graphs[0], served.graphs[-1]
+    question = {"text_embeds", "text_mask"}
+    if check.graph == first:
+        check.takes({"pixel_values"}, question if first == last else set())
+        for axis, size in enumerate(served.pixels.shape, start=-len(served.pixels.shape)):
+            check.sized(check.inputs, "pixel_values", axis, size)
+    if check.graph == last:
+        check.require(first == last or question <= set(check.inputs), f"takes {', '.join(sorted(question))}")
+        if "text_embeds" in check.inputs:
+            check.sized(check.inputs, "text_embeds", -1, check.manifest.generation.width)
+        check.gives({"image_features", "keep_indices"})
+        check.sized(check.outputs, "image_features", -2, served.keep_per_span)
+        for name in {"keep_indices", "padding"} & set(check.outputs):
+            check.sized(check.outputs, name, -1, served.keep_per_span)
 
 
 def _check_segment(check: _Check, segment: SegmentFacts) -> None:

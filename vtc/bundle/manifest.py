@@ -312,7 +312,8 @@ def _check(manifest: Manifest) -> None:
 
     selectors = [segment.selector for segment in manifest.segments if segment.selector]
     pruning = [selector.graph for selector in selectors if selector.kind == "prune"]
-    names = [name + served.suffix for served in manifest.images for name in ("vision_encoder", *pruning)]
+    names = [name for served in manifest.images for name in served.graphs]
+    names += [name + served.suffix for served in manifest.images for name in pruning]
     names += ["embed_tokens", *(segment.graph for segment in manifest.segments)]
     names += [selector.graph for selector in selectors if selector.kind != "prune"]
     require(bool(manifest.precisions), "names no precision")

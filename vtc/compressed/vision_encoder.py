@@ -22,7 +22,7 @@ from vtc.visual_tokens import TextEmbeddings, VisualTokens, in_grids
 
 
 class VisionEncoder(nn.Module):
-    """Vision encoder, stages and projector; the module that is exported as `vision_encoder.onnx`.
+    """Vision encoder, stages and projector; exported as `vision_encoder.onnx`, or as that and `text_reader.onnx`.
 
     Parameters
     ----------
@@ -98,19 +98,54 @@ class VisionEncoder(nn.Module):
 
     def through_stages(self, tokens: VisualTokens) -> VisualTokens:
         """Visual tokens after the last stage."""
-        for stage in cast(Iterable[TokenStage], self.stages):
-            if stage.needs.projected and tokens.projected is None:
-                tokens = replace(tokens, projected=self._project(tokens.features))
-            tokens = stage(tokens)
+        return self._through(self._stages, tokens)
+
+    def _through(self, stages: Iterable[TokenStage], tokens: VisualTokens) -> VisualTokens:
+        for stage in stages:
+            tokens = stage(self._ready(stage, tokens))
         return tokens
+
+    def _ready(self, stage: TokenStage, tokens: VisualTokens) -> VisualTokens:
+        """Tokens with what a stage looks at."""
+        if stage.needs.projected and tokens.projected is None:
+            return replace(tokens, projected=self._project(tokens.features))
+        return tokens
+
+    @property
+    def _stages(self) -> list[TokenStage]:
+        return list(cast(Iterable[TokenStage], self.stages))
+
+    def before_question(self, pixel_values: Tensor) -> VisualTokens:
+        """What is made of images (B, ...) whatever is asked about them.
+
+        It is all up to the first stage that reads the question, and what that stage does without it.
+        """
+        before, reader, after = self._around_question()
+        tokens = self._through(before, self.tokens(pixel_values))
+        begun = reader.begin(self._ready(reader, tokens))
+        wanted = {reading for stage in (reader, *after) for reading in stage.needs.readings}
+        return replace(begun, readings={one: value for one, value in begun.readings.items() if one in wanted})
+
+    def with_question(self, begun: VisualTokens) -> tuple[Tensor, ...]:
+        """Go on after :meth:`before_question`, now that `text` is known; returns as :meth:`forward` does."""
+        _, reader, after = self._around_question()
+        return self._given(self._through(after, reader.finish(begun)))
+
+    def _around_question(self) -> tuple[list[TokenStage], TokenStage, list[TokenStage]]:
+        """The stages before the first that reads the question, that one, and those after it."""
+        first = next(number for number, stage in enumerate(self._stages) if stage.needs.text)
+        return self._stages[:first], self._stages[first], self._stages[first + 1 :]
 
     def _project(self, features: Tensor) -> Tensor:
         return features if self.adapter.facts.layout.resized else cast(Tensor, self.adapter.projector(features))
 
     def compress(self, tokens: VisualTokens) -> tuple[Tensor, ...]:
         """Stages and projector; returns as :meth:`forward` does."""
+        return self._given(self.through_stages(tokens))
+
+    def _given(self, tokens: VisualTokens) -> tuple[Tensor, ...]:
+        """What goes into the decoder of tokens after the last stage."""
         layout = self.adapter.facts.layout
-        tokens = self.through_stages(tokens)
         projected = self.in_decoder_space(tokens)
         padding = self._padding(tokens)
         if self.stages or layout.tokens == layout.selectable:

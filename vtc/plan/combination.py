@@ -7,6 +7,8 @@ from vtc.plan.faults import Faults
 from vtc.plan.stages import NUMBERS
 from vtc.plan.state import Rules
 from vtc.recipe import Recipe
+from vtc.recipe.projectors import PROJECTORS
+from vtc.recipe.selectors import ENCODER_SELECTORS
 from vtc.recipe.stages import STAGES, Place
 from vtc.tables import line
 
@@ -18,6 +20,13 @@ def check_combination(recipe: Recipe, faults: Faults, facts: ModelFacts | None =
         numbers = line(NUMBERS, stage, "NUMBERS of vtc.plan.stages")
         numbers.check(stage, Rules(number, place, recipe.stages[:number], facts, faults))
     _check_budget(recipe, faults)
+    if recipe.split_text and recipe.split_at is None:
+        readers = [name for name, one in ENCODER_SELECTORS.items() if one.text_aware]
+        readers += [name for name, one in PROJECTORS.items() if one.text_aware]
+        these = ", ".join(readers)
+        faults.add_at(
+            ("split_text",), f"nothing before the decoder reads the question (these do: {these}); leave it out"
+        )
 
 
 def _places(recipe: Recipe, faults: Faults) -> list[Place]:

@@ -165,11 +165,12 @@ def _follow(
     for number, entry in enumerate(recipe.stages):
         context = Context(number, facts, encoder, decoder, keeps.get(number), text_tokens, faults)
         step = line(NUMBERS, entry, "NUMBERS of vtc.plan.stages").step(entry, state, context)
+        splits = number == recipe.split_at
         tokens_out = step.after.tokens if step.tokens_out is None else step.tokens_out
         plans.append(
             StagePlan(
                 entry.kind,
-                step.detail,
+                step.detail + (", split where it reads the question" if splits else ""),
                 state.grids,
                 step.after.grids,
                 layout.spans * state.tokens,
@@ -178,6 +179,7 @@ def _follow(
                 step.layers,
                 step.parameters,
                 entry.selects,
+                splits,
             )
         )
         state = step.after

@@ -41,6 +41,8 @@ class StagePlan:
         Parameters that the stage adds to the model.
     selects
         Whether a selector keeps some of the tokens, each at its place.
+    splits
+        Whether the vision graph is split in two before what of the stage reads the question.
     """
 
     kind: str
@@ -53,6 +55,7 @@ class StagePlan:
     layers: tuple[int, ...] = ()
     parameters: int = 0
     selects: bool = False
+    splits: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,11 @@ class TokenPlan:
     def chooses_tokens(self) -> bool:
         """Whether a selector chooses among tokens, before the decoder or inside it."""
         return any(stage.selects for stage in self.stages)
+
+    @property
+    def split_at(self) -> int | None:
+        """Number of the stage at which the vision graph is split in two; None where it is not."""
+        return next((number for number, stage in enumerate(self.stages) if stage.splits), None)
 
     @property
     def cut_layers(self) -> tuple[int, ...]:

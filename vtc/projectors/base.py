@@ -44,6 +44,15 @@ class Projector(nn.Module, ABC):
     def forward(self, tokens: VisualTokens, own: Own) -> Tensor:
         """Tokens (B, keep, E) in the decoder's space; `own` may be gone on with."""
 
+    def begin(self, tokens: VisualTokens, own: Own) -> VisualTokens:
+        """Do what does not depend on the question: nothing, unless a projector that reads it says otherwise."""
+        return tokens
+
+    def finish(self, begun: VisualTokens, own: Own) -> Tensor:
+        """Go on with what :meth:`begin` made, now that the question is known."""
+        made: Tensor = self(begun, own)
+        return made
+
 
 class TrainedProjector(Projector, TrainedPart):
     """A projector with parameters of its own, made for one number of tokens of one grid, or an elastic one for several.

@@ -18,6 +18,7 @@ Tokens of the three are added place by place. Only those of the pooling stand on
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any, Literal
 
@@ -31,7 +32,7 @@ from vtc.recipe.needs import NOTHING, Needs, Reading
 from vtc.recipe.projectors.qmop import BRANCHES, Branch
 from vtc.resampling import pooling
 from vtc.selectors.base import ascending, top_k
-from vtc.visual_tokens import VisualTokens, gather_tokens
+from vtc.visual_tokens import VisualTokens, gather_tokens, in_grids
 
 EPSILON = 1e-5
 GUIDES = 4
@@ -154,10 +155,6 @@ class Qmop(TrainedProjector):
         taken = (self.mixed(rated) > 0).float().mean(dim=0)
         return self.balance * rated.shape[1] * (taken / taken.sum() * rated.softmax(dim=-1).mean(dim=0)).sum()
 
-    def made(self, features: Tensor) -> Tensor:
-        """What each branch makes of the tokens, (branches, B, K, out)."""
-        return torch.stack([self.projections[name](branch(features)) for name, branch in self.branches.items()])
-
     def weights(self, image: Tensor, question: Tensor | None) -> Tensor:
         """Of each branch, (B, branches), for vectors of images (B, image) and of questions (B, text)."""
         vectors = [self.norm_image(image)]
@@ -196,23 +193,35 @@ class Qmop(TrainedProjector):
         return {"top_1": 1, "top_2": 2, "all": len(self.branches)}[self.mixture]
 
     def forward(self, tokens: VisualTokens, own: Own) -> Tensor:
-        made = self.made(tokens.features)
-        if not self.routed:
-            return made[0]
-        weights = self.weights(*self.vectors(tokens))
-        return (weights.transpose(0, 1)[..., None, None] * made).sum(dim=0)
+        begun = self.begin(tokens, own)
+        return self.finish(replace(begun, text=tokens.text), own) if self.routed else begun.features
 
-    def vectors(self, tokens: VisualTokens) -> tuple[Tensor, Tensor | None]:
-        """What the router reads, of images (B, image) and of questions (B, text)."""
-        features = tokens.features
-        image = features.mean(dim=1)
-        if self.cls_layer is not None:
-            image = tokens.readings[Reading("cls_state", self.cls_layer)]
-        if not self.text:
-            return image, None
-        if tokens.text is None:
-            raise AssertionError("the question is among its needs")
-        return image, tokens.text.mean.to(features)
+    def begin(self, tokens: VisualTokens, own: Own) -> VisualTokens:
+        """What each branch makes of the tokens, (B, branches * K, out) in a row, and the vector that the router reads.
+
+        Of the whole the router is all that depends on the question.
+        """
+        made = self.made(tokens.features).flatten(1, 2)
+        return replace(in_grids(made, [(len(self.branches), self.keep)]), image=self.image(tokens))
+
+    def made(self, features: Tensor) -> Tensor:
+        """What each branch makes of the tokens, (B, branches, K, out)."""
+        made = [self.projections[name](branch(features)) for name, branch in self.branches.items()]
+        return torch.stack(made, dim=1)
+
+    def image(self, tokens: VisualTokens) -> Tensor:
+        """What the router reads of images, (B, image)."""
+        if self.cls_layer is None:
+            return tokens.features.mean(dim=1)
+        return tokens.readings[Reading("cls_state", self.cls_layer)].to(tokens.features)
+
+    def finish(self, begun: VisualTokens, own: Own) -> Tensor:
+        if begun.image is None or (self.text and begun.text is None):
+            raise AssertionError("image and question are among its needs")
+        question = begun.text.mean.to(begun.features) if self.text and begun.text else None
+        weights = self.weights(begun.image, question)
+        made = begun.features.reshape(-1, len(self.branches), self.keep, begun.features.shape[-1])
+        return (weights[..., None, None] * made).sum(dim=1)
 
 
 class LearnedQueries(nn.Module):

@@ -45,7 +45,8 @@ class SeesSquares(TrainedProjector):
 
     def read(self, tokens: VisualTokens) -> Tensor:
         """Inputs (B, N, D) of the encoder layers as one tensor (B, N, layers * D)."""
-        return torch.cat([tokens.readings[Reading("hidden_states", layer)] for layer in self.layers], dim=-1)
+        several = [tokens.readings[Reading("hidden_states", layer)] for layer in self.layers]
+        return torch.cat(several, dim=-1).to(tokens.features)
 
     def see(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """What each query (B, keep, D) sees of its own square's keys and values (B, N, D)."""

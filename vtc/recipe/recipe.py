@@ -74,6 +74,9 @@ class Recipe(Written):
     """The method that the recipe follows, and where it is published."""
     budget: Budget | None = None
     """One budget for all pruning stages, in place of a ``keep`` in each."""
+    split_text: bool = False
+    """Where a stage before the decoder reads the question: export what comes before that as a graph that is run once an
+    image, and the rest as one that is run once a question."""
     stages: Annotated[tuple[Stage, ...], Field(strict=False)]
     """What is done to the model, in the order in which data meets it; an empty list leaves the model as it is."""
     _source: RecipeSource = PrivateAttr(default_factory=RecipeSource)
@@ -90,14 +93,14 @@ class Recipe(Written):
         return recipe
 
     def canonical(self) -> dict[str, Any]:
-        """Return the recipe as plain JSON data with every default filled in."""
-        return self.model_dump(mode="json", exclude_none=True)
+        """Return the recipe as plain JSON data with every default filled in, but for ``split_text``."""
+        return self.model_dump(mode="json", exclude_none=True, exclude=None if self.split_text else {"split_text"})
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of what the recipe does: version, budget and stages; its name and prose do not count."""
+        """sha256 (hex) of what the recipe does; its name and prose do not count."""
         canonical = self.canonical()
-        body = {key: canonical[key] for key in ("version", "budget", "stages") if key in canonical}
+        body = {key: canonical[key] for key in ("version", "budget", "split_text", "stages") if key in canonical}
         return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def to_yaml(self) -> str:
@@ -125,6 +128,12 @@ class Recipe(Written):
             raise RecipeError(f"{self._source.file}: has no budget of {keep} tokens; it has {these}")
         stages = tuple(stage.model_copy(update={"keep": keep}) if stage.budgets else stage for stage in self.stages)
         return self.model_copy(update={"stages": stages})
+
+    @property
+    def split_at(self) -> int | None:
+        """Number of the stage at which the vision graph is split in two; None where it is not."""
+        readers = (number for number, stage in enumerate(self.stages) if stage.splits)
+        return next(readers, None) if self.split_text else None
 
     @property
     def autos(self) -> list[str]:

@@ -28,7 +28,7 @@ class Timings:
         From pixels and token ids to the first token: vision graph with its selection, embedding, prefill of
         every segment. Preprocessing is not in it.
     vision_ms : float
-        The vision graph's share of `ttft_ms`.
+        The share of `ttft_ms` of the vision graphs that were run.
     prefill_ms : float
         The decoder's share of `ttft_ms`: every segment, selection between them, and the head.
     step_ms : tuple of float

@@ -43,7 +43,7 @@ class RuntimeOptions:
         compares sizes.
     image_cache : int
         Bytes of encoded images that are kept, so that a batch of the same pixels (and the same questions, where the
-        vision graph reads them) skips the vision graph; 0 keeps none. For ``onnxruntime`` alone.
+        vision graph reads them, and is not split) skips the vision graph; 0 keeps none. For ``onnxruntime`` alone.
 
     Raises
     ------

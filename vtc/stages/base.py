@@ -138,3 +138,12 @@ class TokenStage(nn.Module, ABC):
     @abstractmethod
     def forward(self, tokens: VisualTokens) -> VisualTokens:
         """Make the tokens that go on."""
+
+    def begin(self, tokens: VisualTokens) -> VisualTokens:
+        """Do what of a stage that reads the question does not depend on it: nothing, unless a kind says otherwise."""
+        return tokens
+
+    def finish(self, begun: VisualTokens) -> VisualTokens:
+        """Go on with what :meth:`begin` made, now that the question is known."""
+        made: VisualTokens = self(begun)
+        return made

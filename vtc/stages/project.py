@@ -49,7 +49,21 @@ class Project(TokenStage):
 
     def forward(self, tokens: VisualTokens) -> VisualTokens:
         """New tokens in the decoder's space."""
-        made = self.projector(by_view(tokens, self.views), self.adapter.projector)
+        return self._placed(self.projector(by_view(tokens, self.views), self.adapter.projector), tokens)
+
+    def begin(self, tokens: VisualTokens) -> VisualTokens:
+        """As far as the projector comes without the question; nothing else is gone on with."""
+        begun = self.projector.begin(by_view(tokens, self.views), self.adapter.projector)
+        rows = tokens.features.shape[0]
+        named = {name: value.reshape(rows, -1, *value.shape[2:]) for name, value in begun.tensors().items()}
+        return replace(begun.with_tensors(named), grids=begun.grids * self.views, padding=None)
+
+    def finish(self, begun: VisualTokens) -> VisualTokens:
+        made = self.projector.finish(by_view(begun, self.views), self.adapter.projector)
+        return self._placed(made, begun)
+
+    def _placed(self, made: Tensor, tokens: VisualTokens) -> VisualTokens:
+        """What a projector made of the views of tokens."""
         made = made.reshape(tokens.features.shape[0], -1, made.shape[-1])
         return replace(in_grids(made, self.grids), projected=made, text=tokens.text)
 
@@ -57,7 +71,7 @@ class Project(TokenStage):
 def by_view(tokens: VisualTokens, views: int) -> VisualTokens:
     """What a projector may look at, (B * views, N / views, D), of tokens (B, N, D) that are equal grids in a row.
 
-    A CLS state and the question are the same for all views of an image.
+    A CLS state and the question are the same for all views of an image; `image` has a part for each, in a row.
     """
     if views == 1:
         return tokens
@@ -73,7 +87,8 @@ def by_view(tokens: VisualTokens, views: int) -> VisualTokens:
         for reading, value in tokens.readings.items()
     }
     text = tokens.text and TextEmbeddings(repeated(tokens.text.states), repeated(tokens.text.mask))
-    return replace(in_grids(split(tokens.features), tokens.grids[:1], readings=readings), text=text)
+    image = None if tokens.image is None else split(tokens.image)
+    return replace(in_grids(split(tokens.features), tokens.grids[:1], readings=readings), text=text, image=image)
 
 
 def build(entry: ProjectEntry, context: BuildContext) -> Project:

@@ -62,7 +62,7 @@ class EncodedImages:
 
     def __init__(self, encoder: VisionEncoder, pixels: Pixels, memory: int) -> None:
         self.encoder, self.pixels = encoder, pixels
-        self._kept = Kept(self._encode, lambda tokens: sum(value.nbytes for value in tensors(tokens)), memory)
+        self._kept = Kept(self._encode, lambda tokens: sum(value.nbytes for value in tokens.tensors().values()), memory)
 
     def tokens(self, numbers: Sequence[int]) -> VisualTokens:
         """Visual tokens of images, spans of an image one after the other."""
@@ -101,25 +101,7 @@ def rows_of(first: int, count: int) -> Callable[[list[Tensor]], Tensor]:
     return lambda values: values[0][first : first + count].clone()
 
 
-def tensors(tokens: VisualTokens) -> list[Tensor]:
-    """Everything about visual tokens that has a row for each span."""
-    more = [value for value in (tokens.deepstack, tokens.padding) if value is not None]
-    return [tokens.features, tokens.indices, *tokens.readings.values(), *more]
-
-
 def joined(parts: Sequence[VisualTokens], join: Callable[[list[Tensor]], Tensor]) -> VisualTokens:
     """One of several, each of whose tensors is made of theirs."""
-
-    def of(get: Callable[[VisualTokens], Tensor | None]) -> Tensor | None:
-        values = [value for part in parts if (value := get(part)) is not None]
-        return join(values) if values else None
-
-    first = parts[0]
-    return replace(
-        first,
-        features=join([part.features for part in parts]),
-        indices=join([part.indices for part in parts]),
-        readings={reading: join([part.readings[reading] for part in parts]) for reading in first.readings},
-        deepstack=of(lambda part: part.deepstack),
-        padding=of(lambda part: part.padding),
-    )
+    named = [part.tensors() for part in parts]
+    return parts[0].with_tensors({name: join([one[name] for one in named]) for name in named[0]})

@@ -16,7 +16,7 @@ from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
 from vtc.progress import Report, silent
 from vtc.recipe.needs import Needs, Reading
-from vtc.training.encoded import joined, rows_of, tensors
+from vtc.training.encoded import joined, rows_of
 from vtc.training.forward import answer_states
 from vtc.training.packing import Packed, PromptLayout, QuestionTokens, pack, tokenize
 from vtc.visual_tokens import VisualTokens
@@ -113,7 +113,7 @@ class Encoded:
     @property
     def bytes(self) -> int:
         """What it takes in memory."""
-        own = [*tensors(self.tokens), self.states, *([] if self.attention is None else [self.attention])]
+        own = [*self.tokens.tensors().values(), self.states, *([] if self.attention is None else [self.attention])]
         return sum(tensor.nbytes for tensor in own)
 
 

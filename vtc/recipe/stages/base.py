@@ -105,6 +105,12 @@ class StageEntry(Written):
         return bool(self.selectors)
 
     @property
+    def splits(self) -> bool:
+        """Whether it reads the question before the decoder, so that the vision graph can be split there."""
+        methods = [getattr(self, key, None) for key in METHODS]
+        return self.place < Place.DECODER and any(method is not None and method.seeks_question for method in methods)
+
+    @property
     def deed(self) -> str:
         """What a message calls this stage."""
         return self.kind
