@@ -25,6 +25,7 @@ METHODS: dict[str, dict[str, Any]] = {
         )
     },
     **{f"{name} + LoRA": {"name": name, "lora": {}} for name in ("qmop", "deco")},
+    "qmop, image alone": {"name": "qmop", "question": False},
     **{f"qmop, {branch} alone": {"name": "qmop", "branches": [branch]} for branch in BRANCHES},
 }
 """Label of a projector to how a recipe names it."""

@@ -74,11 +74,8 @@ class Study:
 
     def trained(self, label: str, keep: Budget) -> Path | None:
         """The directory of a projector's file; None where there is none."""
-        named = "_".join(map(str, np.atleast_1d(keep)))
-        directory = (
-            self.work
-            / f"{label.removesuffix(' alone').replace(', ', '-').replace(' + ', '-')}-{named}-seed{TRAINING['seed']}"
-        )
+        named = label.replace(", ", "-").replace(" + ", "-").replace(" ", "-")
+        directory = self.work / f"{named}-{'_'.join(map(str, np.atleast_1d(keep)))}-seed{TRAINING['seed']}"
         if self.train:
             directory.mkdir(parents=True, exist_ok=True)
             recipe = project(label, keep, training=TRAINING)

@@ -68,6 +68,7 @@ def bundles(adapter: VLMAdapter, tmp_path_factory: pytest.TempPathFactory) -> Bu
 
     @cache
     def bundle(name: str) -> Made:
+        torch.manual_seed(0)
         recipe, precision = resolved(STAGES[name], split=name != "whole"), PRECISION.get(name, "fp32")
         models = served(apply_recipe(adapter, recipe, from_state=True), recipe)
         samples = [Sample([image(seed)], adapter.chat("what is it ?")) for seed in range(len(models))]

@@ -12,7 +12,7 @@ from tests.tiny import recipe
 from vtc.compressed.build import apply_recipe
 from vtc.models.base import VLMAdapter
 from vtc.plan import plan
-from vtc.projectors.qmop import GatedPruning, Qmop
+from vtc.projectors.qmop import Qmop
 from vtc.recipe.projectors.qmop import QmopTraining
 from vtc.visual_tokens import TextEmbeddings, VisualTokens, in_grids
 
@@ -58,7 +58,7 @@ def test_the_load_loss_works_against_leaving_out_the_same_branch() -> None:
 
 
 def test_branches_weigh_the_same_at_first_and_as_the_router_says_later() -> None:
-    projector, config = mixture(), QmopTraining(first=0.5)
+    projector, config = mixture(), QmopTraining(equal_first=0.5)
     rate(projector, 9.0, 0.0, 0.0)
     made = projector.made(encoded(projector).features)
     torch.testing.assert_close(step(projector, config, 0.25), made.mean(dim=1))
@@ -68,21 +68,6 @@ def test_branches_weigh_the_same_at_first_and_as_the_router_says_later() -> None
     torch.testing.assert_close(projector(encoded(projector), torch.nn.Identity()), made[:, 0], atol=1e-3, rtol=0)
 
 
-def test_one_branch_may_be_taken_for_each_question() -> None:
-    projector, config = mixture(), QmopTraining(first=0.5, steps=4)
-    projector.mixture = "top_1"
-    made = projector.made(encoded(projector).features)
-    torch.testing.assert_close(step(projector, config, 0.25)[:2], torch.stack([made[0, 1], made[1, 2]]))
-    rate(projector, 0.0, 1.0, 0.5)
-    taken = step(projector, config, 0.75)
-    torch.testing.assert_close(taken, made[:, 1])
-    taken.square().sum().backward()
-    gradient = projector.router[-1].bias.grad
-    assert gradient is not None
-    assert gradient.abs().min() > 0  # what the branches that were not taken would have done counts too
-    torch.testing.assert_close(projector(encoded(projector), torch.nn.Identity()), made[:, 1])
-
-
 def test_a_router_may_look_at_the_image_alone(adapter: VLMAdapter) -> None:
     one = stage("qmop")
     one["projector"]["question"] = False
@@ -90,24 +75,3 @@ def test_a_router_may_look_at_the_image_alone(adapter: VLMAdapter) -> None:
     assert not model.reads_text
     own = sum(parameter.numel() for parameter in model.vision.stages.parameters())
     assert plan(made, adapter.facts).stages[0].parameters == own
-
-
-def test_pruning_begins_as_an_imitation_of_what_guides_it() -> None:
-    """The CLS attention, log-linear in the features, is found again, whatever an image's own level is."""
-    projector = mixture()
-    projector.guided, projector.encoder_layers = True, (0, 1)
-    features = 30 * torch.randn(8, 16, 16, generator=torch.Generator().manual_seed(1))
-    direction, level = torch.randn(16, generator=torch.Generator().manual_seed(2)), torch.arange(8.0)[:, None]
-    attention = (0.02 * features @ direction + level).exp()
-    readings = dict.fromkeys(projector.start_needs.readings, attention)
-    assert len(readings) == 2
-    pruning = projector.branches["pruning"]
-    assert isinstance(pruning, GatedPruning)
-    projector.start([in_grids(features, [GRID], readings=readings)])
-    rates = pruning.score(features).squeeze(-1)
-    alike = [torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(rates, attention.log(), strict=True)]
-    assert min(alike) > 0.95
-    assert rates.mean().abs() < 1e-4
-    before = pruning.score.weight.clone()
-    projector.start([in_grids(features, [GRID])])  # nothing to be had: a stage before has remade the tokens
-    assert torch.equal(pruning.score.weight, before)

@@ -110,8 +110,8 @@ def _qmop(entry: entries.QmopEntry, at: Site) -> Qmop:
     (cls,) = at.layers(entry) or (None,)
     keep_grid, heads, image = entry.grid_of(at.keep, at.grid), heads_of(at.width, 64), entry.image(at.adapter.facts)
     sizes = at.width, heads, at.out, image, entry.question * at.out, entry.router
-    linear, has_cls = entry.projection == "linear", at.adapter.facts.encoder.has_cls
-    made = Qmop(at.grid, keep_grid, *sizes, entry.mixture, cls, entry.branches, linear, has_cls)
+    linear = entry.projection == "linear"
+    made = Qmop(at.grid, keep_grid, *sizes, entry.mixture, cls, entry.branches, linear)
     for layers in made.projections.values():
         begin_as(layers, at.adapter.projector)
     return made

@@ -4,7 +4,7 @@ The authors' code and the paper's text were not to be had when this was written;
 at image and question and weighs three branches. Everything else here is an assumption, and an option where it can be:
 
 - each branch (`branches` chooses among them) gives K tokens of the decoder's width, added with the router's weights
-  (`mixture`: the two largest of them, or all), or one is taken;
+  (`mixture`: the two largest of them, or all);
 - what takes a branch's tokens to the decoder is LLaVA's two layers, or one (`projection`);
 - the resampler is one cross-attention of learned queries, the pooling the means of a grid, the pruning the K tokens
   that a linear layer rates highest, in raster order, each times the sigmoid of its rate, which gives the rate a
@@ -35,11 +35,7 @@ from vtc.selectors.base import ascending, top_k
 from vtc.visual_tokens import VisualTokens, gather_tokens, in_grids
 
 EPSILON = 1e-5
-GUIDES = 4
-"""The last encoder layers, whose CLS attention pruning imitates to begin with."""
-RIDGE = 1e-3
-"""Of the fit to it, as a share of the mean square of a feature."""
-Mixture = Literal["top_1", "top_2", "all"]
+Mixture = Literal["top_2", "all"]
 
 
 class Qmop(TrainedProjector):
@@ -53,16 +49,14 @@ class Qmop(TrainedProjector):
     image, text, inner : int
         Values of the image's and of the question's vector, and of the router's inner layer; `text` is 0 for a router
         that reads no question.
-    mixture : {"top_1", "top_2", "all"}
-        How many branches are taken for a question, those that the router rates highest.
+    mixture : {"top_2", "all"}
+        Whether the branch that the router rates lowest is left out, where there are three.
     cls_layer : int or None
         The encoder layer whose entering CLS token is the image's vector; None takes the mean of the tokens.
     branches : sequence of str
         One alone has no router.
     linear : bool
         Whether one layer takes a branch's tokens to the decoder, in place of LLaVA's two.
-    guided : bool
-        Whether pruning begins as an imitation of the encoder's CLS attention.
     """
 
     def __init__(
@@ -79,12 +73,10 @@ class Qmop(TrainedProjector):
         cls_layer: int | None = None,
         branches: Sequence[Branch] = BRANCHES,
         linear: bool = False,
-        guided: bool = False,
     ) -> None:
         super().__init__(grid, prod(keep_grid))
-        self.guided = guided and "pruning" in branches
         self.mixture, self.cls_layer = mixture, cls_layer
-        self.text, self.first, self.balance, self.turn = text, False, 0.0, 0
+        self.text, self.equal, self.balance = text, False, 0.0
         self.rated: Tensor | None = None
         kinds: dict[Branch, Callable[[], nn.Module]] = {
             "resampler": lambda: LearnedQueries(grid, self.keep, width, heads),
@@ -118,31 +110,8 @@ class Qmop(TrainedProjector):
         own = {"branches": ",".join(self.branches), "mixture": self.mixture, "question": question}
         return {**super().made_for, **own}
 
-    @property
-    def start_needs(self) -> Needs:
-        layers = self.encoder_layers[-GUIDES:] if self.guided else ()
-        return Needs(frozenset(Reading("cls_attention", layer) for layer in layers))
-
-    @torch.no_grad()
-    def start(self, seen: Sequence[VisualTokens]) -> None:
-        """Fit the rates of the pruning to the logarithm of the CLS attention, by ridge regression, and leave them so.
-
-        What their gate says of them is no match: trained by it, rates that kept 89 % came to 71 %.
-        """
-        readings = self.start_needs.readings
-        guides = [[tokens.readings[one] for one in readings if one in tokens.readings] for tokens in seen]
-        branch = self.branches["pruning"] if self.guided else None
-        if not isinstance(branch, GatedPruning) or not all(guides):
-            return
-        branch.imitate(
-            torch.cat([tokens.features for tokens in seen]),
-            torch.cat([torch.stack(guide).mean(dim=0) for guide in guides]),
-        )
-        branch.score.requires_grad_(False)
-
     def prepare(self, config: Any, progress: float) -> None:
-        self.first, self.balance = progress < config.first, config.balance
-        self.turn = round(progress * config.steps)
+        self.equal, self.balance = progress < config.equal_first, config.balance
 
     def penalty(self) -> Tensor | None:
         """Load loss (Switch Transformer, arXiv 2101.03961, eq. 4): 1 where branches are taken equally often.
@@ -150,7 +119,7 @@ class Qmop(TrainedProjector):
         Of no use where none is ever left out.
         """
         rated, self.rated = self.rated, None
-        if rated is None or self.first or not self.balance:
+        if rated is None or self.equal or not self.balance:
             return None
         taken = (self.mixed(rated) > 0).float().mean(dim=0)
         return self.balance * rated.shape[1] * (taken / taken.sum() * rated.softmax(dim=-1).mean(dim=0)).sum()
@@ -161,36 +130,19 @@ class Qmop(TrainedProjector):
         if self.norm_text is not None:
             vectors.append(self.norm_text(question))
         logits: Tensor = self.router(torch.cat(vectors, dim=-1))
-        if not self.training:
-            return self.mixed(logits)
-        self.rated = logits
-        if self.first:
-            return self._alike(logits)
-        if self.mixture != "top_1":
-            return self.mixed(logits)
-        probabilities = logits.softmax(dim=-1)
-        return self.mixed(logits).detach() + probabilities - probabilities.detach()
-
-    def _alike(self, logits: Tensor) -> Tensor:
-        """Weights (B, branches) that treat branches alike: equal ones, or where one is taken, each in turn."""
-        count = logits.shape[1]
-        if self.mixture != "top_1":
-            return torch.full_like(logits, 1 / count)
-        turns = (torch.arange(logits.shape[0], device=logits.device) + self.turn) % count
-        return nn.functional.one_hot(turns, count).to(logits)
+        if self.training:
+            self.rated = logits
+            if self.equal:
+                return torch.full_like(logits, 1 / logits.shape[1])
+        return self.mixed(logits)
 
     def mixed(self, logits: Tensor) -> Tensor:
         """Weights of branches by what the router says of them, both (B, branches)."""
-        if self.taken >= logits.shape[1]:
+        if self.mixture == "all" or len(self.branches) == 2:
             return logits.softmax(dim=-1)
         # Of equal ones the first are taken.
-        taken = torch.zeros_like(logits).scatter(1, top_k(logits, self.taken), 1.0)
+        taken = torch.zeros_like(logits).scatter(1, top_k(logits, 2), 1.0)
         return torch.where(taken > 0, logits, -torch.inf).softmax(dim=-1)
-
-    @property
-    def taken(self) -> int:
-        """Branches that are taken for a question."""
-        return {"top_1": 1, "top_2": 2, "all": len(self.branches)}[self.mixture]
 
     def forward(self, tokens: VisualTokens, own: Own) -> Tensor:
         begun = self.begin(tokens, own)
@@ -250,18 +202,6 @@ class GatedPruning(nn.Module):
         super().__init__()
         self.keep = keep
         self.score = nn.Linear(width, 1)
-
-    def imitate(self, features: Tensor, guide: Tensor) -> None:
-        """Rate tokens (B, N, width) as the logarithm of `guide` (B, N) does, standardised in each image."""
-        logs = guide.double().clamp(min=1e-12).log()
-        wanted = (logs - logs.mean(dim=1, keepdim=True)) / logs.std(dim=1, keepdim=True).clamp(min=1e-12)
-        given = features.double()
-        centred = (given - given.mean(dim=1, keepdim=True)).flatten(0, 1)
-        square = centred.T @ centred
-        ridge = RIDGE * square.diagonal().mean() * torch.eye(len(square), dtype=square.dtype, device=square.device)
-        weight = torch.linalg.solve(square + ridge, centred.T @ wanted.flatten())
-        self.score.weight.copy_(weight[None])
-        self.score.bias.copy_(-(given @ weight).mean())
 
     def forward(self, features: Tensor) -> Tensor:
         """Those tokens in raster order, (B, keep, width)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from vtc.errors import InputError
 from vtc.finite import first_not_finite
 from vtc.machine import machine_fault
-from vtc.recipe.needs import NOTHING, Needs
 from vtc.runtime.versions import vtc_version
-from vtc.visual_tokens import VisualTokens
 
 MODEL = "model_sha256"
 
@@ -35,14 +33,6 @@ class TrainedPart(nn.Module):
     def accepts(self, name: str, stored: str | None) -> bool:
         """Whether what a file says under one of the names of `made_for` is right for this part."""
         return stored == self.made_for[name]
-
-    @property
-    def start_needs(self) -> Needs:
-        """What `start` looks at beyond what it always needs."""
-        return NOTHING
-
-    def start(self, seen: Sequence[VisualTokens]) -> None:
-        """Begin training better than at random, given what comes to it of some images."""
 
     def prepare(self, config: Any, progress: float) -> None:
         """Be told before a step of training what is trained how, and what share of the steps is done."""

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from vtc.compressed.model import CompressedModel
 from vtc.data.datasets import Item, load_dataset
 from vtc.errors import InputError
-from vtc.recipe.needs import NOTHING, Needs
 from vtc.recipe.training import DistillationTraining
 from vtc.training.encoded import EncodedImages, Kept, Seen
 from vtc.training.job import TrainingJob
@@ -43,8 +42,6 @@ class Pair:
         All that will be asked about.
     memory : int
         Bytes that may be kept.
-    more : Needs
-        What is looked at of the images beyond what the models do.
     """
 
     def __init__(
@@ -53,7 +50,6 @@ class Pair:
         original: CompressedModel,
         prompts: Sequence[Prompt],
         memory: int,
-        more: Needs = NOTHING,
     ) -> None:
         items = {prompt.image: prompt.item for prompt in prompts}
         weights = next(original.embed_tokens.parameters())
@@ -62,7 +58,6 @@ class Pair:
             return original.adapter.preprocess([items[number].load() for number in numbers]).to(weights)
 
         ours, theirs = models[0].vision, original.vision
-        ours.needs |= more
         images = EncodedImages(ours, pixels, memory // 2)
         same = ours.layers == theirs.layers
         for model in models:

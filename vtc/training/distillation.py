@@ -26,7 +26,6 @@ from vtc.errors import InputError
 from vtc.plan import plan
 from vtc.progress import silent
 from vtc.recipe import Recipe
-from vtc.recipe.needs import NOTHING
 from vtc.recipe.training import DistillationTraining
 from vtc.selectors.trained import TrainedPart, log_path, read_metadata, save_trained, trained_part
 from vtc.training.answers import Pair, Prompt, answers, by_prompt, load_prompts, targets
@@ -36,7 +35,6 @@ from vtc.training.learning_rate import learning_rate_factor, set_relative_rate
 from vtc.training.log import write_log
 from vtc.training.state import Row, load_state, save_state, state_path
 from vtc.training.verdict import WARNING, check_finite, learned_nothing
-from vtc.visual_tokens import VisualTokens
 
 MEASURED = ("loss", "lm", "kl")
 LOG_FIELDS = (
@@ -51,8 +49,6 @@ LOG_FIELDS = (
 )
 LOGGED = 10
 """Log rows of a run; at each one the state is saved."""
-STARTED_ON = 64
-"""Questions whose images a part is shown before it is trained."""
 
 
 def train_by_distillation(job: TrainingJob) -> None:
@@ -84,7 +80,7 @@ def train_by_distillation(job: TrainingJob) -> None:
         torch.manual_seed(config.seed)
         models, part = _models(job)
         memory = int(config.memory_gb * 2**30) // processes
-        pair = Pair(models, original, [*train_on, *validate_on], memory, part.start_needs)
+        pair = Pair(models, original, [*train_on, *validate_on], memory)
         log = _train(job, config, pair, part, train_on, validate_on, run, accelerator)
     if accelerator.is_main_process:
         write_log(log_path(job.path), log, LOG_FIELDS)
@@ -133,7 +129,6 @@ def _train(
 
     Processes share each batch, so that several do what one does.
     """
-    _start(pair, part, train_on[:STARTED_ON], config)
     optimizer = torch.optim.AdamW([{"params": [own]} for own in part.parameters()], weight_decay=0.0)
     done, log = load_state(state_path(job.path), part, optimizer, run)
     spent, began = (log[-1]["seconds"] if log else 0.0), time.monotonic()
@@ -164,19 +159,6 @@ def _train(
             if accelerator.is_main_process:
                 save_state(state_path(job.path), part, optimizer, step + 1, log, run)
     return log
-
-
-@torch.no_grad()
-def _start(pair: Pair, part: TrainedPart, prompts: Sequence[Prompt], config: DistillationTraining) -> None:
-    """Show a part what comes to it, if it has use for that."""
-    if part.start_needs == NOTHING:
-        return
-    seen: list[VisualTokens] = []
-    hook = part.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    for first in range(0, len(prompts), config.batch):
-        answers(pair.models[-1], prompts[first : first + config.batch])
-    hook.remove()
-    part.start(seen)
 
 
 def _backward(

@@ -23,9 +23,8 @@ BRANCHES: tuple[Branch, ...] = get_args(Branch)
 class QmopTraining(DistillationTraining):
     """Training of a mixture of projectors."""
 
-    first: Annotated[float, Field(ge=0, lt=1)] = 0.25
-    """Share of the steps, the first ones, in which branches are treated alike, whatever the router says: they weigh the
-    same, or with ``mixture: top_1`` each is taken in turn."""
+    equal_first: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Share of the steps, the first ones, in which all branches weigh the same, whatever the router says."""
     balance: Weight = 0.01
     """Weight of the loss that keeps the router from leaving out the same branch for all questions."""
 
@@ -48,8 +47,8 @@ class QmopEntry(PooledEntry):
     """Which of the three it is made of. One alone has no router, and reads no question."""
     projection: Literal["two_layers", "linear"] = "two_layers"
     """What takes a branch's tokens to the decoder: LLaVA's two layers, which begin as the model's own, or one."""
-    mixture: Literal["top_1", "top_2", "all"] = "top_2"
-    """Branches that are taken for a question, those that the router rates highest; tokens of several are added."""
+    mixture: Literal["top_2", "all"] = "top_2"
+    """Whether the branch that the router rates lowest is left out."""
     router: Annotated[int, Field(ge=1)] = 256
     """Inner size of the router."""
     question: bool = True
