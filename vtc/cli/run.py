@@ -66,12 +66,12 @@ def command(
     vtc run out/bundle --image photo.jpg --prompt "What is in the picture?"
     vtc run out/bundle --image a.png --image b.png --prompt "What differs?" --json
     """
-    import vtc
     from vtc.runtime.image import open_image
     from vtc.runtime.sampling import Sampler
+    from vtc.runtime.vlm import VLM
 
     pictures = [open_image(path) for path in images]
-    model = vtc.load(bundle, runtime)
+    model = VLM.load(bundle, runtime)
     tell_warnings(bundle)
     if temperature == 0 and (told := model.manifest.generation.rules.told):
         note(line(f"note: {told}"))

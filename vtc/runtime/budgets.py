@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -86,6 +86,12 @@ class Entropy:
 
 Keep = int | Entropy | None
 """One budget for all questions, a policy, or None for the largest."""
+
+
+def no_budget(model: str, keep: int, budgets: Collection[int]) -> InputError:
+    """What is wrong where a model has no budget of `keep`."""
+    these = f"it has {', '.join(map(str, budgets))}" if budgets else "it has one for all questions"
+    return InputError(f"{model}: has no budget of {keep} visual tokens; {these}")
 
 
 def entropies(logits: NDArray[np.floating]) -> NDArray[np.float64]:
