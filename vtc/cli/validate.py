@@ -108,7 +108,8 @@ def command(
     tell_warnings(target)
     _leave(report["gate"])
     if target != "none":
-        suggest("bench", target, *(["--against", asked["against"]] if asked["against"] else []))
+        given = {name: asked[name] for name in ("against", "keep") if isinstance(asked[name], str | int)}
+        suggest("bench", target, *(word for name, value in given.items() for word in (f"--{name}", str(value))))
 
 
 def _leave(gate: dict[str, Any]) -> None:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vtc.compressed.model import CompressedModel, Generation
+from vtc.compressed.generation import Generation
+from vtc.compressed.model import CompressedModel
 from vtc.errors import InputError
 from vtc.facts.placement import ON_CPU, Placement
 from vtc.inputs.generation import GenerationRules

@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vtc.compressed.decoder import DecoderSegment, GatherTokens, KeyValue, MergeTokens
+from vtc.compressed.generation import Generation, answers
 from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.errors import InputError
-from vtc.inputs.generation import GenerationRules, RuledLogits
+from vtc.inputs.generation import GenerationRules
 from vtc.inputs.positions import PositionRule, positions
 from vtc.inputs.prompts import check_several, clips
 from vtc.inputs.schedule import SegmentRule, query_tokens, schedule
@@ -25,24 +26,6 @@ from vtc.plan import SegmentPlan, TokenPlan
 from vtc.runtime.sampling import Sampler
 from vtc.stages.base import Cut, CutStage
 from vtc.visual_tokens import TextEmbeddings, VisualTokens, gather_positions, gather_tokens
-
-
-@dataclass(frozen=True)
-class Generation:
-    """An answer.
-
-    Attributes
-    ----------
-    token_ids : list of int
-        Without the end token.
-    text : str
-    budgets : tuple of int
-        As of :class:`vtc.runtime.generation.Generation`.
-    """
-
-    token_ids: list[int]
-    text: str
-    budgets: tuple[int, ...] = ()
 
 
 @dataclass
@@ -370,25 +353,7 @@ class CompressedModel(nn.Module):
         sampler: Sampler | None = None,
     ) -> list[Generation]:
         """Answer prompts from what :meth:`prefill` gave for them."""
-        (logits, state), draw = prefilled, sampler or Sampler()
-        ends = self.adapter.eos_token_ids
-        prompts = _numbers(input_ids), _numbers(attention_mask)
-        ruled = RuledLogits(self.adapter.rules, ends, *prompts, max_new_tokens)
-        eos = torch.tensor(ends, device=logits.device)
-        token = _chosen(logits, ruled, draw)
-        generated = [token]
-        done = torch.isin(token, eos)
-        while len(generated) < max_new_tokens and not bool(done.all()):
-            token = _chosen(self.decode(token, state), ruled, draw)
-            generated.append(token)
-            done |= torch.isin(token, eos)
-        rows = [self._until_end(row, eos.tolist()) for row in torch.cat(generated, dim=1).tolist()]
-        return [Generation(row, self.adapter.tokenizer.decode(row, skip_special_tokens=True).strip()) for row in rows]
-
-    @staticmethod
-    def _until_end(row: list[int], eos: Sequence[int]) -> list[int]:
-        ends = [place for place, token in enumerate(row) if token in eos]
-        return row[: ends[0]] if ends else row
+        return answers(self, prefilled, (_numbers(input_ids), _numbers(attention_mask)), max_new_tokens, sampler)
 
     @torch.inference_mode()
     def features(self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -443,13 +408,6 @@ class CompressedModel(nn.Module):
             steps.append(self.decode(column[:, None], state)[:, -1])
         stacked = torch.stack(steps, dim=1).float().cpu().numpy()
         return [row[: len(ids)] for row, ids in zip(stacked, continuations, strict=True)]
-
-
-def _chosen(logits: Tensor, ruled: RuledLogits, sampler: Sampler) -> Tensor:
-    """The next token of each row (B, 1) by the last of its logits (B, S, vocabulary) and the rules."""
-    token = sampler(ruled(logits[:, -1].float().cpu().numpy()))
-    ruled.took(token)
-    return torch.from_numpy(token[:, None]).to(logits.device)
 
 
 def _numbers(tensor: Tensor) -> NDArray[np.int64]:

@@ -20,7 +20,8 @@ from vtc.evaluate.answers import Contestant, Trial
 from vtc.evaluate.baselines import baseline_keep, budget, open_baselines
 from vtc.evaluate.evidence import Locator
 from vtc.evaluate.layouts import by_layout
-from vtc.evaluate.one_by_one import Elastic, OneByOne
+from vtc.evaluate.one_by_one import Elastic
+from vtc.evaluate.trials import of_each_budget, of_policy
 from vtc.facts.layout import ANY_IMAGE, ImageOptions, image_options_of
 from vtc.facts.placement import ON_CPU, Placement
 from vtc.files import read_json
@@ -190,62 +191,32 @@ def open_comparison(
         rivals, left_out = _baselines_of(original, (), baselines, seed)
         return Comparison(original.contestant, None, rivals, left_out, _digest(against, original.model_sha256))
     original_manifest = manifest_of(Path(against))
-    if manifest is not None and manifest["kind"] == "compressed":
-        # One copy of the weights serves both.
+    in_torch = manifest is not None and manifest["kind"] == "compressed"
+    if in_torch:
         compressed = open_compressed(Path(target), None if original_manifest else against, placement)
-        original = _open_original(against, options, placement) if original_manifest else _uncompressed(compressed)
     else:
         compressed = open_bundle(Path(target), options)
-        original = _open_original(against, options, placement, layouts_of(manifest))
+    for one in keep.of(tuple(compressed.budgets)) if isinstance(keep, Entropy) else (keep,):
+        compressed.at_budget(one)  # refused here where there is none, before the original is loaded
+    if in_torch and not original_manifest:
+        original = _uncompressed(compressed)  # one copy of the weights serves both
+    else:
+        original = _open_original(against, options, placement, [ANY_IMAGE] if in_torch else layouts_of(manifest))
     check_same_origin(original, compressed)
     sha256 = _digest(target, against, original.model_sha256)
+
+    def rivals_of(names: Sequence[str], keeps: Sequence[int | None]) -> tuple[list[Contestant], dict[str, str]]:
+        return _baselines_of(original, keeps, names, seed)
+
     if keep is None and compressed.budgets:
-        return Comparison(original.contestant, None, [], {}, sha256, _trials(original, compressed, baselines, seed))
+        trials = of_each_budget(compressed, baselines, rivals_of)
+        return Comparison(original.contestant, None, [], {}, sha256, trials)
     if isinstance(keep, Entropy):
-        trial = _by_policy(original, compressed, keep, baselines, seed)
+        trial = of_policy(compressed, keep, baselines, rivals_of)
     else:
         at = compressed.at_budget(keep)
-        trial = Trial(at.contestant, *_baselines_of(original, at.keeps, baselines, seed))
+        trial = Trial(at.contestant, *rivals_of(baselines, at.keeps))
     return Comparison(original.contestant, trial.contestant, list(trial.baselines), trial.left_out, sha256)
-
-
-def _trials(original: Opened, compressed: Opened, names: Sequence[str], seed: int) -> dict[int, Trial]:
-    """The model at each of its budgets, with baselines; that which sees no image is the same for all."""
-    blind, _ = _baselines_of(original, (), [name for name in names if name == "blind"], seed)
-    trials = {}
-    for keep, at in compressed.budgets.items():
-        rivals, left_out = _baselines_of(original, at.keeps, [name for name in names if name != "blind"], seed)
-        trials[keep] = Trial(at.contestant, [*rivals, *blind], left_out)
-    return trials
-
-
-def _by_policy(original: Opened, compressed: Opened, policy: Entropy, names: Sequence[str], seed: int) -> Trial:
-    """A policy that chooses among a model's budgets; beside it each of them, which any policy has to beat.
-
-    Raises
-    ------
-    InputError
-        If the model has no budgets to choose from.
-    """
-    name, model = compressed.contestant.name, compressed.elastic
-    tried = policy.of(tuple(compressed.budgets))
-    for keep in tried:
-        compressed.at_budget(keep)
-    assert model is not None  # what has budgets answers at them
-    fixed = [_one_by_one(compressed, f"keep {keep}", keep) for keep in tried if set(names) - {"blind"}]
-    blind, left_out = _baselines_of(original, (), [name for name in names if name == "blind"], seed)
-    return Trial(_one_by_one(compressed, f"{name} by entropy {policy.threshold:g}", policy), [*fixed, *blind], left_out)
-
-
-def _one_by_one(opened: Opened, name: str, keep: int | Entropy) -> Contestant:
-    assert opened.elastic is not None
-    return replace(
-        opened.contestant,
-        name=name,
-        predictor=OneByOne(opened.elastic, keep),
-        locator=None,
-        layer_average=None,
-    )
 
 
 def _digest(*names: str) -> str:

@@ -78,12 +78,13 @@ class OneByOne:
 
     def __init__(self, model: Elastic, keep: int | Entropy) -> None:
         self._model, self.keep = model, keep
+        self._tried = (keep,) if isinstance(keep, int) else keep.of(model.budgets)
+        self._warm = False
 
     @property
     def image_tokens(self) -> int:
         """Visual tokens of one image that enter the decoder, in the first pass."""
-        first = self.keep if isinstance(self.keep, int) else self.keep.of(self._model.budgets)[0]
-        return self._model.at_budget(first).image_tokens
+        return self._model.at_budget(self._tried[0]).image_tokens
 
     @property
     def generation_rules(self) -> GenerationRules:
@@ -94,6 +95,10 @@ class OneByOne:
         self, images: list[list[Image.Image]], prompts: list[str], max_new_tokens: int = 32
     ) -> Sequence[Timed]:
         """Answer prompts greedily."""
+        if not self._warm:  # no question's time holds the loading of a graph
+            for keep in self._tried:
+                self._model.generate(images[:1], prompts[:1], 1, keep=keep)
+            self._warm = True
         return [self._timed(group, prompt, max_new_tokens) for group, prompt in zip(images, prompts, strict=True)]
 
     def _timed(self, images: list[Image.Image], prompt: str, max_new_tokens: int) -> Timed:
