@@ -184,7 +184,7 @@ def _passes_lines(name: str, result: Mapping[str, Any]) -> list[str]:
     return [
         f"{_plain(name)} answered {at}: {result['passes']:.3g} passes and {result['visual_tokens']:.4g} visual "
         f"tokens a question, {result['tokens_answered']:.4g} of them in the pass that answered",
-        "ms: one question at a time, from preprocessing to the last token; read them against each other",
+        "ms: one question at a time, preprocessing to last token, model after model; vtc bench times budgets in turns",
     ]
 
 
