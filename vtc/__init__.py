@@ -20,9 +20,11 @@ if TYPE_CHECKING:
         optimize,
         validate,
     )
+    from vtc.compressed.elastic import ElasticModel
     from vtc.evaluate.validate import Thresholds
     from vtc.facts.layout import ImageOptions
     from vtc.recipe import Recipe, load_recipe
+    from vtc.runtime.budgets import Entropy
     from vtc.runtime.options import RuntimeOptions
     from vtc.runtime.vlm import VLM
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = [
     "VLM",
     "CompressResult",
+    "ElasticModel",
+    "Entropy",
     "ExportResult",
     "ImageOptions",
     "Recipe",
@@ -49,6 +53,8 @@ __all__ = [
 
 _HOMES = {
     "VLM": "vtc.runtime.vlm",
+    "ElasticModel": "vtc.compressed.elastic",
+    "Entropy": "vtc.runtime.budgets",
     "ImageOptions": "vtc.facts.layout",
     "Recipe": "vtc.recipe",
     "RuntimeOptions": "vtc.runtime.options",

@@ -18,6 +18,7 @@ from tests.tiny import image
 from vtc.bundle.manifest import load_manifest
 from vtc.compressed.checkpoint import at_budgets
 from vtc.compressed.elastic import ElasticModel
+from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
 from vtc.runtime.budgets import Entropy, entropies
@@ -84,15 +85,31 @@ def test_uncertain_answers_go_up_to_the_next_budget(made: Made, asked: Asked) ->
         assert answer.budgets == tried
         assert answer.token_ids == bundle.generate([group], [text], 4, keep=tried[-1])[0].token_ids
     assert min(first) < between < max(first)
-    eager = ElasticModel(at_budgets(made[0].model, made[0].recipe))
-    policy = Entropy(between, bundle.budgets[:2])
-    assert [eager.chosen(*one, policy) for one in zip(*asked, strict=True)] == [one.budgets[-1] for one in answers]
-    theirs = eager.generate(*asked, 4, keep=policy)
-    assert [one.token_ids for one in theirs] == [one.token_ids for one in answers]
+    eager = ElasticModel(made[0].model, at_budgets(made[0].model, made[0].recipe))
+    theirs = eager.generate(*asked, 4, keep=Entropy(between, bundle.budgets[:2]))
+    assert [(one.budgets, one.token_ids) for one in theirs] == [(one.budgets, one.token_ids) for one in answers]
     assert bundle.generate(images, prompts, 4, keep=Entropy(0.0))[0].budgets == bundle.budgets
     everything = bundle.start(images[:1], prompts[:1], 4, keep=Entropy(0.0))
     assert len(bundle.budgets) > 1
     assert everything.timings.ttft_ms > everything.timings.vision_ms > 0
+
+
+def test_in_pytorch_all_passes_share_what_the_encoder_made(
+    made: Made, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ElasticModel(made[0].model, at_budgets(made[0].model, made[0].recipe))
+    prompt = [asked[0][0]], [asked[1][0]]
+    ids, mask, pixels = model.at_budget(model.budgets[0]).inputs(*prompt)
+    with torch.inference_mode():
+        seen = model.model.vision.tokens(pixels)
+        shared, _ = model.at_budget(model.budgets[0]).prefill(ids, mask, pixels, seen=seen)
+        own, _ = model.at_budget(model.budgets[0]).prefill(ids, mask, pixels)
+    assert torch.equal(shared, own)
+    runs: list[int] = []
+    encode = VisionEncoder.tokens
+    monkeypatch.setattr(VisionEncoder, "tokens", lambda self, pixels: (runs.append(1), encode(self, pixels))[1])
+    assert model.generate(*prompt, 4, keep=Entropy(0.0))[0].budgets == model.budgets
+    assert len(runs) == 1
 
 
 def test_a_prompt_without_an_image_is_asked_once(made: Made, adapter: VLMAdapter) -> None:

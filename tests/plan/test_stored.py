@@ -11,7 +11,7 @@ from tests.evaluate.bundles import bundle_with_plan, plan
 from tests.runtime.toy import make_toy
 from vtc.bundle.manifest import Manifest, load_manifest
 from vtc.errors import BundleError
-from vtc.plan.stored import plans_of, recipe_of
+from vtc.plan.stored import budget_plans, plans_of, recipe_of
 from vtc.plan.token_plan import TokenPlan
 
 ODD: list[Any] = [None, -1, "x", [], {}, 1e300, [[1]]]
@@ -41,6 +41,20 @@ def test_fields_of_other_types_are_refused(manifest: Manifest, part: str) -> Non
         else:
             assert isinstance(odd, type(kept)), odd
     assert refused >= 4
+
+
+def test_each_budget_has_its_plan(manifest: Manifest) -> None:
+    largest, smaller = plan(8), plan(4)
+    served = tuple(replace(manifest.images[0], budget=keep) for keep in (8, 4))
+    stages = [{"kind": "prune", "keep": [4, 8], "selector": "random"}]
+    recipe = {"version": 1, "name": "elastic", "stages": stages}
+    elastic = replace(manifest, images=served, recipe=recipe, plan=replace(largest, smaller=(smaller,)).to_dict())
+    assert budget_plans(elastic)[4] == plans_of(elastic.at_budget(4))[0] == smaller
+    assert plans_of(elastic)[0].keep == 8
+    for told in (largest, replace(largest, smaller=(replace(smaller, keep=-1),))):
+        with pytest.raises(BundleError, match="holds no plan"):
+            budget_plans(replace(elastic, plan=told.to_dict()))
+    assert budget_plans(manifest) == {}
 
 
 def test_numbers_of_no_plan_are_refused(manifest: Manifest) -> None:

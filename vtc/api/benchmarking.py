@@ -23,10 +23,13 @@ def bench(
     repeats: int = 50,
     warmup: int = 3,
     memory: bool = True,
+    keep: int | None = None,
     runtime: RuntimeOptions = RuntimeOptions(),
     progress: Report = silent,
 ) -> dict[str, Any]:
     """Time a bundle and the original in turn, in one run, and measure each one's peak memory.
+
+    A bundle of several budgets of visual tokens is timed at each of them.
 
     Parameters
     ----------
@@ -44,6 +47,8 @@ def bench(
         Rounds that count, and rounds before them that do not.
     memory : bool
         Whether peak memory is measured, each model in a process of its own.
+    keep : int or None
+        The one budget to time.
     runtime : RuntimeOptions
         How the bundle is run; the original runs in the same precision, on engines of its own.
     progress : callable
@@ -57,7 +62,7 @@ def bench(
     Raises
     ------
     InputError
-        If something is missing, or the bundle was made from another checkpoint.
+        If something is missing, there is no such budget, or the bundle was made from another checkpoint.
 
     Examples
     --------
@@ -71,4 +76,4 @@ def bench(
 
     rounds = Rounds(repeats, warmup, max_new_tokens, memory)
     origin = None if against is None else str(against)
-    return bench_bundle(Path(bundle), origin, bench_prompts(images, prompt), rounds, runtime, progress)
+    return bench_bundle(Path(bundle), origin, bench_prompts(images, prompt), rounds, runtime, progress, keep)

@@ -15,6 +15,7 @@ from vtc.runtime.options import RuntimeOptions
 
 if TYPE_CHECKING:
     from vtc.evaluate.validate import Thresholds
+    from vtc.runtime.budgets import Keep
 
 
 def validate(
@@ -32,6 +33,7 @@ def validate(
     runtime: RuntimeOptions = RuntimeOptions(),
     device: Device = "cpu",
     dtype: Dtype = "float32",
+    keep: Keep = None,
     progress: Report = silent,
 ) -> dict[str, Any]:
     """Judge a bundle or a compressed model against the original, on the same questions.
@@ -66,6 +68,9 @@ def validate(
         Where the original, its baselines and a compressed model run, as for :func:`compress`.
     dtype : {"float32", "bfloat16", "float16", "auto"}
         Type of their weights.
+    keep : int, Entropy or None
+        Of a target with several budgets of visual tokens, the one to judge, or the policy that chooses, which is asked
+        one question at a time, beside each budget that it chooses from. None judges each budget.
     progress : callable
         As for :func:`compress`.
 
@@ -73,14 +78,15 @@ def validate(
     -------
     dict
         The report of :func:`vtc.evaluate.validate.validate`, ready for JSON. ``report["gate"]["status"]`` is ``pass``,
-        ``fail`` or ``inconclusive``; a failed gate raises nothing. Answers are noted in the user's cache directory
+        ``fail`` or ``inconclusive``; a failed gate raises nothing. Where each of several budgets is judged, it is that
+        of :func:`vtc.evaluate.validate.validate_budgets`. Answers are noted in the user's cache directory
         until the report is done, so that the same call goes on after an interruption.
 
     Raises
     ------
     InputError
-        If something is missing, of the wrong kind, or made from another checkpoint, or if more questions cannot be
-        asked than may be left out.
+        If something is missing, of the wrong kind, or made from another checkpoint, if there is no such budget, or if
+        more questions cannot be asked than may be left out.
 
     Examples
     --------
@@ -95,7 +101,7 @@ def validate(
     from vtc.evaluate.asking import Effort
     from vtc.evaluate.contestants import checkpoint_name, open_comparison
     from vtc.evaluate.notes import notes_of
-    from vtc.evaluate.validate import Thresholds
+    from vtc.evaluate.validate import Thresholds, validate_budgets
     from vtc.evaluate.validate import validate as run
 
     named = None if target is None else str(target)
@@ -104,22 +110,23 @@ def validate(
         raise InputError(f"say what to ask {model}: --data DIR with data.jsonl; drawn digits are for 'reference' alone")
     dataset = load_dataset(data, samples, seed)
     placement = as_placement(device, dtype)
-    field = open_comparison(named, origin, baselines, seed, runtime, placement)
+    field = open_comparison(named, origin, baselines, seed, runtime, placement, keep)
     key = [field.sha256, dataset.sha256, str(seed), repr(runtime), str(max_new_tokens), *sorted(baselines)]
     key += [] if placement == ON_CPU else [repr(placement)]
+    key += [] if keep is None else [repr(keep)]
     notes = notes_of(key, progress)
-    report = run(
-        field.original,
-        field.compressed,
-        field.baselines,
-        dataset,
-        limits=thresholds or Thresholds(),
-        seed=seed,
-        effort=Effort(batch_size, max_new_tokens),
-        progress=progress,
-        left_out=field.left_out,
-        max_skipped=max_skipped,
-        notes=notes,
-    )
+    how: dict[str, Any] = {
+        "limits": thresholds or Thresholds(),
+        "seed": seed,
+        "effort": Effort(batch_size, max_new_tokens),
+        "progress": progress,
+        "max_skipped": max_skipped,
+        "notes": notes,
+    }
+    if field.budgets:
+        report = validate_budgets(field.original, field.budgets, dataset, **how)
+    else:
+        models = field.original, field.compressed, field.baselines
+        report = run(*models, dataset, left_out=field.left_out, **how)
     notes.remove()
     return report

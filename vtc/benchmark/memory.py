@@ -78,7 +78,12 @@ def _status(name: str) -> float | None:
 
 
 def measure_memory(
-    bundle: Path, images: Sequence[Image.Image], question: str, new_tokens: int, options: RuntimeOptions
+    bundle: Path,
+    images: Sequence[Image.Image],
+    question: str,
+    new_tokens: int,
+    options: RuntimeOptions,
+    keep: int | None = None,
 ) -> Memory:
     """Load a bundle in a fresh process, ask it once, and read the peak.
 
@@ -90,6 +95,8 @@ def measure_memory(
     new_tokens : int
         Length of the answer.
     options : RuntimeOptions
+    keep : int or None
+        Which of the bundle's budgets, where it has several.
 
     Raises
     ------
@@ -106,6 +113,7 @@ def measure_memory(
             "images": paths,
             "question": question,
             "new_tokens": new_tokens,
+            "keep": keep,
             "options": asdict(options),
         }
         # The package may be on this process's path only, as in a checkout that is not installed.
@@ -135,7 +143,7 @@ def main() -> None:
     before = peak_rss_mb()
     vlm = VLM.load(request["bundle"], RuntimeOptions(**request["options"]))
     prompt = vlm.chat(request["question"], len(images))
-    vlm.generate([images], [prompt], request["new_tokens"])
+    vlm.generate([images], [prompt], request["new_tokens"], keep=request["keep"])
     json.dump({"before_load_mb": before, "peak_mb": peak_rss_mb()}, sys.stdout)
 
 

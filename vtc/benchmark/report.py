@@ -184,34 +184,35 @@ def speedup(original: Sequence[TimedAnswer], model: Sequence[TimedAnswer], seed:
 
 def bench(
     original: Runner | None,
-    model: Runner,
-    *,
+    *models: Runner,
     questions: int,
     repeats: int,
     warmup: int,
     memories: Sequence[Memory | None],
     progress: Report = silent,
 ) -> dict[str, Any]:
-    """Time a model, and the original beside it.
+    """Time models, and the original beside them.
 
     Parameters
     ----------
     original : Runner or None
-    model : Runner
+    models : Runner
+        One, or the same one at several budgets, ascending.
     questions, repeats, warmup : int
         See :func:`alternate`.
     memories : sequence of Memory or None
-        Of the original, if any, and the model.
+        Of the original, if any, and the models.
     progress : callable
 
     Returns
     -------
     dict
-        The report, ready for JSON: ``kind``, ``runs``, ``speedup``, ``protocol``.
+        The report, ready for JSON: ``kind``, ``runs``, each with its ``speedup`` where it is beside an original,
+        ``speedup`` of the last model, ``protocol``.
     """
-    runners = [runner for runner in (original, model) if runner is not None]
+    runners = [runner for runner in (original, *models) if runner is not None]
     samples = alternate(runners, questions, repeats, warmup, progress)
-    return report_of(runners, samples, memories, questions, warmup)
+    return report_of(runners, samples, memories, questions, warmup, beside=original is not None)
 
 
 def report_of(
@@ -220,15 +221,20 @@ def report_of(
     memories: Sequence[Memory | None],
     questions: int,
     warmup: int,
+    *,
+    beside: bool = True,
 ) -> dict[str, Any]:
-    """The report of a model that was timed, or of the original and a model; see :func:`bench`."""
+    """The report of models that were timed, `beside` the original as the first of them; see :func:`bench`."""
     entries = zip(runners, samples, memories, strict=True)
+    runs = [summary(runner, taken, memory) for runner, taken, memory in entries]
+    none: dict[str, Any] = {**dict.fromkeys(SPEEDUPS), "ci95": dict.fromkeys(SPEEDUPS)}
+    if beside:
+        for run, taken in zip(runs[1:], samples[1:], strict=True):
+            run["speedup"] = speedup(samples[0], taken)
     return {
         "kind": "bench",
-        "runs": [summary(runner, taken, memory) for runner, taken, memory in entries],
-        "speedup": speedup(samples[0], samples[1])
-        if len(runners) > 1
-        else {**dict.fromkeys(SPEEDUPS), "ci95": dict.fromkeys(SPEEDUPS)},
+        "runs": runs,
+        "speedup": runs[-1].get("speedup", none),
         "protocol": {
             "rounds": len(samples[0]),
             "warmup_rounds": warmup,

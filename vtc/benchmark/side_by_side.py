@@ -34,8 +34,9 @@ def bench_bundle(
     rounds: Rounds = Rounds(),
     options: RuntimeOptions = RuntimeOptions(),
     progress: Report = silent,
+    keep: int | None = None,
 ) -> dict[str, Any]:
-    """Time a bundle, and the original beside it.
+    """Time a bundle at each of its budgets, and the original beside it.
 
     Parameters
     ----------
@@ -48,28 +49,39 @@ def bench_bundle(
     options : RuntimeOptions
         Of the bundle; the original runs in the same precision, on engines of its own.
     progress : callable
+    keep : int or None
+        The one budget to time of a bundle that has several.
 
     Returns
     -------
     dict
         The report of :func:`vtc.benchmark.report.bench`, with ``environment``.
+
+    Raises
+    ------
+    InputError
+        If the bundle has no such budget, or was made from another checkpoint.
     """
-    model = VLM.load(bundle, options)
+    model, name = VLM.load(bundle, options), bundle.resolve().name
+    budgets: Sequence[int | None] = model.budgets or (None,) if keep is None else (keep,)
+    views = [model if one is None else model.at_budget(one) for one in budgets]
     options = replace(options, precision=model.precision)
-    bundles = [(bundle, options)]
+    loaded: list[tuple[Path, RuntimeOptions, int | None]] = [(bundle, options, one) for one in budgets]
     original = None
     if against is not None:
-        bundles.insert(0, (original_bundle(against, model, progress), replace(options, engines=None)))
-        original = VLM.load(*bundles[0])
+        path, own = original_bundle(against, model, progress), replace(options, engines=None)
+        loaded.insert(0, (path, own, None))
+        original = VLM.load(path, own)
     memories = []
-    for number, (path, own) in enumerate(bundles):
-        progress("peak memory", number, len(bundles))
-        asked = path, prompts[0].images, prompts[0].text, rounds.max_new_tokens, own
+    for number, (path, own, one) in enumerate(loaded):
+        progress("peak memory", number, len(loaded))
+        asked = path, prompts[0].images, prompts[0].text, rounds.max_new_tokens, own, one
         memories.append(measure_memory(*asked) if rounds.memory else None)
-    progress("peak memory", len(bundles), len(bundles))
+    progress("peak memory", len(loaded), len(loaded))
+    names = [name if one is None else f"{name} at {one}" for one in budgets]
     report = bench(
         None if original is None else runner(_name(original, model), original, prompts, rounds.max_new_tokens),
-        runner(bundle.resolve().name, model, prompts, rounds.max_new_tokens),
+        *(runner(*named, prompts, rounds.max_new_tokens) for named in zip(names, views, strict=True)),
         questions=len(prompts),
         repeats=rounds.repeats,
         warmup=rounds.warmup,

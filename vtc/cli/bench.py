@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from vtc.cli.budget_options import keep_option
 from vtc.cli.runtime_options import runtime_flags
 from vtc.cli.verb import verb
 from vtc.errors import InputError
@@ -19,6 +20,7 @@ OF_BUNDLE = {
     "against": "--against",
     "images": "--image",
     "prompt": "--prompt",
+    "keep": "--keep",
     "provider": "--provider",
     "engines": "--engines",
 }
@@ -49,6 +51,7 @@ NOT_WITH = {
 )
 @click.option("--image", "images", multiple=True, type=click.Path(path_type=Path), help="Image to ask about.")
 @click.option("--prompt", help="Question to ask.  [default: questions about reference scenes]")
+@keep_option("each of them, side by side")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=32, show_default=True, help="Answer length.")
 @click.option("--repeats", type=click.IntRange(min=1), help="Rounds measured.  [default: 50; 10 with --shape]")
 @click.option("--warmup", type=click.IntRange(min=0), help="Rounds before those.  [default: 3; 1 with --shape]")
@@ -69,7 +72,8 @@ def command(
     r"""Time a bundle and the original in turn, in one run, and measure each one's peak memory.
 
     A checkpoint given with --against is exported as it is, in the bundle's precision, so that both run in the
-    same runtime; that export is kept in the user's cache directory for the next time.
+    same runtime; that export is kept in the user's cache directory for the next time. A bundle of several budgets is
+    timed at each of them, in the same turns.
 
     With --shape there is no bundle: a model of a published shape is built with random weights, on which speed does
     not depend, and timed as it is and with a recipe, beside what the plan predicts.

@@ -53,6 +53,8 @@ def _span(interval: Sequence[float] | None) -> str:
 
 def validate_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     """What ``vtc validate`` shows: accuracy by capability, the gate, fidelity, and what the words mean."""
+    if "budgets" in report:
+        return _budgets_tables(report)
     name, result = next(iter(report["results"].items()))
     alone = not report["fidelity"]
     parts: list[RenderableType] = [_accuracy_table(report, name, result, alone)]
@@ -61,10 +63,56 @@ def validate_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     parts += [f"baseline {name} is left out: {escape(line(why))}" for name, why in report.get("left_out", {}).items()]
     if not alone:
         parts += _retention_lines(name, result)
+        parts += _passes_lines(name, result)
         parts += _evidence_lines(result["evidence"])
         parts += _fidelity_lines(report["fidelity"])
         parts += _gate_lines(report["gate"])
     return parts
+
+
+def _budgets_tables(report: Mapping[str, Any]) -> list[RenderableType]:
+    """A row for each budget, accuracy with a column for each, and the gates."""
+    parts = report["budgets"]
+    results = {keep: next(iter(part["results"].values())) for keep, part in parts.items()}
+    table = _table("each budget beside the original, %")
+    averages = {keep: f"{result['layer_average']:g}" for keep, result in results.items()}
+    average = ("layer average",) if any(keep != one for keep, one in averages.items()) else ()
+    for title in ("budget", *average, "accuracy", "retention", "same top token", "KL, nats", "gate"):
+        left, whole = title in ("budget", "gate"), title in ("retention", "gate")
+        table.add_column(title, justify="left" if left else "right", no_wrap=whole)
+    for keep, part in parts.items():
+        result, fidelity = results[keep], part["fidelity"]
+        retention = f"[bold]{percent(result['retention'])}[/]{escape(_span(result['ci95']))}"
+        figures = [averages[keep]] if average else []
+        figures += [percent(result["accuracy"]), retention, percent(fidelity["top1_agreement"])]
+        table.add_row(keep, *figures, f"{fidelity['kld_mean']:.3g}", _coloured(part["gate"]["status"]))
+    run_as = next(iter(results.values())).get("run_as")
+    left_out = {(name, why) for part in parts.values() for name, why in part["left_out"].items()}
+    return [
+        table,
+        _accuracies_table(report["original"], parts, results),
+        *([f"run as {_plain(run_as)}"] if run_as else []),
+        *_data_lines(report),
+        *(f"baseline {name} is left out: {escape(line(why))}" for name, why in sorted(left_out)),
+        *_gate_lines(report["gate"]),
+    ]
+
+
+def _accuracies_table(original: Mapping[str, Any], parts: Mapping[str, Any], results: Mapping[str, Any]) -> Table:
+    table = _table("accuracy at each budget, and of baselines with as many tokens, %")
+    for title in ("capability", "n", f"original ({original['visual_tokens']})", *results):
+        table.add_column(title, justify="left" if title == "capability" else "right")
+    first = next(iter(results.values()))
+    for category, part in first["by_capability"].items():
+        cells = [percent(one["by_capability"][category]["accuracy"]) for one in results.values()]
+        table.add_row(_plain(category), str(part["n"]), percent(original["by_capability"][category]), *cells)
+    table.add_section()
+    cells = [percent(one["accuracy"]) for one in results.values()]
+    table.add_row("all", str(first["n"]), percent(original["accuracy"]), *cells, style="bold", end_section=True)
+    for name in dict.fromkeys(name for part in parts.values() for name in part["baselines"]):
+        rival = [part["baselines"].get(name) for part in parts.values()]
+        table.add_row(_plain(name), "", "", *("-" if one is None else percent(one["accuracy"]) for one in rival))
+    return table
 
 
 def _table(title: str) -> Table:
@@ -90,7 +138,11 @@ def _accuracy_table(report: Mapping[str, Any], name: str, result: Mapping[str, A
         percent(entry.get("retention")) if entry is not report["original"] else "100.0" for _, entry in columns
     ]
     table.add_row("retention", "", *retention)
-    table.add_row("visual tokens", "", *(str(entry["visual_tokens"]) for _, entry in columns))
+    table.add_row("visual tokens", "", *(f"{entry['visual_tokens']:.4g}" for _, entry in columns))
+    if "latency_ms" in result:
+        for share in ("p50", "p95"):
+            known = [entry.get("latency_ms", {}).get(share) for _, entry in columns]
+            table.add_row(f"{share}, ms", "", *("-" if ms is None else f"{ms:.1f}" for ms in known))
     average = result["layer_average"]
     if not alone and average is not None and average != result["visual_tokens"]:
         averages = [f"{entry.get('layer_average') or entry['visual_tokens']:g}" for _, entry in columns]
@@ -125,6 +177,17 @@ def _retention_lines(name: str, result: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _passes_lines(name: str, result: Mapping[str, Any]) -> list[str]:
+    if "answered_at" not in result:
+        return []
+    at = ", ".join(f"{count} at {keep}" for keep, count in result["answered_at"].items() if count)
+    return [
+        f"{_plain(name)} answered {at}: {result['passes']:.3g} passes and {result['visual_tokens']:.4g} visual "
+        f"tokens a question, {result['tokens_answered']:.4g} of them in the pass that answered",
+        "ms: one question at a time, preprocessing to last token, model after model; vtc bench times budgets in turns",
+    ]
+
+
 def _evidence_lines(evidence: Mapping[str, Any] | None) -> list[str]:
     if evidence is None:
         return []
@@ -148,8 +211,13 @@ def _gate_lines(gate: Mapping[str, Any]) -> list[str]:
     lines = [f"gate: {_coloured(gate['status'])}"]
     for check in gate["checks"]:
         value = "-" if check["value"] is None else f"{check['value']:.4g}"
-        lines.append(f"  {_coloured(check['status'])}  {check['name']} {value}: {escape(line(check['reason']))}")
+        lines.append(f"  {_coloured(check['status'])}  {named(check)} {value}: {escape(line(check['reason']))}")
     return lines
+
+
+def named(check: Mapping[str, Any]) -> str:
+    """What a check is of: a figure, and the budget where there are several."""
+    return f"{check['name']} at {check['budget']}" if "budget" in check else str(check["name"])
 
 
 def _coloured(status: str) -> str:
@@ -165,8 +233,11 @@ def bench_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     for figure, cell in _FIGURES.items():
         table.add_row(figure, *(cell(run) for run in report["runs"]))
     parts: list[RenderableType] = [table]
-    if len(report["runs"]) > 1:
+    faster = [run for run in report["runs"] if "speedup" in run]
+    if len(faster) == 1:
         parts.append(_speedup_line(report["speedup"]))
+    elif faster:
+        parts.append(_speedups_table(faster))
     if "shape" in report:
         parts = [_shape_line(report["shape"]), *parts, _prediction_table(report), *_selection_line(report)]
     parts += [f"{name}: {escape(line(text))}" for name, text in report["protocol"]["terms"].items()]
@@ -224,14 +295,29 @@ _FIGURES: dict[str, Callable[[Mapping[str, Any]], str]] = {
 """Rows of the table of ``vtc bench``."""
 
 
+_SPEEDUPS = {"prefill": "prefill", "ttft": "TTFT", "tpot": "TPOT", "e2e": "end to end"}
+
+
 def _speedup_line(speedup: Mapping[str, Any]) -> str:
-    spans = speedup["ci95"]
-    parts = []
-    for name, label in (("prefill", "prefill"), ("ttft", "TTFT"), ("tpot", "TPOT"), ("e2e", "end to end")):
-        if speedup[name] is not None:
-            span = f" [{spans[name][0]:.2f}, {spans[name][1]:.2f}]" if spans[name] else ""
-            parts.append(f"{label} {speedup[name]:.2f}x{span}")
+    parts = [f"{label} {_times(speedup, name)}" for name, label in _SPEEDUPS.items() if speedup[name] is not None]
     return "speedup: " + ", ".join(parts)
+
+
+def _speedups_table(runs: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("speedup [95 % interval]")
+    table.add_column("model")
+    for label in _SPEEDUPS.values():
+        table.add_column(label, justify="right")
+    for run in runs:
+        table.add_row(_plain(run["name"]), *(escape(_times(run["speedup"], name)) for name in _SPEEDUPS))
+    return table
+
+
+def _times(speedup: Mapping[str, Any], name: str) -> str:
+    if speedup[name] is None:
+        return "-"
+    span = speedup["ci95"][name]
+    return f"{speedup[name]:.2f}x" + (f" [{span[0]:.2f}, {span[1]:.2f}]" if span else "")
 
 
 def print_report(

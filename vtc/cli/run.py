@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from vtc.cli.budget_options import keep_flags
 from vtc.cli.output import note, print_json, say
 from vtc.cli.runtime_options import runtime_flags
 from vtc.cli.verb import suggest, tell_warnings, verb
-from vtc.errors import InputError
 from vtc.runtime.options import RuntimeOptions
 from vtc.shown import line
+
+if TYPE_CHECKING:
+    from vtc.runtime.budgets import Keep
 
 
 @verb("Ask a bundle about images; needs neither torch nor transformers.")
@@ -40,13 +44,7 @@ from vtc.shown import line
     help="Share of probability that is drawn from.",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Makes a draw repeatable.")
-@click.option("--keep", type=int, metavar="K", help="Which of the bundle's budgets.  [default: the largest]")
-@click.option(
-    "--entropy",
-    type=click.FloatRange(min=0),
-    metavar="NATS",
-    help="Ask at the smallest budget, and at the next while the first token's entropy is above this.",
-)
+@keep_flags("the largest")
 @runtime_flags()
 @click.option("--json", "as_json", is_flag=True, help="Print answer, token ids and timings as JSON.")
 def command(
@@ -58,8 +56,7 @@ def command(
     temperature: float,
     top_p: float,
     seed: int | None,
-    keep: int | None,
-    entropy: float | None,
+    keep: Keep,
     runtime: RuntimeOptions,
     as_json: bool,
 ) -> None:
@@ -69,21 +66,17 @@ def command(
     vtc run out/bundle --image photo.jpg --prompt "What is in the picture?"
     vtc run out/bundle --image a.png --image b.png --prompt "What differs?" --json
     """
-    import vtc
-    from vtc.runtime.budgets import Entropy
     from vtc.runtime.image import open_image
     from vtc.runtime.sampling import Sampler
+    from vtc.runtime.vlm import VLM
 
-    if keep is not None and entropy is not None:
-        raise InputError("--keep says which budget, and --entropy lets the answer choose one; give one of the two")
     pictures = [open_image(path) for path in images]
-    model = vtc.load(bundle, runtime)
+    model = VLM.load(bundle, runtime)
     tell_warnings(bundle)
     if temperature == 0 and (told := model.manifest.generation.rules.told):
         note(line(f"note: {told}"))
     text = prompt if raw_prompt else model.chat(prompt, len(pictures))
-    how = keep if entropy is None else Entropy(entropy)
-    running = model.start([pictures], [text], max_new_tokens, Sampler(temperature, top_p, seed), how)
+    running = model.start([pictures], [text], max_new_tokens, Sampler(temperature, top_p, seed), keep)
     if as_json:
         answer = running.finish()[0]
         print_json(

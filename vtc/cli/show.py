@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from vtc.cli.budget_options import keep_option
 from vtc.cli.image_options import image_option_flags
 from vtc.cli.output import say
 from vtc.cli.placement_options import placement_flags
@@ -29,6 +30,7 @@ QUESTION = "What is in the image?"
     metavar="MODEL",
     help="With --recipe: 'reference' or a checkpoint directory.",
 )
+@keep_option("the largest")
 @image_option_flags()
 @placement_flags("the model")
 @click.option("--prompt", default=QUESTION, show_default=True, help="Question, for recipes that prune by it.")
@@ -41,6 +43,7 @@ def command(
     recipe: str | None,
     overrides: tuple[str, ...],
     model: str,
+    keep: int | None,
     image_options: ImageOptions,
     device: Device,
     dtype: Dtype,
@@ -52,6 +55,7 @@ def command(
     \b
     vtc show photo.jpg --recipe learnpruner --prompt "what digit is shown?" -o kept.png
     vtc show photo.jpg out/bundle --prompt "what digit is shown?" -o kept.png
+    vtc show photo.jpg out/bundle --keep 36 -o kept.png
     """
     from vtc.cli.writing import check_place, write_whole
     from vtc.errors import InputError
@@ -75,10 +79,11 @@ def command(
         opened = open_recipe(model, load_recipe(recipe, overrides), image_options, placement)
     else:
         raise InputError("say what to show: a bundle or compressed model, or --recipe R (one of them)")
-    shown = draw_kept_tokens(opened, picture, prompt)
+    shown = draw_kept_tokens(opened.at_budget(keep), picture, prompt)
     stream = io.BytesIO()
     shown.picture.save(stream, "PNG")
     write_whole(out, stream.getvalue())
     say(f"{out}: {', '.join(shown.captions)}; answer: {shown.answer}")
     if recipe is not None:
-        suggest("compress", model, "--recipe", recipe, "-o", "out/compressed")
+        changed = [word for override in overrides for word in ("--set", override)]
+        suggest("compress", model, "--recipe", recipe, *changed, "-o", "out/compressed")

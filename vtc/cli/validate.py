@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from vtc.cli.budget_options import keep_flags
 from vtc.cli.data_options import images_outside_flag
 from vtc.cli.placement_options import placement_flags
 from vtc.cli.runtime_options import runtime_flags
@@ -69,6 +70,7 @@ def _baselines(_context: click.Context, _option: click.Parameter, value: str) ->
     show_default=True,
     help="Share of the questions that may be left out because they cannot be asked; one may in any case but 0.",
 )
+@keep_flags("each in turn, in one table")
 @runtime_flags()
 @placement_flags("the original, its baselines and a compressed model")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -86,9 +88,11 @@ def command(
 
     Without a target (or with 'none') only the original is measured. The exit code is 0 if the gate passes, 3
     if it fails and 5 if there is not enough data to say. An interrupted run is taken up again by the same command.
+    Where the target has several budgets, the gate is held against each, or with --entropy against the policy.
 
     \b
     vtc validate out/bundle --against reference
+    vtc validate out/bundle --against reference --entropy 0.5
     vtc validate out/bundle --against llava-1.5-7b-hf --data gqa --samples 2000 --min-retention 0.98
     """
     import vtc
@@ -104,14 +108,16 @@ def command(
     tell_warnings(target)
     _leave(report["gate"])
     if target != "none":
-        suggest("bench", target, *(["--against", asked["against"]] if asked["against"] else []))
+        given = {name: asked[name] for name in ("against", "keep") if isinstance(asked[name], str | int)}
+        suggest("bench", target, *(word for name, value in given.items() for word in (f"--{name}", str(value))))
 
 
 def _leave(gate: dict[str, Any]) -> None:
     """Tell the verdict by the exit code; the reasons stand in the report."""
+    from vtc.cli.report import named
     from vtc.errors import GateFailed, GateInconclusive
 
-    names = ", ".join(check["name"] for check in gate["checks"] if check["status"] == gate["status"])
+    names = ", ".join(named(check) for check in gate["checks"] if check["status"] == gate["status"])
     if gate["status"] == "fail":
         raise GateFailed(f"gate failed: {names}")
     if gate["status"] == "inconclusive":

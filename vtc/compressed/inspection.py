@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from vtc.artifact import MANIFEST, MAX_MANIFEST_BYTES, read_manifest
 from vtc.errors import BundleError
 from vtc.facts.layout import ANY_IMAGE, ImageOptions, image_options_of
 from vtc.files import read_json
-from vtc.plan import TokenPlan, plan, plans
-from vtc.plan.stored import plans_of
+from vtc.plan import TokenPlan, plan
+from vtc.plan.stored import budget_plans, plans_of
 from vtc.recipe import Recipe
 
 TEXT_TOKENS = 32
@@ -47,16 +47,16 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""
-        budgets = {"budgets": {str(keep): one.to_dict() for keep, one in self.budgets.items()}} if self.budgets else {}
+        each = {str(keep): replace(one, smaller=()).to_dict() for keep, one in self.budgets.items()}
         return {
             "kind": "inspect",
             "model": self.model,
             "family": self.family,
             "recipe": self.recipe,
             "recipe_digest": self.digest,
-            "plan": self.plan.to_dict(),
+            "plan": replace(self.plan, smaller=()).to_dict(),
             "baseline": self.baseline.to_dict(),
-            **budgets,
+            **({"budgets": each} if each else {}),
         }
 
 
@@ -95,15 +95,15 @@ def planned(
     if holds_weights(path):  # a plan needs none, but those that are there must be usable
         check_model(path, image_options)
     facts = read_facts(path, image_options)
-    made = plans(recipe, facts, text_tokens=text_tokens)
+    made = plan(recipe, facts, text_tokens=text_tokens)
     return Inspection(
         model=str(model),
         family=facts.family,
         recipe=recipe.name,
         digest=recipe.digest,
-        plan=list(made.values())[-1],
+        plan=made,
         baseline=plan(Recipe(version=1, name="none", stages=()), facts, text_tokens=text_tokens),
-        budgets={keep: one for keep, one in made.items() if keep is not None},
+        budgets=dict(zip(recipe.budgets, (*made.smaller, made), strict=True)) if recipe.budgets else {},
     )
 
 
@@ -126,10 +126,9 @@ def _bundle(directory: Path) -> Inspection:
     from vtc.bundle.manifest import load_manifest
 
     manifest = load_manifest(directory)
-    model = manifest.model
-    return Inspection(
-        model["name"], model["family"], manifest.recipe["name"], manifest.recipe_digest, *plans_of(manifest)
-    )
+    model, recipe = manifest.model, manifest.recipe
+    each = (*plans_of(manifest), budget_plans(manifest))
+    return Inspection(model["name"], model["family"], recipe["name"], manifest.recipe_digest, *each)
 
 
 def _compressed(directory: Path) -> Inspection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -14,24 +14,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vtc.compressed.decoder import DecoderSegment, GatherTokens, KeyValue, MergeTokens
+from vtc.compressed.generation import Generation, answers
 from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.errors import InputError
-from vtc.inputs.generation import GenerationRules, RuledLogits, check_finite
+from vtc.inputs.generation import GenerationRules
 from vtc.inputs.positions import PositionRule, positions
 from vtc.inputs.prompts import check_several, clips
 from vtc.inputs.schedule import SegmentRule, query_tokens, schedule
 from vtc.models.base import VLMAdapter
 from vtc.plan import SegmentPlan, TokenPlan
+from vtc.runtime.sampling import Sampler
 from vtc.stages.base import Cut, CutStage
-from vtc.visual_tokens import TextEmbeddings, gather_positions, gather_tokens
-
-
-@dataclass(frozen=True)
-class Generation:
-    """An answer: the generated token ids, the end token left out, and their text."""
-
-    token_ids: list[int]
-    text: str
+from vtc.visual_tokens import TextEmbeddings, VisualTokens, gather_positions, gather_tokens
 
 
 @dataclass
@@ -162,6 +156,7 @@ class CompressedModel(nn.Module):
         pixel_values: Tensor | None,
         *,
         encoded: tuple[Tensor, ...] | None = None,
+        seen: VisualTokens | None = None,
         wanted: int = 1,
         answered: Sequence[int] | None = None,
     ) -> tuple[Tensor, DecoderState]:
@@ -174,6 +169,8 @@ class CompressedModel(nn.Module):
         pixel_values : Tensor of shape (images, ...), or None for a batch without images
         encoded : tuple of Tensor or None
             What :meth:`encode` gave for them already.
+        seen : VisualTokens or None
+            For :meth:`encode`, where that has not run.
         wanted : int
             Tokens at the end of each prompt whose logits are wanted.
         answered : sequence of B int, or None
@@ -192,7 +189,7 @@ class CompressedModel(nn.Module):
         keep_indices = input_ids.new_zeros(0, self.keep_per_span)
         padding: list[Tensor] = []
         if encoded is None and pixel_values is not None:
-            encoded = self.encode(embeds, ids, mask, pixel_values)
+            encoded = self.encode(embeds, ids, mask, pixel_values, seen)
         if encoded is not None:
             features, keep_indices, *padding = encoded
             embeds = embeds.masked_scatter((input_ids == image).unsqueeze(-1), features.to(embeds.dtype))
@@ -250,18 +247,41 @@ class CompressedModel(nn.Module):
         return hidden
 
     def encode(
-        self, embeds: Tensor, ids: NDArray[np.int64], mask: NDArray[np.int64], pixel_values: Tensor
+        self,
+        embeds: Tensor,
+        ids: NDArray[np.int64],
+        mask: NDArray[np.int64],
+        pixel_values: Tensor,
+        seen: VisualTokens | None = None,
     ) -> tuple[Tensor, ...]:
-        """Encode the images of prompts, embedded (B, S, E); token ids and mask (B, S) are on the host."""
-        if not self.reads_text:
-            return tuple(self.vision(pixel_values))
+        """Encode the images of prompts.
+
+        Parameters
+        ----------
+        embeds : Tensor of shape (B, S, E)
+        ids, mask : arrays of shape (B, S)
+            On the host.
+        pixel_values : Tensor of shape (images, ...)
+        seen : VisualTokens or None
+            What the vision encoder made of them already, before any stage.
+
+        Returns
+        -------
+        tuple of Tensor
+            As :meth:`VisionEncoder.forward` does.
+        """
+        text = self._questions(embeds, ids, mask) if self.reads_text else None
+        if seen is not None:
+            return tuple(self.vision.compress(replace(seen, text=text)))
+        return tuple(self.vision(pixel_values) if text is None else self.vision(pixel_values, text))
+
+    def _questions(self, embeds: Tensor, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> TextEmbeddings:
         image, spans = self.adapter.image_token_id, self.plan.spans
         where = query_tokens(ids, mask, image, self.keep_per_span, "text_after_image", spans)
         parts = (where.image_rows, where.query_columns, where.query_mask)
         rows, columns, real = (torch.from_numpy(part).to(embeds.device) for part in parts)
         own = embeds[..., : self.adapter.facts.decoder.width]
-        text = TextEmbeddings(gather_tokens(own.index_select(0, rows), columns), real)
-        return tuple(self.vision(pixel_values, text))
+        return TextEmbeddings(gather_tokens(own.index_select(0, rows), columns), real)
 
     def _no_past(self, layers: int, hidden: Tensor) -> list[KeyValue]:
         decoder = self.adapter.facts.decoder
@@ -271,22 +291,30 @@ class CompressedModel(nn.Module):
     # Questions and answers ------------------------------------------------------------------------------------------
 
     def inputs(
-        self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]
+        self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str], pixel_values: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Token ids, attention mask and pixels of a batch of prompts, each with its images, where the weights are."""
+        """Token ids, attention mask and pixels of a batch of prompts, each with its images, where the weights are.
+
+        Pixels that are known already are taken as they are.
+        """
         flat = [image for group in images for image in group]
         layout = self.adapter.facts.layout
         counts = clips([len(group) for group in images], layout.frames)
         check_several(max(counts, default=0), several=layout.several)
         weights = next(self.embed_tokens.parameters())
-        pixel_values = self.adapter.preprocess(flat).to(weights) if flat else None
+        if pixel_values is None and flat:
+            pixel_values = self.adapter.preprocess(flat).to(weights)
         input_ids, attention_mask = self.adapter.tokenize(prompts, counts, self.keep_per_span)
         return input_ids.to(weights.device), attention_mask.to(weights.device), pixel_values
 
     def generate(
-        self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str], max_new_tokens: int = 32
+        self,
+        images: Sequence[Sequence[Image.Image]],
+        prompts: Sequence[str],
+        max_new_tokens: int = 32,
+        sampler: Sampler | None = None,
     ) -> list[Generation]:
-        """Greedy answers to a batch of prompts.
+        """Answer a batch of prompts.
 
         Parameters
         ----------
@@ -294,37 +322,38 @@ class CompressedModel(nn.Module):
         prompts : sequence of str
             Whole prompts (see :meth:`VLMAdapter.chat`) with one placeholder per image.
         max_new_tokens : int
+        sampler : Sampler or None
+            None is greedy.
 
         Returns
         -------
         list of Generation
         """
-        return self.answer(*self.inputs(images, prompts), max_new_tokens)
+        return self.answer(*self.inputs(images, prompts), max_new_tokens, sampler)
 
     @torch.inference_mode()
     def answer(
-        self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor | None, max_new_tokens: int = 32
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        pixel_values: Tensor | None,
+        max_new_tokens: int = 32,
+        sampler: Sampler | None = None,
     ) -> list[Generation]:
-        """Greedy answers to prepared prompts; arguments as in :meth:`prefill`."""
-        logits, state = self.prefill(input_ids, attention_mask, pixel_values)
-        ends = self.adapter.eos_token_ids
-        prompts = _numbers(input_ids), _numbers(attention_mask)
-        ruled = RuledLogits(self.adapter.rules, ends, *prompts, max_new_tokens)
-        eos = torch.tensor(ends, device=logits.device)
-        token = _best(logits, ruled)
-        generated = [token]
-        done = torch.isin(token, eos)
-        while len(generated) < max_new_tokens and not bool(done.all()):
-            token = _best(self.decode(token, state), ruled)
-            generated.append(token)
-            done |= torch.isin(token, eos)
-        rows = [self._until_end(row, eos.tolist()) for row in torch.cat(generated, dim=1).tolist()]
-        return [Generation(row, self.adapter.tokenizer.decode(row, skip_special_tokens=True).strip()) for row in rows]
+        """Answer prepared prompts; arguments as in :meth:`prefill` and :meth:`generate`."""
+        prefilled = self.prefill(input_ids, attention_mask, pixel_values)
+        return self.go_on(prefilled, input_ids, attention_mask, max_new_tokens, sampler)
 
-    @staticmethod
-    def _until_end(row: list[int], eos: Sequence[int]) -> list[int]:
-        ends = [place for place, token in enumerate(row) if token in eos]
-        return row[: ends[0]] if ends else row
+    def go_on(
+        self,
+        prefilled: tuple[Tensor, DecoderState],
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        max_new_tokens: int,
+        sampler: Sampler | None = None,
+    ) -> list[Generation]:
+        """Answer prompts from what :meth:`prefill` gave for them."""
+        return answers(self, prefilled, (_numbers(input_ids), _numbers(attention_mask)), max_new_tokens, sampler)
 
     @torch.inference_mode()
     def features(self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -379,15 +408,6 @@ class CompressedModel(nn.Module):
             steps.append(self.decode(column[:, None], state)[:, -1])
         stacked = torch.stack(steps, dim=1).float().cpu().numpy()
         return [row[: len(ids)] for row, ids in zip(stacked, continuations, strict=True)]
-
-
-def _best(logits: Tensor, ruled: RuledLogits) -> Tensor:
-    """The best token of each row (B, 1) by the last of its logits (B, S, vocabulary) and the rules."""
-    scores = ruled(logits[:, -1].float().cpu().numpy())
-    token = scores.argmax(axis=-1)
-    check_finite(np.take_along_axis(scores, token[:, None], axis=-1))
-    ruled.took(token)
-    return torch.from_numpy(token[:, None]).to(logits.device)
 
 
 def _numbers(tensor: Tensor) -> NDArray[np.int64]:

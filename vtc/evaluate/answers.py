@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from vtc.data.datasets import Item
 from vtc.evaluate.asking import Asking
 from vtc.evaluate.evidence import Locator
 from vtc.evaluate.metrics import answer_score
+from vtc.evaluate.one_by_one import OneByOne, Timed
 from vtc.evaluate.predictor import Predictor
 
 Found = Mapping[str, Mapping[str, Any]]
@@ -58,6 +59,25 @@ class Contestant:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A model that is judged.
+
+    Attributes
+    ----------
+    contestant : Contestant or None
+        None judges nothing: the original is measured alone.
+    baselines : sequence of Contestant
+        What is measured beside it.
+    left_out : mapping of str
+        Baselines that were asked for and cannot be, and why.
+    """
+
+    contestant: Contestant | None
+    baselines: Sequence[Contestant] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Answers:
     """What one model answered to n items.
 
@@ -80,7 +100,7 @@ class Answers:
         return float(self.scores.mean())
 
 
-def ask_all(contestant: Contestant, items: Sequence[Item], asking: Asking, role: str) -> Found:
+def ask_all(contestant: Contestant, items: Sequence[Item], asking: Asking, role: str, label: str = "") -> Found:
     """Ask a model every question that can be asked.
 
     Parameters
@@ -90,25 +110,32 @@ def ask_all(contestant: Contestant, items: Sequence[Item], asking: Asking, role:
     asking : Asking
     role : str
         What the model is in the comparison; answers are noted under it.
+    label : str
+        What progress calls it; its name without one.
 
     Returns
     -------
     mapping
-        ``text`` and ``token_ids`` (without the end token) of each answer.
+        ``text`` and ``token_ids`` (without the end token) of each answer; ``budgets`` and ``ms`` where it was
+        :class:`~vtc.evaluate.one_by_one.Timed`.
     """
+    timed = isinstance(contestant.predictor, OneByOne)
 
     def run(batch: Sequence[Item]) -> list[dict[str, Any]]:
         images, prompts = [[item.load()] for item in batch], [contestant.chat(item.question) for item in batch]
         generations = contestant.predictor_of(batch[0]).generate(images, prompts, asking.effort.max_new_tokens)
-        return [{"text": one.text, "token_ids": [int(token) for token in one.token_ids]} for one in generations]
+        return [
+            {"text": one.text, "token_ids": [int(token) for token in one.token_ids]}
+            | (one.to_dict() if isinstance(one, Timed) else {})
+            for one in generations
+        ]
 
     def usable(note: Mapping[str, Any]) -> bool:
         ids = note.get("token_ids")
-        return (
-            isinstance(note.get("text"), str) and isinstance(ids, list) and all(isinstance(token, int) for token in ids)
-        )
+        told = isinstance(note.get("text"), str) and (Timed.told(note) or not timed)
+        return told and isinstance(ids, list) and all(isinstance(token, int) for token in ids)
 
-    return asking.all(items, run, usable, role, f"{contestant.name}: answers", contestant.turn)
+    return asking.all(items, run, usable, role, f"{label or contestant.name}: answers", contestant.turn)
 
 
 def answers_to(items: Sequence[Item], found: Found) -> Answers:

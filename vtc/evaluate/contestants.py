@@ -16,10 +16,12 @@ from PIL import Image
 
 from vtc.artifact import MANIFEST
 from vtc.errors import BundleError, InputError
-from vtc.evaluate.answers import Contestant
+from vtc.evaluate.answers import Contestant, Trial
 from vtc.evaluate.baselines import baseline_keep, budget, open_baselines
 from vtc.evaluate.evidence import Locator
 from vtc.evaluate.layouts import by_layout
+from vtc.evaluate.one_by_one import Elastic
+from vtc.evaluate.trials import of_each_budget, of_policy
 from vtc.facts.layout import ANY_IMAGE, ImageOptions, image_options_of
 from vtc.facts.placement import ON_CPU, Placement
 from vtc.files import read_json
@@ -27,6 +29,7 @@ from vtc.inputs.layouts import offer_of
 from vtc.origin import check_origin
 from vtc.plan.stored import plans_of
 from vtc.plan.token_plan import TokenPlan
+from vtc.runtime.budgets import Entropy, Keep, no_budget
 from vtc.runtime.options import RuntimeOptions
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from vtc.compressed.model import CompressedModel
     from vtc.models.base import VLMAdapter
     from vtc.recipe import Recipe
+    from vtc.runtime.vlm import VLM
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,10 @@ class Opened:
     keeps : sequence of int or None
         Visual tokens that a baseline may spend on an image of each layout, see
         :func:`vtc.evaluate.baselines.baseline_keep`.
+    budgets : mapping of int to Opened
+        The same model at each of its budgets, ascending; none where it has one for all questions.
+    elastic : Elastic or None
+        What answers at any of them, or by a policy.
     """
 
     contestant: Contestant
@@ -60,6 +68,22 @@ class Opened:
     plan: TokenPlan | None = None
     adapters: Sequence[VLMAdapter] = ()
     keeps: Sequence[int | None] = ()
+    budgets: Mapping[int, Opened] = field(default_factory=dict)
+    elastic: Elastic | None = None
+
+    def at_budget(self, keep: int | None) -> Opened:
+        """The model at one of its budgets; None takes the largest, or the only one.
+
+        Raises
+        ------
+        InputError
+            If it has no such budget.
+        """
+        if keep is None:
+            return self
+        if keep not in self.budgets:
+            raise no_budget(self.contestant.name, keep, self.budgets)
+        return self.budgets[keep]
 
 
 @dataclass(frozen=True)
@@ -70,12 +94,14 @@ class Comparison:
     ----------
     original : Contestant
     compressed : Contestant or None
-        None measures the original alone.
+        None measures the original alone, or `budgets`.
     baselines : list of Contestant
     left_out : mapping of str
         Baselines that were asked for and cannot be, and why.
     sha256 : str
         Digest of the models: with equal ones, questions get equal answers.
+    budgets : mapping of int to Trial
+        The model at each budget, ascending, with the baselines that spend as much, where each is judged.
     """
 
     original: Contestant
@@ -83,6 +109,7 @@ class Comparison:
     baselines: list[Contestant]
     left_out: Mapping[str, str] = field(default_factory=dict)
     sha256: str = ""
+    budgets: Mapping[int, Trial] = field(default_factory=dict)
 
 
 def manifest_of(path: Path) -> dict[str, Any] | None:
@@ -128,6 +155,7 @@ def open_comparison(
     seed: int,
     options: RuntimeOptions,
     placement: Placement = ON_CPU,
+    keep: Keep = None,
 ) -> Comparison:
     """Open the models that ``vtc validate`` compares.
 
@@ -146,33 +174,49 @@ def open_comparison(
         Of the bundle that is judged; an original that is a bundle has engines of its own.
     placement : Placement
         Of whatever PyTorch runs.
+    keep : int, Entropy or None
+        Of a target with several budgets, the one to judge, or the policy; None judges each of them.
 
     Raises
     ------
     InputError
-        If something is missing, of the wrong kind, or made from another checkpoint.
+        If something is missing, of the wrong kind, or made from another checkpoint, or there is no such budget.
     """
     manifest = manifest_of(Path(target)) if target else None
     against = against or checkpoint_name(target, None)
     if target is None:
+        if keep is not None:
+            raise InputError("the original has no budgets; give a bundle or a compressed model that has")
         original = _open_original(against, options, placement)
         rivals, left_out = _baselines_of(original, (), baselines, seed)
         return Comparison(original.contestant, None, rivals, left_out, _digest(against, original.model_sha256))
     original_manifest = manifest_of(Path(against))
-    if manifest is not None and manifest["kind"] == "compressed":
-        # One copy of the weights serves both.
+    in_torch = manifest is not None and manifest["kind"] == "compressed"
+    if in_torch:
         compressed = open_compressed(Path(target), None if original_manifest else against, placement)
-        original = _open_original(against, options, placement) if original_manifest else _uncompressed(compressed)
     else:
         compressed = open_bundle(Path(target), options)
-        original = _open_original(against, options, placement, layouts_of(manifest))
+    for one in keep.of(tuple(compressed.budgets)) if isinstance(keep, Entropy) else (keep,):
+        compressed.at_budget(one)  # refused here where there is none, before the original is loaded
+    if in_torch and not original_manifest:
+        original = _uncompressed(compressed)  # one copy of the weights serves both
+    else:
+        original = _open_original(against, options, placement, [ANY_IMAGE] if in_torch else layouts_of(manifest))
     check_same_origin(original, compressed)
-    return Comparison(
-        original.contestant,
-        compressed.contestant,
-        *_baselines_of(original, compressed.keeps, baselines, seed),
-        _digest(target, against, original.model_sha256),
-    )
+    sha256 = _digest(target, against, original.model_sha256)
+
+    def rivals_of(names: Sequence[str], keeps: Sequence[int | None]) -> tuple[list[Contestant], dict[str, str]]:
+        return _baselines_of(original, keeps, names, seed)
+
+    if keep is None and compressed.budgets:
+        trials = of_each_budget(compressed, baselines, rivals_of)
+        return Comparison(original.contestant, None, [], {}, sha256, trials)
+    if isinstance(keep, Entropy):
+        trial = of_policy(compressed, keep, baselines, rivals_of)
+    else:
+        at = compressed.at_budget(keep)
+        trial = Trial(at.contestant, *rivals_of(baselines, at.keeps))
+    return Comparison(original.contestant, trial.contestant, list(trial.baselines), trial.left_out, sha256)
 
 
 def _digest(*names: str) -> str:
@@ -255,18 +299,24 @@ def open_bundle(path: Path, options: RuntimeOptions = RuntimeOptions()) -> Opene
     """Open an exported bundle, which the torch-free runtime runs."""
     from vtc.runtime.vlm import VLM
 
-    vlm = VLM.load(path, options)
+    vlm, name = VLM.load(path, options), path.resolve().name
+    each = {keep: _of_bundle(f"{name} at {keep}", vlm.at_budget(keep)) for keep in vlm.budgets}
+    return replace(_of_bundle(name, vlm), budgets=each, elastic=vlm)
+
+
+def _of_bundle(name: str, vlm: VLM) -> Opened:
+    """Make a contestant of a bundle at one budget."""
     served = vlm.manifest.images[0]
     one_grid = len(vlm.manifest.images) == len(served.grids) == served.spans == 1
     grid = served.grids[0] if one_grid else None
-    _refuse_clips(str(path), served.frames)
+    _refuse_clips(name, served.frames)
 
     def keep_indices(images: list[Image.Image], questions: list[str]) -> NDArray[np.int64]:
         return vlm.kept([[image] for image in images], [vlm.chat(question) for question in questions])[-1]
 
     plan = plans_of(vlm.manifest)[0]
     locator = _locator(keep_indices, plan, grid, served.size)
-    contestant = Contestant(path.resolve().name, vlm, vlm.chat, locator, plan.layer_average, run_as=vlm.run_as)
+    contestant = Contestant(name, vlm, vlm.chat, locator, plan.layer_average, run_as=vlm.run_as)
     return Opened(contestant, str(vlm.manifest.model["sha256"]), plan, keeps=_keeps(vlm.manifest, plan))
 
 
@@ -290,8 +340,8 @@ def open_compressed(path: Path, base: str | None = None, placement: Placement = 
     """Open a compressed model, which PyTorch runs; `base` says where its checkpoint is now, if it has moved."""
     from vtc.compressed.checkpoint import load_compressed
 
-    model, _, origin = load_compressed(path, base, placement)
-    return compressed_contestant(path.resolve().name, model, origin.digest)
+    model, recipe, origin = load_compressed(path, base, placement)
+    return _elastic_contestant(path.resolve().name, model, recipe, origin.digest)
 
 
 def open_finished(path: Path, placement: Placement = ON_CPU) -> Opened:
@@ -318,7 +368,17 @@ def open_recipe(
     checkpoint = load_checkpoint(model, image_options, placement)
     with tempfile.TemporaryDirectory() as directory:
         done = complete(checkpoint, recipe, Path(directory))
-    return compressed_contestant(recipe.name, done.model, checkpoint.origin.digest)
+    return _elastic_contestant(recipe.name, done.model, done.recipe, checkpoint.origin.digest)
+
+
+def _elastic_contestant(name: str, model: CompressedModel, recipe: Recipe, model_sha256: str) -> Opened:
+    """Make a contestant of a compressed model, and of it at each of its recipe's budgets."""
+    from vtc.compressed.checkpoint import at_budgets
+    from vtc.compressed.elastic import ElasticModel
+
+    elastic = ElasticModel(model, at_budgets(model, recipe))
+    each = {keep: compressed_contestant(f"{name} at {keep}", one, model_sha256) for keep, one in elastic.models.items()}
+    return replace(compressed_contestant(name, model, model_sha256), budgets=each, elastic=elastic)
 
 
 def compressed_contestant(name: str, model: CompressedModel, model_sha256: str) -> Opened:

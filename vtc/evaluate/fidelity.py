@@ -15,6 +15,7 @@ from vtc.evaluate import stats
 from vtc.evaluate.answers import Answers, Contestant, Found
 from vtc.evaluate.asking import Asking
 from vtc.evaluate.metrics import same_answer
+from vtc.evaluate.predictor import Logits
 
 Floats = NDArray[np.float64]
 _ANY_TOKEN = 0
@@ -63,35 +64,48 @@ class Fidelity:
 
 
 def follow_all(
-    original: Contestant, compressed: Contestant, items: Sequence[Item], answers: Found, asking: Asking
-) -> Found:
-    """Compare next-token distributions along the original's answers.
+    original: Contestant, models: Sequence[Contestant], items: Sequence[Item], answers: Found, asking: Asking
+) -> list[Found]:
+    """Compare next-token distributions of models along the original's answers.
 
-    Logits are reduced batch by batch: whole vocabularies for every item would not fit in memory.
+    Logits are reduced batch by batch: whole vocabularies for every item would not fit in memory. The original runs once
+    for all models.
 
     Returns
     -------
-    mapping
-        ``kld`` and ``same_top`` of each item, see :class:`vtc.data.fidelity.Divergence`.
+    list of mapping
+        Of each model, ``kld`` and ``same_top`` of each item, see :class:`vtc.data.fidelity.Divergence`.
     """
 
     def run(batch: Sequence[Item]) -> list[dict[str, Any]]:
         images = [[item.load()] for item in batch]
         forced = [[*answers[item.id]["token_ids"], _ANY_TOKEN] for item in batch]
-        expected, found = (
-            one.predictor.score(images, [one.chat(item.question) for item in batch], forced)
-            for one in (original, compressed)
-        )
-        moved = [divergence(p, q) for p, q in zip(expected, found, strict=True)]
-        return [{"kld": one.kld.tolist(), "same_top": one.same_top.tolist()} for one in moved]
+
+        def scores(one: Contestant) -> Sequence[Logits]:
+            return one.predictor.score(images, [one.chat(item.question) for item in batch], forced)
+
+        expected = scores(original)
+        moved = [[divergence(p, q) for p, q in zip(expected, scores(one), strict=True)] for one in models]
+        return [
+            {"models": [{"kld": one.kld.tolist(), "same_top": one.same_top.tolist()} for one in of_item]}
+            for of_item in zip(*moved, strict=True)
+        ]
 
     def usable(note: Mapping[str, Any]) -> bool:
+        found = note.get("models")
+        return isinstance(found, list) and len(found) == len(models) and all(map(whole, found))
+
+    def whole(note: object) -> bool:
+        if not isinstance(note, dict):
+            return False
         kld, same_top = note.get("kld"), note.get("same_top")
         if not isinstance(kld, list) or not isinstance(same_top, list) or not len(kld) == len(same_top) > 0:
             return False
         return all(isinstance(value, float) for value in kld) and all(isinstance(same, bool) for same in same_top)
 
-    return asking.all(items, run, usable, "fidelity", f"{compressed.name}: fidelity")
+    label = f"{models[0].name}: fidelity" if len(models) == 1 else "fidelity at every budget"
+    found = asking.all(items, run, usable, "fidelity", label) if models else {}
+    return [{item: note["models"][number] for item, note in found.items()} for number in range(len(models))]
 
 
 def fidelity_of(items: Sequence[Item], found: Found, original: Answers, compressed: Answers) -> Fidelity:

@@ -5,6 +5,7 @@ A limit that lies inside an interval is never called a pass.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -100,7 +101,11 @@ def _judge(
 
 def overall(checks: list[Check]) -> Status:
     """The gate's outcome: any failure fails it, otherwise any open check leaves it open."""
-    found = {check.status for check in checks}
-    if "fail" in found:
+    return worst([check.status for check in checks])
+
+
+def worst(outcomes: Sequence[Status]) -> Status:
+    """The outcome of several gates together."""
+    if "fail" in outcomes:
         return "fail"
-    return "inconclusive" if "inconclusive" in found else "pass"
+    return "inconclusive" if "inconclusive" in outcomes else "pass"

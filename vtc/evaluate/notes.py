@@ -16,7 +16,7 @@ from vtc.data.lines import parse_object, read_lines
 from vtc.errors import InputError
 from vtc.progress import Report, silent
 
-VERSION = 1
+VERSION = 2
 
 
 def notes_of(key: Sequence[str], progress: Report = silent) -> Notes:

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from vtc.data.datasets import Dataset, Item
 from vtc.evaluate import stats
-from vtc.evaluate.answers import Answers, Contestant, answers_to, ask_all
+from vtc.evaluate.answers import Answers, Contestant, Found, Trial, answers_to, ask_all
 from vtc.evaluate.asking import MAX_SKIPPED, Asking, Effort, Faults
 from vtc.evaluate.evidence import measure_evidence
 from vtc.evaluate.fidelity import Fidelity, fidelity_of, follow_all
-from vtc.evaluate.gate import Check, at_least, at_most, overall, retention_check
+from vtc.evaluate.gate import Check, at_least, at_most, overall, retention_check, worst
 from vtc.evaluate.notes import Notes
+from vtc.evaluate.one_by_one import OneByOne
 from vtc.progress import Report, silent
 
 Floats = NDArray[np.float64]
@@ -138,43 +139,86 @@ def validate(
         If more questions cannot be asked than may be left out.
     """
     asking = Asking(effort, Faults(max_skipped, len(dataset.items)), Notes() if notes is None else notes, progress)
+    trials = {None: Trial(compressed, baselines, left_out)}
+    (part,), common = _judged(original, trials, dataset, asking, limits, seed)
+    return {"kind": "validate", **part, **common}
+
+
+def validate_budgets(
+    original: Contestant,
+    trials: Mapping[int, Trial],
+    dataset: Dataset,
+    *,
+    limits: Thresholds = Thresholds(),
+    seed: int = 0,
+    effort: Effort = Effort(),
+    progress: Report = silent,
+    max_skipped: float = MAX_SKIPPED,
+    notes: Notes | None = None,
+) -> dict[str, Any]:
+    """Measure and judge a model at each of its budgets on the same questions; the original is measured once.
+
+    Parameters
+    ----------
+    trials : mapping of int to Trial
+        Budget, ascending, to the model there and its baselines. A baseline that several have in common answers once.
+    original, dataset, limits, seed, effort, progress, max_skipped, notes
+        As for :func:`validate`.
+
+    Returns
+    -------
+    dict
+        As of :func:`validate`; what is said there of one model is here under ``budgets``, for each of them, and the
+        ``gate`` has the checks of all, each with its ``budget``.
+
+    Raises
+    ------
+    InputError
+        If more questions cannot be asked than may be left out.
+    """
+    asking = Asking(effort, Faults(max_skipped, len(dataset.items)), Notes() if notes is None else notes, progress)
+    parts, common = _judged(original, trials, dataset, asking, limits, seed)
+    by_budget = dict(zip(trials, parts, strict=True))
+    checks = [{"budget": keep, **check} for keep, part in by_budget.items() for check in part["gate"]["checks"]]
+    gate = {"status": worst([part["gate"]["status"] for part in parts]), "checks": checks}
+    return {
+        "kind": "validate",
+        "budgets": {str(keep): part for keep, part in by_budget.items()},
+        "gate": gate,
+        **common,
+    }
+
+
+def _judged(
+    original: Contestant,
+    trials: Mapping[int, Trial] | Mapping[None, Trial],
+    dataset: Dataset,
+    asking: Asking,
+    limits: Thresholds,
+    seed: int,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """What is to be said of each trial, and of all of them."""
     first = ask_all(original, dataset.items, asking, "original")
-    second = first if compressed is None else ask_all(compressed, dataset.items, asking, "compressed")
-    followed = {} if compressed is None else follow_all(original, compressed, dataset.items, first, asking)
-    others = {rival.name: ask_all(rival, dataset.items, asking, f"baseline {rival.name}") for rival in baselines}
+    each = [("" if keep is None else f" at {keep}", trial) for keep, trial in trials.items()]
+    models = [(mark, trial.contestant) for mark, trial in each if trial.contestant is not None]
+    second = [ask_all(model, dataset.items, asking, f"compressed{mark}") for mark, model in models]
+    followed = follow_all(original, [model for _, model in models], dataset.items, first, asking)
+    others: dict[int, Found] = {}
+    for mark, trial in each:
+        for rival in trial.baselines:
+            if id(rival) not in others:
+                named = f"{rival.name}{mark}"
+                others[id(rival)] = ask_all(rival, dataset.items, asking, f"baseline {named}", named)
     # What one of them could not be asked is no question for the others either.
     skipped = asking.faults.found
     items = [item for item in dataset.items if item.id not in skipped]
-    base, answers = answers_to(items, first), answers_to(items, second)
-    judged = original if compressed is None else compressed
-    result = compare_capabilities(items, answers.scores, base.scores, seed)
-    fidelity: dict[str, Any] = {}
-    checks: list[Check] = []
-    if compressed is not None:
-        measured = fidelity_of(items, followed, base, answers)
-        fidelity = measured.to_dict(seed)
-        checks = gate_checks(result, measured, limits, seed)
-    return {
-        "kind": "validate",
-        "results": {
-            judged.name: result
-            | {
-                "visual_tokens": judged.predictor.image_tokens,
-                "layer_average": judged.layer_average,
-                "run_as": judged.run_as,
-                "evidence": _evidence(compressed, items, answers, base),
-            }
-        },
-        "fidelity": fidelity,
-        "baselines": {
-            rival.name: _baseline(
-                rival, items, answers_to(items, others[rival.name]).scores, answers.scores, base.scores, seed
-            )
-            for rival in baselines
-        },
-        "left_out": dict(left_out),
-        "gate": {"status": overall(checks), "checks": [check.to_dict() for check in checks]},
-        "original": _original(original, items, base),
+    verdict = _Verdict(original, items, answers_to(items, first), limits, seed)
+    parts = [
+        verdict.of(trial, found, along, {rival.name: others[id(rival)] for rival in trial.baselines})
+        for (_, trial), found, along in zip(each, second or [first], followed or [{}], strict=True)
+    ]
+    common = {
+        "original": _original(original, items, verdict.base),
         "data": {
             "name": dataset.name,
             "items": len(items),
@@ -188,25 +232,72 @@ def validate(
             "resamples": stats.RESAMPLES,
             "level": stats.LEVEL,
             "resampled_unit": "image",
-            "batch_size": effort.batch_size,
-            "max_new_tokens": effort.max_new_tokens,
+            "batch_size": asking.effort.batch_size,
+            "max_new_tokens": asking.effort.max_new_tokens,
             "decoding": ", ".join(["greedy", *original.predictor.generation_rules.words]),
             "score": "normalised exact match; VQA consensus where an item has ten answers or more",
             "fidelity": "teacher-forced on the original's answer and its end; KL(original || model) in nats",
         },
     }
+    return parts, common
 
 
-def _baseline(
-    rival: Contestant, items: Sequence[Item], scores: Floats, compressed: Floats, base: Floats, seed: int
-) -> dict[str, Any]:
-    ahead = compressed - scores
-    groups = [item.image_id for item in items]
-    return compare_capabilities(items, scores, base, seed) | {
-        "visual_tokens": rival.predictor.image_tokens,
-        "after_by": float(ahead.mean()),
-        "after_by_ci95": stats.listed(stats.mean_interval(ahead, groups, seed)),
-    }
+@dataclass(frozen=True)
+class _Verdict:
+    """Judges models by what they and the original answered to items."""
+
+    original: Contestant
+    items: Sequence[Item]
+    base: Answers
+    limits: Thresholds
+    seed: int
+
+    def of(self, trial: Trial, found: Found, followed: Found, others: Mapping[str, Found]) -> dict[str, Any]:
+        """What is to be said of one trial; without a model, of the original."""
+        judged = trial.contestant or self.original
+        answers = answers_to(self.items, found)
+        result = compare_capabilities(self.items, answers.scores, self.base.scores, self.seed)
+        fidelity: dict[str, Any] = {}
+        checks: list[Check] = []
+        if trial.contestant is not None:
+            measured = fidelity_of(self.items, followed, self.base, answers)
+            fidelity = measured.to_dict(self.seed)
+            checks = gate_checks(result, measured, self.limits, self.seed)
+        result |= {
+            "visual_tokens": judged.predictor.image_tokens,
+            "layer_average": judged.layer_average,
+            "run_as": judged.run_as,
+            "evidence": _evidence(trial.contestant, self.items, answers, self.base),
+        }
+        return {
+            "results": {judged.name: result | self._spent(judged, found)},
+            "fidelity": fidelity,
+            "baselines": {
+                rival.name: self._baseline(rival, others[rival.name], answers.scores) for rival in trial.baselines
+            },
+            "left_out": dict(trial.left_out),
+            "gate": {
+                "status": overall(checks),
+                "checks": [check.to_dict() for check in checks],
+            },
+        }
+
+    def _baseline(self, rival: Contestant, found: Found, compressed: Floats) -> dict[str, Any]:
+        scores = answers_to(self.items, found).scores
+        ahead = compressed - scores
+        groups = [item.image_id for item in self.items]
+        return (
+            compare_capabilities(self.items, scores, self.base.scores, self.seed)
+            | {
+                "visual_tokens": rival.predictor.image_tokens,
+                "after_by": float(ahead.mean()),
+                "after_by_ci95": stats.listed(stats.mean_interval(ahead, groups, self.seed)),
+            }
+            | self._spent(rival, found)
+        )
+
+    def _spent(self, one: Contestant, found: Found) -> dict[str, Any]:
+        return one.predictor.spent(self.items, found) if isinstance(one.predictor, OneByOne) else {}
 
 
 def _evidence(

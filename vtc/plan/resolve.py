@@ -6,6 +6,7 @@ A recipe that cannot work on the model is refused here, before any work.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Literal
 
@@ -55,7 +56,7 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
     Returns
     -------
     TokenPlan
-        The numbers, for one image; at the largest of several budgets.
+        The numbers, for one image; at the largest of several budgets, with the others under `smaller`.
 
     Raises
     ------
@@ -63,7 +64,9 @@ def plan(recipe: Recipe, facts: ModelFacts, *, text_tokens: int = 32, bytes_per_
         With every reason why the recipe cannot work on this model, one a line, each with its place in the
         recipe.
     """
-    return list(plans(recipe, facts, text_tokens=text_tokens, bytes_per_value=bytes_per_value).values())[-1]
+    made = plans(recipe, facts, text_tokens=text_tokens, bytes_per_value=bytes_per_value)
+    *smaller, largest = made.values()
+    return replace(largest, smaller=tuple(smaller))
 
 
 def plans(

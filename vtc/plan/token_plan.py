@@ -126,6 +126,8 @@ class TokenPlan:
         Keys and values after prefill.
     provisional
         Key paths of values left to calibration, for which the plan assumes something.
+    smaller
+        Where the recipe has several budgets, of which this is the largest: the plans at the others, ascending.
     """
 
     stages: tuple[StagePlan, ...]
@@ -146,6 +148,7 @@ class TokenPlan:
     flops_parts: Mapping[str, int]
     kv_bytes: int
     provisional: tuple[str, ...]
+    smaller: tuple[TokenPlan, ...] = ()
 
     def per_span(self, tokens: int) -> int:
         """Share of each run of placeholders in a count of an image's tokens."""
@@ -188,7 +191,8 @@ class TokenPlan:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data; `from_dict` makes an equal plan of it."""
         data: dict[str, Any] = _plain(asdict(self))
-        return data
+        del data["smaller"]
+        return data | ({"smaller": [one.to_dict() for one in self.smaller]} if self.smaller else {})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TokenPlan:
@@ -213,6 +217,8 @@ class TokenPlan:
             raise ValueError("numbers of no plan")
         if layers != list(range(len(self.decoder_layers))) or len(layers) != len(self.decoder_visual_tokens):
             raise ValueError("segments that do not make up the decoder")
+        for one in self.smaller:
+            one._check()
 
 
 def _plain(value: Any) -> Any:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vtc.errors import InputError
+
+
+class Pass(Protocol):
+    """A prompt, or a batch of them, that was run at one budget."""
+
+    @property
+    def entropies(self) -> Sequence[float]:
+        """Of each row's first token, in nats."""
+
+
+P = TypeVar("P", bound=Pass)
 
 
 @dataclass(frozen=True)
@@ -47,9 +59,39 @@ class Entropy:
             raise InputError("there is one budget for all questions here, and nothing to choose from")
         return self.budgets or available
 
+    def passes(self, available: Sequence[int], ask: Callable[[int], P], looks: bool = True) -> list[P]:
+        """Ask at one budget after the other until the answer is certain enough; the last pass answers.
+
+        Parameters
+        ----------
+        available : sequence of int
+            Budgets that the model has, ascending.
+        ask : callable
+            From a budget to a pass.
+        looks : bool
+            Whether there is an image to look at: if not, no budget is better than another.
+
+        Returns
+        -------
+        list
+            All passes, in order. A batch is certain if its least certain row is.
+        """
+        passes: list[P] = []
+        for budget in self.of(available):
+            passes.append(ask(budget))
+            if not looks or max(passes[-1].entropies) <= self.threshold:
+                break
+        return passes
+
 
 Keep = int | Entropy | None
 """One budget for all questions, a policy, or None for the largest."""
+
+
+def no_budget(model: str, keep: int, budgets: Collection[int]) -> InputError:
+    """What is wrong where a model has no budget of `keep`."""
+    these = f"it has {', '.join(map(str, budgets))}" if budgets else "it has one for all questions"
+    return InputError(f"{model}: has no budget of {keep} visual tokens; {these}")
 
 
 def entropies(logits: NDArray[np.floating]) -> NDArray[np.float64]:

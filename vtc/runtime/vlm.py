@@ -8,7 +8,7 @@ print(model.ask("photo.jpg", "What is in the picture?"))
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
@@ -27,14 +27,13 @@ from vtc.inputs.generation import GenerationRules
 from vtc.inputs.layouts import layouts_of
 from vtc.inputs.pixels import to_pixels
 from vtc.inputs.prompts import clips
+from vtc.runtime.answering import Answering
 from vtc.runtime.backends import open_backend
-from vtc.runtime.budgets import Entropy, Keep
 from vtc.runtime.decoder import Cache, Decoder, Logits
-from vtc.runtime.generation import Batch, Generation, Prefilled, RunningGeneration, milliseconds_since
-from vtc.runtime.image import ImageLike, open_batch, open_several
+from vtc.runtime.generation import Batch, Prefilled, milliseconds_since
+from vtc.runtime.image import open_batch
 from vtc.runtime.interface import Array, Backend, IntArray, LoadedGraph, Tensor
 from vtc.runtime.options import RuntimeOptions
-from vtc.runtime.sampling import Sampler
 from vtc.runtime.text import Text
 from vtc.runtime.vision import Vision
 
@@ -54,7 +53,7 @@ class _Language:
         return Decoder(self._manifest, self._backend, self.embedding)
 
 
-class VLM:
+class VLM(Answering):
     """A bundle that answers.
 
     Any number of threads may ask it at once; each gets the answer that it would get alone. ONNX Runtime runs them side
@@ -184,128 +183,14 @@ class VLM:
             )
         return self.manifest.images[numbers.pop()]
 
-    # One question -------------------------------------------------------------------------------------------
+    # Prompts ------------------------------------------------------------------------------------------------
 
     def chat(self, question: str, images: int = 1) -> str:
         """The prompt for a question about `images` images, of the layout that is served by default."""
         served = self.manifest.images[0]
         return self.text.chat(question, clips([images], served.frames)[0], served)
 
-    def ask(
-        self,
-        image: ImageLike | Sequence[ImageLike] | None,
-        question: str,
-        max_new_tokens: int = 64,
-        keep: Keep = None,
-        **sampling: Any,
-    ) -> str:
-        """Answer a question about an image (or several, or none).
-
-        Parameters
-        ----------
-        image : path, PIL image, array (a camera's frame), bytes or file object, a sequence of those, or None
-            See :func:`vtc.runtime.image.open_image`.
-        question : str
-        max_new_tokens : int
-        keep : int, Entropy or None
-            Where the bundle has several `budgets`: which it gets, or what chooses; None is the largest.
-        sampling
-            Fields of :class:`~vtc.runtime.sampling.Sampler` by name, such as ``temperature=0.7``; greedy without.
-
-        Returns
-        -------
-        str
-        """
-        return self._answer(image, question, max_new_tokens, keep, sampling).finish()[0].text
-
-    def stream(
-        self,
-        image: ImageLike | Sequence[ImageLike] | None,
-        question: str,
-        max_new_tokens: int = 64,
-        keep: Keep = None,
-        **sampling: Any,
-    ) -> Iterator[str]:
-        """Answer as :meth:`ask` does, yielding the answer piece by piece."""
-        yield from self._answer(image, question, max_new_tokens, keep, sampling).stream()
-
-    def _answer(
-        self,
-        image: ImageLike | Sequence[ImageLike] | None,
-        question: str,
-        max_new_tokens: int,
-        keep: Keep,
-        sampling: Mapping[str, Any],
-    ) -> RunningGeneration:
-        images = open_several(image)
-        return self.start([images], [self.chat(question, len(images))], max_new_tokens, Sampler(**sampling), keep)
-
     # Batches ------------------------------------------------------------------------------------------------
-
-    def generate(
-        self,
-        images: Sequence[Sequence[Image.Image]],
-        prompts: Sequence[str],
-        max_new_tokens: int = 32,
-        sampler: Sampler | None = None,
-        keep: Keep = None,
-    ) -> list[Generation]:
-        """Answer a batch of prompts.
-
-        Parameters
-        ----------
-        images : for each prompt, its images
-        prompts : sequence of str
-            Whole prompts (see :meth:`chat`) with one placeholder an image.
-        max_new_tokens : int
-        sampler : Sampler or None
-            None is greedy.
-        keep : int, Entropy or None
-            As in :meth:`ask`. A policy decides for each prompt by itself, and each is run by itself then.
-
-        Returns
-        -------
-        list of Generation
-        """
-        opened = open_batch(images)
-        if isinstance(keep, Entropy):
-            alone = zip(opened, prompts, strict=True)
-            running = (self.start([group], [prompt], max_new_tokens, sampler, keep) for group, prompt in alone)
-            return [one.finish()[0] for one in running]
-
-        def answer(rows: list[int]) -> list[Generation]:
-            part = [opened[row] for row in rows], [prompts[row] for row in rows]
-            return self.start(*part, max_new_tokens, sampler or Sampler(), keep).finish()
-
-        return in_parts(self.layouts(opened), answer)
-
-    def start(
-        self,
-        images: Sequence[Sequence[Image.Image]],
-        prompts: Sequence[str],
-        max_new_tokens: int = 32,
-        sampler: Sampler | None = None,
-        keep: Keep = None,
-    ) -> RunningGeneration:
-        """Run a batch's prefill; the result goes on token by token.
-
-        Parameters are those of :meth:`generate`; by a policy a batch gets the budget that its least certain row asks
-        for.
-        """
-        if isinstance(keep, Entropy):
-            tried: list[RunningGeneration] = []
-            for budget in keep.of(self.budgets):
-                one = self.at_budget(budget).start(images, prompts, max_new_tokens, sampler)
-                tried.append(one.after(tried))
-                if max(one.entropies) <= keep.threshold or not any(images):
-                    break
-            return tried[-1]
-        if keep is not None:
-            return self.at_budget(keep).start(images, prompts, max_new_tokens, sampler)
-        if max_new_tokens < 1:
-            raise InputError(f"max-new-tokens must be at least 1, not {max_new_tokens}")
-        batch = self.inputs(images, prompts, max_new_tokens)
-        return RunningGeneration(self, *batch, max_new_tokens, sampler or Sampler())
 
     def score(
         self,
