@@ -104,7 +104,8 @@ def validate(
         raise InputError(f"say what to ask {model}: --data DIR with data.jsonl; drawn digits are for 'reference' alone")
     dataset = load_dataset(data, samples, seed)
     placement = as_placement(device, dtype)
-    field = open_comparison(named, origin, baselines, seed, runtime, placement)
+    effort = Effort(batch_size, max_new_tokens)
+    field = open_comparison(named, origin, baselines, seed, runtime, placement, effort)
     key = [field.sha256, dataset.sha256, str(seed), repr(runtime), str(max_new_tokens), *sorted(baselines)]
     key += [] if placement == ON_CPU else [repr(placement)]
     notes = notes_of(key, progress)
@@ -115,7 +116,7 @@ def validate(
         dataset,
         limits=thresholds or Thresholds(),
         seed=seed,
-        effort=Effort(batch_size, max_new_tokens),
+        effort=effort,
         progress=progress,
         left_out=field.left_out,
         max_skipped=max_skipped,

@@ -17,6 +17,7 @@ from PIL import Image
 from vtc.artifact import MANIFEST
 from vtc.errors import BundleError, InputError
 from vtc.evaluate.answers import Contestant
+from vtc.evaluate.asking import Effort
 from vtc.evaluate.baselines import baseline_keep, budget, open_baselines
 from vtc.evaluate.evidence import Locator
 from vtc.evaluate.layouts import by_layout
@@ -25,9 +26,15 @@ from vtc.facts.placement import ON_CPU, Placement
 from vtc.files import read_json
 from vtc.inputs.layouts import offer_of
 from vtc.origin import check_origin
+from vtc.plan.costs import Use
 from vtc.plan.stored import plans_of
 from vtc.plan.token_plan import TokenPlan
 from vtc.runtime.options import RuntimeOptions
+
+SHOW = Use("vtc show")
+VALIDATE = Use("vtc validate")
+SCORED = 3
+"""Copies of logits that are alive at once: those of each step, and of both models beside each other."""
 
 if TYPE_CHECKING:
     from vtc.bundle.facts import ServedImage
@@ -128,6 +135,7 @@ def open_comparison(
     seed: int,
     options: RuntimeOptions,
     placement: Placement = ON_CPU,
+    effort: Effort = Effort(),
 ) -> Comparison:
     """Open the models that ``vtc validate`` compares.
 
@@ -146,6 +154,8 @@ def open_comparison(
         Of the bundle that is judged; an original that is a bundle has engines of its own.
     placement : Placement
         Of whatever PyTorch runs.
+    effort : Effort
+        How questions are going to be put: what there is to be room for.
 
     Raises
     ------
@@ -154,18 +164,22 @@ def open_comparison(
     """
     manifest = manifest_of(Path(target)) if target else None
     against = against or checkpoint_name(target, None)
+    use = Use("vtc validate", effort.batch_size, SCORED * (effort.max_new_tokens + 1))
     if target is None:
-        original = _open_original(against, options, placement)
+        original = _open_original(against, options, placement, use)
         rivals, left_out = _baselines_of(original, (), baselines, seed)
         return Comparison(original.contestant, None, rivals, left_out, _digest(against, original.model_sha256))
     original_manifest = manifest_of(Path(against))
     if manifest is not None and manifest["kind"] == "compressed":
         # One copy of the weights serves both.
-        compressed = open_compressed(Path(target), None if original_manifest else against, placement)
-        original = _open_original(against, options, placement) if original_manifest else _uncompressed(compressed)
+        compressed = open_compressed(Path(target), None if original_manifest else against, placement, use)
+        original = _open_original(against, options, placement, use) if original_manifest else _uncompressed(compressed)
     else:
+        layouts = layouts_of(manifest)
+        if original_manifest is None:
+            _check_room_beside(Path(target), options, against, layouts[0], placement, use)
         compressed = open_bundle(Path(target), options)
-        original = _open_original(against, options, placement, layouts_of(manifest))
+        original = _open_original(against, options, placement, use, layouts)
     check_same_origin(original, compressed)
     return Comparison(
         original.contestant,
@@ -173,6 +187,21 @@ def open_comparison(
         *_baselines_of(original, compressed.keeps, baselines, seed),
         _digest(target, against, original.model_sha256),
     )
+
+
+def _check_room_beside(
+    bundle: Path, options: RuntimeOptions, checkpoint: str, layout: ImageOptions, placement: Placement, use: Use
+) -> None:
+    """Make sure that there is room for a bundle and the checkpoint beside it, before either is loaded."""
+    from vtc.bundle.manifest import load_manifest
+    from vtc.compressed.needs import NONE, room_for
+    from vtc.models import check_model, resolve_model
+    from vtc.runtime.backends import open_backend
+    from vtc.runtime.needs import need_of
+
+    manifest = load_manifest(bundle, verify=False)
+    besides = need_of(manifest, options, open_backend(manifest, options))
+    room_for(use, placement, besides)(check_model(resolve_model(checkpoint), layout).outline, NONE)
 
 
 def _digest(*names: str) -> str:
@@ -207,17 +236,23 @@ def layouts_of(manifest: Mapping[str, Any] | None) -> list[ImageOptions]:
 
 
 def _open_original(
-    name: str, options: RuntimeOptions, placement: Placement, layouts: Sequence[ImageOptions] = (ANY_IMAGE,)
+    name: str,
+    options: RuntimeOptions,
+    placement: Placement,
+    use: Use,
+    layouts: Sequence[ImageOptions] = (ANY_IMAGE,),
 ) -> Opened:
     manifest = manifest_of(Path(name))
     if manifest is None:
-        return open_checkpoint(name, layouts, placement)
+        return open_checkpoint(name, layouts, placement, use)
     if manifest["kind"] == "compressed" or manifest["plan"].get("stages"):
         raise InputError(f"{name}: is compressed, so it is no original; give the checkpoint it was made from")
     return open_bundle(Path(name), replace(options, engines=None))
 
 
-def open_checkpoint(name: str, layouts: Sequence[ImageOptions] = (ANY_IMAGE,), placement: Placement = ON_CPU) -> Opened:
+def open_checkpoint(
+    name: str, layouts: Sequence[ImageOptions] = (ANY_IMAGE,), placement: Placement = ON_CPU, use: Use = VALIDATE
+) -> Opened:
     """Open the original, which runs through the same code as a compressed model, with nothing taken away.
 
     Parameters
@@ -226,11 +261,15 @@ def open_checkpoint(name: str, layouts: Sequence[ImageOptions] = (ANY_IMAGE,), p
     layouts : sequence of ImageOptions
         What images it is made ready for; each image goes to the nearest.
     placement : Placement
+    use : Use
+        What there is to be room for.
     """
+    from vtc.compressed.needs import NONE, room_for
     from vtc.models import load_adapter, model_digest, resolve_model
 
     path = resolve_model(name)
-    first = load_adapter(path, layouts[0], placement)
+    check = room_for(use, placement)
+    first = load_adapter(path, layouts[0], placement, lambda outline: check(outline, NONE))
     return original_of([first, *map(first.with_image_options, layouts[1:])], model_digest(path))
 
 
@@ -286,11 +325,12 @@ def _keeps(manifest: Manifest, plan: TokenPlan) -> list[int | None]:
     ]
 
 
-def open_compressed(path: Path, base: str | None = None, placement: Placement = ON_CPU) -> Opened:
+def open_compressed(path: Path, base: str | None = None, placement: Placement = ON_CPU, use: Use = SHOW) -> Opened:
     """Open a compressed model, which PyTorch runs; `base` says where its checkpoint is now, if it has moved."""
     from vtc.compressed.checkpoint import load_compressed
+    from vtc.compressed.needs import room_for
 
-    model, _, origin = load_compressed(path, base, placement)
+    model, _, origin = load_compressed(path, base, placement, room_for(use, placement))
     return compressed_contestant(path.resolve().name, model, origin.digest)
 
 
@@ -312,10 +352,12 @@ def open_recipe(
         If the recipe leaves something to calibration, or to a training that nothing shipped takes the place of.
     """
     from vtc.calibrate.compress import complete, load_checkpoint, measured
+    from vtc.compressed.needs import room_for
 
     if left_open := measured(recipe):
         raise InputError(f"{recipe.name}: {left_open[0]} is left to calibration; vtc compress it, then show that")
-    checkpoint = load_checkpoint(model, image_options, placement)
+    check = room_for(SHOW, placement)
+    checkpoint = load_checkpoint(model, image_options, placement, lambda outline: check(outline, recipe))
     with tempfile.TemporaryDirectory() as directory:
         done = complete(checkpoint, recipe, Path(directory))
     return compressed_contestant(recipe.name, done.model, checkpoint.origin.digest)
