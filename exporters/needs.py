@@ -98,7 +98,7 @@ def run_need(one: Precision, plan: TokenPlan, costs: Costs, answer: int) -> Need
     size, table = graph_bytes(one, plan, costs), _table_bytes(one, costs)
     need = graphs_need(size - table, table, one.name)
     if one.name == "fp32" and costs.speed is not None:
-        seconds = RUNTIME_START + size / costs.speed.hashed + LOADING * size / costs.speed.copied
+        seconds = RUNTIME_START + size / costs.speed.hashed + LOADING * size / costs.speed.moved
         need = replace(need, seconds=seconds)
         need = costs.more(need, seconds=costs.prefill(plan))
         need = costs.more(need, seconds=costs.decode(answer))

@@ -21,8 +21,11 @@ LIBRARIES = 280 * 2**20
 """Memory of the interpreter, PyTorch and transformers: measured, 277 to 280 MiB on x86-64, PyTorch for CPUs."""
 START = 6.0
 """Seconds until they are loaded and a checkpoint's files are checked; measured, 5 to 7 on one core."""
-LOADING = 3
-"""Passes over memory that loading weights takes: read, written in another type, and looked at for NaN."""
+LOADING = 5
+"""Times that weights go through memory when they are loaded: read, written in another type into memory that the system
+has cleared, and looked at for NaN. Measured; in place they are looked at alone."""
+HOLES = 1.3
+"""What memory that is freed and filled again grows to, left in pieces as it is: measured, 1.2 to 1.5 times as much."""
 HIDDEN = 6
 """Values as wide as a token that are alive at once in a layer: the residual, its norm in float32, queries, output."""
 
@@ -57,14 +60,14 @@ class Speed:
     ----------
     flops : float
         Operations of matrix products in the type that the model runs in.
-    copied : float
-        Bytes of memory read and written.
+    moved : float
+        Bytes of memory read or written.
     hashed : float
         Bytes that SHA-256 goes over.
     """
 
     flops: float
-    copied: float
+    moved: float
     hashed: float
 
 
@@ -103,7 +106,8 @@ class Costs:
         in_place = self.dtype == self.weights.stored and not self.on_gpu
         seconds = None
         if self.speed is not None:
-            seconds = START + self.weights.bytes / self.speed.hashed + LOADING * size / self.speed.copied
+            passes = 1 if in_place else LOADING
+            seconds = START + self.weights.bytes / self.speed.hashed + passes * size / self.speed.moved
         return Need(
             LIBRARIES,
             work=0 if in_place or self.on_gpu else size,
@@ -136,7 +140,8 @@ class Costs:
         """
         cache = prompts * flops.kv_bytes(self.facts.decoder, lengths(plan), self.value)
         logits = 4 * prompts * scored * self.facts.decoder.vocab
-        return max(prompts * self.encoded(), cache + max(prompts * self.layer(max(lengths(plan))), logits))
+        decoded = cache + max(prompts * self.layer(max(lengths(plan))), logits)
+        return int(HOLES * max(prompts * self.encoded(), decoded))
 
     def encoded(self) -> int:
         """Bytes of an encoder layer's values for one image: its tokens, and two (or three) times its feed-forward."""
@@ -161,7 +166,7 @@ class Costs:
             return None
         one = replace(self.facts.decoder, active_experts=1)
         each = flops.decoder_flops(one, [1] * one.layers) // 2 + one.width * one.vocab
-        return tokens * each * self.value / self.speed.copied
+        return tokens * each * self.value / self.speed.moved
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from vtc.facts.placement import Device, Dtype, Placement
 from vtc.models.base import VLMAdapter
 from vtc.needs import Need
 from vtc.plan import TokenPlan, plan
-from vtc.plan.costs import Costs, lengths
+from vtc.plan.costs import HOLES, Costs, lengths
 from vtc.plan.flops import decoder_flops
 from vtc.recipe import Recipe
 from vtc.recipe.selectors.decoder.relevance import RelevanceTraining
@@ -26,8 +26,6 @@ from vtc.training import distillation, examples, explanations, pruner
 
 ANSWER = 4
 """Tokens of an answer, its end included."""
-HOLES = 1.3
-"""What memory that steps free and fill again grows to, left in pieces as it is: measured, 1.2 to 1.3 times as much."""
 STATES = 4
 """Copies of a trained parameter, float32: itself, its gradient, and two moments of Adam's."""
 
