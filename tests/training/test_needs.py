@@ -56,9 +56,18 @@ def test_what_is_kept_of_images_is_bounded(adapter: VLMAdapter) -> None:
     assert 0 < all_of_it.work - none.work <= 2 * 2**30
 
 
+def test_images_that_there_are_not_are_not_kept(adapter: VLMAdapter) -> None:
+    for part in PARTS.values():
+        wanted = recipe(part)
+        arguments = wanted, 0, plan(wanted, adapter.facts), plan(NONE, adapter.facts), costs_of(adapter, speed=True)
+        few, many = training_need(*arguments, items=2), training_need(*arguments)
+        assert few.work <= many.work
+        assert (few.seconds or 0) < (many.seconds or 0)
+
+
 @pytest.mark.parametrize(("part", "count"), [("pruner", "1000 steps"), ("relevance", "100 epochs")])
 def test_steps_memory_and_time_are_said(part: str, count: str, adapter: VLMAdapter) -> None:
-    words = announcement(adapter, recipe(PARTS[part]), 0)
+    words = announcement(adapter, recipe(PARTS[part]), 0, "reference")
     assert words.startswith(f"training the {part} of stages.0: {count}, about ")
     assert " GB of memory and " in words
 

@@ -235,12 +235,12 @@ def compress(
     if recipe.autos and data is None:
         raise needs_data(recipe)
     shipped = str(model) == "reference" and not calibration.retrain
-    samples = calibration.samples if measured(recipe) else 0
-    check_room(outline, recipe, out, samples, placement, trains=not shipped)
+    calibration = replace(calibration, data=data)
+    check_room(outline, recipe, out, calibration, placement, trains=not shipped)
     checkpoint = load_checkpoint(model, image_options, placement)
     with open_work(out, "vtc compress") as work:
         work.claim(*FILES, f"{MEASUREMENTS}*", *part_names(recipe))
-        completed = complete(checkpoint, recipe, work.path, replace(calibration, data=data), progress)
+        completed = complete(checkpoint, recipe, work.path, calibration, progress)
         found = completed.model, completed.recipe, checkpoint.origin, completed.measurements, completed.warnings
         save_compressed(work, out, *found)
     return completed

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vtc.calibrate.measuring import BATCH
 from vtc.compressed.needs import NONE, costs_of, refuse
+from vtc.data.datasets import count_items
 from vtc.data.samples import ANSWER_TOKENS
 from vtc.facts.placement import Placement
 from vtc.models.base import VLMAdapter
@@ -15,6 +17,9 @@ from vtc.plan.costs import Costs
 from vtc.recipe import Recipe
 from vtc.training.auto import left_open
 from vtc.training.needs import training_need
+
+if TYPE_CHECKING:
+    from vtc.calibrate.compress import Calibration
 
 COPIES = 3
 """Of a batch's logits: those of each step, and of the original and the candidate beside each other."""
@@ -31,9 +36,11 @@ def calibration_need(plan: TokenPlan, baseline: TokenPlan, costs: Costs, samples
     return costs.more(costs.loaded(), said + asked, None)
 
 
-def training_needs(recipe: Recipe, plan: TokenPlan, baseline: TokenPlan, costs: Costs) -> dict[int, Need]:
-    """What each training takes that a recipe leaves open, by the number of its stage."""
-    return {stage: training_need(recipe, stage, plan, baseline, costs) for stage in left_open(recipe)}
+def training_needs(
+    recipe: Recipe, plan: TokenPlan, baseline: TokenPlan, costs: Costs, items: int | None = None
+) -> dict[int, Need]:
+    """What each training takes that a recipe leaves open, by the number of its stage, with so many questions."""
+    return {stage: training_need(recipe, stage, plan, baseline, costs, items) for stage in left_open(recipe)}
 
 
 def compress_need(recipe: Recipe, plan: TokenPlan, baseline: TokenPlan, costs: Costs, samples: int = 0) -> Need:
@@ -54,7 +61,7 @@ def compress_need(recipe: Recipe, plan: TokenPlan, baseline: TokenPlan, costs: C
 
 
 def check_room(
-    outline: VLMAdapter, recipe: Recipe, out: Path, samples: int, placement: Placement, *, trains: bool
+    outline: VLMAdapter, recipe: Recipe, out: Path, calibration: Calibration, placement: Placement, *, trains: bool
 ) -> None:
     """Refuse to compress where there is no room for it.
 
@@ -65,8 +72,7 @@ def check_room(
     recipe : Recipe
     out : Path
         The directory to write.
-    samples : int
-        To calibrate on; 0 where nothing is.
+    calibration : Calibration
     placement : Placement
     trains : bool
         Whether parts that are left open are trained, and do not come with the model.
@@ -76,7 +82,11 @@ def check_room(
     OutOfResources
     """
     made, baseline, costs = plan(recipe, outline.facts), plan(NONE, outline.facts), costs_of(outline, placement)
+    items = None if calibration.data is None or not recipe.autos else count_items(calibration.data)
+    samples = 0
+    if any(not key.endswith(".checkpoint") for key in recipe.autos):
+        samples = calibration.samples if items is None else min(items, calibration.samples)
     need = compress_need(recipe, made, baseline, costs, samples)
     refuse(f"compressing {outline.path}", need, placement, out=out)
-    for stage, one in training_needs(recipe, made, baseline, costs).items() if trains else ():
+    for stage, one in training_needs(recipe, made, baseline, costs, items).items() if trains else ():
         refuse(f"training stages.{stage} of {recipe.name}", one, placement, LESS_TRAINING)

@@ -67,7 +67,7 @@ class AutoTrained:
         if self.source is None:
             raise InputError(f"recipe {recipe.name} leaves a {entry.stem} to training; give --data DIR to vtc compress")
         train = line(TRAINERS, entry, "TRAINERS of vtc.training.trainers")
-        _log.warning("note: %s", announcement(self.adapter, recipe, number))
+        _log.warning("note: %s", announcement(self.adapter, recipe, number, self.source))
         with _extra_wanted():
             train(TrainingJob(self.adapter, self.model_digest, recipe, number, path, self.source, self.report))
         return path

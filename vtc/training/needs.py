@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from vtc.amounts import duration, gigabytes
 from vtc.compressed.needs import NONE, costs_of
+from vtc.data.datasets import count_items
 from vtc.facts.placement import Device, Dtype, Placement
 from vtc.models.base import VLMAdapter
 from vtc.needs import Need
@@ -40,12 +41,19 @@ class Training:
     plan, baseline : TokenPlan
         With the recipe, and without any.
     stage : int
+    items : int or None
+        Questions that there are; None is any number.
     """
 
     costs: Costs
     plan: TokenPlan
     baseline: TokenPlan
     stage: int
+    items: int | None = None
+
+    def drawn(self, count: int) -> int:
+        """How many of the images or questions that a training asks for it gets."""
+        return count if self.items is None else min(count, self.items)
 
     def saved(self, seen: Sequence[int]) -> int:
         """Bytes that backpropagation keeps of one sequence, of which each layer sees so many tokens.
@@ -84,10 +92,12 @@ class Training:
         return None if self.costs.speed is None or one is None else operations / self.costs.speed.flops + one
 
 
-def training_need(recipe: Recipe, stage: int, plan: TokenPlan, baseline: TokenPlan, costs: Costs) -> Need:
+def training_need(
+    recipe: Recipe, stage: int, plan: TokenPlan, baseline: TokenPlan, costs: Costs, items: int | None = None
+) -> Need:
     """What training the part of a stage takes, the model loaded for it included; its time is that of all its steps."""
     entry: Any = next(entry for number, _, entry in recipe.trained() if number == stage)
-    training = Training(costs, plan, baseline, stage)
+    training = Training(costs, plan, baseline, stage, items)
     match entry.training:
         case PrunerTraining() as config:
             return _pruner(training, config)
@@ -98,12 +108,12 @@ def training_need(recipe: Recipe, stage: int, plan: TokenPlan, baseline: TokenPl
     raise AssertionError(f"nobody knows what {type(entry.training).__name__} takes")
 
 
-def announcement(adapter: VLMAdapter, recipe: Recipe, stage: int) -> str:
+def announcement(adapter: VLMAdapter, recipe: Recipe, stage: int, source: str) -> str:
     """What is said of a training before it starts: its steps, and about how much memory and time they take here."""
     dtype = str(adapter.model.dtype).removeprefix("torch.")
     placement = Placement(cast(Device, adapter.model.device.type), cast(Dtype, dtype))
     plans = plan(recipe, adapter.facts), plan(NONE, adapter.facts)
-    need = training_need(recipe, stage, *plans, costs_of(adapter, placement, speed=True))
+    need = training_need(recipe, stage, *plans, costs_of(adapter, placement, speed=True), count_items(source))
     entry: Any = next(entry for number, _, entry in recipe.trained() if number == stage)
     steps = "epochs" if isinstance(entry.training, RelevanceTraining) else "steps"
     memory = f"{gigabytes(need.ram)} of memory" + (f" and {gigabytes(need.gpu)} of the GPU's" if need.gpu else "")
@@ -121,13 +131,14 @@ def _pruner(training: Training, config: PrunerTraining) -> Need:
     at = min(tokens, round(plan.per_span(plan.stages[training.stage].tokens_out) * config.budgets[1]) + config.dropped)
     seen = [spans * at + plan.text_tokens] * facts.decoder.layers
     image = 2 * (spans * tokens * facts.encoder.token_width + ANSWER * facts.decoder.width)
-    kept = sum(min(int(config.memory_gb * 2**30), count * image) for count in (config.images, config.validation))
+    images, validation = training.drawn(config.images), training.drawn(config.validation)
+    kept = sum(min(int(config.memory_gb * 2**30), count * image) for count in (images, validation))
     step = training.step(config.batch, seen)
-    encoding = training.forward(min(examples.BATCH, config.images), whole)
+    encoding = training.forward(min(examples.BATCH, images), whole)
     peak = kept + max(encoding, training.optimised() + step)
-    rounds = pruner.LOGGED + 2
-    checked = rounds * config.validation * decoder_flops(facts.decoder, lengths(plan))
-    encoded = (config.images + config.validation) * training.baseline.flops["exact"]
+    rounds = min(pruner.LOGGED, config.steps) + 2  # with and without the part before its first step
+    checked = rounds * validation * decoder_flops(facts.decoder, lengths(plan))
+    encoded = (images + validation) * training.baseline.flops["exact"]
     steps = 2 * config.steps * config.batch * decoder_flops(facts.decoder, seen)
     return costs.more(costs.loaded(), peak, training.seconds(encoded + steps + checked))
 
@@ -136,17 +147,18 @@ def _distillation(training: Training, config: DistillationTraining) -> Need:
     """The original says each answer once, as memory allows; a step goes through the compressed model and back."""
     costs, plan, baseline = training.costs, training.plan, training.baseline
     facts, memory = costs.facts, int(config.memory_gb * 2**30)
-    asked = config.questions + config.validation
+    questions, validation = training.drawn(config.questions), training.drawn(config.validation)
+    asked = training.drawn(questions + validation)
     image = costs.value * facts.layout.spans * facts.layout.selectable * facts.encoder.token_width
     said = 4 * ANSWER * facts.decoder.vocab
     kept = min(memory // 2, asked * image) + min(memory // 4, asked * said)
     step = training.step(config.batch, lengths(plan))
     original = training.forward(config.batch, max(lengths(baseline)))
     peak = kept + training.optimised() + max(step, original)
-    drawn = min(config.questions, config.steps * config.batch) + config.validation
-    rounds = distillation.LOGGED + 1
+    answered = min(asked, config.steps * config.batch + validation)
+    rounds = min(distillation.LOGGED, config.steps) + 1
     ours = decoder_flops(facts.decoder, lengths(plan)) + plan.flops_parts["projector"]
-    work = drawn * baseline.flops["exact"] + (2 * config.steps * config.batch + rounds * config.validation) * ours
+    work = answered * baseline.flops["exact"] + (2 * config.steps * config.batch + rounds * validation) * ours
     return costs.more(costs.loaded(), peak, training.seconds(work))
 
 
@@ -159,6 +171,6 @@ def _relevance(training: Training, config: RelevanceTraining) -> Need:
     said = 3 * 8 * ANSWER * facts.decoder.vocab
     explained = training.step(batch, seen) + batch * (maps + said)
     peak = max(explained, costs.asked(training.baseline, batch))
-    asked = config.images * config.questions + config.validation
+    asked = training.drawn(config.images * config.questions) + training.drawn(config.validation)
     exact, decoder = training.baseline.flops["exact"], training.baseline.flops_parts["decoder"]
     return costs.more(costs.loaded(), peak, training.seconds(asked * (2 * exact + decoder), asked * ANSWER / batch))
