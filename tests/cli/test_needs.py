@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +16,17 @@ import vtc.needs
 from tests.evaluate.bundles import bundle_with_plan
 from tests.runtime.toy import make_toy
 from tests.tiny import image, recipe
+from vtc.bundle.manifest import load_manifest
 from vtc.cli import main
 from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import Origin, save_compressed
+from vtc.errors import OutOfResources
 from vtc.models import model_digest
 from vtc.models.base import VLMAdapter
 from vtc.plan.costs import LIBRARIES
+from vtc.runtime.needs import check_room
+from vtc.runtime.nvidia import Gpu
+from vtc.runtime.options import RuntimeOptions
 
 UNIFORM = "stages.0={kind: prune, keep: 5, selector: uniform}"
 LEARNED = "stages.0={kind: prune, keep: 5, selector: {name: learned, training: {steps: 7}}}"
@@ -150,6 +156,35 @@ def test_weights_in_their_own_type_are_read_in_place(checkpoint: Path) -> None:
     own, narrow = (needs(checkpoint, "--dtype", dtype)["compress"] for dtype in ("auto", "bfloat16"))
     assert own["mapped"] == 2 * (narrow["ram"] - own["ram"]) > 0  # the tiny model's files have float32
     assert narrow["mapped"] == 0
+
+
+def test_on_a_gpu_weights_take_its_memory(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vtc.compressed.needs.gpu_memory", lambda: None)  # nor is there one to be measured
+    found = needs(checkpoint, "--device", "cuda", "--dtype", "bfloat16")
+    elsewhere = needs(checkpoint, "--dtype", "bfloat16")
+    assert found["show"]["gpu"] == elsewhere["show"]["ram"] - LIBRARIES
+    assert found["show"]["ram"] == LIBRARIES
+    assert found["show"]["seconds"] is None
+    assert found["export fp32"]["ram"] == elsewhere["export fp32"]["ram"]
+
+
+def test_a_model_larger_than_the_gpu_is_refused(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vtc.compressed.needs.gpu_memory", lambda: 10)
+    asked = "compress", checkpoint, "--recipe", "uniform", "--set", UNIFORM, "--device", "cuda", "-o", tmp_path / "out"
+    result = run(*asked)
+    assert result.exit_code == 2
+    assert "of GPU memory, and 1e-08 GB are free; give --dtype auto" in result.stderr
+
+
+def test_a_bundle_larger_than_the_gpu_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = load_manifest(place / "bundle")
+    backend: Any = SimpleNamespace(variant="fp32", provider="cuda")
+    for size, fits in ((manifest.graph_bytes("fp32"), True), (10, False)):
+        monkeypatch.setattr("vtc.runtime.needs.gpu_here", lambda size=size: Gpu("9.0", size, integrated=False))
+        with nullcontext() if fits else pytest.raises(OutOfResources, match="GPU memory"):
+            check_room(manifest, RuntimeOptions(), backend)
 
 
 def test_inspect_tells_of_a_compressed_model_and_of_a_bundle(place: Path) -> None:

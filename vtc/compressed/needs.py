@@ -59,12 +59,13 @@ def costs_of(outline: VLMAdapter, placement: Placement = ON_CPU, speed: bool = F
         All of it but the numbers of its weights.
     placement : Placement
     speed : bool
-        Whether this machine's is measured, which times need.
+        Whether this machine's is measured, which times need; a GPU that is not there has none.
     """
     sizes = [parameter.numel() for parameter in outline.model.parameters()]
     stored = stored_dtype(outline.path)
     files = sum(file.stat().st_size for file in weight_files(outline.path))
     dtype = stored if placement.dtype == "auto" else placement.dtype
     on_gpu = placement.device == "cuda" or (placement.device == "auto" and gpu_memory() is not None)
-    measured: Speed | None = measured_speed(dtype, on_gpu) if speed else None
+    here = not on_gpu or gpu_memory() is not None
+    measured: Speed | None = measured_speed(dtype, on_gpu) if speed and here else None
     return Costs(outline.facts, Weights(sum(sizes), max(sizes, default=0), stored, files), dtype, on_gpu, measured)

@@ -6,6 +6,7 @@ from vtc.bundle.facts import precision_and_form
 from vtc.bundle.manifest import Manifest
 from vtc.needs import Need, refuse_what_cannot_fit
 from vtc.runtime.interface import Backend
+from vtc.runtime.nvidia import gpu_here
 from vtc.runtime.options import RuntimeOptions
 
 LIBRARIES = 100 * 2**20
@@ -55,4 +56,6 @@ def check_room(manifest: Manifest, options: RuntimeOptions, backend: Backend) ->
     ------
     OutOfResources
     """
-    refuse_what_cannot_fit(f"running {manifest.root}", need_of(manifest, options, backend), LESS_MEMORY)
+    need = need_of(manifest, options, backend)
+    gpu = gpu_here() if need.gpu else None
+    refuse_what_cannot_fit(f"running {manifest.root}", need, LESS_MEMORY, gpu=None if gpu is None else gpu.memory)
