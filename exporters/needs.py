@@ -33,21 +33,24 @@ FEW_BYTES = {"int4": 0.5, "int8": 1.0, "fp8": 1.0}
 """Bytes of a number that is stored in few bits, without its block's scale."""
 
 
-def export_need(plan: TokenPlan, costs: Costs, wanted: Sequence[Precision], samples: int) -> Need:
+def export_need(plan: TokenPlan, costs: Costs, wanted: Sequence[Precision], samples: int, layouts: int = 1) -> Need:
     """What writing graphs of some precisions takes, and proving them on samples; the model runs in float32.
 
     In memory are the model and what PyTorch traced of it, and the largest of what comes and goes: a copy of the model
     in 16 bits, what one prompt computes, a graph that ONNX Runtime widens to float32 or that is rewritten in few bits.
-    On the disk are the graphs of each base, whether it is asked for or not, and those made of them.
+    On the disk are the graphs of each base, whether it is asked for or not, and those made of them; each layout of
+    images after the first has a vision graph of its own.
     """
     layers = len(plan.encoder_layers) + len(plan.decoder_layers)
     numbers = weight_count(plan, costs.facts)
-    decoder = numbers - costs.facts.decoder.vocab * costs.facts.decoder.width - _encoder(plan, costs)
+    vision = _encoder(plan, costs) + costs.facts.projector_params
+    decoder = numbers - costs.facts.decoder.vocab * costs.facts.decoder.width - vision
     asked = costs.asked(plan, scored=2 * (ANSWER_TOKENS + 1))
     coming = max(_coming(one, costs.weights.numbers, decoder) for one in wanted)
     bases = {one.base for one in wanted}
     written = [*(precision(base) for base in bases), *(one for one in wanted if one.stored)]
     disk = sum(graph_bytes(one, plan, costs) + GRAPH * layers for one in written) + SMALL_FILES
+    disk += (layouts - 1) * sum(int(_each(one) * vision) + GRAPH * len(plan.encoder_layers) for one in written)
     seconds = None
     if costs.speed is not None:
         proofs = samples * len(wanted)
@@ -55,7 +58,9 @@ def export_need(plan: TokenPlan, costs: Costs, wanted: Sequence[Precision], samp
         seconds = TRACING * layers * len(bases) + disk / costs.speed.hashed + (prefills or 0) + (decoded or 0)
     loaded = costs.loaded()
     loaded = replace(loaded, libraries=loaded.libraries + LIBRARIES)
-    return replace(costs.more(loaded, TRACED * layers + asked + coming, seconds, disk), mapped=4 * decoder)
+    in_place = max((4 if one.base == "fp32" else 2) * decoder for one in wanted)
+    need = costs.more(loaded, TRACED * layers + asked + coming, seconds, disk)
+    return replace(need, mapped=loaded.mapped + in_place)
 
 
 def _encoder(plan: TokenPlan, costs: Costs) -> int:
@@ -105,7 +110,9 @@ def run_need(one: Precision, plan: TokenPlan, costs: Costs, answer: int) -> Need
     return costs.more(need, costs.asked(plan))
 
 
-def room_to_export(out: Path, wanted: Sequence[Precision], samples: int) -> Callable[[VLMAdapter, Recipe], None]:
+def room_to_export(
+    out: Path, wanted: Sequence[Precision], samples: int, layouts: int
+) -> Callable[[VLMAdapter, Recipe], None]:
     """Make sure that there is room for an export before weights are read.
 
     Raises
@@ -115,7 +122,7 @@ def room_to_export(out: Path, wanted: Sequence[Precision], samples: int) -> Call
     """
 
     def check(outline: VLMAdapter, recipe: Recipe) -> None:
-        need = export_need(plan(recipe, outline.facts), costs_of(outline), wanted, samples)
+        need = export_need(plan(recipe, outline.facts), costs_of(outline), wanted, samples, layouts)
         refuse_what_cannot_fit(f"exporting to {out}", need, "fewer pixels or a machine with more memory", out)
 
     return check

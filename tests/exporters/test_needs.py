@@ -46,3 +46,11 @@ def test_few_bits_are_derived_from_graphs_that_are_written_first(exported: Expor
     apart = [export_need(plan, costs, [precision(name)], 1).disk for name in ("fp32", "q4")]
     both = export_need(plan, costs, [precision("fp32"), precision("q4")], 1).disk
     assert both == apart[1] > apart[0]
+
+
+def test_every_layout_has_a_vision_graph_of_its_own(exported: Exported, adapter: VLMAdapter) -> None:
+    wanted, bundle = exported("cls")
+    asked = wanted.model.plan, costs_of(adapter), [precision("fp32")], 1
+    one, two, three = (export_need(*asked, layouts).disk for layouts in (1, 2, 3))
+    written = (bundle / "onnx" / "vision_encoder.onnx").stat().st_size
+    assert three - two == two - one == pytest.approx(written, rel=0.15)

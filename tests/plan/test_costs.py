@@ -32,7 +32,7 @@ def test_weights_of_the_files_own_type_are_the_files() -> None:
 
 def test_on_a_gpu_all_is_there() -> None:
     costs = replace(COSTS, dtype="bfloat16", on_gpu=True)
-    need = Use("it").need(costs, WHOLE)
+    need = Use("it").need(costs, PRUNED, WHOLE)
     assert (need.work, need.mapped, need.gpu) == (0, 0, 2000 + costs.asked(WHOLE))
 
 
@@ -54,9 +54,13 @@ def test_logits_count_where_they_are_more() -> None:
 
 
 def test_a_use_takes_what_its_largest_plan_does() -> None:
-    use = Use("it", prompts=3, scored=2)
-    assert use.need(COSTS, PRUNED, WHOLE) == use.need(COSTS, WHOLE)
-    assert use.need(COSTS, PRUNED).work < use.need(COSTS, WHOLE).work
+    both, compressed = (Use("it", prompts=3, scored=2, original=original) for original in (True, False))
+    assert both.need(COSTS, PRUNED, WHOLE) == both.need(COSTS, WHOLE, WHOLE)
+    assert (
+        compressed.need(COSTS, PRUNED, WHOLE).work
+        == 4000 + COSTS.asked(PRUNED, 3, 2)
+        < both.need(COSTS, WHOLE, WHOLE).work
+    )
 
 
 def test_times_are_operations_and_bytes_by_speed() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from tests.tiny import recipe
 from tests.training.conftest import RECIPE
-from vtc.compressed.needs import NONE, costs_of
+from vtc.compressed.inspection import NONE
+from vtc.compressed.needs import costs_of
 from vtc.models.base import VLMAdapter
 from vtc.needs import Need
 from vtc.plan import plan

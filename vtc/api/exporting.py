@@ -123,7 +123,7 @@ def export(
     from vtc.data.datasets import data_for
     from vtc.data.samples import CALIBRATION, Sample, samples_from
 
-    first = room_to_export(Path(out), [precision(name) for name in names], samples)
+    first = room_to_export(Path(out), [precision(name) for name in names], samples, max(1, len(image_options)))
     loaded, recipe, origin = load_compressed(Path(compressed), None if model is None else str(model), first=first)
     models = served(loaded, recipe, image_options)
     source = data_for(origin.name, data)

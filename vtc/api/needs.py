@@ -37,12 +37,14 @@ def needs_of_checkpoint(placement: Placement) -> Needs:
         from vtc.calibrate.needs import compress_need, training_needs
         from vtc.compressed.needs import costs_of
         from vtc.facts.placement import ON_CPU
+        from vtc.reference import reference_dir
 
         costs, exporting = costs_of(outline, placement, speed=True), costs_of(outline, ON_CPU, speed=True)
         found = {"show": _show(costs, plan)}
         samples = SAMPLES if measured(recipe) else 0
         found["compress"] = compress_need(recipe, plan, baseline, costs, samples)
-        trained = training_needs(recipe, plan, baseline, costs)
+        shipped = outline.path == reference_dir()  # whose trained parts come with it
+        trained = {} if shipped else training_needs(recipe, plan, baseline, costs)
         found |= {f"train stages.{stage}": need for stage, need in trained.items()}
         wanted = [precision(name) for name in PRECISIONS]
         found |= {f"export {one.name}": export_need(plan, exporting, [one], PROMPTS) for one in wanted}

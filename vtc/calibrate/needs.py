@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vtc.calibrate.measuring import BATCH
-from vtc.compressed.needs import NONE, costs_of, refuse
+from vtc.compressed.inspection import NONE
+from vtc.compressed.needs import costs_of, refuse
 from vtc.data.datasets import count_items
 from vtc.data.samples import ANSWER_TOKENS
 from vtc.facts.placement import Placement

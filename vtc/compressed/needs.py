@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from vtc.compressed.inspection import NONE
 from vtc.facts.placement import ON_CPU, Placement
 from vtc.gpu_memory import gpu_memory
 from vtc.models.base import VLMAdapter
@@ -16,7 +17,6 @@ from vtc.recipe import Recipe
 from vtc.speed import measured_speed
 
 NOTHING = Need()
-NONE = Recipe(version=1, name="none", stages=())
 LESS_MEMORY = "--dtype auto, --device auto (which fetches what does not fit as it runs), or images of fewer pixels"
 BeforeLoading = Callable[[VLMAdapter, Recipe], None]
 """Called with a model without the numbers of its weights, and what is to be done to it."""

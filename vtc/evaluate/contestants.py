@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vtc.artifact import MANIFEST
+from vtc.compressed.inspection import NONE
 from vtc.errors import BundleError, InputError
 from vtc.evaluate.answers import Contestant
 from vtc.evaluate.asking import Effort
@@ -31,17 +32,17 @@ from vtc.plan.stored import plans_of
 from vtc.plan.token_plan import TokenPlan
 from vtc.runtime.options import RuntimeOptions
 
-SHOW = Use("vtc show")
-VALIDATE = Use("vtc validate")
-SCORED = 3
-"""Copies of logits that are alive at once: those of each step, and of both models beside each other."""
-
 if TYPE_CHECKING:
     from vtc.bundle.facts import ServedImage
     from vtc.bundle.manifest import Manifest
     from vtc.compressed.model import CompressedModel
     from vtc.models.base import VLMAdapter
     from vtc.recipe import Recipe
+
+SHOW = Use("vtc show", original=False)
+VALIDATE = Use("vtc validate")
+SCORED = 3
+"""Copies of logits that are alive at once: those of each step, and of both models beside each other."""
 
 
 @dataclass(frozen=True)
@@ -194,11 +195,13 @@ def _check_room_beside(
 ) -> None:
     """Make sure that there is room for a bundle and the checkpoint beside it, before either is loaded."""
     from vtc.bundle.manifest import load_manifest
-    from vtc.compressed.needs import NONE, room_for
+    from vtc.compressed.needs import room_for
     from vtc.models import check_model, resolve_model
     from vtc.runtime.backends import open_backend
     from vtc.runtime.needs import need_of
 
+    if options.backend != "onnxruntime":
+        return  # what others take is not known
     manifest = load_manifest(bundle, verify=False)
     besides = need_of(manifest, options, open_backend(manifest, options))
     room_for(use, placement, besides)(check_model(resolve_model(checkpoint), layout).outline, NONE)
@@ -264,7 +267,7 @@ def open_checkpoint(
     use : Use
         What there is to be room for.
     """
-    from vtc.compressed.needs import NONE, room_for
+    from vtc.compressed.needs import room_for
     from vtc.models import load_adapter, model_digest, resolve_model
 
     path = resolve_model(name)

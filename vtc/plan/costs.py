@@ -181,14 +181,18 @@ class Use:
         At a time.
     scored : int
         Tokens of each whose logits are alive at once, all copies.
+    original : bool
+        Whether the model is also asked as it is without a recipe.
     """
 
     verb: str
     prompts: int = 1
     scored: int = 1
+    original: bool = True
 
-    def need(self, costs: Costs, *plans: TokenPlan) -> Need:
-        """What a model takes that is loaded once, and asked as each of the plans has it; no time."""
+    def need(self, costs: Costs, plan: TokenPlan, baseline: TokenPlan) -> Need:
+        """What a model takes that is loaded once, and asked by the plan of a recipe and by that of none; no time."""
+        plans = (plan, baseline) if self.original else (plan,)
         asked = max(costs.asked(one, self.prompts, self.scored) for one in plans)
         return costs.more(costs.loaded(), asked, None)
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from vtc.amounts import duration, gigabytes
-from vtc.compressed.needs import NONE, costs_of
+from vtc.compressed.inspection import NONE
+from vtc.compressed.needs import costs_of
 from vtc.data.datasets import count_items
 from vtc.facts.placement import Device, Dtype, Placement
 from vtc.models.base import VLMAdapter
@@ -95,7 +96,10 @@ class Training:
 def training_need(
     recipe: Recipe, stage: int, plan: TokenPlan, baseline: TokenPlan, costs: Costs, items: int | None = None
 ) -> Need:
-    """What training the part of a stage takes, the model loaded for it included; its time is that of all its steps."""
+    """What training the part of a stage takes, the model loaded for it included; its time is that of all its steps.
+
+    Of a kind of training that nobody has looked at yet it is the model alone, without a time.
+    """
     entry: Any = next(entry for number, _, entry in recipe.trained() if number == stage)
     training = Training(costs, plan, baseline, stage, items)
     match entry.training:
@@ -105,7 +109,7 @@ def training_need(
             return _relevance(training, config)
         case DistillationTraining() as config:
             return _distillation(training, config)
-    raise AssertionError(f"nobody knows what {type(entry.training).__name__} takes")
+    return costs.more(costs.loaded(), seconds=None)
 
 
 def announcement(adapter: VLMAdapter, recipe: Recipe, stage: int, source: str) -> str:
@@ -115,12 +119,11 @@ def announcement(adapter: VLMAdapter, recipe: Recipe, stage: int, source: str) -
     plans = plan(recipe, adapter.facts), plan(NONE, adapter.facts)
     need = training_need(recipe, stage, *plans, costs_of(adapter, placement, speed=True), count_items(source))
     entry: Any = next(entry for number, _, entry in recipe.trained() if number == stage)
-    steps = "epochs" if isinstance(entry.training, RelevanceTraining) else "steps"
+    unit = "epochs" if isinstance(entry.training, RelevanceTraining) else "steps"
+    count = f"{getattr(entry.training, unit)} {unit}, " if hasattr(entry.training, unit) else ""
     memory = f"{gigabytes(need.ram)} of memory" + (f" and {gigabytes(need.gpu)} of the GPU's" if need.gpu else "")
     time = "" if need.seconds is None else f" and {duration(need.seconds)}"
-    return (
-        f"training the {entry.stem} of stages.{stage}: {getattr(entry.training, steps)} {steps}, about {memory}{time}"
-    )
+    return f"training the {entry.stem} of stages.{stage}: {count}about {memory}{time}"
 
 
 def _pruner(training: Training, config: PrunerTraining) -> Need:
