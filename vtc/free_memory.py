@@ -1,4 +1,4 @@
-"""What this machine has to give: free memory of processor and GPU."""
+"""What memory this machine has to give."""
 
 from __future__ import annotations
 
@@ -30,15 +30,3 @@ def _container() -> int | None:
     except (OSError, ValueError):  # no such group, or its limit is "max"
         return None
     return max(0, limit - used + (int(cached[1]) if cached else 0))
-
-
-def gpu_memory() -> int | None:
-    """Free bytes of the first CUDA GPU that PyTorch sees; None where it sees none."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    if not torch.cuda.is_available():
-        return None
-    free, _ = torch.cuda.mem_get_info(0)
-    return int(free)

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, plain lines elsewhere."""
+"""Progress on stderr, with the time that is left: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from vtc.amounts import duration
 from vtc.shown import shown
 
 Report = Callable[[str, int, int], None]
@@ -52,14 +53,19 @@ def progress(stream: TextIO | None = None) -> Iterator[Report]:
 
 def _plain(out: TextIO) -> Report:
     last = time.monotonic()
+    begun: dict[str, tuple[float, int]] = {}
 
     def show(label: str, done: int, total: int) -> None:
         nonlocal last
-        now = time.monotonic()
+        now, work = time.monotonic(), label.partition(" (")[0]  # figures in brackets change on the way
+        if work not in begun or done <= begun[work][1]:
+            begun[work] = now, done
         # Logs want a line when something is finished, and a sign of life in between.
         if done >= total or now - last >= _LINE_EVERY_S:
             last = now
-            print(f"{shown(label)} {done}/{total}", file=out, flush=True)
+            since, at = begun[work]
+            left = duration((now - since) / (done - at) * (total - done)) if at < done < total else ""
+            print(f"{shown(label)} {done}/{total}{left and f', about {left} left'}", file=out, flush=True)
 
     return show
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from tests.sizes import SMALL
 from tests.tiny import recipe
-from vtc.benchmark.prediction import weight_count
 from vtc.facts.layout import Block, ImageLayout
 from vtc.facts.model import ModelFacts
 from vtc.models.base import VLMAdapter
 from vtc.plan import plan
+from vtc.plan.costs import weight_count
 
 
 def weights(facts: ModelFacts) -> int:

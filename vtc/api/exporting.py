@@ -115,6 +115,7 @@ def export(
     for one in found:
         one.check_export(names, opset)
 
+    from exporters.needs import room_to_export
     from exporters.onnx import ExportRequest
     from exporters.onnx import export as run
     from vtc.compressed.checkpoint import load_compressed, served
@@ -122,7 +123,8 @@ def export(
     from vtc.data.datasets import data_for
     from vtc.data.samples import CALIBRATION, Sample, samples_from
 
-    loaded, recipe, origin = load_compressed(Path(compressed), None if model is None else str(model))
+    first = room_to_export(Path(out), [precision(name) for name in names], samples, max(1, len(image_options)))
+    loaded, recipe, origin = load_compressed(Path(compressed), None if model is None else str(model), first=first)
     models = served(loaded, recipe, image_options)
     source = data_for(origin.name, data)
     if needs_ranges and source is None:

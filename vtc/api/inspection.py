@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from vtc.api.arguments import as_placement, as_recipe
+from vtc.api.needs import needs_of_bundle, needs_of_checkpoint
 from vtc.compressed.inspection import TEXT_TOKENS, Inspection, finished, is_finished, planned
 from vtc.errors import InputError
 from vtc.facts.layout import ANY_IMAGE, ImageOptions
+from vtc.facts.placement import Device, Dtype
 from vtc.recipe import Recipe
-
-if TYPE_CHECKING:
-    pass
-from vtc.api.arguments import as_recipe
 
 
 def inspect(
@@ -23,8 +21,12 @@ def inspect(
     overrides: Sequence[str] = (),
     text_tokens: int | None = None,
     image_options: ImageOptions = ANY_IMAGE,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
 ) -> Inspection:
-    """Work out tokens per stage and per decoder layer, FLOPs and KV bytes, before any work.
+    """Work out tokens per stage and per decoder layer, FLOPs and KV bytes, and what each verb takes, before any work.
+
+    Times are by a measurement of this machine, of a second at most.
 
     Parameters
     ----------
@@ -38,6 +40,10 @@ def inspect(
         Tokens of the prompt beside the image's; None takes 32.
     image_options : ImageOptions
         What images the model is to serve.
+    device : {"cpu", "cuda", "auto"}
+        Where PyTorch is to run it, as for :func:`compress`; exports run on the CPU.
+    dtype : {"float32", "bfloat16", "float16", "auto"}
+        Type of its weights there.
 
     Returns
     -------
@@ -56,10 +62,13 @@ def inspect(
     >>> found = vtc.inspect("reference", "fastervlm-25")
     >>> found.plan.kv_bytes < found.baseline.kv_bytes
     True
+    >>> sorted(found.needs)[:2]
+    ['compress', 'export fp16']
     """
+    needs = needs_of_checkpoint(as_placement(device, dtype))
     if not is_finished(target):
         tokens = TEXT_TOKENS if text_tokens is None else text_tokens
-        return planned(target, as_recipe("none" if recipe is None else recipe, overrides), tokens, image_options)
+        return planned(target, as_recipe("none" if recipe is None else recipe, overrides), tokens, image_options, needs)
     if recipe is not None or overrides or text_tokens is not None or image_options != ANY_IMAGE:
         raise InputError(f"{target} was made with a recipe; inspect the model it was made from to try another")
-    return finished(Path(target))
+    return finished(Path(target), needs, needs_of_bundle)

@@ -110,7 +110,8 @@ def validate(
         raise InputError(f"say what to ask {model}: --data DIR with data.jsonl; drawn digits are for 'reference' alone")
     dataset = load_dataset(data, samples, seed)
     placement = as_placement(device, dtype)
-    field = open_comparison(named, origin, baselines, seed, runtime, placement, keep)
+    effort = Effort(batch_size, max_new_tokens)
+    field = open_comparison(named, origin, baselines, seed, runtime, placement, keep, effort)
     key = [field.sha256, dataset.sha256, str(seed), repr(runtime), str(max_new_tokens), *sorted(baselines)]
     key += [] if placement == ON_CPU else [repr(placement)]
     key += [] if keep is None else [repr(keep)]
@@ -118,7 +119,7 @@ def validate(
     how: dict[str, Any] = {
         "limits": thresholds or Thresholds(),
         "seed": seed,
-        "effort": Effort(batch_size, max_new_tokens),
+        "effort": effort,
         "progress": progress,
         "max_skipped": max_skipped,
         "notes": notes,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from math import prod
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from vtc.facts.model import ModelFacts
 from vtc.plan import TokenPlan, flops
+from vtc.plan.costs import weight_count
 
 
 @dataclass(frozen=True)
@@ -61,25 +61,6 @@ def predict(plan: TokenPlan, facts: ModelFacts, images: int, bytes_per_value: in
         }
     prefill = sum(parts.values()) - parts["encoder"] - parts["projector"]
     return Prediction(sum(parts.values()), prefill, kv_bytes, weights * weight_count(plan, facts))
-
-
-def weight_count(plan: TokenPlan, facts: ModelFacts) -> int:
-    """Entries of all matrices that a plan's graphs hold."""
-    tower, decoder = facts.encoder, facts.decoder
-    layer = 4 * tower.width**2 + (3 if tower.gated_ffn else 2) * tower.width * tower.ffn
-    patches = prod(facts.layout.view_grid) * tower.merge**2
-    places = patches + tower.has_cls + 3 * tower.frames * tower.patch_size**2
-    encoder = tower.width * places + len(plan.encoder_layers) * layer
-    # A token's multiplications in a decoder layer, all experts active, are the layer's weights: half of the operations
-    # of one token, less its attention to itself, which has 2 * width of them.
-    whole = replace(decoder, active_experts=decoder.experts)
-    one = flops.decoder_flops(whole, [1]) // 2 - 2 * decoder.heads * decoder.head_dim
-    return (
-        encoder
-        + facts.projector_params
-        + len(plan.decoder_layers) * one
-        + 2 * decoder.vocab * decoder.width  # embedding and head
-    )
 
 
 def beside_measured(report: Mapping[str, Any], predictions: Sequence[Prediction]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from vtc.artifact import check_output
 from vtc.calibrate.calibrator import Calibrator, PartSource, needs_data
 from vtc.calibrate.measurements import Measurements
+from vtc.calibrate.needs import check_room
 from vtc.compressed.build import apply_recipe, check_questions
 from vtc.compressed.checkpoint import FILES, Origin, save_compressed
 from vtc.compressed.model import CompressedModel
@@ -89,7 +91,10 @@ class Completed:
 
 
 def load_checkpoint(
-    model: str | Path, image_options: ImageOptions = ANY_IMAGE, placement: Placement = ON_CPU
+    model: str | Path,
+    image_options: ImageOptions = ANY_IMAGE,
+    placement: Placement = ON_CPU,
+    first: Callable[[VLMAdapter], None] | None = None,
 ) -> Checkpoint:
     """Load a checkpoint for the images that it is to serve.
 
@@ -99,6 +104,8 @@ def load_checkpoint(
         ``reference`` or a directory.
     image_options : ImageOptions
     placement : Placement
+    first : callable or None
+        As for :func:`vtc.models.load_adapter`.
 
     Returns
     -------
@@ -111,7 +118,7 @@ def load_checkpoint(
     """
     path = resolve_model(model)
     name = "reference" if str(model) == "reference" else str(path.resolve())
-    return Checkpoint(Origin(name, model_digest(path)), load_adapter(path, image_options, placement))
+    return Checkpoint(Origin(name, model_digest(path)), load_adapter(path, image_options, placement, first))
 
 
 def trained_parts(
@@ -221,15 +228,19 @@ def compress(
     facts = read_facts(path, image_options)
     plan(recipe, facts)
     check_trainable(recipe, facts)
-    check_questions(check_model(path, image_options).outline, recipe)
+    outline = check_model(path, image_options).outline
+    check_questions(outline, recipe)
     check_output(out, "compressed")
     data = data_for(str(model), calibration.data)
     if recipe.autos and data is None:
         raise needs_data(recipe)
+    shipped = str(model) == "reference" and not calibration.retrain
+    calibration = replace(calibration, data=data)
+    check_room(outline, recipe, out, calibration, placement, trains=not shipped)
     checkpoint = load_checkpoint(model, image_options, placement)
     with open_work(out, "vtc compress") as work:
         work.claim(*FILES, f"{MEASUREMENTS}*", *part_names(recipe))
-        completed = complete(checkpoint, recipe, work.path, replace(calibration, data=data), progress)
+        completed = complete(checkpoint, recipe, work.path, calibration, progress)
         found = completed.model, completed.recipe, checkpoint.origin, completed.measurements, completed.warnings
         save_compressed(work, out, *found)
     return completed

@@ -7,14 +7,17 @@ from typing import Any
 
 import click
 
+from vtc.amounts import duration
 from vtc.cli.image_options import image_option_flags
 from vtc.cli.output import print_json, print_table, say, with_unit
+from vtc.cli.placement_options import placement_flags
 from vtc.cli.verb import suggest, tell_warnings, verb
 from vtc.compressed.inspection import TEXT_TOKENS, Inspection, is_finished
+from vtc.needs import Need
 from vtc.plan import TokenPlan
 
 
-@verb("Show what a recipe comes to on a model: tokens, FLOPs, KV bytes.")
+@verb("Show what a recipe comes to on a model, and what each verb takes.")
 @click.argument("target", metavar="MODEL|BUNDLE|COMPRESSED_DIR")
 @click.option("--recipe", metavar="R", help="Shipped recipe or a YAML file (vtc ls recipes).")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value: stages.0.keep=64.")
@@ -24,9 +27,13 @@ from vtc.plan import TokenPlan
     help=f"Tokens of the prompt beside the image's.  [default: {TEXT_TOKENS}]",
 )
 @image_option_flags()
+@placement_flags("the model in the verbs whose needs are told")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(target: str, recipe: str | None, as_json: bool, **asked: Any) -> None:
     """Show tokens per stage and per decoder layer, FLOPs and KV bytes, before any work.
+
+    And what each verb takes at its peak: memory that the system cannot take back, files that are read in place
+    (slow where they do not fit beside it), GPU memory, disk, and about how much time on this machine as it is now.
 
     MODEL is 'reference' or a checkpoint directory; a bundle or a compressed model shows its own plan.
     """
@@ -75,10 +82,19 @@ def _print(inspection: Inspection) -> None:
     )
     title = f"one image, {made.text_tokens} text tokens"
     print_table([title, ">original", f">{inspection.recipe}", ">share"], rows)
+    if inspection.needs:
+        say("")
+        head = ["verb", ">memory", ">files in place", ">GPU memory", ">disk", ">time, about"]
+        print_table(head, [_need_row(verb, need) for verb, need in inspection.needs.items()])
     if inspection.budgets:
         say("")
         head = ["budget", ">into the decoder", ">layer average", ">prefill FLOPs, exact", ">KV cache"]
         print_table(head, [_budget_row(keep, one) for keep, one in inspection.budgets.items()])
+
+
+def _need_row(verb: str, need: Need) -> list[str]:
+    sizes = [with_unit(size, "B") if size else "-" for size in (need.ram, need.mapped, need.gpu, need.disk)]
+    return [verb, *sizes, "not known" if need.seconds is None else duration(need.seconds)]
 
 
 def _budget_row(keep: int, at: TokenPlan) -> list[str]:

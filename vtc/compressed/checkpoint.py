@@ -19,6 +19,7 @@ from torch import Tensor
 from vtc.artifact import MANIFEST, publish, read_manifest, verify_files
 from vtc.compressed.build import apply_recipe, load_state
 from vtc.compressed.model import CompressedModel
+from vtc.compressed.needs import BeforeLoading
 from vtc.errors import BundleError, ModelError, one_line
 from vtc.facts.layout import ImageOptions, image_options_of
 from vtc.facts.placement import ON_CPU, Placement
@@ -106,7 +107,7 @@ def save_compressed(
 
 
 def load_compressed(
-    path: Path, base: str | None = None, placement: Placement = ON_CPU
+    path: Path, base: str | None = None, placement: Placement = ON_CPU, first: BeforeLoading | None = None
 ) -> tuple[CompressedModel, Recipe, Origin]:
     """Load a compressed model.
 
@@ -116,6 +117,8 @@ def load_compressed(
     base : str or None
         Where the base model is now; None: where it was.
     placement : Placement
+    first : callable or None
+        Called before weights are read.
 
     Returns
     -------
@@ -138,7 +141,12 @@ def load_compressed(
         raise ModelError(
             f"{checkpoint}: is not the model that {path} was made from (its contents differ); compress again"
         )
-    adapter = load_adapter(checkpoint, image_options_of(manifest), placement)
+
+    def before(outline: VLMAdapter) -> None:
+        if first is not None:
+            first(outline, recipe)
+
+    adapter = load_adapter(checkpoint, image_options_of(manifest), placement, before)
     model = apply_recipe(adapter, recipe, from_state=True)
     state = {re.sub(r"^entrances\b", "handoffs", name): value for name, value in _state(path).items()}
     try:

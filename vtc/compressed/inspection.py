@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vtc.artifact import MANIFEST, MAX_MANIFEST_BYTES, read_manifest
 from vtc.errors import BundleError
 from vtc.facts.layout import ANY_IMAGE, ImageOptions, image_options_of
 from vtc.files import read_json
+from vtc.needs import Need
 from vtc.plan import TokenPlan, plan
 from vtc.plan.stored import budget_plans, plans_of
 from vtc.recipe import Recipe
 
+if TYPE_CHECKING:
+    from vtc.bundle.manifest import Manifest
+    from vtc.models.base import VLMAdapter
+
+NONE = Recipe(version=1, name="none", stages=())
 TEXT_TOKENS = 32
 """Tokens of a prompt beside the image's, where nobody says."""
+Needs = Callable[["VLMAdapter", Recipe, TokenPlan, TokenPlan], Mapping[str, Need]]
+"""Called with a model without the numbers of its weights, a recipe, its plan, and the plan of none."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,8 @@ class Inspection:
         With the recipe, at the largest of its budgets where it has several, and without any.
     budgets : mapping of int to TokenPlan
         With the recipe at each of its budgets, where it has several.
+    needs : mapping of str to Need
+        What each verb takes of this machine; empty where there are no weights.
     """
 
     model: str
@@ -44,6 +54,7 @@ class Inspection:
     plan: TokenPlan
     baseline: TokenPlan
     budgets: Mapping[int, TokenPlan] = field(default_factory=dict)
+    needs: Mapping[str, Need] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""
@@ -57,6 +68,7 @@ class Inspection:
             "plan": replace(self.plan, smaller=()).to_dict(),
             "baseline": self.baseline.to_dict(),
             **({"budgets": each} if each else {}),
+            "needs": {verb: need.to_dict() for verb, need in self.needs.items()},
         }
 
 
@@ -66,7 +78,11 @@ def is_finished(target: str | Path) -> bool:
 
 
 def planned(
-    model: str | Path, recipe: Recipe, text_tokens: int = TEXT_TOKENS, image_options: ImageOptions = ANY_IMAGE
+    model: str | Path,
+    recipe: Recipe,
+    text_tokens: int = TEXT_TOKENS,
+    image_options: ImageOptions = ANY_IMAGE,
+    needs: Needs | None = None,
 ) -> Inspection:
     """Plan a recipe on a checkpoint, whose weights are not read.
 
@@ -77,6 +93,8 @@ def planned(
     recipe : Recipe
     text_tokens : int
     image_options : ImageOptions
+    needs : callable or None
+        Finds what verbs take of a model of which there are weights.
 
     Returns
     -------
@@ -92,23 +110,34 @@ def planned(
     from vtc.models import check_model, holds_weights, read_facts, resolve_model
 
     path = resolve_model(model)
-    if holds_weights(path):  # a plan needs none, but those that are there must be usable
-        check_model(path, image_options)
+    # A plan needs no weights, but those that are there must be usable.
+    outline = check_model(path, image_options).outline if holds_weights(path) else None
     facts = read_facts(path, image_options)
-    made = plan(recipe, facts, text_tokens=text_tokens)
+    made, baseline = plan(recipe, facts, text_tokens=text_tokens), plan(NONE, facts, text_tokens=text_tokens)
     return Inspection(
         model=str(model),
         family=facts.family,
         recipe=recipe.name,
         digest=recipe.digest,
         plan=made,
-        baseline=plan(Recipe(version=1, name="none", stages=()), facts, text_tokens=text_tokens),
+        baseline=baseline,
         budgets=dict(zip(recipe.budgets, (*made.smaller, made), strict=True)) if recipe.budgets else {},
+        needs={} if needs is None or outline is None else needs(outline, recipe, made, baseline),
     )
 
 
-def finished(directory: Path) -> Inspection:
+def finished(
+    directory: Path, needs: Needs | None = None, of_bundle: Callable[[Manifest], Mapping[str, Need]] | None = None
+) -> Inspection:
     """Read the plans of a bundle or a compressed model, once its files are verified.
+
+    Parameters
+    ----------
+    directory : Path
+    needs : callable or None
+        As for :func:`planned`, for a compressed model.
+    of_bundle : callable or None
+        Finds what a bundle takes.
 
     Raises
     ------
@@ -119,23 +148,30 @@ def finished(directory: Path) -> Inspection:
         kind = read_json(directory / MANIFEST, MAX_MANIFEST_BYTES)["kind"]
     except (OSError, ValueError, KeyError, TypeError):
         kind = "bundle"  # whose loader knows how to complain
-    return _compressed(directory) if kind == "compressed" else _bundle(directory)
+    return _compressed(directory, needs) if kind == "compressed" else _bundle(directory, of_bundle)
 
 
-def _bundle(directory: Path) -> Inspection:
+def _bundle(directory: Path, needs: Callable[[Manifest], Mapping[str, Need]] | None) -> Inspection:
     from vtc.bundle.manifest import load_manifest
 
     manifest = load_manifest(directory)
     model, recipe = manifest.model, manifest.recipe
-    each = (*plans_of(manifest), budget_plans(manifest))
-    return Inspection(model["name"], model["family"], recipe["name"], manifest.recipe_digest, *each)
+    return Inspection(
+        model["name"],
+        model["family"],
+        recipe["name"],
+        manifest.recipe_digest,
+        *plans_of(manifest),
+        budget_plans(manifest),
+        needs={} if needs is None else needs(manifest),
+    )
 
 
-def _compressed(directory: Path) -> Inspection:
+def _compressed(directory: Path, needs: Needs | None) -> Inspection:
     from vtc.compressed.checkpoint import read_compressed
 
     manifest, recipe, origin = read_compressed(directory)
-    return planned(origin.name, recipe, image_options=image_options_of(manifest))
+    return planned(origin.name, recipe, image_options=image_options_of(manifest), needs=needs)
 
 
 def warnings_of(directory: Path) -> list[str]:

@@ -60,19 +60,23 @@ class VisionEncoder(nn.Module):
         """All visual tokens of images (B, ...) before any stage, one row for each of their spans."""
         hidden = self.adapter.embed_patches(pixel_values)
         inputs: dict[int, Tensor] = {}
+        # In place of a layer that a recipe drops, the output of the one before it goes along.
+        sources = [
+            max((run for run in self.layers if run <= layer), default=min(self.layers))
+            for layer in self.adapter.deepstack_layers
+        ]
         outputs: dict[int, Tensor] = {}
         for layer in self.layers:
             if layer in self.read_layers:
                 inputs[layer] = hidden
-            hidden = outputs[layer] = self.adapter.encoder_layer(layer, hidden)
+            hidden = self.adapter.encoder_layer(layer, hidden)
+            if layer in sources:
+                outputs[layer] = hidden
         tokens = self.with_readings(hidden, inputs)
         if len(self.stages) or self.tells_padding:
             tokens = replace(tokens, padding=padding_of(self.adapter, pixel_values))
-        layers = self.adapter.deepstack_layers
-        if not layers:
+        if not sources:
             return tokens
-        # In place of a layer that a recipe drops, the output of the one before it goes along.
-        sources = [max((run for run in outputs if run <= layer), default=min(outputs)) for layer in layers]
         deepstack = torch.cat([self.adapter.view_tokens(outputs[layer]) for layer in sources], dim=-1)
         return replace(tokens, deepstack=assemble(deepstack, self.adapter.facts.layout))
 

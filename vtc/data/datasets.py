@@ -153,6 +153,17 @@ def load_dataset(name: str | Path, limit: int | None, seed: int, split: Split = 
     return Dataset(str(name), tuple(subset(items, limit, seed)))
 
 
+def count_items(name: str | Path) -> int | None:
+    """How many questions there are in what ``--data`` names, which are not looked at; None of the endless reference.
+
+    Raises
+    ------
+    InputError
+        If there is no such data.
+    """
+    return None if str(name) == REFERENCE else sum(1 for _ in read_lines(_data_file(Path(name))))
+
+
 def subset(items: list[Item], limit: int | None, seed: int) -> list[Item]:
     """`limit` items drawn at random, in file order: files are often sorted, and the first ones mislead."""
     if limit is None or limit >= len(items):

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vtc.artifact import MANIFEST
+from vtc.compressed.inspection import NONE
 from vtc.errors import BundleError, InputError
 from vtc.evaluate.answers import Contestant, Trial
+from vtc.evaluate.asking import Effort
 from vtc.evaluate.baselines import baseline_keep, budget, open_baselines
 from vtc.evaluate.evidence import Locator
 from vtc.evaluate.layouts import by_layout
@@ -27,6 +29,7 @@ from vtc.facts.placement import ON_CPU, Placement
 from vtc.files import read_json
 from vtc.inputs.layouts import offer_of
 from vtc.origin import check_origin
+from vtc.plan.costs import Use
 from vtc.plan.stored import plans_of
 from vtc.plan.token_plan import TokenPlan
 from vtc.runtime.budgets import Entropy, Keep, no_budget
@@ -39,6 +42,11 @@ if TYPE_CHECKING:
     from vtc.models.base import VLMAdapter
     from vtc.recipe import Recipe
     from vtc.runtime.vlm import VLM
+
+SHOW = Use("vtc show", original=False)
+VALIDATE = Use("vtc validate")
+SCORED = 3
+"""Copies of logits that are alive at once: those of each step, and of both models beside each other."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +164,7 @@ def open_comparison(
     options: RuntimeOptions,
     placement: Placement = ON_CPU,
     keep: Keep = None,
+    effort: Effort = Effort(),
 ) -> Comparison:
     """Open the models that ``vtc validate`` compares.
 
@@ -176,6 +185,8 @@ def open_comparison(
         Of whatever PyTorch runs.
     keep : int, Entropy or None
         Of a target with several budgets, the one to judge, or the policy; None judges each of them.
+    effort : Effort
+        How questions are going to be put: what there is to be room for.
 
     Raises
     ------
@@ -184,24 +195,30 @@ def open_comparison(
     """
     manifest = manifest_of(Path(target)) if target else None
     against = against or checkpoint_name(target, None)
+    use = Use("vtc validate", effort.batch_size, SCORED * (effort.max_new_tokens + 1))
     if target is None:
         if keep is not None:
             raise InputError("the original has no budgets; give a bundle or a compressed model that has")
-        original = _open_original(against, options, placement)
+        original = _open_original(against, options, placement, use)
         rivals, left_out = _baselines_of(original, (), baselines, seed)
         return Comparison(original.contestant, None, rivals, left_out, _digest(against, original.model_sha256))
     original_manifest = manifest_of(Path(against))
     in_torch = manifest is not None and manifest["kind"] == "compressed"
     if in_torch:
-        compressed = open_compressed(Path(target), None if original_manifest else against, placement)
+        compressed = open_compressed(Path(target), None if original_manifest else against, placement, use)
     else:
+        layouts = layouts_of(manifest)
+        if original_manifest is None:
+            _check_room_beside(Path(target), options, against, layouts[0], placement, use)
         compressed = open_bundle(Path(target), options)
     for one in keep.of(tuple(compressed.budgets)) if isinstance(keep, Entropy) else (keep,):
         compressed.at_budget(one)  # refused here where there is none, before the original is loaded
     if in_torch and not original_manifest:
         original = _uncompressed(compressed)  # one copy of the weights serves both
+    elif in_torch:
+        original = _open_original(against, options, placement, use)
     else:
-        original = _open_original(against, options, placement, [ANY_IMAGE] if in_torch else layouts_of(manifest))
+        original = _open_original(against, options, placement, use, layouts)
     check_same_origin(original, compressed)
     sha256 = _digest(target, against, original.model_sha256)
 
@@ -217,6 +234,23 @@ def open_comparison(
         at = compressed.at_budget(keep)
         trial = Trial(at.contestant, *rivals_of(baselines, at.keeps))
     return Comparison(original.contestant, trial.contestant, list(trial.baselines), trial.left_out, sha256)
+
+
+def _check_room_beside(
+    bundle: Path, options: RuntimeOptions, checkpoint: str, layout: ImageOptions, placement: Placement, use: Use
+) -> None:
+    """Make sure that there is room for a bundle and the checkpoint beside it, before either is loaded."""
+    from vtc.bundle.manifest import load_manifest
+    from vtc.compressed.needs import room_for
+    from vtc.models import check_model, resolve_model
+    from vtc.runtime.backends import open_backend
+    from vtc.runtime.needs import need_of
+
+    if options.backend != "onnxruntime":
+        return  # what others take is not known
+    manifest = load_manifest(bundle, verify=False)
+    besides = need_of(manifest, options, open_backend(manifest, options))
+    room_for(use, placement, besides)(check_model(resolve_model(checkpoint), layout).outline, NONE)
 
 
 def _digest(*names: str) -> str:
@@ -251,17 +285,23 @@ def layouts_of(manifest: Mapping[str, Any] | None) -> list[ImageOptions]:
 
 
 def _open_original(
-    name: str, options: RuntimeOptions, placement: Placement, layouts: Sequence[ImageOptions] = (ANY_IMAGE,)
+    name: str,
+    options: RuntimeOptions,
+    placement: Placement,
+    use: Use,
+    layouts: Sequence[ImageOptions] = (ANY_IMAGE,),
 ) -> Opened:
     manifest = manifest_of(Path(name))
     if manifest is None:
-        return open_checkpoint(name, layouts, placement)
+        return open_checkpoint(name, layouts, placement, use)
     if manifest["kind"] == "compressed" or manifest["plan"].get("stages"):
         raise InputError(f"{name}: is compressed, so it is no original; give the checkpoint it was made from")
     return open_bundle(Path(name), replace(options, engines=None))
 
 
-def open_checkpoint(name: str, layouts: Sequence[ImageOptions] = (ANY_IMAGE,), placement: Placement = ON_CPU) -> Opened:
+def open_checkpoint(
+    name: str, layouts: Sequence[ImageOptions] = (ANY_IMAGE,), placement: Placement = ON_CPU, use: Use = VALIDATE
+) -> Opened:
     """Open the original, which runs through the same code as a compressed model, with nothing taken away.
 
     Parameters
@@ -270,11 +310,15 @@ def open_checkpoint(name: str, layouts: Sequence[ImageOptions] = (ANY_IMAGE,), p
     layouts : sequence of ImageOptions
         What images it is made ready for; each image goes to the nearest.
     placement : Placement
+    use : Use
+        What there is to be room for.
     """
+    from vtc.compressed.needs import room_for
     from vtc.models import load_adapter, model_digest, resolve_model
 
     path = resolve_model(name)
-    first = load_adapter(path, layouts[0], placement)
+    check = room_for(use, placement)
+    first = load_adapter(path, layouts[0], placement, lambda outline: check(outline, NONE))
     return original_of([first, *map(first.with_image_options, layouts[1:])], model_digest(path))
 
 
@@ -336,11 +380,12 @@ def _keeps(manifest: Manifest, plan: TokenPlan) -> list[int | None]:
     ]
 
 
-def open_compressed(path: Path, base: str | None = None, placement: Placement = ON_CPU) -> Opened:
+def open_compressed(path: Path, base: str | None = None, placement: Placement = ON_CPU, use: Use = SHOW) -> Opened:
     """Open a compressed model, which PyTorch runs; `base` says where its checkpoint is now, if it has moved."""
     from vtc.compressed.checkpoint import load_compressed
+    from vtc.compressed.needs import room_for
 
-    model, recipe, origin = load_compressed(path, base, placement)
+    model, recipe, origin = load_compressed(path, base, placement, room_for(use, placement))
     return _elastic_contestant(path.resolve().name, model, recipe, origin.digest)
 
 
@@ -362,10 +407,12 @@ def open_recipe(
         If the recipe leaves something to calibration, or to a training that nothing shipped takes the place of.
     """
     from vtc.calibrate.compress import complete, load_checkpoint, measured
+    from vtc.compressed.needs import room_for
 
     if left_open := measured(recipe):
         raise InputError(f"{recipe.name}: {left_open[0]} is left to calibration; vtc compress it, then show that")
-    checkpoint = load_checkpoint(model, image_options, placement)
+    check = room_for(SHOW, placement)
+    checkpoint = load_checkpoint(model, image_options, placement, lambda outline: check(outline, recipe))
     with tempfile.TemporaryDirectory() as directory:
         done = complete(checkpoint, recipe, Path(directory))
     return _elastic_contestant(recipe.name, done.model, done.recipe, checkpoint.origin.digest)

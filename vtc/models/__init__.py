@@ -6,6 +6,7 @@ A new family is one file with a :class:`~vtc.models.base.VLMAdapter` and one lin
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,6 +141,17 @@ def check_model(path: Path, options: ImageOptions = ANY_IMAGE) -> Checked:
     return Checked(contents.told(outline.rules.words, unused), outline)
 
 
-def load_adapter(path: Path, options: ImageOptions = ANY_IMAGE, placement: Placement = ON_CPU) -> VLMAdapter:
-    """Load a checkpoint's weights and tokenizer into its family's adapter, for the images that it is to serve."""
-    return check_model(path, options).outline.with_weights(placement)
+def load_adapter(
+    path: Path,
+    options: ImageOptions = ANY_IMAGE,
+    placement: Placement = ON_CPU,
+    first: Callable[[VLMAdapter], None] | None = None,
+) -> VLMAdapter:
+    """Load a checkpoint's weights and tokenizer into its family's adapter, for the images that it is to serve.
+
+    Before that `first` is called with all but the numbers of its weights.
+    """
+    outline = check_model(path, options).outline
+    if first is not None:
+        first(outline)
+    return outline.with_weights(placement)

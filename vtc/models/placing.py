@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from vtc.errors import InputError
 from vtc.facts.placement import Placement
-from vtc.free_memory import available_ram, gpu_memory
+from vtc.free_memory import available_ram
+from vtc.gpu_memory import gpu_memory
 from vtc.models.checkpoint_files import stored_dtype
 
 if TYPE_CHECKING:

@@ -33,6 +33,7 @@ from vtc.runtime.decoder import Cache, Decoder, Logits
 from vtc.runtime.generation import Batch, Prefilled, milliseconds_since
 from vtc.runtime.image import open_batch
 from vtc.runtime.interface import Array, Backend, IntArray, LoadedGraph, Tensor
+from vtc.runtime.needs import check_room
 from vtc.runtime.options import RuntimeOptions
 from vtc.runtime.text import Text
 from vtc.runtime.vision import Vision
@@ -118,10 +119,14 @@ class VLM(Answering):
             If the bundle or its engines are incomplete, changed, or made by a newer vtc.
         InputError
             If what is to run it is not to be had here.
+        OutOfResources
+            If there is not memory for it.
         """
         options = replace(options, **changes)
         manifest = load_manifest(path, verify=options.verify)
-        vlm = cls(manifest, open_backend(manifest, options), options.image_cache)
+        backend = open_backend(manifest, options)
+        check_room(manifest, options, backend)
+        vlm = cls(manifest, backend, options.image_cache)
         vlm.open()
         return vlm
 

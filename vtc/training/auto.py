@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,10 @@ from vtc.reference import reference_part
 from vtc.selectors.trained import fits, log_path
 from vtc.tables import line
 from vtc.training.job import TrainingJob, new_part
+from vtc.training.needs import announcement
 from vtc.training.trainers import TRAINERS
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class AutoTrained:
         if self.source is None:
             raise InputError(f"recipe {recipe.name} leaves a {entry.stem} to training; give --data DIR to vtc compress")
         train = line(TRAINERS, entry, "TRAINERS of vtc.training.trainers")
+        _log.warning("note: %s", announcement(self.adapter, recipe, number, self.source))
         with _extra_wanted():
             train(TrainingJob(self.adapter, self.model_digest, recipe, number, path, self.source, self.report))
         return path

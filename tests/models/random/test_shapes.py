@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from tests.tiny import compressed, image
-from vtc.benchmark.prediction import predict, weight_count
+from vtc.benchmark.prediction import predict
 from vtc.facts.model import ModelFacts
 from vtc.models import read_facts
 from vtc.models.base import VLMAdapter
 from vtc.models.random.shapes import SHAPES, TINY, TINY_SIGLIP, Shape
 from vtc.models.random.weights import PERIOD, facts_of, random_adapter, randomise
 from vtc.plan import plan
+from vtc.plan.costs import weight_count
 from vtc.recipe import Recipe
 
 NONE = Recipe(version=1, name="none", stages=())
