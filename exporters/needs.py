@@ -122,7 +122,7 @@ def room_to_export(
     """
 
     def check(outline: VLMAdapter, recipe: Recipe) -> None:
-        need = export_need(plan(recipe, outline.facts), costs_of(outline), wanted, samples, layouts)
+        need = export_need(plan(recipe, outline.facts), costs_of(outline, recipe=recipe), wanted, samples, layouts)
         refuse_what_cannot_fit(f"exporting to {out}", need, "fewer pixels or a machine with more memory", out)
 
     return check

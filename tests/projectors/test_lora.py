@@ -15,14 +15,18 @@ from tests.training.conftest import QUESTIONS, source
 from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import at_budgets, load_compressed
 from vtc.compressed.model import CompressedModel
+from vtc.compressed.needs import costs_of
 from vtc.errors import InputError
 from vtc.evaluate.contestants import compressed_contestant
 from vtc.models import load_adapter
 from vtc.models.lora import merge_lora, with_lora, without_lora
 from vtc.models.random.tiny_families import write_tiny
+from vtc.plan import plan
 from vtc.recipe import RecipeSource
+from vtc.recipe.lora import Lora
 from vtc.selectors.trained import read_metadata
 from vtc.training.frozen import tensors_digest
+from vtc.training.needs import training_need
 
 __all__ = ["source"]
 
@@ -78,9 +82,10 @@ def test_a_merged_update_is_the_update(family: str, tmp_path: Path) -> None:
     """Merged or not, the answers are the same, and those of the model around which it was built stay as they were."""
     write_tiny(family, tmp_path / "m", encoder_layers=2, decoder_layers=2)
     adapter = load_adapter(tmp_path / "m")
-    before = logits(apply_recipe(adapter, recipe()))
+    before, decoder = logits(apply_recipe(adapter, recipe())), adapter.facts.decoder
     tuned = with_lora(adapter, rank=2, alpha=8)
     assert tuned.lora is not None
+    assert Lora(rank=2).parameters(decoder) == sum(parameter.numel() for parameter in tuned.lora.parameters())
     model = apply_recipe(tuned, recipe(), from_state=True)
     torch.testing.assert_close(logits(model), before)
     for parameter in tuned.lora.parameters():
@@ -90,6 +95,23 @@ def test_a_merged_update_is_the_update(family: str, tmp_path: Path) -> None:
     merge_lora(tuned)
     torch.testing.assert_close(logits(apply_recipe(tuned, recipe())), updated, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(logits(apply_recipe(without_lora(tuned), recipe())), before)
+
+
+def test_what_it_takes_is_told(checkpoint: Path) -> None:
+    """Beside the model a copy of each matrix that is updated; in training the updates, their gradients and moments."""
+    adapter = load_adapter(checkpoint)
+    stage = {"kind": "project", "keep": 4, "projector": {"name": "deco", "training": TRAINING}}
+    plain = recipe(stage)
+    tuned = recipe({**stage, "projector": {**stage["projector"], "lora": {"rank": 4}}})
+    costs = [costs_of(adapter, recipe=one) for one in (plain, tuned)]
+    linear = [m for layer in adapter.decoder_layers for m in layer.modules() if isinstance(m, nn.Linear)]
+    assert costs[1].loaded().work - costs[0].loaded().work == 4 * sum(one.weight.numel() for one in linear)
+    needs = [
+        training_need(one, 0, plan(one, adapter.facts), plan(recipe(), adapter.facts), cost)
+        for one, cost in zip((plain, tuned), costs, strict=True)
+    ]
+    updates = 4 * 4 * Lora(rank=4).parameters(adapter.facts.decoder)
+    assert needs[1].work - needs[0].work > costs[1].loaded().work - costs[0].loaded().work + updates
 
 
 def test_a_file_of_another_rank_is_refused(compressed: Path, checkpoint: Path) -> None:

@@ -39,7 +39,7 @@ def needs_of_checkpoint(placement: Placement) -> Needs:
         from vtc.facts.placement import ON_CPU
         from vtc.reference import reference_dir
 
-        costs, exporting = costs_of(outline, placement, speed=True), costs_of(outline, ON_CPU, speed=True)
+        costs, exporting = (costs_of(outline, where, True, recipe) for where in (placement, ON_CPU))
         found = {"show": _show(costs, plan)}
         samples = SAMPLES if measured(recipe) else 0
         found["compress"] = compress_need(recipe, plan, baseline, costs, samples)

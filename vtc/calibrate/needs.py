@@ -82,7 +82,11 @@ def check_room(
     ------
     OutOfResources
     """
-    made, baseline, costs = plan(recipe, outline.facts), plan(NONE, outline.facts), costs_of(outline, placement)
+    made, baseline, costs = (
+        plan(recipe, outline.facts),
+        plan(NONE, outline.facts),
+        costs_of(outline, placement, recipe=recipe),
+    )
     items = None if calibration.data is None or not recipe.autos else count_items(calibration.data)
     samples = 0
     if any(not key.endswith(".checkpoint") for key in recipe.autos):

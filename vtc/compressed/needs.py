@@ -33,7 +33,7 @@ def room_for(use: Use, placement: Placement = ON_CPU, besides: Need = NOTHING) -
 
     def check(outline: VLMAdapter, recipe: Recipe) -> None:
         made, whole = (plan(one, outline.facts) for one in (recipe, NONE))
-        refuse(use.verb, use.need(costs_of(outline, placement), made, whole).beside(besides), placement)
+        refuse(use.verb, use.need(costs_of(outline, placement, recipe=recipe), made, whole).beside(besides), placement)
 
     return check
 
@@ -50,7 +50,7 @@ def refuse(what: str, need: Need, placement: Placement, advice: str = LESS_MEMOR
     refuse_what_cannot_fit(what, need, advice, out, gpu_memory() if need.gpu else None)
 
 
-def costs_of(outline: VLMAdapter, placement: Placement = ON_CPU, speed: bool = False) -> Costs:
+def costs_of(outline: VLMAdapter, placement: Placement = ON_CPU, speed: bool = False, recipe: Recipe = NONE) -> Costs:
     """What a checkpoint takes in PyTorch.
 
     Parameters
@@ -60,6 +60,8 @@ def costs_of(outline: VLMAdapter, placement: Placement = ON_CPU, speed: bool = F
     placement : Placement
     speed : bool
         Whether this machine's is measured, which times need; a GPU that is not there has none.
+    recipe : Recipe
+        What is done to it.
     """
     sizes = [parameter.numel() for parameter in outline.model.parameters()]
     stored = stored_dtype(outline.path)
@@ -68,4 +70,6 @@ def costs_of(outline: VLMAdapter, placement: Placement = ON_CPU, speed: bool = F
     on_gpu = placement.device == "cuda" or (placement.device == "auto" and gpu_memory() is not None)
     here = not on_gpu or gpu_memory() is not None
     measured: Speed | None = measured_speed(dtype, on_gpu) if speed and here else None
-    return Costs(outline.facts, Weights(sum(sizes), max(sizes, default=0), stored, files), dtype, on_gpu, measured)
+    loras = [lora for _, _, entry in recipe.trained() if (lora := getattr(entry, "lora", None)) is not None]
+    weights = Weights(sum(sizes), max(sizes, default=0), stored, files)
+    return Costs(outline.facts, weights, dtype, on_gpu, measured, next(iter(loras), None))

@@ -14,6 +14,7 @@ from vtc.facts.model import ModelFacts
 from vtc.needs import Need
 from vtc.plan import flops
 from vtc.plan.token_plan import TokenPlan
+from vtc.recipe.lora import Lora, linear_layers
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Of one number."""
@@ -84,6 +85,8 @@ class Costs:
     on_gpu : bool
     speed : Speed or None
         None tells no times.
+    lora : Lora or None
+        Updates of the decoder, whose matrices a recipe then has copies of its own of.
     """
 
     facts: ModelFacts
@@ -91,6 +94,7 @@ class Costs:
     dtype: str = "float32"
     on_gpu: bool = False
     speed: Speed | None = None
+    lora: Lora | None = None
 
     @property
     def value(self) -> int:
@@ -108,13 +112,20 @@ class Costs:
         if self.speed is not None:
             passes = 1 if in_place else LOADING
             seconds = START + self.weights.bytes / self.speed.hashed + passes * size / self.speed.moved
-        return Need(
+        need = Need(
             LIBRARIES,
             work=0 if in_place or self.on_gpu else size,
             mapped=size if in_place else 0,
             gpu=size if self.on_gpu else 0,
             seconds=seconds,
         )
+        return self.more(need, self.value * self.tuned)
+
+    @property
+    def tuned(self) -> int:
+        """Numbers of the matrices that LoRA updates."""
+        layers = linear_layers(self.facts.decoder) if self.lora else []
+        return self.facts.decoder.layers * sum(given * made for given, made in layers)
 
     def more(self, need: Need, computed: int = 0, seconds: float | None = 0.0, disk: int = 0) -> Need:
         """A need and what is computed with the model, where it is, in so much time."""

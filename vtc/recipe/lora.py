@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from vtc.facts.model import DecoderFacts
 from vtc.recipe.values import Written
 
 
@@ -16,3 +17,15 @@ class Lora(Written):
     """Rank of an update."""
     alpha: Annotated[int, Field(ge=1)] = 32
     """An update is alpha / rank times the product of its two factors."""
+
+    def parameters(self, decoder: DecoderFacts) -> int:
+        """Return the number of parameters of all updates of a decoder."""
+        return decoder.layers * self.rank * sum(given + made for given, made in linear_layers(decoder))
+
+
+def linear_layers(decoder: DecoderFacts) -> list[tuple[int, int]]:
+    """Inputs and outputs of each linear layer of a decoder layer; stacked experts are none."""
+    width, heads, keys = decoder.width, decoder.heads * decoder.head_dim, decoder.kv_heads * decoder.head_dim
+    attention = [(width, heads), (width, keys), (width, keys), (heads, width)]
+    inner = [(width, decoder.ffn)] * (1 + decoder.gated_ffn) + [(decoder.ffn, width)]
+    return attention + (inner if decoder.experts == 1 else [])

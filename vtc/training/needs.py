@@ -21,6 +21,7 @@ from vtc.plan import TokenPlan, plan
 from vtc.plan.costs import HOLES, Costs, lengths
 from vtc.plan.flops import decoder_flops
 from vtc.recipe import Recipe
+from vtc.recipe.lora import linear_layers
 from vtc.recipe.selectors.decoder.relevance import RelevanceTraining
 from vtc.recipe.selectors.learned import PrunerTraining
 from vtc.recipe.training import DistillationTraining
@@ -67,6 +68,8 @@ class Training:
         inner = (3 if decoder.gated_ffn else 2) * decoder.ffn * decoder.active_experts
         projected = (decoder.heads + 2 * decoder.kv_heads) * decoder.head_dim
         token = value * (inner + projected) + 2 * 4 * decoder.width
+        if self.costs.lora is not None:  # the input of each layer that is updated, in float32
+            token += 4 * sum(given for given, _ in linear_layers(decoder))
         return sum(n * (token + (4 + value) * decoder.heads * n) for n in seen)
 
     def step(self, prompts: int, seen: Sequence[int]) -> int:
@@ -84,8 +87,10 @@ class Training:
         return STATES * 4 * prompts * ANSWER * self.costs.facts.decoder.vocab
 
     def optimised(self) -> int:
-        """Bytes of the part that is trained."""
-        return STATES * 4 * self.plan.stages[self.stage].parameters
+        """Bytes of the part that is trained, updates of the decoder included."""
+        lora = self.costs.lora
+        updates = 0 if lora is None else lora.parameters(self.costs.facts.decoder)
+        return STATES * 4 * (self.plan.stages[self.stage].parameters + updates)
 
     def seconds(self, operations: float, decoded: float = 0.0) -> float | None:
         """Seconds of so many operations, and so many tokens one after another."""
@@ -117,7 +122,7 @@ def announcement(adapter: VLMAdapter, recipe: Recipe, stage: int, source: str) -
     dtype = str(adapter.model.dtype).removeprefix("torch.")
     placement = Placement(cast(Device, adapter.model.device.type), cast(Dtype, dtype))
     plans = plan(recipe, adapter.facts), plan(NONE, adapter.facts)
-    need = training_need(recipe, stage, *plans, costs_of(adapter, placement, speed=True), count_items(source))
+    need = training_need(recipe, stage, *plans, costs_of(adapter, placement, True, recipe), count_items(source))
     entry: Any = next(entry for number, _, entry in recipe.trained() if number == stage)
     unit = "epochs" if isinstance(entry.training, RelevanceTraining) else "steps"
     count = f"{getattr(entry.training, unit)} {unit}, " if hasattr(entry.training, unit) else ""
