@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import vtc
+from exporters.copies import cast_copy
 from tests.projectors.test_training import TRAINING
 from tests.tiny import image, recipe
 from tests.training.conftest import QUESTIONS, source
@@ -75,6 +76,8 @@ def test_what_it_is_compared_with_is_not_tuned(compressed: Path, checkpoint: Pat
     model, *_ = load_compressed(compressed)
     (original,) = compressed_contestant("c", model, "abc").adapters
     assert tensors_digest(original.model) == tensors_digest(load_adapter(checkpoint).model)
+    (narrow,) = cast_copy([model], torch.bfloat16)  # of which there is no narrow copy
+    assert without_lora(narrow.adapter).model is original.model
 
 
 @pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl", "qwen3_vl_moe", "gemma3"])

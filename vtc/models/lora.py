@@ -7,6 +7,7 @@ merged, the matrices that were tuned are its own too, and nothing else tells it 
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
 NAME = "vtc"
 """What `peft` calls the one update that there is."""
 Adapter = TypeVar("Adapter", bound="VLMAdapter")
+
+
+@dataclass(frozen=True)
+class _Original:
+    """The model that was tuned: no part of what it is written down in, and one for all copies of that."""
+
+    model: nn.Module
+
+    def __deepcopy__(self, memo: Any) -> _Original:
+        return self
 
 
 class LoraFactors(nn.Module):
@@ -37,7 +48,7 @@ class LoraFactors(nn.Module):
 
     def __init__(self, base: nn.Module, rank: int, alpha: int) -> None:
         super().__init__()
-        self.base, self.rank, self.alpha = [base], rank, alpha  # in a list: the model is no part of them
+        self.original, self.rank, self.alpha = _Original(base), rank, alpha
 
     def __str__(self) -> str:
         return f"rank {self.rank}, alpha {self.alpha}"
@@ -105,10 +116,9 @@ def without_lora(adapter: Adapter) -> Adapter:
     """The model as it was before; itself where nothing was added."""
     if adapter.lora is None:
         return adapter
-    (base,) = adapter.lora.base
-    original = copy.copy(adapter)
-    original.model, original.lora = base, None
-    return original
+    untuned = copy.copy(adapter)
+    untuned.model, untuned.lora = adapter.lora.original.model, None
+    return untuned
 
 
 def _sharing(model: nn.Module) -> nn.Module:

@@ -20,7 +20,7 @@ class DistillationTraining(Written):
     """Number of other questions that the part is checked on at every logged step."""
     batch: Annotated[int, Field(ge=1)] = 8
     """Questions of one step."""
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.003
     """Learning rate, as a share of each parameter's root mean square."""
     lm_weight: Weight = 1.0
     """Weight of the answers' cross-entropy."""
