@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.recipe.texts import faults, with_stage
 from tests.sizes import LLAVA_15
 from tests.tiny import image, recipe
-from vtc.compressed.build import apply_recipe
+from vtc.compressed.build import apply_recipe, check_parts
 from vtc.compressed.checkpoint import at_budgets
 from vtc.compressed.model import CompressedModel
 from vtc.errors import InputError, RecipeError
@@ -29,10 +29,12 @@ from vtc.plan import check, plan
 from vtc.projectors import build_projector
 from vtc.projectors.deco import Deco
 from vtc.projectors.pixel_shuffle import PixelShuffle
+from vtc.recipe import RecipeSource
 from vtc.recipe.projectors import PROJECTORS, DecoEntry, PixelShuffleEntry
 from vtc.recipe.selectors import ENCODER_SELECTORS
 from vtc.selectors.trained import TrainedPart, load_trained, save_trained, trained_part
 from vtc.stages.project import Project
+from vtc.training.job import new_part
 from vtc.visual_tokens import in_grids
 
 OPTIONS: dict[str, dict[str, Any]] = {"c_abstractor": {"hidden": 16, "depth": 2}, "llava_sp": {"inner": 8}}
@@ -90,6 +92,23 @@ def test_a_selector_may_choose_among_the_new_tokens(selector: str, adapter: VLMA
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model.generate([[image(0)]], [prompt], max_new_tokens=1)
     assert planned.flops["exact"] == pytest.approx(counter.get_total_flops(), rel=0.002)
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+@pytest.mark.parametrize("name", ["deco", "pixel_shuffle", "qmop", "mqt"])
+def test_a_file_is_checked_before_any_weight_is_read(
+    name: str, lora: dict[str, int] | None, adapter: VLMAdapter, tmp_path: Path
+) -> None:
+    outline, _ = type(adapter).outline(adapter.path)
+    new, one = recipe(stage(name)), stage(name)
+    save_trained(tmp_path / "p.safetensors", new_part(adapter, new, 0), "abc")
+    one["projector"] |= {"checkpoint": "p.safetensors", "lora": lora}
+    wanted = recipe(one).with_source(RecipeSource(directory=tmp_path))
+    if lora is None:
+        check_parts(outline, wanted, lambda: "abc")
+    else:
+        with pytest.raises(InputError, match="projector was trained for lora none, here it is rank 2, alpha 32"):
+            check_parts(outline, wanted, lambda: "abc")
 
 
 @torch.inference_mode()

@@ -34,9 +34,10 @@ def begin_as_means(layers: nn.Module, own: nn.Module, patches: int) -> bool:
 
 
 def _pairs(layers: nn.Module, own: nn.Module) -> list[tuple[nn.Linear, nn.Linear]]:
-    """Linear layers of both, in order; none where they are not as many."""
+    """Linear layers of both, in order; none where they are not as many, or the model's numbers are not there."""
     mine, theirs = ([m for m in one.modules() if isinstance(m, nn.Linear)] for one in (layers, own))
-    return list(zip(mine, theirs, strict=True)) if len(mine) == len(theirs) else []
+    there = not any(linear.weight.is_meta for linear in theirs)
+    return list(zip(mine, theirs, strict=True)) if there and len(mine) == len(theirs) else []
 
 
 def _copy(mine: nn.Linear, theirs: nn.Linear, weight: Tensor) -> None:
