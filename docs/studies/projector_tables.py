@@ -20,11 +20,10 @@ ELASTIC = "deco"
 METHODS: dict[str, dict[str, Any]] = {
     **{
         name: {"name": name}
-        for name in (
-            *("qmop", "deco", "pixel_shuffle", "ldpv2", "c_abstractor", "tokenpacker", "tokenflex", "mqt", "quecc"),
-        )
+        for name in ("qmop", "deco", "pixel_shuffle", "ldpv2", "tokenpacker", "tokenflex", "mqt", "quecc")
     },
     **{f"{name} + LoRA": {"name": name, "lora": {}} for name in ("qmop", "deco")},
+    "c_abstractor": {"name": "c_abstractor", "hidden": 128},  # its authors' width is eight times this model's
     "qmop, image alone": {"name": "qmop", "question": False},
     **{f"qmop, {branch} alone": {"name": "qmop", "branches": [branch]} for branch in BRANCHES},
 }

@@ -78,7 +78,8 @@ class Study:
         directory = self.work / f"{named}-{'_'.join(map(str, np.atleast_1d(keep)))}-seed{TRAINING['seed']}"
         if self.train:
             directory.mkdir(parents=True, exist_ok=True)
-            recipe = project(label, keep, training=TRAINING)
+            steps = TRAINING["steps"] * np.size(keep)  # one for all has as many as those for each together
+            recipe = project(label, keep, training={**TRAINING, "steps": steps})
             adapter, data = self.questions.adapter, str(self.data)
             job = TrainingJob(adapter, self.questions.digest, recipe, 0, directory / FILE, data, self.report)
             train_by_distillation(job)
