@@ -28,7 +28,7 @@ from vtc.recipe.training import DistillationTraining
 from vtc.selectors.trained import TrainedPart, fits, log_path, read_metadata
 from vtc.stages import MODULES
 from vtc.stages.base import TokenStage
-from vtc.training import distillation
+from vtc.training import answers
 from vtc.training.distillation import LOG_FIELDS, train_by_distillation
 from vtc.training.frozen import tensors_digest
 from vtc.training.job import TrainingJob, new_part
@@ -188,7 +188,7 @@ def test_another_recipe_or_model_is_another_run(adapter: VLMAdapter, source: Pat
 
 def test_questions_to_check_on_are_about_other_images(adapter: VLMAdapter, source: Path, tmp_path: Path) -> None:
     job = TrainingJob(adapter, "abc", with_gain(CONFIG), 0, tmp_path / "gain.safetensors", str(source))
-    train_on, check_on = distillation._prompts(job, CONFIG)
+    train_on, check_on = answers.load_prompts(job, CONFIG)
     assert len(check_on) == CONFIG.validation
     assert not {one.item.image_id for one in train_on} & {one.item.image_id for one in check_on}
     assert all(one.answer[-1] == adapter.eos_token_ids[0] for one in train_on)
@@ -199,23 +199,23 @@ def test_questions_to_check_on_are_about_other_images(adapter: VLMAdapter, sourc
 def test_answers_are_scored_as_they_are_generated(name: str, adapter: VLMAdapter, source: Path, tmp_path: Path) -> None:
     """In one pass instead of token by token, and what reads the question reads it without its answer."""
     job = TrainingJob(adapter, "abc", with_gain(CONFIG), 0, tmp_path / "gain.safetensors", str(source))
-    prompts = distillation._prompts(job, CONFIG)[0][:5]
+    prompts = answers.load_prompts(job, CONFIG)[0][:5]
     model = compressed(adapter, *RECIPES[name])
     images = [[prompt.item.load()] for prompt in prompts]
     questions = [adapter.chat(prompt.item.question) for prompt in prompts]
     logits = model.score(images, questions, [prompt.answer for prompt in prompts])
     expected = torch.cat([torch.from_numpy(row) for row in logits]).log_softmax(dim=-1)
     for memory in (0, 2**30):
-        pair = distillation._Pair([model], compressed(adapter), prompts, memory)
-        found = distillation._answers(model, prompts)
-        for again in (distillation._answers(model, prompts[::-1]), pair.wanted(prompts)):
+        pair = answers.Pair([model], compressed(adapter), prompts, memory)
+        found = answers.answers(model, prompts)
+        for again in (answers.answers(model, prompts[::-1]), pair.wanted(prompts)):
             assert again.shape == found.shape
         if name != "cuts":  # whose selectors inside the decoder look at all text that there is
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
         if name == "none":
             torch.testing.assert_close(pair.wanted(prompts), expected, atol=1e-4, rtol=0)
         model = compressed(adapter, *RECIPES[name])
-    assert distillation._targets(prompts).tolist() == [token for prompt in prompts for token in prompt.answer]
+    assert answers.targets(prompts).tolist() == [token for prompt in prompts for token in prompt.answer]
 
 
 def test_too_few_images_are_refused(adapter: VLMAdapter, source: Path, tmp_path: Path) -> None:
@@ -239,12 +239,12 @@ def test_a_family_with_features_of_several_encoder_layers(train: Train, tmp_path
 def test_an_answer_is_not_seen_by_what_sees_the_whole_prompt(source: Path, tmp_path: Path) -> None:
     model = compressed(load_adapter(write_tiny("paligemma", tmp_path / "model", encoder_layers=1, decoder_layers=2)))
     job = TrainingJob(model.adapter, "abc", with_gain(CONFIG), 0, tmp_path / "gain.safetensors", str(source))
-    prompts = distillation._prompts(job, CONFIG)[0][:4]
+    prompts = answers.load_prompts(job, CONFIG)[0][:4]
     asked = (
         [[prompt.item.load()] for prompt in prompts],
         [model.adapter.chat(prompt.item.question) for prompt in prompts],
     )
     logits = model.score(*asked, [prompt.answer for prompt in prompts])
-    distillation._Pair([model], compressed(model.adapter), prompts, 0)
+    answers.Pair([model], compressed(model.adapter), prompts, 0)
     expected = torch.cat([torch.from_numpy(row) for row in logits]).log_softmax(dim=-1)
-    torch.testing.assert_close(distillation._answers(model, prompts), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(answers.answers(model, prompts), expected, atol=1e-4, rtol=0)
