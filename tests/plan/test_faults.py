@@ -216,9 +216,11 @@ def test_nothing_to_split_at_is_refused(name: str, settings: list[str]) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["mmtok", "qmop"])
-def test_graphs_are_split_at_the_stage_that_reads_the_question(name: str) -> None:
-    split, whole = (plan(load_recipe(name, settings), SMALL) for settings in (["split_text=true"], []))
+@pytest.mark.parametrize(
+    ("name", "settings"), [("mmtok", []), ("quecc", []), ("qmop", ["stages.0.projector.question=true"])]
+)
+def test_graphs_are_split_at_the_stage_that_reads_the_question(name: str, settings: list[str]) -> None:
+    split, whole = (plan(load_recipe(name, [*settings, *more]), SMALL) for more in (["split_text=true"], []))
     assert (split.split_at, whole.split_at) == (0, None)
     assert split.stages[0].detail == f"{whole.stages[0].detail}, split where it reads the question"
     assert (split.flops, split.kv_bytes) == (whole.flops, whole.kv_bytes)
