@@ -38,7 +38,7 @@ from vtc.errors import InputError, NumericError, VtcError
 from vtc.finite import first_not_finite
 from vtc.plan import plan
 from vtc.progress import Report, silent
-from vtc.recipe import Recipe
+from vtc.recipe import NONE, Recipe
 from vtc.resume import read_notes, write_notes
 from vtc.runtime.versions import vtc_version
 from vtc.staging import Work, open_work
@@ -258,7 +258,7 @@ def _manifest(
     request: ExportRequest, graphs: Mapping[str, Mapping[str, str]], variants: Sequence[Variant]
 ) -> dict[str, Any]:
     layouts = [one for one, keep in zip(request.models, request.budgets, strict=True) if keep == request.budgets[0]]
-    model, recipe, none = request.model, request.recipe, Recipe(version=1, name="none", stages=())
+    model, recipe = request.model, request.recipe
     return {
         "vtc_version": vtc_version(),
         "model": {
@@ -271,7 +271,7 @@ def _manifest(
         "recipe": recipe.canonical(),
         "recipe_digest": recipe.digest,
         "plan": model.plan.to_dict(),
-        "baseline_plan": plan(none, model.adapter.facts).to_dict(),
+        "baseline_plan": plan(NONE, model.adapter.facts).to_dict(),
         "has_places": model.plan.has_places,
         "opset": request.opset,
         "variants": to_json(variants),

@@ -13,7 +13,7 @@ from vtc.compressed.decoder import attention_bias
 from vtc.compressed.model import CompressedModel
 from vtc.inputs.schedule import query_tokens
 from vtc.models.base import VLMAdapter
-from vtc.recipe import Recipe
+from vtc.recipe import NONE, Recipe
 from vtc.recipe.selectors import TextAttentionEntry
 from vtc.selectors.decoder.base import DecoderScorer, DecoderTokens
 from vtc.selectors.decoder.text_attention import TextAttention
@@ -50,7 +50,7 @@ def layer_sweep(questions: Questions, images: int = 240) -> dict[str, Any]:
     keep = round((1 - PRUNED_SHARE) * adapter.facts.visual_tokens)
     stage = {"kind": "prune_in_decoder", "layer": PRUNED_AT, "keep": keep}
     model = questions.compressed(Recipe.model_validate({"version": 1, "name": "sweep", "stages": [stage]}))
-    whole = questions.compressed(Recipe(version=1, name="none", stages=()))
+    whole = questions.compressed(NONE)
     handoff: Any = model.handoffs[1]
     count = min(images, len(questions.items))
     right: dict[tuple[str, int], list[bool]] = {}
@@ -110,7 +110,7 @@ def index_slopes(questions: Questions, images: int = 240) -> dict[str, Any]:
         ``vision`` (queries among the visual tokens), ``text`` (after the image): for each layer ``slope``, ``ci95``.
     """
     adapter = questions.adapter
-    whole = questions.compressed(Recipe(version=1, name="none", stages=()))
+    whole = questions.compressed(NONE)
     tokens = adapter.facts.visual_tokens
     slopes: dict[str, list[list[float]]] = {kind: [[] for _ in adapter.decoder_layers] for kind in ("vision", "text")}
     index = torch.linspace(0, 1, tokens) - 0.5

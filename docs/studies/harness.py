@@ -22,7 +22,7 @@ from vtc.evaluate.metrics import answer_score
 from vtc.facts.layout import Grid
 from vtc.models import load_adapter, model_digest
 from vtc.models.base import VLMAdapter
-from vtc.recipe import Recipe
+from vtc.recipe import NONE, Recipe
 from vtc.recipe.needs import NOTHING, Needs, Reading
 from vtc.recipe.selectors import RandomEntry
 from vtc.reference import reference_dir
@@ -75,7 +75,7 @@ class Questions:
         self.layers = range(self.adapter.facts.encoder.feature_layer + 1)
         self.readings: dict[Reading, Tensor] = {}
         self.features = self._note(Needs(frozenset(Reading("cls_attention", layer) for layer in self.layers)))
-        self.original = self.answer(Recipe(version=1, name="none", stages=()))
+        self.original = self.answer(NONE)
 
     def _note(self, needs: Needs) -> Tensor:
         """Encode all images; take readings on the way, return the features."""

@@ -10,7 +10,7 @@ import pytest
 from tests.sizes import SMALL
 from vtc.cli.demo import show, summarise
 from vtc.plan import plan
-from vtc.recipe import Recipe, load_recipe
+from vtc.recipe import NONE, load_recipe
 
 
 def test_summary_is_taken_from_plan_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -18,7 +18,7 @@ def test_summary_is_taken_from_plan_and_reports(tmp_path: Path, capsys: pytest.C
     recipe = load_recipe("fastervlm-25")
     manifest = {
         "plan": plan(recipe, SMALL).to_dict(),
-        "baseline_plan": plan(Recipe(version=1, name="none", stages=()), SMALL).to_dict(),
+        "baseline_plan": plan(NONE, SMALL).to_dict(),
         "parity": {"fp32": {"greedy_match": 1.0, "logits_max_diff": 1e-5}},
     }
     judged = {"base": 0.9, "accuracy": 0.8, "retention": 0.889, "ci95": [0.8, 0.95], "n": 60}

@@ -28,7 +28,7 @@ from vtc.inputs.schedule import attention_blocks
 from vtc.models import load_adapter
 from vtc.models.base import VLMAdapter
 from vtc.models.random.tiny_families import TINY_FAMILIES, write_tiny
-from vtc.recipe import Recipe
+from vtc.recipe import NONE, Recipe
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def masked_logits(model: CompressedModel, asked: Prompts) -> Tensor:
     Which tokens stay is taken from the model itself.
     """
     adapter, plan = model.adapter, model.plan
-    whole = apply_recipe(adapter, Recipe(version=1, name="none", stages=()))
+    whole = apply_recipe(adapter, NONE)
     ids, mask, pixels = model.inputs(*asked)
     _, state = model.prefill(ids, mask, pixels)
     full_ids, full_mask, pixels = whole.inputs(*asked)

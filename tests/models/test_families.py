@@ -27,7 +27,7 @@ from vtc.models import FAMILIES, load_adapter
 from vtc.models.base import VLMAdapter
 from vtc.models.random.tiny import write_tiny_llava
 from vtc.plan import plan
-from vtc.recipe import Recipe
+from vtc.recipe import NONE
 
 KINDS = ["one", "two", "middle", "batch"]
 CHOICES: dict[str, list[dict[str, Any]]] = {
@@ -171,5 +171,5 @@ def test_exact_count_is_what_the_model_computes(checkpoints: Checkpoints, case: 
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
         model.prefill(ids, mask, pixels)
     adapter.set_decoder_attention("sdpa")
-    expected = plan(Recipe(version=1, name="none", stages=()), adapter.facts, text_tokens=text)
+    expected = plan(NONE, adapter.facts, text_tokens=text)
     assert expected.flops["exact"] == counter.get_total_flops()

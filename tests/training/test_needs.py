@@ -9,12 +9,11 @@ import pytest
 
 from tests.tiny import recipe
 from tests.training.conftest import RECIPE
-from vtc.compressed.inspection import NONE
 from vtc.compressed.needs import costs_of
 from vtc.models.base import VLMAdapter
 from vtc.needs import Need
 from vtc.plan import plan
-from vtc.recipe import Recipe, parse_recipe
+from vtc.recipe import NONE, Recipe, parse_recipe
 from vtc.training.auto import AutoTrained
 from vtc.training.needs import announcement, training_need
 

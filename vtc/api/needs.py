@@ -17,10 +17,8 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "fp16", "q4")
 """Those that an export is told of; the others are like one of them."""
-SAMPLES = 64
-"""To calibrate on, as `vtc compress` has it."""
 PROMPTS = 16
-"""To prove an export on, and to ask at once in a validation, as these verbs have it."""
+"""To prove an export on, as `vtc export` has it."""
 QUESTIONS = 100
 """Of a validation; time goes with them."""
 ANSWER = 16
@@ -33,7 +31,7 @@ def needs_of_checkpoint(placement: Placement) -> Needs:
     def needs(outline: VLMAdapter, recipe: Recipe, plan: TokenPlan, baseline: TokenPlan) -> dict[str, Need]:
         from exporters.needs import export_need, run_need
         from exporters.precision import precision
-        from vtc.calibrate.compress import measured
+        from vtc.calibrate.compress import Calibration
         from vtc.calibrate.needs import compress_need, training_needs
         from vtc.compressed.needs import costs_of
         from vtc.facts.placement import ON_CPU
@@ -41,7 +39,7 @@ def needs_of_checkpoint(placement: Placement) -> Needs:
 
         costs, exporting = (costs_of(outline, where, True, recipe) for where in (placement, ON_CPU))
         found = {"show": _show(costs, plan)}
-        samples = SAMPLES if measured(recipe) else 0
+        samples = Calibration().samples if recipe.measured else 0
         found["compress"] = compress_need(recipe, plan, baseline, costs, samples)
         shipped = outline.path == reference_dir()  # whose trained parts come with it
         trained = {} if shipped else training_needs(recipe, plan, baseline, costs)
@@ -69,13 +67,15 @@ def _show(costs: Costs, plan: TokenPlan) -> Need:
 
 def _validate(costs: Costs, plan: TokenPlan, baseline: TokenPlan, bundle: Need) -> Need:
     """The original beside a bundle; both answer, and both are scored along the original's answers."""
+    from vtc.evaluate.asking import Effort
     from vtc.evaluate.contestants import SCORED
 
-    asked = costs.asked(baseline, PROMPTS, SCORED * (ANSWER + 1))
+    at_once = Effort().batch_size
+    asked = costs.asked(baseline, at_once, SCORED * (ANSWER + 1))
     prefills = [costs.prefill(one, 2 * QUESTIONS) for one in (plan, baseline)]
     seconds = None if None in prefills else sum(one for one in prefills if one is not None)
     need = costs.more(costs.loaded(), asked, bundle.seconds)
-    return _timed(costs, need, seconds, 4 * ANSWER * QUESTIONS / PROMPTS).beside(bundle)
+    return _timed(costs, need, seconds, 4 * ANSWER * QUESTIONS / at_once).beside(bundle)
 
 
 def _timed(costs: Costs, need: Need, seconds: float | None, tokens: float) -> Need:

@@ -162,9 +162,9 @@ def _plans(job: Job) -> tuple[list[TokenPlan], list[Prediction]]:
 
 def recipes(recipe: Recipe) -> list[Recipe]:
     """What is timed: the original and a recipe."""
-    from vtc.recipe import Recipe
+    from vtc.recipe import NONE
 
-    return [Recipe(version=1, name="none", stages=()), recipe]
+    return [NONE, recipe]
 
 
 # ONNX Runtime -------------------------------------------------------------------------------------------------------

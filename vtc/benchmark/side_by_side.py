@@ -155,17 +155,16 @@ def _exported(name: str, bundle: VLM, progress: Report) -> Path:
     from vtc.data.datasets import data_for
     from vtc.data.samples import samples_from
     from vtc.models import load_adapter
-    from vtc.recipe import Recipe
+    from vtc.recipe import NONE
 
     out.parent.mkdir(parents=True, exist_ok=True)
     adapter = load_adapter(path, wanted[0])
-    recipe = Recipe(version=1, name="none", stages=())
     origin = Origin(name if name == "reference" else str(path.resolve()), digest)
     samples = samples_from(adapter, data_for(name), PARITY_SAMPLES, seed=0)
-    models = [apply_recipe(one, recipe) for one in (adapter, *map(adapter.with_image_options, wanted[1:]))]
+    models = [apply_recipe(one, NONE) for one in (adapter, *map(adapter.with_image_options, wanted[1:]))]
 
     def tell(label: str, done: int, total: int) -> None:
         progress(f"the original: {label}", done, total)
 
-    export(ExportRequest(models, recipe, origin, samples, (bundle.backend.exported,), progress=tell), out)
+    export(ExportRequest(models, NONE, origin, samples, (bundle.backend.exported,), progress=tell), out)
     return out

@@ -174,17 +174,12 @@ def complete(
     if parts is None:
         parts = trained_parts(checkpoint, work, calibration, progress)
         parts.discard_others(recipe)
-    samples = samples_from(adapter, calibration.data, calibration.samples, calibration.seed) if measured(recipe) else []
+    samples = samples_from(adapter, calibration.data, calibration.samples, calibration.seed) if recipe.measured else []
     measurements = Measurements(work / f"{MEASUREMENTS}{digest[:12]}-{calibration.samples}-{calibration.seed}.json")
     resolved = Calibrator(adapter, samples, measurements, digest, progress, parts).resolve(recipe)
     files = [resolved.checkpoint(number) for number, *_ in resolved.trained()]
     warnings = tuple(text for text in (read_metadata(file).get(WARNING) for file in files) if text)
     return Completed(apply_recipe(adapter, resolved, model_digest=digest), resolved, measurements.values, warnings)
-
-
-def measured(recipe: Recipe) -> list[str]:
-    """List the values of a recipe that are chosen by measuring, as key paths; the other open ones are trained parts."""
-    return [key for key in recipe.autos if not key.endswith(".checkpoint")]
 
 
 def compress(

@@ -15,7 +15,7 @@ from vtc.data.fidelity import divergence, log_softmax
 from vtc.data.samples import ANSWER_TOKENS, Sample
 from vtc.models.base import VLMAdapter
 from vtc.progress import Report, silent
-from vtc.recipe import Recipe
+from vtc.recipe import NONE, Recipe
 from vtc.recipe.stages import StageEntry
 
 BATCH = 16
@@ -122,7 +122,7 @@ class Measuring:
     @cached_property
     def _original(self) -> list[tuple[list[Sample], list[list[int]], list[Any]]]:
         """Batches of samples with the original's answers and logits."""
-        model = self.model(Recipe(version=1, name="none", stages=()))
+        model = self.model(NONE)
         found = []
         for batch in self.batches():
             images, prompts = [s.images for s in batch], [s.prompt for s in batch]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vtc.calibrate.measuring import BATCH
-from vtc.compressed.inspection import NONE
 from vtc.compressed.needs import costs_of, refuse
 from vtc.data.datasets import count_items
 from vtc.data.samples import ANSWER_TOKENS
@@ -15,7 +14,7 @@ from vtc.models.base import VLMAdapter
 from vtc.needs import Need
 from vtc.plan import TokenPlan, plan
 from vtc.plan.costs import Costs
-from vtc.recipe import Recipe
+from vtc.recipe import NONE, Recipe
 from vtc.training.auto import left_open
 from vtc.training.needs import training_need
 
@@ -89,7 +88,7 @@ def check_room(
     )
     items = None if calibration.data is None or not recipe.autos else count_items(calibration.data)
     samples = 0
-    if any(not key.endswith(".checkpoint") for key in recipe.autos):
+    if recipe.measured:
         samples = calibration.samples if items is None else min(items, calibration.samples)
     need = compress_need(recipe, made, baseline, costs, samples)
     refuse(f"compressing {outline.path}", need, placement, out=out)

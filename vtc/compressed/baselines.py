@@ -10,7 +10,7 @@ from vtc.compressed.vision_encoder import DownsampledImage, NoImage
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
 from vtc.plan import plan
-from vtc.recipe import Recipe
+from vtc.recipe import NONE, Recipe
 from vtc.recipe.selectors import RandomEntry, UniformEntry
 from vtc.recipe.stages import PruneEntry
 
@@ -28,7 +28,7 @@ def baseline(
     InputError
         For ``downsample`` where the model's tokens do not follow from the size of one picture.
     """
-    whole = plan(Recipe(version=1, name="none", stages=()), adapter.facts)
+    whole = plan(NONE, adapter.facts)
     if name in ("random", "uniform"):
         selector = RandomEntry(seed=seed) if name == "random" else UniformEntry()
         entry = PruneEntry(

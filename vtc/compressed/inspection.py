@@ -16,13 +16,12 @@ from vtc.files import read_json
 from vtc.needs import Need
 from vtc.plan import TokenPlan, plan
 from vtc.plan.stored import budget_plans, plans_of
-from vtc.recipe import Recipe
+from vtc.recipe import NONE, Recipe
 
 if TYPE_CHECKING:
     from vtc.bundle.manifest import Manifest
     from vtc.models.base import VLMAdapter
 
-NONE = Recipe(version=1, name="none", stages=())
 TEXT_TOKENS = 32
 """Tokens of a prompt beside the image's, where nobody says."""
 Needs = Callable[["VLMAdapter", Recipe, TokenPlan, TokenPlan], Mapping[str, Need]]

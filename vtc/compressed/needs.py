@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from vtc.compressed.inspection import NONE
 from vtc.facts.placement import ON_CPU, Placement
 from vtc.gpu_memory import gpu_memory
 from vtc.models.base import VLMAdapter
@@ -13,7 +12,7 @@ from vtc.models.checkpoint_files import stored_dtype, weight_files
 from vtc.needs import Need, refuse_what_cannot_fit
 from vtc.plan import plan
 from vtc.plan.costs import Costs, Speed, Use, Weights
-from vtc.recipe import Recipe
+from vtc.recipe import NONE, Recipe
 from vtc.speed import measured_speed
 
 NOTHING = Need()
@@ -70,6 +69,6 @@ def costs_of(outline: VLMAdapter, placement: Placement = ON_CPU, speed: bool = F
     on_gpu = placement.device == "cuda" or (placement.device == "auto" and gpu_memory() is not None)
     here = not on_gpu or gpu_memory() is not None
     measured: Speed | None = measured_speed(dtype, on_gpu) if speed and here else None
-    loras = [lora for _, _, entry in recipe.trained() if (lora := getattr(entry, "lora", None)) is not None]
     weights = Weights(sum(sizes), max(sizes, default=0), stored, files)
-    return Costs(outline.facts, weights, dtype, on_gpu, measured, next(iter(loras), None))
+    lora = next(filter(None, (getattr(entry, "lora", None) for _, _, entry in recipe.trained())), None)
+    return Costs(outline.facts, weights, dtype, on_gpu, measured, lora)

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vtc.artifact import MANIFEST
-from vtc.compressed.inspection import NONE
 from vtc.errors import BundleError, InputError
 from vtc.evaluate.answers import Contestant, Trial
 from vtc.evaluate.asking import Effort
@@ -32,6 +31,7 @@ from vtc.origin import check_origin
 from vtc.plan.costs import Use
 from vtc.plan.stored import plans_of
 from vtc.plan.token_plan import TokenPlan
+from vtc.recipe import NONE
 from vtc.runtime.budgets import Entropy, Keep, no_budget
 from vtc.runtime.options import RuntimeOptions
 
@@ -325,11 +325,9 @@ def open_checkpoint(
 def original_of(adapters: Sequence[VLMAdapter], model_sha256: str) -> Opened:
     """Make an original of a loaded checkpoint, made ready for some layouts: nothing is taken away."""
     from vtc.compressed.build import apply_recipe
-    from vtc.recipe import Recipe
 
-    none = Recipe(version=1, name="none", stages=())
     offers = [offer_of(adapter.facts.layout) for adapter in adapters]
-    predictor = by_layout([apply_recipe(adapter, none) for adapter in adapters], offers)
+    predictor = by_layout([apply_recipe(adapter, NONE) for adapter in adapters], offers)
     return Opened(Contestant("original", predictor, adapters[0].chat), model_sha256, adapters=adapters)
 
 
@@ -406,10 +404,10 @@ def open_recipe(
     InputError
         If the recipe leaves something to calibration, or to a training that nothing shipped takes the place of.
     """
-    from vtc.calibrate.compress import complete, load_checkpoint, measured
+    from vtc.calibrate.compress import complete, load_checkpoint
     from vtc.compressed.needs import room_for
 
-    if left_open := measured(recipe):
+    if left_open := recipe.measured:
         raise InputError(f"{recipe.name}: {left_open[0]} is left to calibration; vtc compress it, then show that")
     check = room_for(SHOW, placement)
     checkpoint = load_checkpoint(model, image_options, placement, lambda outline: check(outline, recipe))

@@ -140,6 +140,11 @@ class Recipe(Written):
         """Key paths of the values left to calibration, such as ``stages.0.keep``."""
         return [".".join(map(str, path)) for path in _find_autos(self.canonical()["stages"], ("stages",))]
 
+    @property
+    def measured(self) -> list[str]:
+        """Those of `autos` that are chosen by measuring; the others are trained parts."""
+        return [key for key in self.autos if not key.endswith(".checkpoint")]
+
     def resolved(self, values: Mapping[str, Any]) -> Recipe:
         """Fill in what calibration found.
 
@@ -215,3 +220,7 @@ def _find_autos(value: object, path: KeyPath) -> Iterator[KeyPath]:
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _find_autos(item, (*path, index))
+
+
+NONE = Recipe(version=1, name="none", stages=())
+"""Nothing is done: the model as it is."""

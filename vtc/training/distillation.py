@@ -25,7 +25,7 @@ from vtc.compressed.model import CompressedModel
 from vtc.errors import InputError
 from vtc.plan import plan
 from vtc.progress import silent
-from vtc.recipe import Recipe
+from vtc.recipe import NONE
 from vtc.recipe.training import DistillationTraining
 from vtc.selectors.trained import TrainedPart, log_path, read_metadata, save_trained, trained_part
 from vtc.training.answers import Pair, Prompt, answers, by_prompt, load_prompts, targets
@@ -76,7 +76,7 @@ def train_by_distillation(job: TrainingJob) -> None:
     device = accelerator.device if processes > 1 else job.adapter.model.device
     job = job if accelerator.is_main_process else replace(job, report=silent)
     with frozen(job.adapter, "grouped", device):
-        original = apply_recipe(job.adapter, Recipe(version=1, name="none", stages=()))
+        original = apply_recipe(job.adapter, NONE)
         torch.manual_seed(config.seed)
         models, part = _models(job)
         memory = int(config.memory_gb * 2**30) // processes

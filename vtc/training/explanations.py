@@ -34,7 +34,7 @@ from vtc.data.samples import ANSWER_TOKENS
 from vtc.facts.model import ModelFacts
 from vtc.models.base import VLMAdapter
 from vtc.progress import Report
-from vtc.recipe import Recipe
+from vtc.recipe import NONE
 from vtc.recipe.selectors.decoder.relevance import RelevanceEntry, RelevanceTraining
 from vtc.selectors.base import top_k
 from vtc.selectors.decoder.base import DecoderTokens
@@ -214,7 +214,7 @@ class Explainer:
         self.beginning, self.config, self.fingerprint, self.report = beginning, config, fingerprint, report
         self.spans = self.adapter.facts.layout.spans
         self.encoder = VisionEncoder(self.adapter, range(self.adapter.facts.encoder.feature_layer + 1))
-        self.original = apply_recipe(self.adapter, Recipe(version=1, name="none", stages=()))
+        self.original = apply_recipe(self.adapter, NONE)
 
     def __call__(self, examples: Sequence[Example], file: Path, what: str) -> Explained:
         chosen = self._chosen(examples)

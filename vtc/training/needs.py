@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from vtc.amounts import duration, gigabytes
-from vtc.compressed.inspection import NONE
 from vtc.compressed.needs import costs_of
 from vtc.data.datasets import count_items
 from vtc.facts.placement import Device, Dtype, Placement
@@ -20,7 +19,7 @@ from vtc.needs import Need
 from vtc.plan import TokenPlan, plan
 from vtc.plan.costs import HOLES, Costs, lengths
 from vtc.plan.flops import decoder_flops
-from vtc.recipe import Recipe
+from vtc.recipe import NONE, Recipe
 from vtc.recipe.lora import linear_layers
 from vtc.recipe.selectors.decoder.relevance import RelevanceTraining
 from vtc.recipe.selectors.learned import PrunerTraining

@@ -21,7 +21,7 @@ from vtc.inputs.positions import PositionRule, positions
 from vtc.inputs.schedule import attention_blocks
 from vtc.models.base import VLMAdapter
 from vtc.plan import plan
-from vtc.recipe import Recipe
+from vtc.recipe import NONE
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class PromptLayout:
     def of(cls, adapter: VLMAdapter, beginning: Sequence[int]) -> PromptLayout:
         """That of a model, in which visual tokens keep the positions that they have without pruning."""
         facts = adapter.facts
-        whole = plan(Recipe(version=1, name="none", stages=()), facts)
+        whole = plan(NONE, facts)
         rule = PositionRule("original", whole.position_span, whole.position_grids, facts.layout.time_step)
         spans, both_ways = facts.layout.spans, facts.decoder.bidirectional
         return cls(beginning, adapter.image_token_id, adapter.pad_token_id, rule, spans, both_ways)

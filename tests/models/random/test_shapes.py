@@ -16,9 +16,7 @@ from vtc.models.random.shapes import SHAPES, TINY, TINY_SIGLIP, Shape
 from vtc.models.random.weights import PERIOD, facts_of, random_adapter, randomise
 from vtc.plan import plan
 from vtc.plan.costs import weight_count
-from vtc.recipe import Recipe
-
-NONE = Recipe(version=1, name="none", stages=())
+from vtc.recipe import NONE
 
 
 def facts(name: str) -> ModelFacts:
