@@ -12,8 +12,8 @@ from tests.evaluate.fakes import contestant, dataset
 from tests.tiny import image
 from vtc.cli import main
 from vtc.data import datasets
-from vtc.evaluate import contestants
-from vtc.evaluate.contestants import Comparison
+from vtc.evaluate import comparison
+from vtc.evaluate.comparison import Comparison
 
 
 def vtc(*args: str | Path) -> Result:
@@ -31,7 +31,7 @@ def wrong(monkeypatch: pytest.MonkeyPatch) -> set[int]:
         return Comparison(contestant("original", data), contestant("small", data, wrong=mistakes), [rival])
 
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: data)
-    monkeypatch.setattr(contestants, "open_comparison", field)
+    monkeypatch.setattr(comparison, "open_comparison", field)
     return mistakes
 
 

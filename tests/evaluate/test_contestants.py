@@ -17,13 +17,8 @@ from vtc.data.datasets import Dataset, Item
 from vtc.errors import InputError, VtcError
 from vtc.evaluate.asking import Effort
 from vtc.evaluate.baselines import BASELINES, RANDOM_DRAWS, baseline_keep, open_baselines
-from vtc.evaluate.contestants import (
-    check_same_origin,
-    compressed_contestant,
-    layouts_of,
-    open_comparison,
-    original_of,
-)
+from vtc.evaluate.comparison import check_same_origin, open_comparison
+from vtc.evaluate.contestants import compressed_contestant, layouts_of, original_of
 from vtc.evaluate.validate import validate
 from vtc.facts.layout import ANY_IMAGE, Block, ImageLayout, ImageOptions
 from vtc.inputs.pixels import Picture, PixelSpec

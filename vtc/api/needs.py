@@ -68,7 +68,7 @@ def _show(costs: Costs, plan: TokenPlan) -> Need:
 def _validate(costs: Costs, plan: TokenPlan, baseline: TokenPlan, bundle: Need) -> Need:
     """The original beside a bundle; both answer, and both are scored along the original's answers."""
     from vtc.evaluate.asking import Effort
-    from vtc.evaluate.contestants import SCORED
+    from vtc.evaluate.comparison import SCORED
 
     at_once = Effort().batch_size
     asked = costs.asked(baseline, at_once, SCORED * (ANSWER + 1))

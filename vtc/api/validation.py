@@ -99,7 +99,7 @@ def validate(
     """
     from vtc.data.datasets import data_for, load_dataset
     from vtc.evaluate.asking import Effort
-    from vtc.evaluate.contestants import checkpoint_name, open_comparison
+    from vtc.evaluate.comparison import checkpoint_name, open_comparison
     from vtc.evaluate.notes import notes_of
     from vtc.evaluate.validate import Thresholds, validate_budgets
     from vtc.evaluate.validate import validate as run
