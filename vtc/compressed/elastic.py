@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +19,9 @@ from vtc.errors import InputError
 from vtc.facts.placement import ON_CPU, Placement
 from vtc.inputs.generation import GenerationRules
 from vtc.inputs.prompts import clips
+from vtc.runtime.answering import Askable
 from vtc.runtime.budgets import Entropy, Keep, entropies, no_budget
-from vtc.runtime.image import ImageLike, open_batch, open_several
+from vtc.runtime.image import open_batch
 from vtc.runtime.sampling import Sampler
 from vtc.visual_tokens import VisualTokens
 
@@ -29,7 +29,7 @@ Asked = tuple[list[list[Image.Image]], list[str]]
 """Images and prompts of a batch of one."""
 
 
-class ElasticModel:
+class ElasticModel(Askable):
     """Answers each question at the budget that it names or that a policy chooses.
 
     Parameters
@@ -84,19 +84,6 @@ class ElasticModel:
         """The prompt for a question about `images` images."""
         return self.model.adapter.chat(question, clips([images], self.model.adapter.facts.layout.frames)[0])
 
-    def ask(
-        self,
-        image: ImageLike | Sequence[ImageLike] | None,
-        question: str,
-        max_new_tokens: int = 64,
-        keep: Keep = None,
-        **sampling: Any,
-    ) -> str:
-        """Answer a question about an image (or several, or none) as :meth:`vtc.runtime.answering.Answering.ask`."""
-        images = open_several(image)
-        prompt = self.chat(question, len(images))
-        return self.generate([images], [prompt], max_new_tokens, Sampler(**sampling), keep)[0].text
-
     def generate(
         self,
         images: Sequence[Sequence[Image.Image]],
@@ -105,7 +92,6 @@ class ElasticModel:
         sampler: Sampler | None = None,
         keep: Keep = None,
     ) -> list[Generation]:
-        """Answer a batch of prompts as :meth:`vtc.runtime.answering.Answering.generate`."""
         if max_new_tokens < 1:
             raise InputError(f"max-new-tokens must be at least 1, not {max_new_tokens}")
         opened = open_batch(images)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -19,7 +19,79 @@ from vtc.runtime.sampling import Sampler
 from vtc.runtime.text import Text
 
 
-class Answering(ABC):
+class Answer(Protocol):
+    """An answer to a question."""
+
+    @property
+    def text(self) -> str:
+        """In words."""
+
+
+class Askable(ABC):
+    """Answers questions about images."""
+
+    @abstractmethod
+    def chat(self, question: str, images: int = 1) -> str:
+        """The prompt for a question about `images` images."""
+
+    @abstractmethod
+    def generate(
+        self,
+        images: Sequence[Sequence[Image.Image]],
+        prompts: Sequence[str],
+        max_new_tokens: int = 32,
+        sampler: Sampler | None = None,
+        keep: Keep = None,
+    ) -> Sequence[Answer]:
+        """Answer a batch of prompts.
+
+        Parameters
+        ----------
+        images : for each prompt, its images
+        prompts : sequence of str
+            Whole prompts (see :meth:`chat`) with one placeholder an image.
+        max_new_tokens : int
+        sampler : Sampler or None
+            None is greedy.
+        keep : int, Entropy or None
+            As in :meth:`ask`. A policy decides for each prompt by itself, and each is run by itself then.
+
+        Returns
+        -------
+        list of Generation
+        """
+
+    def ask(
+        self,
+        image: ImageLike | Sequence[ImageLike] | None,
+        question: str,
+        max_new_tokens: int = 64,
+        keep: Keep = None,
+        **sampling: Any,
+    ) -> str:
+        """Answer a question about an image (or several, or none).
+
+        Parameters
+        ----------
+        image : path, PIL image, array (a camera's frame), bytes or file object, a sequence of those, or None
+            See :func:`vtc.runtime.image.open_image`.
+        question : str
+        max_new_tokens : int
+        keep : int, Entropy or None
+            Where there are several `budgets`: which it gets, or what chooses; None is the largest.
+        sampling
+            Fields of :class:`~vtc.runtime.sampling.Sampler` by name, such as ``temperature=0.7``; greedy without.
+
+        Returns
+        -------
+        str
+        """
+        images = open_several(image)
+        prompt = self.chat(question, len(images))
+        return self.generate([images], [prompt], max_new_tokens, Sampler(**sampling), keep)[0].text
+
+
+class Answering(Askable):
     """Asks a model that runs prompts and steps, whatever runs them.
 
     Attributes
@@ -45,10 +117,6 @@ class Answering(ABC):
         """
 
     @abstractmethod
-    def chat(self, question: str, images: int = 1) -> str:
-        """The prompt for a question about `images` images."""
-
-    @abstractmethod
     def layouts(self, images: Sequence[Sequence[Image.Image]]) -> list[int]:
         """Number of each prompt's layout; those of one layout can be run together."""
 
@@ -68,33 +136,6 @@ class Answering(ABC):
 
     # One question -------------------------------------------------------------------------------------------
 
-    def ask(
-        self,
-        image: ImageLike | Sequence[ImageLike] | None,
-        question: str,
-        max_new_tokens: int = 64,
-        keep: Keep = None,
-        **sampling: Any,
-    ) -> str:
-        """Answer a question about an image (or several, or none).
-
-        Parameters
-        ----------
-        image : path, PIL image, array (a camera's frame), bytes or file object, a sequence of those, or None
-            See :func:`vtc.runtime.image.open_image`.
-        question : str
-        max_new_tokens : int
-        keep : int, Entropy or None
-            Where the bundle has several `budgets`: which it gets, or what chooses; None is the largest.
-        sampling
-            Fields of :class:`~vtc.runtime.sampling.Sampler` by name, such as ``temperature=0.7``; greedy without.
-
-        Returns
-        -------
-        str
-        """
-        return self._answer(image, question, max_new_tokens, keep, sampling).finish()[0].text
-
     def stream(
         self,
         image: ImageLike | Sequence[ImageLike] | None,
@@ -104,18 +145,9 @@ class Answering(ABC):
         **sampling: Any,
     ) -> Iterator[str]:
         """Answer as :meth:`ask` does, yielding the answer piece by piece."""
-        yield from self._answer(image, question, max_new_tokens, keep, sampling).stream()
-
-    def _answer(
-        self,
-        image: ImageLike | Sequence[ImageLike] | None,
-        question: str,
-        max_new_tokens: int,
-        keep: Keep,
-        sampling: Mapping[str, Any],
-    ) -> RunningGeneration:
         images = open_several(image)
-        return self.start([images], [self.chat(question, len(images))], max_new_tokens, Sampler(**sampling), keep)
+        prompt = self.chat(question, len(images))
+        yield from self.start([images], [prompt], max_new_tokens, Sampler(**sampling), keep).stream()
 
     # Batches ------------------------------------------------------------------------------------------------
 
@@ -127,23 +159,6 @@ class Answering(ABC):
         sampler: Sampler | None = None,
         keep: Keep = None,
     ) -> list[Generation]:
-        """Answer a batch of prompts.
-
-        Parameters
-        ----------
-        images : for each prompt, its images
-        prompts : sequence of str
-            Whole prompts (see :meth:`chat`) with one placeholder an image.
-        max_new_tokens : int
-        sampler : Sampler or None
-            None is greedy.
-        keep : int, Entropy or None
-            As in :meth:`ask`. A policy decides for each prompt by itself, and each is run by itself then.
-
-        Returns
-        -------
-        list of Generation
-        """
         opened = open_batch(images)
         if isinstance(keep, Entropy):
             alone = zip(opened, prompts, strict=True)
