@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from exporters.graphs import segment_name, selector_name, suffix, vision_graphs
+from exporters.graphs import segment_name, selector_name
+from exporters.vision_graphs import suffix, vision_graphs
 from vtc.compressed.model import CompressedModel
 
 

@@ -2,131 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from exporters.graph_spec import GraphSpec, SourceModule
+from exporters.vision_graphs import suffix, vision_modules, vision_specs
 from vtc.compressed.decoder import DecoderSegment
 from vtc.compressed.model import CompressedModel
 from vtc.compressed.selection import Selection
-from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.facts.model import DecoderFacts
 from vtc.runtime.decoder import BEFORE, KEPT_PADDING, PADDING, PRUNED
 from vtc.stages.base import Cut
 from vtc.stages.prune_in_decoder import PruneInDecoder
-from vtc.visual_tokens import TextEmbeddings, VisualTokens
-
-VISION, READER = "vision_encoder", "text_reader"
-"""How the names of vision graphs begin, and of those that go on after them with the question; a layout's suffix
-follows."""
-SEEN = "seen_"
-"""How the names of what goes from the one to the other begin."""
-
-
-class SourceModule(NamedTuple):
-    """A part of a PyTorch model that a graph is made of.
-
-    Attributes
-    ----------
-    model : CompressedModel
-    module : nn.Module
-        What is called where the graph would be run.
-    takes : callable
-        What the graph is given, tensor by tensor, of what the module is called with.
-    """
-
-    model: CompressedModel
-    module: nn.Module
-    takes: Callable[..., Any] = lambda *args, **kwargs: (args, kwargs)
-
-
-@dataclass(frozen=True)
-class GraphSpec:
-    """One graph to export.
-
-    Attributes
-    ----------
-    name : str
-        File stem inside the bundle's `onnx` directory, without the precision's suffix.
-    module : nn.Module
-    args : tuple
-        Example inputs, batch 2.
-    inputs, outputs : list of str
-        Names in the graph; nested arguments are flattened.
-    axes : nested like `args`
-        For each tensor, axis number to the name of its dynamic dimension.
-    """
-
-    name: str
-    module: nn.Module
-    args: tuple[Any, ...]
-    inputs: list[str]
-    outputs: list[str]
-    axes: tuple[Any, ...] = field(default_factory=tuple)
-
-
-class VisionGraph(nn.Module):
-    """`pixel_values` to `image_features` and `keep_indices`; float32 outside whatever the precision inside.
-
-    Where a selector looks at the questions, `text_embeds` and `text_mask` go in too. Where cuts inside the decoder are
-    to know it, `padding` comes out too.
-    """
-
-    def __init__(self, model: CompressedModel, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.vision = model.vision
-        self.dtype = dtype
-
-    def forward(
-        self, pixel_values: Tensor, text_embeds: Tensor | None = None, text_mask: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
-        text = None if text_embeds is None or text_mask is None else TextEmbeddings(text_embeds, text_mask)
-        features, *others = self.vision(pixel_values.to(self.dtype), text)
-        return (features.float(), *others)
-
-
-class SeeingGraph(nn.Module):
-    """`pixel_values` to all that is made of images whatever is asked about them; floats are float32 outside."""
-
-    def __init__(self, model: CompressedModel, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.vision = model.vision
-        self.dtype = dtype
-
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        return tuple(outside(self.vision.before_question(pixel_values.to(self.dtype))))
-
-
-def outside(seen: VisualTokens) -> list[Tensor]:
-    """What goes from one vision graph to the next, as float32 and int64."""
-    return [value.float() if value.is_floating_point() else value.long() for value in seen.tensors().values()]
-
-
-class ReadingGraph(nn.Module):
-    """What a :class:`SeeingGraph` makes and the questions to what a :class:`VisionGraph` gives.
-
-    Parameters
-    ----------
-    model : CompressedModel
-    seen : VisualTokens
-        Of any images: names, types, and grids.
-    """
-
-    def __init__(self, model: CompressedModel, seen: VisualTokens) -> None:
-        super().__init__()
-        self.vision = model.vision
-        self.seen = seen
-
-    def forward(self, seen: list[Tensor], text_embeds: Tensor, text_mask: Tensor) -> tuple[Tensor, ...]:
-        example = self.seen.tensors()
-        named = {name: value.to(example[name].dtype) for name, value in zip(example, seen, strict=True)}
-        text = TextEmbeddings(text_embeds, text_mask)
-        features, *others = self.vision.with_question(replace(self.seen.with_tensors(named), text=text))
-        return (features.float(), *others)
 
 
 class EmbedGraph(nn.Module):
@@ -207,7 +97,7 @@ def graph_specs(models: Sequence[CompressedModel], dtype: torch.dtype) -> list[G
     dtype : torch.dtype
     """
     first = models[0]
-    specs = [spec for number in range(len(models)) for spec in _vision_specs(models, number, dtype)]
+    specs = [spec for number in range(len(models)) for spec in vision_specs(models, number, dtype)]
     specs.append(
         GraphSpec(
             "embed_tokens",
@@ -234,50 +124,6 @@ def graph_specs(models: Sequence[CompressedModel], dtype: torch.dtype) -> list[G
             specs.append(_selector_spec(first, number, spec.enters))
         specs.append(_segment_spec(first, number, segment, spec.layers, dtype))
     return specs
-
-
-def suffix(layout: int) -> str:
-    """Ending of the names of graphs that are made for layout number `layout`."""
-    return f"_{layout}" if layout else ""
-
-
-def vision_graphs(models: Sequence[CompressedModel], number: int) -> tuple[str, ...]:
-    """Names of the graphs that images pass in model number `number`.
-
-    Where the recipe splits it there are two. The first is the same for all budgets of which it knows nothing.
-    """
-    if not splits(models[number]):
-        return (f"{VISION}{suffix(number)}",)
-    known = [(one.adapter.facts.layout, one.adapter.pixels, one.plan.stages[: one.plan.split_at]) for one in models]
-    return f"{VISION}{suffix(known.index(known[number]))}", f"{READER}{suffix(number)}"
-
-
-def splits(model: CompressedModel) -> bool:
-    """Whether what a model makes of images before it reads the question is a graph of its own."""
-    return model.plan.split_at is not None and model.reads_text
-
-
-def _vision_specs(models: Sequence[CompressedModel], number: int, dtype: torch.dtype) -> list[GraphSpec]:
-    """The graphs of :func:`vision_graphs`, without one that another model has given."""
-    model, (name, *reader) = models[number], vision_graphs(models, number)
-    pixels, rows = torch.zeros(2, *model.adapter.pixels.shape), 2 * model.plan.spans
-    image, span = {0: "batch_size"}, {0: "batch_size" if rows == 2 else "span_count"}
-    text = torch.zeros(rows, 5, model.adapter.facts.decoder.width), torch.ones(rows, 5, dtype=torch.long)
-    asked, asked_axes = ["text_embeds", "text_mask"], [{**span, 1: "text_length"}] * 2
-    outputs = ["image_features", "keep_indices", *[PADDING] * model.tells_padding]
-    if not reader:
-        args, inputs, axes = (pixels, *text), ["pixel_values", *asked], (image, *asked_axes)
-        taken = 3 if model.reads_text else 1
-        return [GraphSpec(name, VisionGraph(model, dtype), args[:taken], inputs[:taken], outputs, axes[:taken])]
-    with torch.no_grad():
-        seen = model.vision.before_question(pixels.to(dtype))
-    between, given = [SEEN + one for one in seen.tensors()], outside(seen)
-    reading = ([span] * len(between), *asked_axes)
-    specs = [
-        GraphSpec(name, SeeingGraph(model, dtype), (pixels,), ["pixel_values"], between, (image,)),
-        GraphSpec(reader[0], ReadingGraph(model, seen), (given, *text), [*between, *asked], outputs, reading),
-    ]
-    return specs if name == VISION + suffix(number) else specs[1:]
 
 
 def selection_spec(selection: Selection, images: int) -> GraphSpec:
@@ -414,12 +260,8 @@ def source_modules(models: Sequence[CompressedModel]) -> dict[str, list[SourceMo
     """For each graph but the embedding's, the parts of the PyTorch models that it is made of."""
     found: dict[str, list[SourceModule]] = {}
     for layout, model in enumerate(models):
-        name, *reader = vision_graphs(models, layout)
-        if reader:
-            found.setdefault(name, [SourceModule(model, model.vision, lambda pixels, text: pixels)])
-            found[reader[0]] = [SourceModule(model, model.vision, partial(_read, model.vision))]
-        else:
-            found[name] = [SourceModule(model, model.vision)]
+        for name, module in vision_modules(models, layout).items():
+            found.setdefault(name, [module])
         for number, (segment, spec) in enumerate(zip(model.segments, model.plan.segments, strict=True)):
             found.setdefault(segment_name(model, number), []).append(SourceModule(model, segment))
             if spec.enters != "same":
@@ -427,8 +269,3 @@ def source_modules(models: Sequence[CompressedModel]) -> dict[str, list[SourceMo
                 handoff = SourceModule(model, model.handoffs[number])
                 found.setdefault(selector_name(number) + own, []).append(handoff)
     return found
-
-
-def _read(vision: VisionEncoder, pixel_values: Tensor, text: TextEmbeddings) -> tuple[Any, ...]:
-    """What a :class:`ReadingGraph` is given where a vision encoder is given pixels and questions."""
-    return outside(vision.before_question(pixel_values)), text

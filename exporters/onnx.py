@@ -15,7 +15,7 @@ import torch
 from exporters.copies import DTYPES, cast_copy, discard
 from exporters.describe import described
 from exporters.device import SCRIPT, device_files, write_device_files
-from exporters.graphs import READER, VISION, graph_specs, source_modules
+from exporters.graphs import graph_specs, source_modules
 from exporters.lint import check_bundle, lint, summary
 from exporters.parity import Parity
 from exporters.precision import Precision, precision
@@ -26,6 +26,7 @@ from exporters.sharing import share_weights
 from exporters.target import Target
 from exporters.targets import TARGETS
 from exporters.variants import Optimised, optimise, portable, to_json
+from exporters.vision_graphs import READER, VISION
 from exporters.writing import DEFAULT_OPSET, export_graph
 from vtc.artifact import check_output, digest_of
 from vtc.bundle.external_data import external_files

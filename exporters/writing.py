@@ -17,7 +17,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch.export import Dim
 
 from exporters.frame_stack import with_room_for_frames
-from exporters.graphs import GraphSpec
+from exporters.graph_spec import GraphSpec
 from exporters.optimization import optimize
 from vtc.bundle.manifest import WEIGHTS
 from vtc.errors import ParityError

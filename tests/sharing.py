@@ -29,7 +29,7 @@ from transformers import PretrainedConfig
 
 import exporters.onnx
 from exporters import writing
-from exporters.graphs import GraphSpec
+from exporters.graph_spec import GraphSpec
 from exporters.writing import export_graph, external_data
 from vtc.compressed.decoder import DecoderSegment
 from vtc.models.base import VLMAdapter

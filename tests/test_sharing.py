@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 import exporters.onnx
-from exporters.graphs import GraphSpec, graph_specs
+from exporters.graph_spec import GraphSpec
+from exporters.graphs import graph_specs
 from tests.sharing import fingerprint, shared_exports
 from tests.tiny import RECIPES, compressed, image, write_checkpoint
 from vtc.models import load_adapter

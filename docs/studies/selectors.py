@@ -23,7 +23,8 @@ from docs.studies.learnpruner import limit_at
 from docs.studies.pages import fill_tables
 from docs.studies.plots import plot_selectors
 from docs.studies.selector_tables import BEFORE, CUT_BEFORE, INSIDE, KEEPS, SHARES, TABLES
-from exporters.graphs import GraphSpec, prune_spec, selection_spec
+from exporters.graph_spec import GraphSpec
+from exporters.graphs import prune_spec, selection_spec
 from exporters.onnx import ExportRequest, export
 from exporters.writing import export_graph
 from vtc.compressed.build import apply_recipe

@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from exporters.copies import DTYPES
-from exporters.graphs import SourceModule
+from exporters.graph_spec import SourceModule
 from exporters.precision import Precision
 from exporters.precision.calibration import ranges
 from exporters.precision.floats import NARROW, cast_graph_to_float32

@@ -17,7 +17,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from exporters.graphs import SourceModule
+from exporters.graph_spec import SourceModule
 from exporters.precision.probe import fed, opened
 from exporters.precision.quantize import Rounded
 from vtc.compressed.model import CompressedModel

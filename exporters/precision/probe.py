@@ -19,7 +19,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from exporters.graphs import SourceModule
+from exporters.graph_spec import SourceModule
 from exporters.precision.floats import cast_graph_to_float32, element_types
 from vtc.data.samples import Sample
 from vtc.runtime.onnxruntime.graph import Graph

@@ -15,7 +15,7 @@ from typing import Any
 
 from onnx import ModelProto, TensorProto
 
-from exporters.graphs import SourceModule
+from exporters.graph_spec import SourceModule
 from exporters.precision.floats import NARROW, cast_nodes_to_float32, element_types
 from exporters.precision.probe import Reached, measure, probe
 from vtc.data.samples import Sample

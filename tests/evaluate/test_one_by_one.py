@@ -56,10 +56,11 @@ def chat(question: str) -> str:
 
 def test_tokens_of_all_passes_are_counted() -> None:
     data, model = dataset(4), Climber()
-    climbing = Contestant("climbing", OneByOne(model, Entropy(1.0)), chat)
+    asked = OneByOne(model, Entropy(1.0))
+    climbing = Contestant("climbing", asked, chat)
     found = ask_all(climbing, data.items, Asking(), "climbing")
     assert model.asked == ["q0", "q0", "q0", "q1", "q2", "q3"]  # each budget is warmed up
-    spent = climbing.predictor.spent(data.items, found)  # type: ignore[attr-defined]
+    spent = asked.spent(data.items, found)
     assert spent["answered_at"] == {"4": 2, "8": 2}
     assert (spent["visual_tokens"], spent["tokens_answered"], spent["passes"]) == (8, 6, 1.5)
     fixed = OneByOne(model, 8)

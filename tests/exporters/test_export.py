@@ -21,7 +21,7 @@ from transformers import LlavaProcessor
 
 import exporters.onnx as onnx_export
 from exporters import copies, parity, writing
-from exporters.graphs import GraphSpec
+from exporters.graph_spec import GraphSpec
 from exporters.lint import lint
 from exporters.onnx import export
 from exporters.parity import Asked, check_parity

@@ -10,7 +10,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from exporters.graphs import GraphSpec
+from exporters.graph_spec import GraphSpec
 from exporters.writing import export_graph
 
 BATCH = ({0: "batch"},)

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from exporters.graphs import ReadingGraph, SeeingGraph
 from exporters.lint import lint_bundle
 from exporters.onnx import ExportRequest, export
 from exporters.targets import target
 from exporters.tensorrt.profiles import profiles
+from exporters.vision_graphs import ReadingGraph, SeeingGraph
 from tests.bundle.test_foreign_graphs import resealed, swap
 from tests.exporters.export_request import ORIGIN
 from tests.exporters.tensorrt.building import builder, room

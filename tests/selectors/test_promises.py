@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from exporters.graphs import GraphSpec
+from exporters.graph_spec import GraphSpec
 from exporters.lint import lint
 from exporters.writing import export_graph
 from tests.selectors.inputs import NAMES, VIEWS, make, mapped, rows, tokens, views_of

@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from exporters.graphs import GraphSpec
+from exporters.graph_spec import GraphSpec
 from exporters.writing import export_graph
 from tests.selectors.equal_tokens import KEEP, ONE_BY_ONE, broken_ties, copies, out_of_turn, repeated
 from tests.selectors.inputs import make

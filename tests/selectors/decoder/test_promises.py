@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from exporters.graphs import GraphSpec, prune_spec
+from exporters.graph_spec import GraphSpec
+from exporters.graphs import prune_spec
 from exporters.lint import lint
 from exporters.writing import export_graph
 from vtc.inputs.positions import IntArray
