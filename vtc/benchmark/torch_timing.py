@@ -36,7 +36,7 @@ def torch_runner(
     """
     decoding = steps or eager_steps(model)
     images, prompts = [list(question.images)], [model.adapter.chat(question.text, len(question.images))]
-    device = next(model.embed_tokens.parameters()).device
+    device = model.device
 
     @torch.inference_mode()
     def ask(_: int) -> TimedAnswer:

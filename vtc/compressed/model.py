@@ -106,6 +106,12 @@ class CompressedModel(nn.Module):
             begins=self.begins(number),
         )
 
+    @property
+    def device(self) -> torch.device:
+        """Where it takes its inputs."""
+        device: torch.device = next(self.embed_tokens.parameters()).device
+        return device
+
     def begins(self, number: int) -> int:
         """The layer, as the model numbers them, before which tokens coming to a segment stand."""
         return self.plan.around(number)[1] + 1 if number else 0

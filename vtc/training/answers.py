@@ -73,6 +73,11 @@ class Pair:
 
         self._said = Kept(said, lambda own: own.nbytes, memory // 4)
 
+    @property
+    def device(self) -> torch.device:
+        """Where both run."""
+        return self.models[0].device
+
     def wanted(self, prompts: Sequence[Prompt]) -> Tensor:
         """What the original says at each of the T tokens of all answers, log probabilities (T, V)."""
         return torch.cat(self._said.get([prompt.number for prompt in prompts]))
@@ -87,7 +92,7 @@ def answers(model: CompressedModel, prompts: Sequence[Prompt]) -> Tensor:
         Whose vision module takes numbers of images.
     prompts : sequence of Prompt
     """
-    device = next(model.embed_tokens.parameters()).device
+    device = model.device
     asked = [model.adapter.chat(prompt.item.question) for prompt in prompts]
     ids, mask = model.adapter.tokenize(asked, [1] * len(asked), model.keep_per_span)
     images = torch.tensor([[prompt.image] for prompt in prompts])

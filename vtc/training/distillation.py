@@ -62,7 +62,8 @@ def train_by_distillation(job: TrainingJob) -> None:
     Raises
     ------
     InputError
-        If there are too few questions to train on some and check on others.
+        If there are too few questions to train on some and check on others, or a batch has fewer than there are
+        processes.
     """
     config: DistillationTraining = job.entry.training or DistillationTraining()
     train_on, validate_on = load_prompts(job, config)
@@ -136,7 +137,7 @@ def _train(
     untrained = (
         log[0]["untrained_loss"] if log else _validate(pair, validate_on, config, accelerator)["validation_loss"]
     )
-    sums = torch.zeros(len(MEASURED), device=accelerator.device)
+    sums = torch.zeros(len(MEASURED), device=pair.device)
     for step in range(done, config.steps):
         rng = np.random.default_rng([config.seed, step])
         batch = [train_on[number] for number in rng.integers(len(train_on), size=config.batch)]
@@ -144,7 +145,7 @@ def _train(
         set_relative_rate(optimizer, rate)
         model = pair.models[int(rng.integers(len(pair.models)))]
         optimizer.zero_grad()
-        sums += _backward(pair, model, batch, config, step, accelerator).to(sums)
+        sums += _backward(pair, model, batch, config, step, accelerator)
         _add_up_gradients(part, accelerator)
         optimizer.step()
         job.report(f"training the {job.entry.stem}", step + 1, config.steps)
@@ -203,7 +204,7 @@ def _validate(pair: Pair, prompts: Sequence[Prompt], config: DistillationTrainin
 
     And the share of answers that the compressed model gives, token by token to their end. Budgets take turns.
     """
-    sums = torch.zeros(6, dtype=torch.float64, device=accelerator.device)
+    sums = torch.zeros(6, dtype=torch.float64, device=pair.device)
     for turn, first in enumerate(range(0, len(prompts), config.batch)):
         if turn % accelerator.num_processes != accelerator.process_index:
             continue
@@ -219,7 +220,7 @@ def _validate(pair: Pair, prompts: Sequence[Prompt], config: DistillationTrainin
             torch.ones_like(wanted),
         )
         own = [*(values.double().sum() for values in of_tokens), torch.stack(right).double().sum()]
-        sums += torch.stack([*own, own[0].new_tensor(len(some))]).to(sums)
+        sums += torch.stack([*own, own[0].new_tensor(len(some))])
     lm, kl, same, tokens, hits, asked = accelerator.reduce(sums).tolist()
     return {
         "validation_loss": (config.lm_weight * lm + config.kl_weight * kl) / tokens,
