@@ -34,6 +34,7 @@ class Routes:
     Attributes
     ----------
     chosen : array of shape (L, T, k), int64
+        -1 where a token is not in that layer.
     modality : array of shape (T,), int64
         Index into `MODALITIES`.
     sample : array of shape (T,), int64

@@ -33,6 +33,7 @@ from vtc.models.loading import load_tokenizer, load_weights
 from vtc.models.lora import LoraFactors
 from vtc.models.outline import outline_model
 from vtc.models.parts.attention import GROUPED_ATTENTION
+from vtc.models.parts.experts import EVERY_EXPERT
 from vtc.models.placing import placed
 from vtc.models.prompts import Prompts
 
@@ -357,8 +358,15 @@ class VLMAdapter(Prompts, ABC):
     def set_decoder_attention(self, kind: Literal["sdpa", "grouped", "eager"]) -> None:
         """Choose the decoder's attention: ``sdpa`` is fast in PyTorch, ``grouped`` exports to standard operators with
         grouped key-value heads kept grouped, ``eager`` gives its maps out too. All compute the same.
+
+        Mixtures of experts export to standard operators with ``grouped``, too.
         """
-        self.model.set_attn_implementation({"text_config": GROUPED_ATTENTION if kind == "grouped" else kind})
+        exported = kind == "grouped"
+        self.model.set_attn_implementation({"text_config": GROUPED_ATTENTION if exported else kind})
+        if self.facts.decoder.experts > 1:
+            # None is what transformers takes by itself.
+            experts = EVERY_EXPERT if exported else self.model.get_correct_experts_implementation(None)
+            self.model.set_experts_implementation({"text_config": experts})
 
     # Pixels ---------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,5 @@
-"""InternVL: a vision transformer with a CLS token, squares of patches made one token, a Qwen2 or Qwen3 decoder.
+"""InternVL: a vision transformer with a CLS token, squares of patches made one token, a Qwen2 or Qwen3 decoder,
+which may be a mixture of experts.
 
 An image is cut into tiles, a thumbnail of the whole after them (InternVL 1.5, Chen et al. 2024, arXiv 2404.16821;
 InternVL3, Zhu et al. 2025, arXiv 2504.10479): one run of placeholders, in which each view is a grid of its own. The
@@ -26,7 +27,7 @@ from vtc.models.parts.language_model import LanguageModel, decoder_facts
 TOWERS = {"internvl_vision": "default"}
 """Towers, and the vision_feature_select_strategy that leaves out their CLS token."""
 
-DECODERS = ("qwen2", "qwen3")
+DECODERS = ("qwen2", "qwen3", "qwen3_moe")
 
 
 class InternVLAdapter(LanguageModel):

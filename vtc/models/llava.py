@@ -1,7 +1,7 @@
 """LLaVA: a vision tower, a two-layer projector, a decoder of the Llama kind (Liu et al. 2023, arXiv 2310.03744).
 
 LLaVA-1.5 has a CLIP tower and a Llama decoder. Later checkpoints of the same class have a SigLIP tower, which
-has no CLS token, or a Qwen2 or Mistral decoder.
+has no CLS token, or a Qwen2, Mistral or Mixtral decoder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STRATEGY: dict[str, Literal["default", "full"]] = {"clip_vision_model": "default
 which is CLIP's CLS token and SigLIP's first patch.
 """
 
-DECODERS = ("llama", "mistral", "qwen2")
+DECODERS = ("llama", "mistral", "mixtral", "qwen2")
 
 
 class LlavaAdapter(ClipTower, LanguageModel):

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from vtc.models.base import VLMAdapter
@@ -71,6 +72,17 @@ class Cut(NamedTuple):
     query_mask: Tensor
     layout: Tensor
     padding: Tensor | None = None
+
+    def sources(self, length: int, keep_indices: Tensor) -> Tensor:
+        """Where each token (B, S') of a row after the cut stood among the row's S = `length` before it.
+
+        Parameters
+        ----------
+        length : int
+        keep_indices : Tensor of shape (I, keep), int64
+        """
+        kept = torch.gather(self.image_columns, 1, keep_indices).flatten()
+        return torch.cat([torch.arange(length, device=kept.device), kept])[self.layout]
 
 
 class CutStage(nn.Module, ABC):

@@ -53,9 +53,8 @@ class PruneInDecoder(CutStage):
             padding=None if cut.padding is None else cut.padding > 0,
         )
         keep_indices, merged = self.selector.prune(tokens, self.keep)
-        kept = torch.gather(cut.image_columns, 1, keep_indices).flatten()
         length = hidden.shape[1]
-        source = torch.cat([torch.arange(length, device=hidden.device), kept])[cut.layout]
+        source = cut.sources(length, keep_indices)
         result = gather_tokens(hidden, source)
         if merged is not None:
             flat = merged.to(hidden.dtype).flatten(0, 1)

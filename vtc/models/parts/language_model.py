@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from vtc.errors import ModelError
 from vtc.facts.model import DecoderFacts
 from vtc.models.base import VLMAdapter
 from vtc.visual_tokens import gather_tokens
@@ -87,20 +88,31 @@ def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
 
 
 def decoder_facts(text: Any, **more: Any) -> DecoderFacts:
-    """Sizes of such a decoder; what `more` names is not read from the configuration."""
+    """Sizes of such a decoder; what `more` names is not read from the configuration.
+
+    Raises
+    ------
+    ModelError
+        If only some of its layers are mixtures of experts.
+    """
     window, layers = sliding_window(text)
+    experts = getattr(text, "num_experts", None) or 1
+    if experts > 1 and (getattr(text, "decoder_sparse_step", 1) != 1 or getattr(text, "mlp_only_layers", None)):
+        raise ModelError("only mixtures of experts in all layers are supported (decoder_sparse_step 1)")
     facts: dict[str, Any] = {
         "layers": text.num_hidden_layers,
         "width": text.hidden_size,
         "heads": text.num_attention_heads,
         "kv_heads": text.num_key_value_heads,
         "head_dim": getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-        "ffn": text.intermediate_size,
+        "ffn": getattr(text, "moe_intermediate_size", text.intermediate_size),
         "vocab": text.vocab_size,
         "context": text.max_position_embeddings,
         "gated_ffn": True,
         "window": window,
         "window_layers": layers,
+        "experts": experts,
+        "active_experts": text.num_experts_per_tok if experts > 1 else 1,
     }
     return DecoderFacts(**facts | more)
 

@@ -1,0 +1,160 @@
+"""Who uses which expert, measured on prompts: with all visual tokens, and with those that a recipe keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vtc.compressed.following import following
+from vtc.compressed.model import CompressedModel
+from vtc.data.samples import Sample
+from vtc.experts.modality import GaussianScores, modality_labels
+from vtc.experts.statistics import MODALITIES, ExpertUse, Floats, Numbers, Routes
+from vtc.facts.model import DecoderFacts
+from vtc.models.routers import Routed, Tokens, check_mixture, chosen_outputs, watching_routers
+from vtc.progress import Report, silent
+
+ROUTES = 20_000
+"""Tokens whose routes are kept, at most."""
+BATCH = 8
+SUMMED = ("chosen", "weight", "norm", "weighted_norm", "attention", "gaussian")
+"""Sums by layer, modality and expert."""
+
+
+@torch.inference_mode()
+def expert_use(
+    model: CompressedModel, samples: Sequence[Sample], report: Report = silent, routes: int = ROUTES
+) -> ExpertUse:
+    """What each expert does on prompts; answers, which are text, are not part of them.
+
+    Parameters
+    ----------
+    model : CompressedModel
+    samples : sequence of Sample
+    report : callable
+    routes : int
+        Tokens whose routes are kept, at most.
+
+    Raises
+    ------
+    InputError
+        If the model is dense.
+    """
+    adapter = model.adapter
+    check_mixture(adapter)
+    counting = _Counting(adapter.facts.decoder, routes)
+    with (
+        watching_routers(adapter, counting.add) as tell,
+        following(model, lambda *entering: tell(counting.enter(*entering)), counting.leave) as follow,
+    ):
+        for first in range(0, len(samples), BATCH):
+            report("watching the experts", first, len(samples))
+            batch = samples[first : first + BATCH]
+            ids, mask, pixels = model.inputs([s.images for s in batch], [s.prompt for s in batch])
+            follow(counting.begin(ids == adapter.image_token_id, mask.bool(), first))
+            model.prefill(ids, mask, pixels)
+    report("watching the experts", len(samples), len(samples))
+    return counting.use()
+
+
+class _Counting:
+    """Sums over tokens, as they run.
+
+    What is known of a token goes with it: two soft scores, whether it is visual, and its number in the batch.
+    """
+
+    def __init__(self, decoder: DecoderFacts, routes: int) -> None:
+        shape = (decoder.layers, len(MODALITIES), decoder.experts)
+        self.sums = {name: np.zeros(shape) for name in SUMMED}
+        self.together = np.zeros((*shape, decoder.experts))
+        self.confidence = np.zeros(shape[:2])
+        self.seen = np.zeros(len(MODALITIES))
+        self.most, self.active = routes, decoder.active_experts
+        self.routes: list[Numbers] = []
+        self.modality: list[Numbers] = []
+        self.sample: list[Numbers] = []
+        self.gaussian = GaussianScores(decoder.layers, decoder.width)
+        self.tokens = Tokens(torch.empty(0), torch.empty(0))
+        self.visual = self.real = self.rows = torch.empty(0)
+
+    def begin(self, visual: Tensor, real: Tensor, first: int) -> Tensor:
+        """Start a batch of prompts, the first of which has the number `first`; gives what goes with its tokens."""
+        kinds = visual[real].long()
+        self.seen += np.bincount(_numbers(kinds), minlength=len(MODALITIES))
+        self.modality.append(_numbers(kinds))
+        self.sample.append(_numbers(first + real.nonzero()[:, 0]))
+        self.routes.append(np.full((len(self.confidence), len(kinds), self.active), -1))
+        rows = (real.flatten().cumsum(0) - 1).reshape(real.shape)
+        return torch.cat([modality_labels(visual), torch.stack([visual, rows], dim=-1)], dim=-1)
+
+    def enter(self, values: Tensor, mask: Tensor, position_ids: Tensor) -> Tokens:
+        """Take note of the tokens that enter a segment."""
+        self.visual, self.rows, self.real = values[..., 2].bool(), values[..., 3].long(), mask.bool()
+        self.tokens = Tokens(position_ids, values[..., :2])
+        return self.tokens
+
+    def leave(self, values: Tensor) -> Tensor:
+        """Give the tokens that leave it the scores that they have by then."""
+        return torch.cat([self.tokens.scores.to(values), values[..., 2:]], dim=-1)
+
+    def add(self, routed: Routed) -> None:
+        """Take in what a layer's router decided."""
+        layer, real = routed.layer, self.real
+        self.gaussian.update(layer, routed.hidden, self.visual, real)
+        chosen, weights = routed.chosen[real], routed.weights[real].double()
+        norms = output_norms(routed, real).double()
+        picked = F.one_hot(chosen, self.together.shape[-1]).double()
+        kinds = F.one_hot(self.visual[real].long(), len(MODALITIES)).double()
+        experts = picked.sum(dim=1)
+
+        def summed(shares: Tensor, values: Tensor = experts) -> Floats:
+            return np.asarray(torch.einsum("tm,te->me", shares.double(), values).cpu())
+
+        def of_choices(values: Tensor) -> Floats:
+            return summed(kinds, torch.einsum("tk,tke->te", values, picked))
+
+        found = {
+            "chosen": summed(kinds),
+            "weight": of_choices(weights),
+            "norm": of_choices(norms),
+            "weighted_norm": of_choices(weights * norms),
+            "attention": summed(routed.scores[real]),
+            "gaussian": summed(self.gaussian.scores(layer, routed.hidden)[real]),
+        }
+        for name, value in found.items():
+            self.sums[name][layer] += value
+        self.together[layer] += np.asarray(torch.einsum("tm,te,tf->mef", kinds, experts, experts).cpu())
+        surest = routed.logits[real].double().softmax(dim=-1).amax(dim=-1, keepdim=True)
+        self.confidence[layer] += summed(kinds, surest)[:, 0]
+        self.routes[-1][layer, _numbers(self.rows[real])] = _numbers(chosen)
+
+    def use(self) -> ExpertUse:
+        """All of it."""
+        parts = np.concatenate(self.routes, axis=1), np.concatenate(self.modality), np.concatenate(self.sample)
+        routes = Routes(parts[0][:, : self.most], parts[1][: self.most], parts[2][: self.most])
+        sums = {**self.sums, "together": self.together, "confidence": self.confidence}
+        return ExpertUse(tokens=self.seen, routes=routes, **sums)
+
+
+def output_norms(routed: Routed, real: Tensor) -> Tensor:
+    """Norm of the output of each expert that a token chose, (T, k), before the router's weight.
+
+    Parameters
+    ----------
+    routed : Routed
+    real : Tensor of shape (B, S), bool
+        The T tokens that are no padding.
+    """
+    chosen = routed.chosen[real]
+    norms = routed.hidden.new_zeros(chosen.shape)
+    for expert, outputs in chosen_outputs(routed.experts, routed.hidden[real], chosen):
+        norms[chosen == expert] = outputs.norm(dim=-1)
+    return norms
+
+
+def _numbers(values: Tensor) -> Numbers:
+    return np.asarray(values.cpu().numpy(), dtype=np.int64)
