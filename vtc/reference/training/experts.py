@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from vtc.experts.modality import GaussianScores, bin_mutual_information, intra_bin_balance_loss, load_balance_loss
+from vtc.experts.specialisation import modality_bins, visual_share
 from vtc.models import load_adapter
 from vtc.models.base import VLMAdapter
 from vtc.models.routers import Routed, Tokens, watching_routers
@@ -50,7 +51,7 @@ class ExpertConfig:
 
     scores: Scores = "none"
     scenes: int = 6000
-    steps: int = 800
+    steps: int = 600
     batch: int = 24
     learning_rate: float = 5e-4
     router_rate: float = 2e-3
@@ -59,7 +60,7 @@ class ExpertConfig:
     bins: int = 4
     decay: float = 0.99
     balance_weight: float = 0.01
-    information_weight: float = 0.1
+    information_weight: float = 1.0
     held_out: int = 160
     every: int = 100
     seed: int = 17
@@ -107,10 +108,9 @@ class RoutingLoss:
         self.information.append(bin_mutual_information(masked, probabilities, bins).mean())
 
     def bins(self, layer: int) -> Tensor:
-        """Bin of each expert (E): experts by their share of visual choices, cut into bins of equal size."""
-        text, visual = self.counts[layer]
-        order = (visual / (text + visual).clamp(min=1e-9)).argsort(stable=True)
-        return torch.empty_like(order).index_copy(0, order, torch.arange(len(order)) * self.config.bins // len(order))
+        """Bin of each expert (E), by the share of its choices that visual tokens made of late."""
+        share = visual_share(self.counts[layer].numpy().astype(np.float64))
+        return torch.from_numpy(modality_bins(share, self.config.bins))
 
     @torch.no_grad()
     def _count(self, layer: int, chosen: Tensor) -> None:
