@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,21 +46,27 @@ def expert_use(
     InputError
         If the model is dense.
     """
-    adapter = model.adapter
-    check_mixture(adapter)
-    counting = _Counting(adapter.facts.decoder, routes)
+    counting = _Counting(model.adapter.facts.decoder, routes)
+    _watch(model, samples, counting, "watching the experts", report)
+    return counting.use()
+
+
+def _watch(
+    model: CompressedModel, samples: Sequence[Sample], watcher: _Counting | _Drawn, words: str, report: Report
+) -> None:
+    """Run prompts, and let a watcher see what their tokens are and what becomes of them."""
+    check_mixture(model.adapter)
     with (
-        watching_routers(adapter, counting.add) as tell,
-        following(model, lambda *entering: tell(counting.enter(*entering)), counting.leave) as follow,
+        watching_routers(model.adapter, watcher.add) as tell,
+        following(model, lambda *entering: tell(watcher.enter(*entering)), watcher.leave) as follow,
     ):
         for first in range(0, len(samples), BATCH):
-            report("watching the experts", first, len(samples))
+            report(words, first, len(samples))
             batch = samples[first : first + BATCH]
             ids, mask, pixels = model.inputs([s.images for s in batch], [s.prompt for s in batch])
-            follow(counting.begin(ids == adapter.image_token_id, mask.bool(), first))
+            follow(watcher.begin(ids == model.adapter.image_token_id, mask.bool(), first))
             model.prefill(ids, mask, pixels)
-    report("watching the experts", len(samples), len(samples))
-    return counting.use()
+    report(words, len(samples), len(samples))
 
 
 class _Counting:
@@ -158,3 +166,79 @@ def output_norms(routed: Routed, real: Tensor) -> Tensor:
 
 def _numbers(values: Tensor) -> Numbers:
     return np.asarray(values.cpu().numpy(), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class LayerOutputs:
+    """What all experts of a layer make of some tokens.
+
+    Attributes
+    ----------
+    outputs : array of shape (E, T, D)
+    logits : array of shape (T, E)
+        The router's.
+    """
+
+    outputs: Floats
+    logits: Floats
+
+
+@torch.inference_mode()
+def layer_outputs(
+    model: CompressedModel, samples: Sequence[Sample], report: Report = silent, tokens: int = 512
+) -> list[LayerOutputs]:
+    """What all experts of each layer, chosen or not, make of some tokens of prompts.
+
+    Parameters
+    ----------
+    model : CompressedModel
+        A mixture of experts.
+    samples : sequence of Sample
+    report : callable
+    tokens : int
+        At most: as many of each modality, where there are as many, drawn evenly.
+    """
+    drawn = _Drawn(tokens // (len(MODALITIES) * -(-len(samples) // BATCH)))
+    _watch(model, samples, drawn, "running every expert", report)
+    return [drawn.outputs(layer) for layer in sorted(drawn.experts)]
+
+
+class _Drawn:
+    """Some tokens of each batch, as the routers see them."""
+
+    def __init__(self, most: int) -> None:
+        self.most = max(1, most)
+        self.hidden: dict[int, list[Tensor]] = {}
+        self.logits: dict[int, list[Tensor]] = {}
+        self.experts: dict[int, Any] = {}
+        self.visual = self.real = torch.empty(0)
+
+    def begin(self, visual: Tensor, real: Tensor, first: int) -> Tensor:
+        """As for :class:`_Counting`."""
+        return torch.cat([modality_labels(visual), visual[..., None].float()], dim=-1)
+
+    def enter(self, values: Tensor, mask: Tensor, position_ids: Tensor) -> Tokens:
+        """As for :class:`_Counting`."""
+        self.visual, self.real = values[..., 2].bool(), mask.bool()
+        return Tokens(position_ids, values[..., :2])
+
+    def leave(self, values: Tensor) -> Tensor:
+        """As for :class:`_Counting`."""
+        return values
+
+    def add(self, routed: Routed) -> None:
+        """Take some tokens of each modality."""
+        for own in (self.real & ~self.visual, self.real & self.visual):
+            places = own.nonzero()
+            some = torch.linspace(0, len(places) - 1, min(self.most, len(places))).long()
+            rows, columns = places[some].unbind(1)
+            self.hidden.setdefault(routed.layer, []).append(routed.hidden[rows, columns])
+            self.logits.setdefault(routed.layer, []).append(routed.logits[rows, columns])
+        self.experts[routed.layer] = routed.experts
+
+    def outputs(self, layer: int) -> LayerOutputs:
+        """What all experts of a layer make of them."""
+        hidden, logits, experts = torch.cat(self.hidden[layer]), torch.cat(self.logits[layer]), self.experts[layer]
+        everyone = torch.arange(len(experts.gate_up_proj), device=hidden.device).expand(len(hidden), -1)
+        outputs = torch.stack([output for _, output in chosen_outputs(experts, hidden, everyone)])
+        return LayerOutputs(*(np.asarray(values.double().cpu()) for values in (outputs, logits)))

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vtc.calibrate.experts import expert_use
 from vtc.calibrate.measurements import Measurements
 from vtc.compressed.build import apply_recipe
 from vtc.compressed.model import CompressedModel
 from vtc.data.fidelity import divergence, log_softmax
 from vtc.data.samples import ANSWER_TOKENS, Sample
+from vtc.experts.statistics import ExpertUse
 from vtc.models.base import VLMAdapter
 from vtc.progress import Report, silent
 from vtc.recipe import NONE, Recipe
@@ -66,6 +68,7 @@ class Measuring:
         self.measurements = measurements
         self.model_digest = model_digest
         self.report = report
+        self._experts: dict[str, ExpertUse] = {}
 
     def model(self, recipe: Recipe) -> CompressedModel:
         """The model with a recipe applied."""
@@ -118,6 +121,12 @@ class Measuring:
             return [float(np.concatenate(values).mean()) for values in parts.values()]
 
         return Compared(*self.measurements.get(f"compared {recipe.digest}", measure))
+
+    def experts(self, recipe: Recipe) -> ExpertUse:
+        """Who uses which expert, with a recipe applied."""
+        if recipe.digest not in self._experts:
+            self._experts[recipe.digest] = expert_use(self.model(recipe), self.samples, self.report)
+        return self._experts[recipe.digest]
 
     @cached_property
     def _original(self) -> list[tuple[list[Sample], list[list[int]], list[Any]]]:

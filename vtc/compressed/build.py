@@ -19,7 +19,7 @@ from vtc.recipe.stages.base import METHODS, Place
 from vtc.selectors.base import Selector
 from vtc.selectors.trained import load_trained, trained_part
 from vtc.stages import MODULES
-from vtc.stages.base import BuildContext, CutStage, TokenStage
+from vtc.stages.base import BuildContext, CutStage, ModelStage, TokenStage
 from vtc.tables import line
 
 _log = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ def build_modules(
         if module is None:
             continue
         modules[number] = module
-        if isinstance(module, TokenStage):
+        if isinstance(module, ModelStage):
             adapter = module.changed(adapter)
         part = trained_part(module)
         if part is not None and number not in empty and number not in own:
@@ -184,8 +184,9 @@ def build_modules(
 def assemble(adapter: VLMAdapter, token_plan: TokenPlan, modules: Modules) -> CompressedModel:
     """Put the modules of stages where they act; see :func:`apply_recipe` for what comes out."""
     stages = [module for module in modules.values() if isinstance(module, TokenStage)]
-    for stage in stages:
-        adapter = stage.changed(adapter)
+    for stage in modules.values():
+        if isinstance(stage, ModelStage):
+            adapter = stage.changed(adapter)
     cuts = {token_plan.segment_of(n): module for n, module in modules.items() if isinstance(module, CutStage)}
     tells_padding = bool(cuts) and adapter.pixels.pads
     vision = VisionEncoder(adapter, token_plan.encoder_layers, stages, tells_padding=tells_padding)

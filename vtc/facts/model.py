@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from vtc.facts.layout import Grid, ImageLayout
@@ -86,6 +86,8 @@ class DecoderFacts:
         (DeepStack).
     experts, active_experts
         Feed-forward blocks in a layer, each of size `ffn`, and those of them that a token passes.
+    merged_from
+        Experts that routers tell apart, where they are more than there are because some were merged; else 0.
     """
 
     layers: int
@@ -104,6 +106,13 @@ class DecoderFacts:
     deepstack: int = 0
     experts: int = 1
     active_experts: int = 1
+    merged_from: int = 0
+
+    def with_experts(self, count: int, *, merged: bool = False) -> DecoderFacts:
+        """Return the sizes with fewer experts in each layer, some dropped or some merged."""
+        active = min(self.active_experts, count)
+        told_apart = (self.merged_from or self.experts) if merged else 0
+        return replace(self, experts=count, active_experts=active, merged_from=told_apart)
 
     @property
     def blocks_beyond_window(self) -> bool:

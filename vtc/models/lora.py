@@ -14,6 +14,7 @@ from torch import nn
 
 from vtc.errors import InputError, MissingDependency
 from vtc.models.placing import offloaded
+from vtc.models.twin import twin
 
 if TYPE_CHECKING:
     from vtc.models.base import VLMAdapter
@@ -85,7 +86,7 @@ def with_lora(adapter: Adapter, rank: int, alpha: int) -> Adapter:
             "--dtype bfloat16, or a larger machine"
         )
     base, tuned = adapter.model, copy.copy(adapter)
-    tuned.model = _sharing(base)
+    tuned.model = twin(base)
     tuned.lora = factors = LoraFactors(base, rank, alpha)
     for number, layer in enumerate(tuned.decoder_layers):
         names = [name for name, module in layer.named_modules() if type(module) is nn.Linear]
@@ -119,9 +120,3 @@ def without_lora(adapter: Adapter) -> Adapter:
     untuned = copy.copy(adapter)
     untuned.model, untuned.lora = adapter.lora.original.model, None
     return untuned
-
-
-def _sharing(model: nn.Module) -> nn.Module:
-    """A copy with modules of its own and the same weights."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})

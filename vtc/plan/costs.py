@@ -216,6 +216,8 @@ def lengths(plan: TokenPlan) -> Sequence[int]:
 def weight_count(plan: TokenPlan, facts: ModelFacts) -> int:
     """Entries of all matrices that a plan's graphs hold."""
     tower, decoder = facts.encoder, facts.decoder
+    if plan.experts is not None:
+        decoder = decoder.with_experts(plan.experts)
     layer = 4 * tower.width**2 + (3 if tower.gated_ffn else 2) * tower.width * tower.ffn
     patches = prod(facts.layout.view_grid) * tower.merge**2
     places = patches + tower.has_cls + 3 * tower.frames * tower.patch_size**2

@@ -106,7 +106,7 @@ def decoder_flops(decoder: DecoderFacts, lengths: Sequence[int]) -> int:
     projections = 2 * decoder.width * query + 2 * decoder.width * key_value
     feed_forward = (3 if decoder.gated_ffn else 2) * decoder.width * decoder.ffn * decoder.active_experts
     if decoder.experts > 1:
-        feed_forward += decoder.width * decoder.experts
+        feed_forward += decoder.width * (decoder.merged_from or decoder.experts)
     return 2 * sum(n * (projections + feed_forward) + 2 * n * n * query for n in lengths)
 
 

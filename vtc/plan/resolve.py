@@ -115,6 +115,7 @@ def _counted(
     visual = tuple(_visual_tokens(layer, keep, kept_at) if decoder.sees_image(layer) else 0 for layer in decoder.kept)
     lengths = [text_tokens + count for count in visual]
     parts = _flops_parts(entering, facts, encoder.kept, lengths)
+    sizes = entering.decoder or facts.decoder
     return TokenPlan(
         stages=stages,
         visual_tokens_in=spans * layout.tokens,
@@ -132,8 +133,8 @@ def _counted(
         text_tokens=text_tokens,
         flops={
             "exact": sum(parts.values()),
-            "fastv": flops.fastv_flops(facts.decoder, lengths),
-            "pyramiddrop": flops.pyramiddrop_flops(facts.decoder, lengths),
+            "fastv": flops.fastv_flops(sizes, lengths),
+            "pyramiddrop": flops.pyramiddrop_flops(sizes, lengths),
         },
         flops_parts=parts,
         kv_bytes=flops.kv_bytes(facts.decoder, lengths, bytes_per_value),
@@ -183,6 +184,7 @@ def _follow(
                 step.parameters,
                 entry.selects,
                 splits,
+                step.experts,
             )
         )
         state = step.after
@@ -230,7 +232,7 @@ def _flops_parts(
         + spans * (sum(resampled) + own.get("encoder", 0)),
         "projector": 2 * (projections + deepstack)
         + spans * (own.get("projector", 0) + _resampling_flops(layout, facts.decoder.width)),
-        "decoder": flops.decoder_flops(facts.decoder, lengths),
+        "decoder": flops.decoder_flops(entering.decoder or facts.decoder, lengths),
         "selection": spans * own.get("selection", 0),
         "head": flops.head_flops(facts.decoder),
     }

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from vtc.facts.layout import Grid
-from vtc.facts.model import ModelFacts
+from vtc.facts.model import DecoderFacts, ModelFacts
 from vtc.plan.depth import DecoderDepth, EncoderDepth
 from vtc.plan.faults import Faults
 from vtc.recipe.needs import Reading
@@ -38,6 +38,8 @@ class TokenState:
         Values of encoder layers that stages read.
     flops
         Operations added to the exact count, for one run of placeholders, by part of the model.
+    decoder
+        The decoder's sizes, where stages have changed them.
     """
 
     tokens: int
@@ -50,14 +52,15 @@ class TokenState:
     projections: int | None = None
     readings: frozenset[Reading] = frozenset()
     flops: Mapping[str, int] = field(default_factory=dict)
+    decoder: DecoderFacts | None = None
 
     def costing(self, part: str, flops: int) -> TokenState:
         """Return the same tokens, at a cost of `flops` more operations in a part of the model."""
         return replace(self, flops={**self.flops, part: self.flops.get(part, 0) + flops})
 
     def with_costs_of(self, later: TokenState) -> TokenState:
-        """Return these tokens with what has been spent and read up to a later point."""
-        return replace(self, flops=later.flops, readings=later.readings)
+        """Return these tokens with what has been spent, read and made of the decoder up to a later point."""
+        return replace(self, flops=later.flops, readings=later.readings, decoder=later.decoder)
 
     def kept(self, tokens: int) -> TokenState:
         """Return what is left where `tokens` of them are kept, each at its place."""
@@ -81,7 +84,7 @@ class Step:
         What it does here, in words.
     tokens_out
         Tokens of one run of placeholders that the plan names; None where that is ``after.tokens``.
-    layer, layers, parameters
+    layer, layers, parameters, experts
         See :class:`vtc.plan.token_plan.StagePlan`.
     """
 
@@ -91,6 +94,7 @@ class Step:
     layer: int | None = None
     layers: tuple[int, ...] = ()
     parameters: int = 0
+    experts: int | None = None
 
 
 @dataclass(frozen=True)

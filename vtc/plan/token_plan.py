@@ -43,6 +43,8 @@ class StagePlan:
         Whether a selector keeps some of the tokens, each at its place.
     splits
         Whether the vision graph is split in two before what of the stage reads the question.
+    experts
+        Experts of a decoder layer that the stage leaves; None where it leaves them alone.
     """
 
     kind: str
@@ -56,6 +58,7 @@ class StagePlan:
     parameters: int = 0
     selects: bool = False
     splits: bool = False
+    experts: int | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,11 @@ class TokenPlan:
     def split_at(self) -> int | None:
         """Number of the stage at which the vision graph is split in two; None where it is not."""
         return next((number for number, stage in enumerate(self.stages) if stage.splits), None)
+
+    @property
+    def experts(self) -> int | None:
+        """Experts of a decoder layer that are left; None where stages leave them alone."""
+        return next((stage.experts for stage in reversed(self.stages) if stage.experts is not None), None)
 
     @property
     def cut_layers(self) -> tuple[int, ...]:

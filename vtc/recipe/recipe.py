@@ -108,7 +108,7 @@ class Recipe(Written):
         canonical = self.canonical()
         # Unicode's own line breaks are read back as plain ones unless they are escaped.
         breaks = any(mark in json.dumps(canonical, ensure_ascii=False) for mark in "\x85\u2028\u2029")
-        return yaml.safe_dump(canonical, sort_keys=False, allow_unicode=not breaks, width=110)
+        return yaml.dump(canonical, Dumper=_Dumper, sort_keys=False, allow_unicode=not breaks, width=110)
 
     @property
     def budgets(self) -> tuple[int, ...]:
@@ -209,6 +209,19 @@ class Recipe(Written):
         if not file.is_file():
             raise RecipeError(self._source.message(path, f"no such file: {file}"))
         return file
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes lists of numbers, and lists of pairs, in a line."""
+
+
+def _list(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.Node:
+    leaves = not any(isinstance(item, dict | list) for item in data)
+    pairs = all(isinstance(item, list) and len(item) == 2 and not isinstance(item[0], dict | list) for item in data)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=leaves or pairs)
+
+
+_Dumper.add_representer(list, _list)
 
 
 def _find_autos(value: object, path: KeyPath) -> Iterator[KeyPath]:

@@ -23,6 +23,28 @@ def _keep(value: object) -> int | float:
     raise ValueError(f"is a number of tokens such as 64 or a fraction such as 0.25, not {reprlib.repr(value)}")
 
 
+def _experts(value: object) -> int | float:
+    if type(value) is int and value >= 1:
+        return value
+    if type(value) is float and 0.0 < value < 1.0:
+        return value
+    raise ValueError(f"is a number of experts such as 4 or a fraction such as 0.5, not {reprlib.repr(value)}")
+
+
+def _kept_experts(value: object) -> tuple[tuple[int, ...], ...] | Literal["auto"]:
+    if value == "auto":
+        return "auto"
+    good = isinstance(value, list | tuple) and value and all(isinstance(one, list | tuple) and one for one in value)
+    if not good or any(type(item) is not int or item < 0 for one in value for item in one):  # type: ignore[attr-defined]
+        raise ValueError(f"is auto or for each layer a list of experts such as [0, 3], not {reprlib.repr(value)}")
+    layers = tuple(tuple(one) for one in value)  # type: ignore[attr-defined]
+    if any(list(one) != sorted(set(one)) for one in layers):
+        raise ValueError("lists the experts of a layer in ascending order, each once")
+    if len({len(one) for one in layers}) > 1:
+        raise ValueError("lists equally many experts for each layer")
+    return layers
+
+
 def _keep_or_budgets(value: object) -> int | float | tuple[int, ...]:
     if not isinstance(value, list | tuple):
         return _keep(value)
@@ -83,6 +105,8 @@ Ratio = Annotated[float, BeforeValidator(_ratio)]
 LayerDepthOrAuto = Annotated[int | float | Literal["auto"], BeforeValidator(_layer_depth_or_auto)]
 LayersOrAuto = Annotated[tuple[int, ...] | Literal["auto"], BeforeValidator(_layers_or_auto)]
 AttentionLayers = Annotated[tuple[int, ...] | Literal["feature", "auto"], BeforeValidator(_attention_layers)]
+Experts = Annotated[int | float, BeforeValidator(_experts)]
+KeptExpertsOrAuto = Annotated[tuple[tuple[int, ...], ...] | Literal["auto"], BeforeValidator(_kept_experts)]
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Multiple = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -10,13 +10,15 @@ from torch import nn
 from vtc.recipe.stages import (
     DropLayersEntry,
     FrequencyFilterEntry,
+    MergeExpertsEntry,
     ProjectEntry,
     PruneEntry,
+    PruneExpertsEntry,
     PruneInDecoderEntry,
     StageEntry,
     VisualExitEntry,
 )
-from vtc.stages import frequency_filter, project, prune, prune_in_decoder
+from vtc.stages import fewer_experts, frequency_filter, project, prune, prune_in_decoder
 from vtc.stages.base import BuildContext
 
 
@@ -31,5 +33,7 @@ MODULES: dict[type[StageEntry], Callable[[Any, BuildContext], nn.Module | None]]
     PruneInDecoderEntry: prune_in_decoder.build,
     VisualExitEntry: planned,
     DropLayersEntry: planned,
+    PruneExpertsEntry: fewer_experts.prune,
+    MergeExpertsEntry: fewer_experts.merge,
 }
 """Class of a recipe's entry, to the function that makes the module of its stage."""

@@ -135,17 +135,25 @@ class CutStage(nn.Module, ABC):
         """
 
 
-class TokenStage(nn.Module, ABC):
+class ModelStage(nn.Module):
+    """A stage after which the model itself may be another."""
+
+    def changed(self, adapter: VLMAdapter) -> VLMAdapter:
+        """The model as later stages and the decoder have it; `adapter` where this stage leaves it alone."""
+        return adapter
+
+
+class WeightStage(ModelStage):
+    """A stage that changes the model's weights, and nothing of its tokens."""
+
+
+class TokenStage(ModelStage, ABC):
     """A stage between the vision encoder and the decoder: visual tokens in, visual tokens out."""
 
     @property
     def needs(self) -> Needs:
         """What it looks at beyond the features and the grid."""
         return NOTHING
-
-    def changed(self, adapter: VLMAdapter) -> VLMAdapter:
-        """The model as later stages and the decoder have it: one that was trained with this stage, or `adapter`."""
-        return adapter
 
     @abstractmethod
     def forward(self, tokens: VisualTokens) -> VisualTokens:

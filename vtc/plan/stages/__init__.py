@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from vtc.plan.stages import drop_layers, frequency_filter, project, prune, prune_in_decoder, visual_exit
+from vtc.plan.stages import drop_layers, experts, frequency_filter, project, prune, prune_in_decoder, visual_exit
 from vtc.plan.state import Context, Rules, Step, TokenState
 from vtc.recipe.stages import (
     DropLayersEntry,
     FrequencyFilterEntry,
+    MergeExpertsEntry,
     ProjectEntry,
     PruneEntry,
+    PruneExpertsEntry,
     PruneInDecoderEntry,
     StageEntry,
     VisualExitEntry,
@@ -44,4 +46,6 @@ NUMBERS: dict[type[StageEntry], Numbers] = {
     PruneInDecoderEntry: Numbers(prune_in_decoder.step),
     VisualExitEntry: Numbers(visual_exit.step, visual_exit.check),
     DropLayersEntry: Numbers(drop_layers.step),
+    PruneExpertsEntry: Numbers(experts.prune),
+    MergeExpertsEntry: Numbers(experts.merge),
 }

@@ -13,8 +13,10 @@ from pydantic import Field
 from vtc.recipe.stages.base import LayerRemoval, Place, StageEntry
 from vtc.recipe.stages.drop_layers import DropLayersEntry
 from vtc.recipe.stages.frequency_filter import FrequencyFilterEntry
+from vtc.recipe.stages.merge_experts import MergeExpertsEntry
 from vtc.recipe.stages.project import ProjectEntry
 from vtc.recipe.stages.prune import PruneEntry
+from vtc.recipe.stages.prune_experts import PruneExpertsEntry
 from vtc.recipe.stages.prune_in_decoder import PruneInDecoderEntry
 from vtc.recipe.stages.visual_exit import VisualExitEntry
 
@@ -24,9 +26,11 @@ __all__ = [
     "DropLayersEntry",
     "FrequencyFilterEntry",
     "LayerRemoval",
+    "MergeExpertsEntry",
     "Place",
     "ProjectEntry",
     "PruneEntry",
+    "PruneExpertsEntry",
     "PruneInDecoderEntry",
     "Stage",
     "StageEntry",
@@ -40,6 +44,8 @@ AnyStage = (
     | PruneInDecoderEntry
     | VisualExitEntry
     | DropLayersEntry
+    | PruneExpertsEntry
+    | MergeExpertsEntry
 )
 STAGES: dict[str, type[StageEntry]] = {model.model_fields["kind"].default: model for model in get_args(AnyStage)}
 Stage = Annotated[AnyStage, Field(discriminator="kind")]
