@@ -22,6 +22,7 @@ from vtc.errors import BundleError
 from vtc.files import parse_json, read_bytes, read_json
 from vtc.lock import is_left_lock, take_lock
 from vtc.machine import machine_fault
+from vtc.reference import is_shipped
 from vtc.replacement import flush, old_place, replace_directory
 from vtc.staging import (
     JOURNAL,
@@ -224,7 +225,7 @@ def read_manifest(path: Path, kind: str, schema: int) -> dict[str, Any]:
     if not path.is_dir():
         old = old_place(Path(os.path.abspath(path)))
         aside = f"; a command that was killed has left the former one in {old}" if is_work(old) else ""
-        hint = "; it is a file" if path.exists() else _CHECKPOINT if str(path) == "reference" else ""
+        hint = "; it is a file" if path.exists() else _CHECKPOINT if is_shipped(path) else ""
         raise BundleError(f"{path}: no such {_noun(kind)} directory{aside or hint}")
     file = path / MANIFEST
     try:

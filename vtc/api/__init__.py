@@ -8,10 +8,22 @@ from __future__ import annotations
 
 from vtc.api.benchmarking import bench
 from vtc.api.compression import CompressResult, compress
+from vtc.api.experts import expert_statistics
 from vtc.api.exporting import ExportResult, export
 from vtc.api.inspection import inspect
 from vtc.api.loading import load
 from vtc.api.optimizing import optimize
 from vtc.api.validation import validate
 
-__all__ = ["CompressResult", "ExportResult", "bench", "compress", "export", "inspect", "load", "optimize", "validate"]
+__all__ = [
+    "CompressResult",
+    "ExportResult",
+    "bench",
+    "compress",
+    "expert_statistics",
+    "export",
+    "inspect",
+    "load",
+    "optimize",
+    "validate",
+]

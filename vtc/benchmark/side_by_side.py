@@ -19,6 +19,7 @@ from vtc.errors import BundleError, InputError
 from vtc.evaluate.contestants import layouts_of, manifest_of
 from vtc.facts.layout import ANY_IMAGE
 from vtc.progress import Report, silent
+from vtc.reference import is_shipped
 from vtc.runtime.image import ImageLike, open_image
 from vtc.runtime.options import RuntimeOptions
 from vtc.runtime.vlm import VLM
@@ -159,7 +160,7 @@ def _exported(name: str, bundle: VLM, progress: Report) -> Path:
 
     out.parent.mkdir(parents=True, exist_ok=True)
     adapter = load_adapter(path, wanted[0])
-    origin = Origin(name if name == "reference" else str(path.resolve()), digest)
+    origin = Origin(name if is_shipped(name) else str(path.resolve()), digest)
     samples = samples_from(adapter, data_for(name), PARITY_SAMPLES, seed=0)
     models = [apply_recipe(one, NONE) for one in (adapter, *map(adapter.with_image_options, wanted[1:]))]
 

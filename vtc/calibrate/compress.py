@@ -23,6 +23,7 @@ from vtc.models.base import VLMAdapter
 from vtc.plan import plan
 from vtc.progress import Report, silent
 from vtc.recipe import Recipe
+from vtc.reference import is_shipped
 from vtc.selectors.trained import read_metadata
 from vtc.staging import open_work
 from vtc.training.auto import AutoTrained, part_names
@@ -117,7 +118,7 @@ def load_checkpoint(
         If there is no such checkpoint, or its family is not supported.
     """
     path = resolve_model(model)
-    name = "reference" if str(model) == "reference" else str(path.resolve())
+    name = str(model) if is_shipped(model) else str(path.resolve())
     return Checkpoint(Origin(name, model_digest(path)), load_adapter(path, image_options, placement, first))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,20 +12,71 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vtc.compressed.build import apply_recipe
+from vtc.compressed.checkpoint import load_compressed
 from vtc.compressed.following import following
+from vtc.compressed.inspection import is_finished
 from vtc.compressed.model import CompressedModel
-from vtc.data.samples import Sample
+from vtc.data.datasets import data_for
+from vtc.data.samples import Sample, samples_from
+from vtc.errors import InputError
 from vtc.experts.modality import GaussianScores, modality_labels
-from vtc.experts.statistics import MODALITIES, ExpertUse, Floats, Numbers, Routes
+from vtc.experts.statistics import MODALITIES, ExpertStatistics, ExpertUse, Floats, Numbers, Routes
+from vtc.facts.layout import ANY_IMAGE, ImageOptions
 from vtc.facts.model import DecoderFacts
+from vtc.facts.placement import ON_CPU, Placement
+from vtc.models import load_adapter, model_digest, read_facts, resolve_model
+from vtc.models.base import VLMAdapter
 from vtc.models.routers import Routed, Tokens, check_mixture, chosen_outputs, watching_routers
+from vtc.plan import plan
 from vtc.progress import Report, silent
+from vtc.recipe import NONE, Recipe
 
 ROUTES = 20_000
 """Tokens whose routes are kept, at most."""
 BATCH = 8
 SUMMED = ("chosen", "weight", "norm", "weighted_norm", "attention", "gaussian")
 """Sums by layer, modality and expert."""
+
+
+def measure_statistics(
+    model: str | Path,
+    recipe: Recipe,
+    data: str | None,
+    count: int,
+    seed: int,
+    image_options: ImageOptions = ANY_IMAGE,
+    placement: Placement = ON_CPU,
+    report: Report = silent,
+) -> ExpertStatistics:
+    """Measure who uses which expert of a checkpoint, or of a compressed model; see :func:`vtc.expert_statistics`."""
+    compressed = None
+    if is_finished(model):
+        compressed, recipe, origin = load_compressed(Path(model), placement=placement, first=_check_outline)
+        adapter, name, digest = compressed.adapter, origin.name, origin.digest
+    else:
+        if recipe.autos:
+            raise InputError(
+                f"recipe {recipe.name} leaves {recipe.autos[0]} open; compress the model with it, and give that"
+            )
+        path = resolve_model(model)
+        plan(recipe, read_facts(path, image_options))
+        adapter = load_adapter(path, image_options, placement, check_mixture)
+        name, digest = str(model), model_digest(path)
+    source = data_for(name, data)
+    if source is None:
+        raise InputError(f"say what to ask {name}: --data DIR with data.jsonl; drawn digits are for 'reference' alone")
+    samples = samples_from(adapter, source, count, seed)
+    uses = {"full": expert_use(apply_recipe(adapter, NONE), samples, report)}
+    if recipe.stages:
+        compressed = compressed or apply_recipe(adapter, recipe, model_digest=digest)
+        uses["pruned"] = expert_use(compressed, samples, report)
+    told = f"{len(samples)} questions of {source}, seed {seed}"
+    return ExpertStatistics(digest, told, len(samples), uses, recipe.name if recipe.stages else "")
+
+
+def _check_outline(outline: VLMAdapter, _: Recipe) -> None:
+    check_mixture(outline)
 
 
 @torch.inference_mode()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import click
 
 from vtc.amounts import duration
 from vtc.cli.image_options import image_option_flags
-from vtc.cli.output import print_json, print_table, say, with_unit
+from vtc.cli.output import note, print_json, print_table, say, with_unit
 from vtc.cli.placement_options import placement_flags
 from vtc.cli.verb import suggest, tell_warnings, verb
 from vtc.compressed.inspection import TEXT_TOKENS, Inspection, is_finished
@@ -26,10 +28,19 @@ from vtc.plan import TokenPlan
     type=click.IntRange(min=0),
     help=f"Tokens of the prompt beside the image's.  [default: {TEXT_TOKENS}]",
 )
+@click.option(
+    "--experts",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Show who uses which expert instead, by statistics that vtc calibrate wrote.",
+)
+@click.option("--figure", type=click.Path(path_type=Path), metavar="PNG", help="With --experts: draw heat maps.")
 @image_option_flags()
 @placement_flags("the model in the verbs whose needs are told")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(target: str, recipe: str | None, as_json: bool, **asked: Any) -> None:
+def command(
+    target: str, recipe: str | None, experts: Path | None, figure: Path | None, as_json: bool, **asked: Any
+) -> None:
     """Show tokens per stage and per decoder layer, FLOPs and KV bytes, before any work.
 
     And what each verb takes at its peak: memory that the system cannot take back, files that are read in place
@@ -39,6 +50,11 @@ def command(target: str, recipe: str | None, as_json: bool, **asked: Any) -> Non
     """
     import vtc
 
+    if experts is not None:
+        _show_experts(target, experts, figure, as_json)
+        return
+    if figure is not None:
+        raise click.UsageError("--figure goes with --experts")
     inspection = vtc.inspect(target, recipe, **asked)
     if as_json:
         print_json(inspection.to_dict())
@@ -47,6 +63,29 @@ def command(target: str, recipe: str | None, as_json: bool, **asked: Any) -> Non
     tell_warnings(target)
     if not is_finished(target):
         suggest("compress", target, "--recipe", recipe or "fastervlm-25", "-o", "out/compressed")
+
+
+def _show_experts(target: str, file: Path, figure: Path | None, as_json: bool) -> None:
+    """Show statistics of a model's experts."""
+    from vtc.cli.expert_tables import expert_data, print_experts
+    from vtc.cli.writing import check_place, write_whole
+    from vtc.compressed.inspection import digest_of
+    from vtc.experts.picture import draw_experts
+    from vtc.experts.statistics import check_model, load_statistics
+
+    check_place(figure, file)
+    found = load_statistics(file)
+    check_model(found, digest_of(target), file)
+    if figure is not None:
+        stream = BytesIO()
+        draw_experts(found.use("pruned" if "pruned" in found.uses else "full")).save(stream, "PNG")
+        write_whole(figure, stream.getvalue())
+    if as_json:
+        print_json(expert_data(found))
+    else:
+        print_experts(found)
+    if figure is not None:
+        note(f"drawn: {figure}")
 
 
 def _print(inspection: Inspection) -> None:

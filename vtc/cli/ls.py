@@ -101,9 +101,10 @@ def _cell(value: Any) -> str:
 
 def _models() -> list[dict[str, Any]]:
     from vtc.models import FAMILIES
+    from vtc.reference import SHIPPED
 
-    shipped = {"name": "reference", "family": "llava", "summary": "the reference VLM that ships with vtc"}
-    return [shipped] + [
+    shipped = [{"name": name, "family": "llava", "summary": summary} for name, (_, summary) in SHIPPED.items()]
+    return shipped + [
         {"name": ANY_DIRECTORY, "family": family, "summary": "a directory with this model_type in config.json"}
         for family in FAMILIES
     ]

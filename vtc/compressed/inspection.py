@@ -17,6 +17,7 @@ from vtc.needs import Need
 from vtc.plan import TokenPlan, plan
 from vtc.plan.stored import budget_plans, plans_of
 from vtc.recipe import NONE, Recipe
+from vtc.reference import is_shipped
 
 if TYPE_CHECKING:
     from vtc.bundle.manifest import Manifest
@@ -73,7 +74,24 @@ class Inspection:
 
 def is_finished(target: str | Path) -> bool:
     """Tell whether a target is a bundle or a compressed model, whose recipe is settled."""
-    return str(target) != "reference" and (Path(target) / MANIFEST).is_file()
+    return not is_shipped(target) and (Path(target) / MANIFEST).is_file()
+
+
+def digest_of(target: str | Path) -> str:
+    """Digest of a checkpoint, or of the one that a compressed model or a bundle was made from.
+
+    Raises
+    ------
+    ModelError
+        If there is no such checkpoint.
+    BundleError
+        If it is incomplete or changed.
+    """
+    from vtc.models import model_digest, resolve_model
+
+    if not is_finished(target):
+        return model_digest(resolve_model(target))
+    return str(read_json(Path(target) / MANIFEST, MAX_MANIFEST_BYTES)["model"]["sha256"])
 
 
 def planned(

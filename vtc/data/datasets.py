@@ -21,6 +21,7 @@ from PIL import Image
 from vtc.data.lines import read_lines
 from vtc.data.records import parse_record
 from vtc.errors import InputError
+from vtc.reference import is_shipped
 
 if TYPE_CHECKING:
     from vtc.reference.questions import Question
@@ -122,7 +123,7 @@ def data_for(model: str, data: str | Path | None = None) -> str | None:
     """
     if data is not None:
         return str(data)
-    return REFERENCE if model == REFERENCE else None
+    return REFERENCE if is_shipped(model) else None
 
 
 def load_dataset(name: str | Path, limit: int | None, seed: int, split: Split = "test") -> Dataset:

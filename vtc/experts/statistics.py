@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from vtc.errors import InputError
 
@@ -152,7 +152,8 @@ def save_statistics(path: Path, statistics: ExpertStatistics) -> None:
     about = {"model": statistics.model, "data": statistics.data, "prompts": statistics.prompts}
     about |= {"recipe": statistics.recipe, "uses": list(statistics.uses)}
     draft = path.with_name(f".{path.name}.tmp")
-    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, draft, {FORMAT: json.dumps(about)})
+    plain = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
+    draft.write_bytes(save(plain, {FORMAT: json.dumps(about)}))
     draft.replace(path)
 
 

@@ -17,6 +17,7 @@ from vtc.facts.placement import ON_CPU, Placement
 from vtc.models.checkpoint_files import adapter_fault, holds_weights, model_digest
 from vtc.models.configuration import check_small_files, read_configuration
 from vtc.models.refused import NEAREST, refusal
+from vtc.reference import is_shipped, reference_dir
 
 if TYPE_CHECKING:
     from vtc.facts.model import ModelFacts
@@ -56,17 +57,15 @@ VISUAL = {"vision_config", "visual", "image_token_id", "image_token_index"}
 
 
 def resolve_model(name: str | Path) -> Path:
-    """Directory of a checkpoint: ``reference`` is the reference VLM that ships with vtc, anything else a path.
+    """Directory of a checkpoint: ``reference`` and ``reference-moe`` ship with vtc, anything else is a path.
 
     Raises
     ------
     ModelError
         If there is no such directory or it holds no config.json.
     """
-    if str(name) == "reference":
-        from vtc.reference import reference_dir
-
-        return reference_dir()
+    if is_shipped(name):
+        return reference_dir(name)
     path = Path(name)
     if not path.is_dir():
         raise ModelError(f"{name}: no such checkpoint directory; give a directory with config.json, or 'reference'")
