@@ -193,11 +193,9 @@ def test_solved_placements_send_less_at_the_same_load() -> None:
     together = place_together(USE.together.sum(axis=1), LOAD, 4, tolerance=0.1)
     assert np.isnan(together.gap).all()
     assert (most_load(together.placement) <= together.limit).all()
+    homes = homes_by_sample(ROUTES, 4)
     sent = [
-        sum(
-            replay(ROUTES, one, (homes_by_sample(ROUTES, 4) + turn) % 4).all.remote_devices_per_token
-            for turn in range(4)
-        )
+        sum(replay(ROUTES, one, (homes + turn) % 4).all.remote_devices_per_token for turn in range(4))
         for one in (balanced, together.placement)
     ]
     assert sent[1] < sent[0]

@@ -4,7 +4,7 @@ Where each token's home is known before experts are placed, as with homes by mod
 are a linear function of the placement: an assignment with limits on load, which HiGHS solves to a proven gap. Where
 homes are dealt out by prompt every device has the same mix of tokens, no expert is nearer to one of them, and what a
 placement can save is devices per token, by putting together what is chosen together: a quadratic assignment, which
-FAQ and 2-opt solve well without a bound. As an integer program it has no useful bound (docs/experts.md).
+FAQ and 2-opt solve well without a bound. As an integer program it has no useful bound.
 """
 
 from __future__ import annotations
