@@ -1,0 +1,102 @@
+"""Files of placements: vtc's own, and those that servers of large models read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from vtc.errors import InputError
+from vtc.experts.placement import Placement
+from vtc.experts.statistics import Numbers
+from vtc.files import read_json
+
+FORMAT = "vtc-expert-placement-1"
+
+
+def save_placement(path: Path, placement: Placement) -> None:
+    """Write a placement as JSON, whole or not at all."""
+    about = {key: getattr(placement, key) for key in ("model", "statistics", "method", "experts", "devices")}
+    _write(path, json.dumps({"format": FORMAT} | about | _map(placement)))
+
+
+def load_placement(path: Path) -> Placement:
+    """Read what :func:`save_placement` wrote.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, it holds something else, or the placement leaves out an expert.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; a placement of experts is made from expert statistics")
+    try:
+        about: dict[str, Any] = read_json(path)
+        if about["format"] != FORMAT:
+            raise ValueError("another format")
+        slots = np.array(about["physical_to_logical_map"])
+        if slots.ndim != 2 or slots.dtype.kind != "i":
+            raise ValueError("not a table of experts")
+        texts = {key: str(about[key]) for key in ("model", "statistics", "method")}
+        experts, devices = int(about["experts"]), int(about["devices"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a placement of experts ({FORMAT})") from error
+    try:
+        return Placement(slots.astype(np.int64), experts, devices, **texts)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def save_for_sglang(path: Path, placement: Placement) -> None:
+    """Write what SGLang takes as ``--init-expert-location FILE.json``.
+
+    SGLang passes every key on to a function, so that the file has this one key and no other. It also wants
+    ``--ep-size`` equal to the devices, and ``--ep-num-redundant-experts`` equal to the copies.
+    """
+    _write(path, json.dumps(_map(placement)))
+
+
+def save_for_tensorrt_llm(path: Path, placement: Placement, first_layer: int = 0) -> None:
+    """Write what TensorRT-LLM takes as ``moe_config.load_balancer``, a file of YAML.
+
+    Parameters
+    ----------
+    path : Path
+    placement : Placement
+    first_layer : int
+        Number of the first decoder layer that has experts.
+    """
+    rows = {first_layer + layer: row.tolist() for layer, row in enumerate(placement.expert_of_slot)}
+    about = {"num_slots": placement.slots, "initial_global_assignments": rows, "layer_updates_per_iter": 0}
+    _write(path, yaml.safe_dump(about, default_flow_style=None, width=10**6, sort_keys=False))
+
+
+def expert_order(placement: Placement) -> Numbers:
+    """Order (L, E) in which to store experts, and rows of the router, for a server that takes no placement.
+
+    vLLM gives each device the next E / devices experts of the checkpoint, so that a checkpoint in this order is
+    placed as wanted. What the model computes is the same, up to the choice between router logits that are equal.
+
+    Raises
+    ------
+    InputError
+        If an expert has copies.
+    """
+    if placement.has_copies:
+        raise InputError(
+            f"{placement.slots - placement.experts} copies of experts cannot be put into an order; place without"
+        )
+    return placement.expert_of_slot
+
+
+def _map(placement: Placement) -> dict[str, Any]:
+    return {"physical_to_logical_map": placement.expert_of_slot.tolist()}
+
+
+def _write(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.tmp")
+    draft.write_text(text + "\n", "utf-8")
+    draft.replace(path)

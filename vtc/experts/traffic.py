@@ -1,0 +1,173 @@
+"""What crosses between devices, counted by replaying recorded routes under a placement.
+
+Three measures are easily taken for each other, and are always given together: the share of tokens that need any expert
+elsewhere (what papers on expert placement report), the share of calls that leave, and the devices that a token is sent
+to. With k random experts on two devices the first is 1 - 2^(1-k) or more where the second is a half.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from vtc.errors import InputError
+from vtc.experts.placement import Placement
+from vtc.experts.statistics import MODALITIES, VISUAL, Floats, Numbers, Routes
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Counts of some tokens, means over layers.
+
+    Attributes
+    ----------
+    tokens : int
+    tokens_with_any_remote_expert : float
+        Share of tokens that chose at least one expert that is not at home.
+    remote_calls : float
+        Share of calls, which are pairs of a token and an expert that it chose, that leave.
+    remote_devices_per_token : float
+        Devices other than its home that a token is sent to.
+    load_max_over_mean : float
+        Calls on the busiest device over the mean.
+    """
+
+    tokens: int
+    tokens_with_any_remote_expert: float
+    remote_calls: float
+    remote_devices_per_token: float
+    load_max_over_mean: float
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Traffic of all tokens and of each modality, and what each layer and device does.
+
+    Attributes
+    ----------
+    all, text, visual : Traffic
+    calls : array of shape (L, devices), int64
+        Calls that a device answers.
+    sent : array of shape (L, devices, devices), int64
+        Tokens sent from a home to another device; a token goes once to a device, whatever it calls there.
+    experts : array of shape (L, devices), int64
+        Slots of a device that got any call.
+    """
+
+    all: Traffic
+    text: Traffic
+    visual: Traffic
+    calls: Numbers
+    sent: Numbers
+    experts: Numbers
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        counts = {"calls_of_device": self.calls.tolist(), "tokens_sent": self.sent.tolist()}
+        return {"all": asdict(self.all), "text": asdict(self.text), "visual": asdict(self.visual)} | counts
+
+
+def homes_by_sample(routes: Routes, devices: int) -> Numbers:
+    """Home (T,) of each token: prompts are dealt out to devices in turn (data parallel)."""
+    _, prompt = np.unique(routes.sample, return_inverse=True)
+    return np.asarray(prompt % devices, np.int64)
+
+
+def homes_by_modality(routes: Routes, devices: int, visual_devices: int | None = None) -> Numbers:
+    """Home (T,) of each token: text on the first devices, visual tokens on the last; prompts are dealt out to those.
+
+    Parameters
+    ----------
+    routes : Routes
+    devices : int
+        At least 2.
+    visual_devices : int, optional
+        How many are for visual tokens; half of them, rounded down, where none are given. With 2 devices, one each.
+    """
+    visual_devices = devices // 2 if visual_devices is None else visual_devices
+    if not 0 < visual_devices < devices:
+        raise InputError(f"{visual_devices} of {devices} devices for visual tokens leave a modality without one")
+    _, prompt = np.unique(routes.sample, return_inverse=True)
+    text_devices = devices - visual_devices
+    visual = text_devices + prompt % visual_devices
+    return np.where(routes.modality == VISUAL, visual, prompt % text_devices).astype(np.int64)
+
+
+def calls_by_home(routes: Routes, homes: Numbers, experts: int, devices: int) -> Floats:
+    """Calls (L, E, devices) of each expert by tokens of each home."""
+    active = routes.chosen.shape[2]
+    pairs = routes.chosen.reshape(len(routes.chosen), -1) * devices + np.repeat(homes, active)
+    counts = [np.bincount(row, minlength=experts * devices).reshape(experts, devices) for row in pairs]
+    return np.stack(counts).astype(np.float64)
+
+
+def slots_of_calls(placement: Placement, layer: int, chosen: Numbers, homes: Numbers) -> Numbers:
+    """Slot (T, k) that answers each call (T, k) of a layer.
+
+    A copy at home answers. The other calls of an expert by a home go to its copies in turn, in the order of the
+    tokens, beginning with the copy of the home's number, so that each home knows it from its own tokens.
+    """
+    where = placement.slots_of(layer)
+    copies = (where >= 0).sum(axis=1)
+    active = chosen.shape[1]
+    expert, home = chosen.ravel(), np.repeat(homes, active)
+    # Which of the home's calls of this expert it is.
+    key = home * placement.experts + expert
+    order = np.argsort(key, kind="stable")
+    counts = np.bincount(key)
+    turn = np.empty(len(key), np.int64)
+    turn[order] = np.arange(len(key)) - np.repeat(np.cumsum(counts) - counts, counts)
+    slot = where[expert, (home + turn) % copies[expert]]
+    at_home = (where >= 0)[expert] & (where[expert] // placement.room == home[:, None])
+    local = where[expert, at_home.argmax(axis=1)]
+    return np.asarray(np.where(at_home.any(axis=1), local, slot).reshape(-1, active), np.int64)
+
+
+def replay(routes: Routes, placement: Placement, homes: Numbers) -> Replay:
+    """Count what recorded routes send between devices, exactly.
+
+    Parameters
+    ----------
+    routes : Routes
+        Of T tokens in L layers.
+    placement : Placement
+        Of as many layers.
+    homes : array of shape (T,), int64
+        Device of each token.
+    """
+    layers, tokens, active = routes.chosen.shape
+    devices = placement.devices
+    if placement.layers != layers:
+        raise InputError(f"the placement has {placement.layers} layers of experts, the routes {layers}")
+    if tokens and homes.max() >= devices:
+        raise InputError(f"a token's home is device {homes.max()}, but the placement has {devices}")
+    leaves, visits = np.empty((layers, tokens, active), bool), np.zeros((layers, tokens, devices), bool)
+    busy = np.empty((layers, tokens, active), np.int64)
+    experts = np.empty((layers, devices), np.int64)
+    for layer in range(layers):
+        slots = slots_of_calls(placement, layer, routes.chosen[layer], homes)
+        busy[layer] = slots // placement.room
+        leaves[layer] = busy[layer] != homes[:, None]
+        np.put_along_axis(visits[layer], busy[layer], True, axis=1)
+        experts[layer] = np.bincount(np.unique(slots) // placement.room, minlength=devices)
+    visits[:, np.arange(tokens), homes] = False
+
+    def of(members: Numbers) -> Traffic:
+        if not len(members):
+            return Traffic(0, *[float("nan")] * 4)
+        calls = np.stack([np.bincount(row.ravel(), minlength=devices) for row in busy[:, members]])
+        return Traffic(
+            len(members),
+            float(leaves[:, members].any(axis=2).mean()),
+            float(leaves[:, members].mean()),
+            float(visits[:, members].sum(axis=2).mean()),
+            float((calls.max(axis=1) / calls.mean(axis=1)).mean()),
+        )
+
+    text, visual = (of(np.flatnonzero(routes.modality == modality)) for modality in range(len(MODALITIES)))
+    calls = np.stack([np.bincount(row.ravel(), minlength=devices) for row in busy])
+    home = (homes[:, None] == np.arange(devices)).astype(np.int64)
+    sent = np.einsum("th,ltd->lhd", home, visits.astype(np.int64))
+    return Replay(of(np.arange(tokens)), text, visual, calls, sent, experts)
