@@ -97,9 +97,11 @@ def homes_by_modality(routes: Routes, devices: int, visual_devices: int | None =
 
 def calls_by_home(routes: Routes, homes: Numbers, experts: int, devices: int) -> Floats:
     """Calls (L, E, devices) of each expert by tokens of each home."""
-    active = routes.chosen.shape[2]
-    pairs = routes.chosen.reshape(len(routes.chosen), -1) * devices + np.repeat(homes, active)
-    counts = [np.bincount(row, minlength=experts * devices).reshape(experts, devices) for row in pairs]
+    counts = []
+    for chosen in routes.chosen:
+        there = chosen[:, 0] >= 0
+        pairs = chosen[there] * devices + homes[there, None]
+        counts.append(np.bincount(pairs.ravel(), minlength=experts * devices).reshape(experts, devices))
     return np.stack(counts).astype(np.float64)
 
 
@@ -143,31 +145,36 @@ def replay(routes: Routes, placement: Placement, homes: Numbers) -> Replay:
         raise InputError(f"the placement has {placement.layers} layers of experts, the routes {layers}")
     if tokens and homes.max() >= devices:
         raise InputError(f"a token's home is device {homes.max()}, but the placement has {devices}")
-    leaves, visits = np.empty((layers, tokens, active), bool), np.zeros((layers, tokens, devices), bool)
+    leaves, visits = np.zeros((layers, tokens, active), bool), np.zeros((layers, tokens, devices), bool)
     busy = np.empty((layers, tokens, active), np.int64)
     experts = np.empty((layers, devices), np.int64)
-    for layer in range(layers):
-        slots = slots_of_calls(placement, layer, routes.chosen[layer], homes)
-        busy[layer] = slots // placement.room
-        leaves[layer] = busy[layer] != homes[:, None]
-        np.put_along_axis(visits[layer], busy[layer], True, axis=1)
+    there = routes.chosen[:, :, 0] >= 0
+    for layer, own in enumerate(there):
+        slots = slots_of_calls(placement, layer, routes.chosen[layer, own], homes[own])
+        busy[layer, own] = slots // placement.room
+        leaves[layer, own] = busy[layer, own] != homes[own, None]
+        visited = np.zeros((len(slots), devices), bool)
+        np.put_along_axis(visited, busy[layer, own], True, axis=1)
+        visits[layer, own] = visited
         experts[layer] = np.bincount(np.unique(slots) // placement.room, minlength=devices)
     visits[:, np.arange(tokens), homes] = False
 
     def of(members: Numbers) -> Traffic:
         if not len(members):
             return Traffic(0, *[float("nan")] * 4)
-        calls = np.stack([np.bincount(row.ravel(), minlength=devices) for row in busy[:, members]])
+        own = there[:, members]
+        rows = zip(busy[:, members], own, strict=True)
+        calls = np.stack([np.bincount(row[mine].ravel(), minlength=devices) for row, mine in rows])
         return Traffic(
             len(members),
-            float(leaves[:, members].any(axis=2).mean()),
-            float(leaves[:, members].mean()),
-            float(visits[:, members].sum(axis=2).mean()),
+            float(leaves[:, members].any(axis=2)[own].mean()),
+            float(leaves[:, members][own].mean()),
+            float(visits[:, members].sum(axis=2)[own].mean()),
             float((calls.max(axis=1) / calls.mean(axis=1)).mean()),
         )
 
     text, visual = (of(np.flatnonzero(routes.modality == modality)) for modality in range(len(MODALITIES)))
-    calls = np.stack([np.bincount(row.ravel(), minlength=devices) for row in busy])
+    calls = np.stack([np.bincount(row[own].ravel(), minlength=devices) for row, own in zip(busy, there, strict=True)])
     home = (homes[:, None] == np.arange(devices)).astype(np.int64)
     sent = np.einsum("th,ltd->lhd", home, visits.astype(np.int64))
     return Replay(of(np.arange(tokens)), text, visual, calls, sent, experts)

@@ -90,11 +90,23 @@ def plans(
         keep: _follow(recipe if keep is None else recipe.at_budget(keep), facts, encoder, decoder, text_tokens, faults)
         for keep in budgets
     }
+    _check_placement(recipe, facts, next(iter(followed.values()))[1], faults)
     faults.raise_found()
     return {
         keep: _counted(*tokens, recipe, facts, encoder, decoder, text_tokens, bytes_per_value)
         for keep, tokens in followed.items()
     }
+
+
+def _check_placement(recipe: Recipe, facts: ModelFacts, entering: TokenState, faults: Faults) -> None:
+    """Report devices that do not divide the experts that stages leave."""
+    wanted, decoder = recipe.experts, entering.decoder or facts.decoder
+    if wanted is None:
+        return
+    if decoder.experts == 1:
+        faults.add_at(("experts",), f"{facts.model_type} is dense here, it has no experts to place; leave it out")
+    elif problem := wanted.problem(decoder.experts):
+        faults.add_at(("experts", "devices"), problem)
 
 
 def _counted(

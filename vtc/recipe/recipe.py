@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr
 
 from vtc.errors import RecipeError
 from vtc.recipe.budget import Budget
+from vtc.recipe.experts import ExpertPlacement
 from vtc.recipe.stages import Stage
 from vtc.recipe.trained import Trained
 from vtc.recipe.values import Written
@@ -77,6 +78,8 @@ class Recipe(Written):
     split_text: bool = False
     """Where a stage before the decoder reads the question: export what comes before that as a graph that is run once an
     image, and the rest as one that is run once a question."""
+    experts: ExpertPlacement | None = None
+    """Of a mixture of experts: where experts are to live in expert parallelism, for whoever serves the model."""
     stages: Annotated[tuple[Stage, ...], Field(strict=False)]
     """What is done to the model, in the order in which data meets it; an empty list leaves the model as it is."""
     _source: RecipeSource = PrivateAttr(default_factory=RecipeSource)
@@ -100,7 +103,9 @@ class Recipe(Written):
     def digest(self) -> str:
         """sha256 (hex) of what the recipe does; its name and prose do not count."""
         canonical = self.canonical()
-        body = {key: canonical[key] for key in ("version", "budget", "split_text", "stages") if key in canonical}
+        body = {
+            key: canonical[key] for key in ("version", "budget", "split_text", "experts", "stages") if key in canonical
+        }
         return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def to_yaml(self) -> str:
@@ -142,8 +147,9 @@ class Recipe(Written):
 
     @property
     def measured(self) -> list[str]:
-        """Those of `autos` that are chosen by measuring; the others are trained parts."""
-        return [key for key in self.autos if not key.endswith(".checkpoint")]
+        """What is chosen by measuring: those of `autos` that are no trained parts, and where experts live."""
+        chosen = [key for key in self.autos if not key.endswith(".checkpoint")]
+        return chosen + (["experts"] if self.experts is not None else [])
 
     def resolved(self, values: Mapping[str, Any]) -> Recipe:
         """Fill in what calibration found.
