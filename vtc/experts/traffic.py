@@ -86,11 +86,8 @@ def homes_by_modality(routes: Routes, devices: int, visual_devices: int | None =
     visual_devices : int, optional
         How many are for visual tokens; half of them, rounded down, where none are given. With 2 devices, one each.
     """
-    visual_devices = devices // 2 if visual_devices is None else visual_devices
-    if not 0 < visual_devices < devices:
-        raise InputError(f"{visual_devices} of {devices} devices for visual tokens leave a modality without one")
+    text_devices, visual_devices = _devices_by_modality(devices, visual_devices)
     _, prompt = np.unique(routes.sample, return_inverse=True)
-    text_devices = devices - visual_devices
     visual = text_devices + prompt % visual_devices
     return np.where(routes.modality == VISUAL, visual, prompt % text_devices).astype(np.int64)
 
@@ -101,6 +98,24 @@ def calls_by_home(routes: Routes, homes: Numbers, experts: int, devices: int) ->
     pairs = routes.chosen.reshape(len(routes.chosen), -1) * devices + np.repeat(homes, active)
     counts = [np.bincount(row, minlength=experts * devices).reshape(experts, devices) for row in pairs]
     return np.stack(counts).astype(np.float64)
+
+
+def expected_calls(chosen: Floats, devices: int, visual_devices: int | None = None) -> Floats:
+    """Calls (L, E, devices) by tokens of each home, of sums (L, 2, E), where homes are by modality.
+
+    As :func:`calls_by_home` with :func:`homes_by_modality`, of all tokens and not of recorded routes alone.
+    """
+    text_devices, visual_devices = _devices_by_modality(devices, visual_devices)
+    of_each = np.array([1 / text_devices, 1 / visual_devices])
+    by_modality = chosen.transpose(0, 2, 1) * of_each
+    return np.repeat(by_modality, [text_devices, visual_devices], axis=2)
+
+
+def _devices_by_modality(devices: int, visual_devices: int | None) -> tuple[int, int]:
+    visual_devices = devices // 2 if visual_devices is None else visual_devices
+    if not 0 < visual_devices < devices:
+        raise InputError(f"{visual_devices} of {devices} devices for visual tokens leave a modality without one")
+    return devices - visual_devices, visual_devices
 
 
 def slots_of_calls(placement: Placement, layer: int, chosen: Numbers, homes: Numbers) -> Numbers:
