@@ -28,10 +28,19 @@ from vtc.experts.placement_files import (
     save_for_tensorrt_llm,
     save_placement,
 )
+from vtc.experts.placing import place
 from vtc.experts.solving import align_devices, place_near_homes, place_together
 from vtc.experts.specialisation import visual_share
-from vtc.experts.statistics import Floats, Numbers, Routes
-from vtc.experts.traffic import calls_by_home, homes_by_modality, homes_by_sample, replay, slots_of_calls
+from vtc.experts.statistics import Floats, Numbers, Routes, use_digest
+from vtc.experts.traffic import (
+    calls_by_home,
+    expected_calls,
+    homes_by_modality,
+    homes_by_sample,
+    replay,
+    slots_of_calls,
+)
+from vtc.recipe.experts import METHODS, ExpertPlacement, Method
 
 ROUTES = synthetic_routes()
 USE = use_of(ROUTES, 16)
@@ -199,3 +208,34 @@ def test_solved_placements_send_less_at_the_same_load() -> None:
         for one in (balanced, together.placement)
     ]
     assert sent[1] < sent[0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_places_from_use(method: Method) -> None:
+    copies = 4 if method == "eplb" else 0
+    placement = place(USE, ExpertPlacement(devices=4, placement=method, homes="modality", copies=copies), "a" * 64)
+    assert (placement.model, placement.statistics) == ("a" * 64, use_digest(USE))
+    assert (placement.layers, placement.slots) == (2, 16 + copies)
+    if method == "solved":
+        assert "gap at most 0.0" in placement.method
+        assert "no bound known" in place(USE, ExpertPlacement(devices=4, placement="solved")).method
+    with pytest.raises(InputError, match="3 devices do not divide 16 experts"):
+        place(USE, ExpertPlacement(devices=3, placement=method))
+
+
+def test_copies_are_made_by_eplb_alone() -> None:
+    with pytest.raises(ValueError, match="copies of experts are for placement: eplb"):
+        ExpertPlacement(devices=4, placement="modality", copies=4)
+
+
+def test_digests_tell_uses_apart() -> None:
+    assert use_digest(USE) == use_digest(use_of(ROUTES, 16))
+    assert use_digest(USE) != use_digest(use_of(synthetic_routes(seed=1), 16))
+
+
+def test_calls_that_sums_expect() -> None:
+    """Eight prompts of one length on four devices: what sums expect is what routes count, on average over devices."""
+    counted = calls_by_home(ROUTES, homes_by_modality(ROUTES, 4), 16, 4)
+    expected = expected_calls(USE.chosen, 4)
+    np.testing.assert_allclose(expected[..., :2].sum(axis=2), counted[..., :2].sum(axis=2))
+    np.testing.assert_allclose(expected[..., 2], counted[..., 2:].mean(axis=2))

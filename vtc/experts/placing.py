@@ -18,8 +18,15 @@ from vtc.experts.placement import (
 )
 from vtc.experts.solving import align_devices, place_near_homes, place_together
 from vtc.experts.specialisation import visual_share
-from vtc.experts.statistics import ExpertUse, Floats, Numbers, Routes
-from vtc.experts.traffic import Replay, calls_by_home, homes_by_modality, homes_by_sample, replay
+from vtc.experts.statistics import ExpertUse, Floats, Numbers, Routes, use_digest
+from vtc.experts.traffic import (
+    Replay,
+    calls_by_home,
+    expected_calls,
+    homes_by_modality,
+    homes_by_sample,
+    replay,
+)
 from vtc.recipe.experts import METHODS, ExpertPlacement, Homes, Method
 
 
@@ -43,7 +50,10 @@ def place(use: ExpertUse, wanted: ExpertPlacement, model: str = "") -> Placement
     if problem := wanted.problem(use.experts):
         raise InputError(problem)
     load = use.chosen.sum(axis=1)
-    pairs = calls_by_home(use.routes, homes_of(use.routes, wanted), use.experts, wanted.devices)
+    if wanted.homes == "modality":
+        pairs = expected_calls(use.chosen, wanted.devices)
+    else:
+        pairs = calls_by_home(use.routes, homes_by_sample(use.routes, wanted.devices), use.experts, wanted.devices)
     methods: dict[Method, Callable[[], Placement]] = {
         "modality": lambda: place_by_modality(visual_share(use.chosen), wanted.devices),
         "contiguous": lambda: place_contiguous(use.layers, use.experts, wanted.devices),
@@ -55,7 +65,7 @@ def place(use: ExpertUse, wanted: ExpertPlacement, model: str = "") -> Placement
     placement = methods[wanted.placement]()
     if wanted.placement not in ("contiguous", "random") and not placement.has_copies:
         placement = align_devices(placement, pairs)
-    return replace(placement, model=model)
+    return replace(placement, model=model, statistics=use_digest(use))
 
 
 def homes_of(routes: Routes, wanted: ExpertPlacement) -> Numbers:
@@ -104,6 +114,9 @@ def halves(use: ExpertUse) -> tuple[ExpertUse, Routes]:
 def _solved(use: ExpertUse, wanted: ExpertPlacement, pairs: Floats) -> Placement:
     """Homes by modality make it a question of homes; homes by sample, of what is chosen together."""
     if wanted.homes == "modality":
-        return place_near_homes(pairs, wanted.devices, wanted.tolerance).placement
-    load = use.chosen.sum(axis=1)
-    return place_together(use.together.sum(axis=1), load, wanted.devices, wanted.tolerance, wanted.seed).placement
+        solved = place_near_homes(pairs, wanted.devices, wanted.tolerance)
+    else:
+        load = use.chosen.sum(axis=1)
+        solved = place_together(use.together.sum(axis=1), load, wanted.devices, wanted.tolerance, wanted.seed)
+    bound = "no bound known" if np.isnan(solved.gap).any() else f"gap at most {solved.gap.max():.2%}"
+    return replace(solved.placement, method=f"{solved.placement.method}, {bound}")

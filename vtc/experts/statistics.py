@@ -5,6 +5,7 @@ Sums of two runs over different data add up to those of both.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -136,6 +137,16 @@ class ExpertStatistics:
 
 SUMS = tuple(field.name for field in fields(ExpertUse) if field.name != "routes")
 """Attributes that are sums."""
+
+
+def use_digest(use: ExpertUse) -> str:
+    """SHA-256 of the sums and routes, which names what a placement or a choice of experts was made from."""
+    hashed = hashlib.sha256()
+    for key in SUMS:
+        hashed.update(np.ascontiguousarray(getattr(use, key), "<f8").tobytes())
+    for field in fields(Routes):
+        hashed.update(np.ascontiguousarray(getattr(use.routes, field.name), "<i8").tobytes())
+    return hashed.hexdigest()
 
 
 def save_statistics(path: Path, statistics: ExpertStatistics) -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vtc.errors import InputError
 from vtc.experts.placement import Placement
@@ -86,11 +87,8 @@ def homes_by_modality(routes: Routes, devices: int, visual_devices: int | None =
     visual_devices : int, optional
         How many are for visual tokens; half of them, rounded down, where none are given. With 2 devices, one each.
     """
-    visual_devices = devices // 2 if visual_devices is None else visual_devices
-    if not 0 < visual_devices < devices:
-        raise InputError(f"{visual_devices} of {devices} devices for visual tokens leave a modality without one")
+    text_devices, visual_devices = _devices_by_modality(devices, visual_devices)
     _, prompt = np.unique(routes.sample, return_inverse=True)
-    text_devices = devices - visual_devices
     visual = text_devices + prompt % visual_devices
     return np.where(routes.modality == VISUAL, visual, prompt % text_devices).astype(np.int64)
 
@@ -103,6 +101,24 @@ def calls_by_home(routes: Routes, homes: Numbers, experts: int, devices: int) ->
         pairs = chosen[there] * devices + homes[there, None]
         counts.append(np.bincount(pairs.ravel(), minlength=experts * devices).reshape(experts, devices))
     return np.stack(counts).astype(np.float64)
+
+
+def expected_calls(chosen: Floats, devices: int, visual_devices: int | None = None) -> Floats:
+    """Calls (L, E, devices) by tokens of each home, of sums (L, 2, E), where homes are by modality.
+
+    As :func:`calls_by_home` with :func:`homes_by_modality`, of all tokens and not of recorded routes alone.
+    """
+    text_devices, visual_devices = _devices_by_modality(devices, visual_devices)
+    of_each = np.array([1 / text_devices, 1 / visual_devices])
+    by_modality = chosen.transpose(0, 2, 1) * of_each
+    return np.repeat(by_modality, [text_devices, visual_devices], axis=2)
+
+
+def _devices_by_modality(devices: int, visual_devices: int | None) -> tuple[int, int]:
+    visual_devices = devices // 2 if visual_devices is None else visual_devices
+    if not 0 < visual_devices < devices:
+        raise InputError(f"{visual_devices} of {devices} devices for visual tokens leave a modality without one")
+    return devices - visual_devices, visual_devices
 
 
 def slots_of_calls(placement: Placement, layer: int, chosen: Numbers, homes: Numbers) -> Numbers:
@@ -163,8 +179,8 @@ def replay(routes: Routes, placement: Placement, homes: Numbers) -> Replay:
         if not len(members):
             return Traffic(0, *[float("nan")] * 4)
         own = there[:, members]
-        rows = zip(busy[:, members], own, strict=True)
-        calls = np.stack([np.bincount(row[mine].ravel(), minlength=devices) for row, mine in rows])
+        calls = _answered(busy[:, members], own, devices)
+        calls = calls[calls.any(axis=1)]
         return Traffic(
             len(members),
             float(leaves[:, members].any(axis=2)[own].mean()),
@@ -174,7 +190,11 @@ def replay(routes: Routes, placement: Placement, homes: Numbers) -> Replay:
         )
 
     text, visual = (of(np.flatnonzero(routes.modality == modality)) for modality in range(len(MODALITIES)))
-    calls = np.stack([np.bincount(row[own].ravel(), minlength=devices) for row, own in zip(busy, there, strict=True)])
     home = (homes[:, None] == np.arange(devices)).astype(np.int64)
     sent = np.einsum("th,ltd->lhd", home, visits.astype(np.int64))
-    return Replay(of(np.arange(tokens)), text, visual, calls, sent, experts)
+    return Replay(of(np.arange(tokens)), text, visual, _answered(busy, there, devices), sent, experts)
+
+
+def _answered(busy: Numbers, there: NDArray[np.bool_], devices: int) -> Numbers:
+    """Calls (L, devices) that each device answers, of those (L, T, k) of the tokens that are there (L, T)."""
+    return np.stack([np.bincount(busy[layer, there[layer]].ravel(), minlength=devices) for layer in range(len(busy))])
