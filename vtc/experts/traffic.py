@@ -183,7 +183,7 @@ def replay(routes: Routes, placement: Placement, homes: Numbers) -> Replay:
         calls = calls[calls.any(axis=1)]
         return Traffic(
             len(members),
-            float(leaves[:, members].any(axis=2)[own].mean()),
+            float(np.asarray(leaves[:, members].any(axis=2))[own].mean()),
             float(leaves[:, members][own].mean()),
             float(visits[:, members].sum(axis=2)[own].mean()),
             float((calls.max(axis=1) / calls.mean(axis=1)).mean()),
