@@ -80,6 +80,8 @@ class ExportRequest:
         Told what is done, how much of it is done and how much there is.
     warnings : sequence of str
         What the bundle is to repeat to whoever uses it.
+    placement : mapping or None
+        Where the experts of a mixture are to live, for the manifest (see :func:`vtc.experts.placement_files.to_json`).
     """
 
     models: Sequence[CompressedModel]
@@ -94,6 +96,7 @@ class ExportRequest:
     tuning: int = 0
     progress: Report = silent
     warnings: Sequence[str] = ()
+    placement: Mapping[str, Any] | None = None
 
     @property
     def model(self) -> CompressedModel:
@@ -272,7 +275,7 @@ def _manifest(
         "recipe": recipe.canonical(),
         "recipe_digest": recipe.digest,
         "plan": model.plan.to_dict(),
-        "baseline_plan": plan(NONE, model.adapter.facts).to_dict(),
+        "baseline_plan": plan(NONE, model.base_facts).to_dict(),
         "has_places": model.plan.has_places,
         "opset": request.opset,
         "variants": to_json(variants),
@@ -280,6 +283,7 @@ def _manifest(
         "graphs": graphs,
         "parity": {},
         "warnings": list(request.warnings),
+        **({"placement": dict(request.placement)} if request.placement is not None else {}),
     }
 
 

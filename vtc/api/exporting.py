@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ def export(
     from exporters.precision import precision
     from exporters.targets import target
     from exporters.variants import wanted_variants
-    from vtc.artifact import check_output
+    from vtc.artifact import check_output, read_manifest
 
     names, optimised = wanted_variants(as_list(variants))
     found = [target(name) for name in as_list(targets)]
@@ -151,5 +152,6 @@ def export(
         targets=found,
         progress=progress,
         warnings=warnings_of(Path(compressed)),
+        placement=read_manifest(Path(compressed), "compressed", sys.maxsize).get("placement"),
     )
     return ExportResult(Path(out), run(request, Path(out)))

@@ -26,7 +26,9 @@ PartSource = Callable[[Recipe, int], Path]
 
 def needs_data(recipe: Recipe) -> InputError:
     """What to tell a user who gave no data for a recipe that wants some."""
-    return InputError(f"recipe {recipe.name} leaves {recipe.autos[0]} to calibration; give --data DIR")
+    return InputError(
+        f"recipe {recipe.name} leaves {[*recipe.autos, *recipe.measured][0]} to calibration; give --data DIR"
+    )
 
 
 class Calibrator:

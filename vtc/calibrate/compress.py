@@ -12,10 +12,12 @@ from vtc.calibrate.calibrator import Calibrator, PartSource, needs_data
 from vtc.calibrate.measurements import Measurements
 from vtc.calibrate.needs import check_room
 from vtc.compressed.build import apply_recipe, check_questions
-from vtc.compressed.checkpoint import FILES, Origin, save_compressed
+from vtc.compressed.checkpoint import FILES, PLACEMENTS, Origin, save_compressed
 from vtc.compressed.model import CompressedModel
 from vtc.data.datasets import data_for
 from vtc.data.samples import samples_from
+from vtc.experts.placement import Placement as ExpertMap
+from vtc.experts.placing import place
 from vtc.facts.layout import ANY_IMAGE, ImageOptions
 from vtc.facts.placement import ON_CPU, Placement
 from vtc.models import check_model, load_adapter, model_digest, read_facts, resolve_model
@@ -83,12 +85,15 @@ class Completed:
         What was measured to choose them.
     warnings : tuple of str
         What a training had to say against its own result.
+    placement : ExpertMap or None
+        Where the experts of a mixture are to live, where the recipe asks.
     """
 
     model: CompressedModel
     recipe: Recipe
     measurements: dict[str, Any]
     warnings: tuple[str, ...] = ()
+    placement: ExpertMap | None = None
 
 
 def load_checkpoint(
@@ -177,10 +182,15 @@ def complete(
         parts.discard_others(recipe)
     samples = samples_from(adapter, calibration.data, calibration.samples, calibration.seed) if recipe.measured else []
     measurements = Measurements(work / f"{MEASUREMENTS}{digest[:12]}-{calibration.samples}-{calibration.seed}.json")
-    resolved = Calibrator(adapter, samples, measurements, digest, progress, parts).resolve(recipe)
+    calibrator = Calibrator(adapter, samples, measurements, digest, progress, parts)
+    resolved = calibrator.resolve(recipe)
     files = [resolved.checkpoint(number) for number, *_ in resolved.trained()]
     warnings = tuple(text for text in (read_metadata(file).get(WARNING) for file in files) if text)
-    return Completed(apply_recipe(adapter, resolved, model_digest=digest), resolved, measurements.values, warnings)
+    placement = None
+    if resolved.experts is not None:
+        placement = place(calibrator.measuring.experts(resolved), resolved.experts, digest)
+    model = apply_recipe(adapter, resolved, model_digest=digest)
+    return Completed(model, resolved, measurements.values, warnings, placement)
 
 
 def compress(
@@ -228,15 +238,15 @@ def compress(
     check_questions(outline, recipe)
     check_output(out, "compressed")
     data = data_for(str(model), calibration.data)
-    if recipe.autos and data is None:
+    if (recipe.autos or recipe.measured) and data is None:
         raise needs_data(recipe)
     shipped = str(model) == "reference" and not calibration.retrain
     calibration = replace(calibration, data=data)
     check_room(outline, recipe, out, calibration, placement, trains=not shipped)
     checkpoint = load_checkpoint(model, image_options, placement)
     with open_work(out, "vtc compress") as work:
-        work.claim(*FILES, f"{MEASUREMENTS}*", *part_names(recipe))
+        work.claim(*FILES, *PLACEMENTS, f"{MEASUREMENTS}*", *part_names(recipe))
         completed = complete(checkpoint, recipe, work.path, calibration, progress)
         found = completed.model, completed.recipe, checkpoint.origin, completed.measurements, completed.warnings
-        save_compressed(work, out, *found)
+        save_compressed(work, out, *found, completed.placement)
     return completed

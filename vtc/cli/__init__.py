@@ -33,6 +33,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "check": ("vtc.cli.check", "command", "Validate a recipe, and with --smoke the whole pipeline on it."),
     "calibrate": ("vtc.cli.calibrate", "command", "Measure who uses which expert of a mixture of experts."),
+    "place": ("vtc.cli.place", "command", "Place the experts of a mixture on devices, by who uses them."),
     "compress": ("vtc.cli.compress", "command", "Apply a recipe to a model and calibrate it."),
     "export": ("vtc.cli.export", "command", "Write a compressed model as an ONNX bundle, and prove parity."),
     "optimize": ("vtc.cli.optimize", "command", "Add variants to a bundle that run faster on a CPU or a GPU."),

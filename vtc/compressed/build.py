@@ -183,6 +183,7 @@ def build_modules(
 
 def assemble(adapter: VLMAdapter, token_plan: TokenPlan, modules: Modules) -> CompressedModel:
     """Put the modules of stages where they act; see :func:`apply_recipe` for what comes out."""
+    base_facts = adapter.facts
     stages = [module for module in modules.values() if isinstance(module, TokenStage)]
     for stage in modules.values():
         if isinstance(stage, ModelStage):
@@ -191,5 +192,6 @@ def assemble(adapter: VLMAdapter, token_plan: TokenPlan, modules: Modules) -> Co
     tells_padding = bool(cuts) and adapter.pixels.pads
     vision = VisionEncoder(adapter, token_plan.encoder_layers, stages, tells_padding=tells_padding)
     model = CompressedModel(adapter, token_plan, vision, cuts=cuts).eval().requires_grad_(False)
+    model.base_facts = base_facts
     model.trained.to(next(adapter.embed_tokens.parameters()).device)
     return model

@@ -21,6 +21,8 @@ from vtc.compressed.build import apply_recipe, load_state
 from vtc.compressed.model import CompressedModel
 from vtc.compressed.needs import BeforeLoading
 from vtc.errors import BundleError, ModelError, one_line
+from vtc.experts.placement import Placement as ExpertMap
+from vtc.experts.placement_files import save_for_sglang, save_placement, to_json
 from vtc.facts.layout import ImageOptions, image_options_of
 from vtc.facts.placement import ON_CPU, Placement
 from vtc.finite import first_not_finite
@@ -38,6 +40,8 @@ SCHEMA = 3
 """Until schema 2, `image_options` was called `serving`, and `handoffs` in the state `entrances`."""
 
 RECIPE, STATE = FILES = ("recipe.yaml", "state.safetensors")
+PLACEMENTS = {"placement.json": save_placement, "placement_sglang.json": save_for_sglang}
+"""Files of a placement of experts, where the recipe asks for one."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ def save_compressed(
     origin: Origin,
     calibration: dict[str, Any],
     warnings: Sequence[str] = (),
+    placement: ExpertMap | None = None,
 ) -> Path:
     """Write a compressed model, whole or not at all.
 
@@ -80,6 +85,8 @@ def save_compressed(
         What was measured to choose values, for the record.
     warnings : sequence of str
         What whoever uses the model should be told (see :func:`vtc.compressed.inspection.warnings_of`).
+    placement : ExpertMap or None
+        Where the experts of a mixture are to live.
 
     Returns
     -------
@@ -103,6 +110,11 @@ def save_compressed(
         "calibration": calibration,
         "warnings": list(warnings),
     }
+    if placement is not None:
+        manifest["placement"] = to_json(placement)
+        for name, write in PLACEMENTS.items():
+            write(directory / name, placement)
+            files.append(directory / name)
     return publish(work, out, manifest, [file.relative_to(directory).as_posix() for file in files if file.is_file()])
 
 

@@ -66,6 +66,11 @@ class CompressedModel(nn.Module):
         K; None takes it from the plan.
     cuts : mapping of segment number to CutStage
         For segments that are entered by ``prune``.
+
+    Attributes
+    ----------
+    base_facts : ModelFacts
+        Sizes of the model before any stage, which may have fewer experts now.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class CompressedModel(nn.Module):
     ) -> None:
         super().__init__()
         self.adapter = adapter
+        self.base_facts = adapter.facts
         self.plan = plan
         self.vision: Any = vision
         self.keep_per_span = plan.keep_per_span if keep_per_span is None else keep_per_span

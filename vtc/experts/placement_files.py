@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,13 @@ FORMAT = "vtc-expert-placement-1"
 
 def save_placement(path: Path, placement: Placement) -> None:
     """Write a placement as JSON, whole or not at all."""
+    _write(path, json.dumps(to_json(placement)))
+
+
+def to_json(placement: Placement) -> dict[str, Any]:
+    """Plain JSON data of a placement: which expert each slot holds, and what it was made from."""
     about = {key: getattr(placement, key) for key in ("model", "statistics", "method", "experts", "devices")}
-    _write(path, json.dumps({"format": FORMAT} | about | _map(placement)))
+    return {"format": FORMAT} | about | _map(placement)
 
 
 def load_placement(path: Path) -> Placement:
@@ -100,3 +106,11 @@ def _write(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.tmp")
     draft.write_text(text + "\n", "utf-8")
     draft.replace(path)
+
+
+WRITERS: dict[str, Callable[[Path, Placement], None]] = {
+    "vtc": save_placement,
+    "sglang": save_for_sglang,
+    "tensorrt-llm": save_for_tensorrt_llm,
+}
+"""For whom a placement is written, to the function that does."""
