@@ -22,7 +22,7 @@ from docs.studies.peers import environment
 from vtc.experts.parallel import PHASES, Case, ExpertLayer, ParallelRun, Workload, run_alone, run_parallel
 from vtc.experts.placement import place_balanced, place_by_modality, place_contiguous, place_eplb, place_shuffled
 from vtc.experts.simulate import fit_machine, simulate_step, token_bytes
-from vtc.experts.solving import place_near_homes, place_together
+from vtc.experts.solving import align_devices, place_near_homes, place_together
 from vtc.experts.specialisation import visual_share
 from vtc.experts.statistics import Floats, Routes, load_statistics
 from vtc.experts.traffic import Replay, calls_by_home, homes_by_modality, homes_by_sample, replay
@@ -57,6 +57,7 @@ def cases_of(routes: Routes, experts: int, devices: int) -> dict[str, Case]:
     placements = {f"shuffled {seed}": place_shuffled(layers, experts, devices, seed) for seed in range(len(FITTED))} | {
         "contiguous": place_contiguous(layers, experts, devices),
         "balanced": place_balanced(load, devices),
+        "balanced, aligned": align_devices(place_balanced(load, devices), pairs),
         "eplb": place_eplb(load, devices, copies=devices),
         "by modality": place_by_modality(visual_share(chosen), devices),
         "solved, modality": place_near_homes(pairs, devices, tolerance=0.1).placement,
@@ -129,7 +130,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "load": os.getloadavg(),
         "settings": {key: str(value) for key, value in vars(options).items()},
         "constants": asdict(machine),
-        "error": {"median": float(np.median(errors)), "largest": float(errors.max()), "runs": len(errors)},
+        "error": {
+            "runs": len(errors),
+            "median": float(np.median(errors)),
+            "largest": float(errors.max()),
+            "within 10 %": float((errors <= 0.1).mean()),
+        },
         "runs": table,
     }
 

@@ -1,6 +1,6 @@
 """Expert parallelism for real: processes of this machine that own experts and send each other tokens (PyTorch, gloo).
 
-What is sent is counted where it is sent, and every phase is timed. The work of a layer: a process sends each of its
+What is sent is counted where it arrives, and every phase is timed. The work of a layer: a process sends each of its
 tokens once to every other process that has an expert which the token calls, with the calls' slots and weights; it
 computes what was sent to it, and sends back one sum for each token.
 """
@@ -225,8 +225,7 @@ class _Share:
         self.sendings = [_plan(work, case, layer, me) for layer in range(len(work.layers))]
         self.hidden = self.tokens
         self.calls = np.zeros(len(work.layers), np.int64)
-        self.bytes = np.zeros((len(work.layers), case.placement.devices), np.int64)
-        self.answered = np.zeros_like(self.bytes)
+        self.received, self.bytes = np.zeros((2, len(work.layers), case.placement.devices), np.int64)
         self.phases: list[Floats] = []
         self.seconds: list[float] = []
 
@@ -251,17 +250,19 @@ class _Share:
         dist.all_to_all_single(received, out, arriving, sending.counts)
         dispatched = time.perf_counter()
         active = sending.slots.shape[1]
-        tokens, weight, slots = received[:, :width], received[:, width:-active], received[:, -active:]
-        made = _answer(experts, self.hidden, sending.own_slots, self.weight[layer])
-        answers = _answer(experts, tokens, slots.long(), weight)
+        tokens = torch.cat([self.hidden, received[:, :width]])
+        weight = torch.cat([self.weight[layer], received[:, width:-active]])
+        slots = torch.cat([sending.own_slots, received[:, -active:].long()])
+        made, answers = _answer(experts, tokens, slots, weight).split_with_sizes([len(self.hidden), len(received)])
         computed = time.perf_counter()
         returned = answers.new_empty(len(sending.rows), width)
         dist.all_to_all_single(returned, answers, sending.counts, arriving)
         self.hidden = (self.hidden + made).index_add_(0, sending.rows, returned)
         combined = time.perf_counter()
-        self.calls[layer] = int((sending.own_slots >= 0).sum() + (slots >= 0).sum())
-        self.bytes[layer] = np.array(sending.counts) * out.shape[1] * out.element_size()
-        self.answered[layer] = np.array(arriving) * width * answers.element_size()
+        self.calls[layer] = int((slots >= 0).sum())
+        self.received[layer] = arriving
+        answered = np.array(sending.counts) * returned[:1].nbytes
+        self.bytes[layer] = self.received[layer] * received[:1].nbytes + answered
         return dispatched - start, computed - dispatched, combined - computed
 
     def result(self) -> dict[str, np.ndarray]:
@@ -271,9 +272,9 @@ class _Share:
             "output": self.hidden.numpy(),
             "seconds": np.array(self.seconds[1:]),
             "phases": np.stack(self.phases[1:]),
-            "sent": np.array([sending.counts for sending in self.sendings]),
+            "received": self.received,
             "calls": self.calls,
-            "bytes": self.bytes + self.answered,
+            "bytes": self.bytes,
         }
 
 
@@ -291,12 +292,12 @@ def _collect(scratch: Path, number: int, case: Case, work: Workload, repeats: in
     output = torch.empty_like(work.hidden)
     for part in parts:
         output[torch.from_numpy(part["rows"])] = torch.from_numpy(part["output"])
-    # Of a device, what it sent as a home, and the answers that it sent to other homes.
+    # What was sent is counted by who received it.
     return ParallelRun(
         output=output,
         seconds=np.max([part["seconds"] for part in parts], axis=0),
         phases=np.stack([part["phases"] for part in parts], axis=2),
-        sent=np.stack([part["sent"] for part in parts], axis=1),
+        sent=np.stack([part["received"] for part in parts], axis=2),
         calls=np.stack([part["calls"] for part in parts], axis=1),
-        bytes=np.stack([part["bytes"] for part in parts], axis=1),
+        bytes=np.stack([part["bytes"] for part in parts], axis=2),
     )
