@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,10 +63,12 @@ class Questions:
     ----------
     count, seed : int
     split : {"test", "train"}
+    model : Path or None
+        The checkpoint that answers; None is the reference VLM.
     """
 
-    def __init__(self, count: int, seed: int, split: Any = "test") -> None:
-        self.adapter: VLMAdapter = load_adapter(reference_dir())
+    def __init__(self, count: int, seed: int, split: Any = "test", model: Path | None = None) -> None:
+        self.adapter: VLMAdapter = load_adapter(model or reference_dir())
         self.digest = model_digest(self.adapter.path)
         assert self.adapter.facts.grid is not None
         self.grid: Grid = self.adapter.facts.grid

@@ -1,0 +1,225 @@
+"""Everything that docs/experts.md shows of the reference mixtures: ``python -m docs.studies.experts``.
+
+Trains the mixtures (kept in ``--work``, so that a second run goes on), answers the same questions of the test split
+with each, drops and merges experts, places experts on devices and counts traffic in real processes. Writes
+``docs/results/experts.json``, the figures and the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from docs.studies.expert_parallel import measured_placements
+from docs.studies.expert_tables import TABLES
+from docs.studies.harness import Answers, Questions
+from docs.studies.pages import fill_tables
+from docs.studies.peers import environment
+from vtc.calibrate.calibrator import Calibrator
+from vtc.calibrate.experts import expert_use
+from vtc.calibrate.measurements import Measurements
+from vtc.compressed.build import apply_recipe
+from vtc.data.samples import samples_from
+from vtc.evaluate import stats
+from vtc.experts.parallel import ExpertLayer
+from vtc.experts.picture import draw_experts
+from vtc.experts.placing import compare
+from vtc.experts.specialisation import modality_bins, specialisation_index, visual_share
+from vtc.experts.statistics import VISUAL, ExpertUse
+from vtc.models.routers import router_and_experts
+from vtc.progress import progress
+from vtc.recipe import NONE, Recipe
+from vtc.recipe.experts import ExpertPlacement
+from vtc.reference import reference_dir
+from vtc.reference.training.experts import ExpertConfig, train
+
+DOCS = Path(__file__).resolve().parents[1]
+ARMS = {"load balance alone": "none", "SMoES, attention": "attention", "SMoES, Gaussian": "gaussian"}
+MEASURED_ON = 128
+"""Questions of the training split that expert statistics are of."""
+RANDOM_DRAWS = 8
+HALF: dict[str, dict[str, Any]] = {
+    "REAP, modality-aware": {"score": "reap", "modality": "aware"},
+    "REAP": {"score": "reap", "modality": "both"},
+    "REAP, visual tokens alone": {"score": "reap", "modality": "visual"},
+    "REAP, text alone": {"score": "reap", "modality": "text"},
+    "frequency, modality-aware": {"score": "frequency", "modality": "aware"},
+    "frequency": {"score": "frequency", "modality": "both"},
+    "mean output norm": {"score": "ean_mean", "modality": "both"},
+    "NAEE": {"score": "naee"},
+}
+
+
+@dataclass
+class Mixture:
+    """A mixture, and the test questions that it answers.
+
+    Attributes
+    ----------
+    path : Path
+    count : int
+        Questions.
+    """
+
+    path: Path
+    count: int
+
+    @cached_property
+    def questions(self) -> Questions:
+        """Of the test split, one an image."""
+        return Questions(self.count, 0, model=self.path)
+
+    @cached_property
+    def use(self) -> ExpertUse:
+        """Its experts' use on the training split."""
+        adapter = self.questions.adapter
+        return expert_use(apply_recipe(adapter, NONE), samples_from(adapter, "reference", MEASURED_ON, 0))
+
+    @property
+    def experts(self) -> list[ExpertLayer]:
+        """Of each layer."""
+        found = [router_and_experts(layer) for layer in self.questions.adapter.decoder_layers]
+        return [ExpertLayer(both[1].gate_up_proj, both[1].down_proj) for both in found if both is not None]
+
+    def resolved(self, stage: dict[str, Any]) -> Recipe:
+        """A recipe of one stage, what it leaves open chosen on the training split."""
+        recipe = Recipe.model_validate({"version": 1, "name": "study", "stages": [stage]})
+        adapter = self.questions.adapter
+        samples = samples_from(adapter, "reference", MEASURED_ON, 0)
+        return Calibrator(adapter, samples, Measurements(), self.questions.digest).resolve(recipe)
+
+    def answer(self, stage: dict[str, Any]) -> Answers:
+        """Answers with a stage."""
+        return self.questions.answer(self.resolved(stage))
+
+
+def trained(mixtures: dict[str, Mixture], dense: Questions) -> dict[str, Any]:
+    """Accuracy of each mixture, paired with the one trained by load balance alone, and its specialisation by layer."""
+    rival = mixtures["load balance alone"].questions.original.scores
+    rows: dict[str, Any] = {}
+    every = {"dense reference": dense, **{name: one.questions for name, one in mixtures.items()}}
+    for name, questions in every.items():
+        scores = questions.original.scores
+        difference = scores - rival
+        rows[name] = {
+            "questions": len(scores),
+            "accuracy": float(scores.mean()),
+            "difference": float(difference.mean()),
+            "ci95": list(stats.mean_interval(difference, questions.images, seed=0) or ()),
+        }
+        if name in mixtures:
+            rows[name] |= specialised(mixtures[name].use)
+    return rows
+
+
+def specialised(use: ExpertUse) -> dict[str, Any]:
+    """Specialisation by layer, and what goes with it."""
+    bins = modality_bins(visual_share(use.chosen), ExpertConfig().bins)
+    load = use.chosen.sum(axis=1)
+    soft = {name: scores[:, VISUAL].sum(axis=1) / scores.sum(axis=(1, 2)) for name, scores in _soft(use).items()}
+    return {
+        "specialisation": specialisation_index(use.chosen).tolist(),
+        "specialisation_of_bins": specialisation_index(use.chosen, bins).tolist(),
+        "load_max_over_mean": (load.max(axis=1) / load.mean(axis=1)).tolist(),
+        "soft_visual_share": {name: share.tolist() for name, share in soft.items()},
+    }
+
+
+def _soft(use: ExpertUse) -> dict[str, Any]:
+    return {"attention": use.attention, "gaussian": use.gaussian}
+
+
+def placed(mixtures: dict[str, Mixture], prompts: Sequence[int], repeats: int) -> dict[str, Any]:
+    """Traffic and load of each placement of each mixture on 2 and 4 devices: counted, and run by real processes."""
+    found: dict[str, Any] = {}
+    for name, mixture in mixtures.items():
+        found[name] = {}
+        for devices in (2, 4):
+            wanted = ExpertPlacement(devices=devices)
+            counted = {
+                f"{method} / {homes}": {part: asdict(getattr(row, part)) for part in ("all", "text", "visual")}
+                for method, homes, row in compare(mixture.use, wanted)
+            }
+            measured = measured_placements(mixture.use, mixture.experts, devices, prompts, repeats)
+            found[name][str(devices)] = {"counted": counted, "measured": measured}
+    return found
+
+
+def fewer(mixture: Mixture) -> dict[str, Any]:
+    """Retention with half of the experts dropped by each score, with a quarter, and with experts merged."""
+    questions, found = mixture.questions, dict[str, Any]()
+    half, answers = dict[str, Any](), dict[str, Answers]()
+    for name, how in HALF.items():
+        answers[name] = mixture.answer({"kind": "prune_experts", "keep": 0.5, **how})
+        half[name] = questions.retention(answers[name])
+    draws = [
+        mixture.answer({"kind": "prune_experts", "keep": 0.5, "score": "random", "seed": seed})
+        for seed in range(RANDOM_DRAWS)
+    ]
+    answers["random"] = Answers(np.mean([one.scores for one in draws], axis=0), [], draws[0].layer_average)
+    half["random"] = questions.retention(answers["random"])
+    half["random"]["draws"] = [float(one.scores.mean()) for one in draws]
+    for name, rival in answers.items():
+        if name != "REAP, modality-aware":
+            half[name]["behind"] = questions.ahead(answers["REAP, modality-aware"], rival)
+    found["half"] = half
+    found["quarter"] = {
+        name: questions.retention(mixture.answer(stage))
+        for name, stage in (
+            ("REAP, modality-aware", {"kind": "prune_experts", "keep": 0.75, **HALF["REAP, modality-aware"]}),
+            ("REAP", {"kind": "prune_experts", "keep": 0.75, **HALF["REAP"]}),
+            ("merged by output (HC-SMoE)", {"kind": "merge_experts", "keep": 0.75}),
+        )
+    }
+    found["half"]["merged by output (HC-SMoE)"] = questions.retention(
+        mixture.answer({"kind": "merge_experts", "keep": 0.5})
+    )
+    return found
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Measure what docs/experts.md shows.")
+    parser.add_argument("--work", type=Path, default=Path("out/experts"), help="trained mixtures")
+    parser.add_argument("--no-train", action="store_true", help="leave out mixtures that are not there")
+    parser.add_argument("--questions", type=int, default=2400)
+    parser.add_argument("--prompts", type=int, nargs="+", default=[4, 12, 36], help="at once, in expert-parallel runs")
+    parser.add_argument("--repeats", type=int, default=15, help="timed runs of each placement")
+    parser.add_argument("--only", choices=("trained", "placed", "fewer"), help="measure one part, keep the others")
+    parser.add_argument("--threads", type=int, default=0)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    mixtures: dict[str, Mixture] = {}
+    for name, scores in ARMS.items():
+        path = options.work / scores
+        if not options.no_train:
+            train(ExpertConfig(scores=scores), path, options.work / f"{scores}.work")  # type: ignore[arg-type]
+        if (path / "config.json").is_file():
+            mixtures[name] = Mixture(path, options.questions)
+    file = DOCS / "results" / "experts.json"
+    results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    results |= {"machine": environment.machine(), "training": asdict(ExpertConfig())}
+    with progress():
+        if options.only in (None, "trained"):
+            results["trained"] = trained(mixtures, Questions(options.questions, 0, model=reference_dir()))
+        if options.only in (None, "placed"):
+            results["placed"] = placed(mixtures, options.prompts, options.repeats)
+        if options.only in (None, "fewer"):
+            results["fewer"] = {name: fewer(one) for name, one in mixtures.items() if name != "SMoES, Gaussian"}
+    file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    for name, mixture in mixtures.items():
+        draw_experts(mixture.use).save(DOCS / "figures" / f"experts_{ARMS[name]}.png")
+    fill_tables(DOCS / "experts.md", results, TABLES)
+
+
+if __name__ == "__main__":
+    main()
