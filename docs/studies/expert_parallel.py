@@ -19,13 +19,14 @@ import numpy as np
 import torch
 
 from docs.studies.peers import environment
-from vtc.experts.parallel import PHASES, Case, ExpertLayer, ParallelRun, Workload, run_alone, run_parallel
+from vtc.experts.parallel import PHASES, ParallelRun, run_parallel
 from vtc.experts.placement import place_balanced, place_by_modality, place_contiguous, place_eplb, place_shuffled
 from vtc.experts.simulate import fit_machine, simulate_step, token_bytes
 from vtc.experts.solving import align_devices, place_near_homes, place_together
 from vtc.experts.specialisation import visual_share
 from vtc.experts.statistics import Floats, Routes, load_statistics
 from vtc.experts.traffic import Replay, calls_by_home, homes_by_modality, homes_by_sample, replay
+from vtc.experts.workload import Case, ExpertLayer, Workload, run_alone
 
 DOCS = Path(__file__).resolve().parents[1]
 FITTED = ("shuffled 0", "shuffled 1", "shuffled 2")

@@ -15,11 +15,12 @@ import torch
 
 from tests.experts.uses import synthetic_routes, use_of
 from vtc.errors import InputError, VtcError
-from vtc.experts.parallel import Case, ExpertLayer, Workload, run_alone, run_parallel
+from vtc.experts.parallel import run_parallel
 from vtc.experts.placement import place_contiguous, place_eplb, place_shuffled
 from vtc.experts.placement_files import expert_order
 from vtc.experts.simulate import token_bytes
 from vtc.experts.traffic import homes_by_modality, homes_by_sample, replay
+from vtc.experts.workload import Case, ExpertLayer, Workload, run_alone
 
 LAYERS, EXPERTS, ACTIVE, WIDTH, INNER = 2, 8, 2, 16, 8
 ROUTES = synthetic_routes(LAYERS, EXPERTS, ACTIVE, prompts=4)
