@@ -29,11 +29,11 @@ from vtc.calibrate.measurements import Measurements
 from vtc.compressed.build import apply_recipe
 from vtc.data.samples import samples_from
 from vtc.evaluate import stats
-from vtc.experts.parallel import ExpertLayer
 from vtc.experts.picture import draw_experts
 from vtc.experts.placing import compare
 from vtc.experts.specialisation import modality_bins, specialisation_index, visual_share
 from vtc.experts.statistics import VISUAL, ExpertUse
+from vtc.experts.workload import ExpertLayer
 from vtc.models.routers import router_and_experts
 from vtc.progress import progress
 from vtc.recipe import NONE, Recipe

@@ -15,10 +15,12 @@ import torch
 
 from tests.experts.uses import synthetic_routes, use_of
 from vtc.errors import InputError, VtcError
-from vtc.experts.parallel import Case, ExpertLayer, Workload, run_alone, run_parallel
-from vtc.experts.placement import place_contiguous, place_eplb
+from vtc.experts.parallel import run_parallel
+from vtc.experts.placement import place_contiguous, place_eplb, place_shuffled
+from vtc.experts.placement_files import expert_order
 from vtc.experts.simulate import token_bytes
 from vtc.experts.traffic import homes_by_modality, homes_by_sample, replay
+from vtc.experts.workload import Case, ExpertLayer, Workload, run_alone
 
 LAYERS, EXPERTS, ACTIVE, WIDTH, INNER = 2, 8, 2, 16, 8
 ROUTES = synthetic_routes(LAYERS, EXPERTS, ACTIVE, prompts=4)
@@ -50,6 +52,15 @@ def test_one_process_does_what_the_formula_says() -> None:
         made = torch.einsum("tkdf,tkf->tkd", layer.down[chosen], gate * torch.sigmoid(gate) * up)
         expected = expected + (made * weight[..., None]).sum(dim=1)
     torch.testing.assert_close(run_alone(work), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_experts_in_another_order_compute_the_same() -> None:
+    work = workload()
+    order = expert_order(place_shuffled(LAYERS, EXPERTS, 2, seed=1))
+    layers = [ExpertLayer(one.gate_up[of], one.down[of]) for one, of in zip(work.layers, order, strict=True)]
+    chosen = np.argsort(order, axis=1)[np.arange(LAYERS)[:, None, None], work.chosen]
+    assert (chosen != work.chosen).any()
+    torch.testing.assert_close(run_alone(replace(work, layers=layers, chosen=chosen)), run_alone(work))
 
 
 @pytest.mark.slow

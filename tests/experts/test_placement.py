@@ -112,7 +112,13 @@ def test_files(tmp_path: Path) -> None:
         loaded.check_model("a" * 64, 3, 16, path)
     save_for_sglang(path, placement)
     assert json.loads(path.read_text()) == {"physical_to_logical_map": placement.expert_of_slot.tolist()}
-    save_for_tensorrt_llm(path, placement, first_layer=1)
+    save_for_sglang(path, placement, decoder_layers=[1, 3])
+    rows = json.loads(path.read_text())["physical_to_logical_map"]
+    assert rows[1::2] == placement.expert_of_slot.tolist()
+    assert rows[0] == rows[2] == [*range(16), 0, 1]
+    with pytest.raises(InputError, match=r"2 layers is not of decoder layers \[1\]"):
+        save_for_sglang(path, placement, decoder_layers=[1])
+    save_for_tensorrt_llm(path, placement, decoder_layers=[1, 2])
     llm = yaml.safe_load(path.read_text())
     assert llm["num_slots"] == 18
     assert llm["initial_global_assignments"] == {1: eplb.expert_of_slot[0].tolist(), 2: eplb.expert_of_slot[1].tolist()}

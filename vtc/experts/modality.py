@@ -120,7 +120,7 @@ def modality_bin_joint(scores: Tensor, probabilities: Tensor, bins: Tensor, mass
     mass : {"equal", "tokens"}
         ``equal``: each modality has half of the mass, as the paper prints it. ``tokens``: as much as its tokens.
     """
-    members = nn.functional.one_hot(bins).to(probabilities)
+    members = _members(bins, probabilities)
     weights = scores.detach().to(probabilities)
     joint = torch.einsum("btm,btk->bmk", weights, probabilities @ (members / members.sum(dim=0).clamp(min=1)))
     tiny = torch.finfo(joint.dtype).tiny
@@ -172,10 +172,8 @@ def intra_bin_balance_loss(probabilities: Tensor, selected: Tensor, bins: Tensor
         As in :func:`load_balance_loss`.
     bins : Tensor of shape (E,), int64
     """
-    if bins.shape != probabilities.shape[-1:]:
-        raise InputError(f"{len(bins)} experts have a bin, but the router has {probabilities.shape[-1]}")
     experts = probabilities.shape[-1]
-    members = nn.functional.one_hot(bins).to(probabilities)
+    members = _members(bins, probabilities)
     tiny = torch.finfo(probabilities.dtype).tiny
 
     def within(values: Tensor) -> Tensor:
@@ -184,3 +182,10 @@ def intra_bin_balance_loss(probabilities: Tensor, selected: Tensor, bins: Tensor
     share = within(torch.bincount(selected.flatten(), minlength=experts).to(probabilities))
     mean = within(probabilities.reshape(-1, experts).mean(dim=0))
     return ((share * mean) @ members * members.sum(dim=0)).mean()
+
+
+def _members(bins: Tensor, probabilities: Tensor) -> Tensor:
+    """Which bin (E, bins) each expert is of."""
+    if bins.shape != probabilities.shape[-1:]:
+        raise InputError(f"{len(bins)} experts have a bin, but the router has {probabilities.shape[-1]}")
+    return nn.functional.one_hot(bins).to(probabilities)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from vtc.experts.statistics import Numbers
 from vtc.files import read_json
 
 FORMAT = "vtc-expert-placement-1"
+MAP = "physical_to_logical_map"
+"""As SGLang and EPLB call it."""
 
 
 def save_placement(path: Path, placement: Placement) -> None:
@@ -26,7 +28,7 @@ def save_placement(path: Path, placement: Placement) -> None:
 def to_json(placement: Placement) -> dict[str, Any]:
     """Plain JSON data of a placement: which expert each slot holds, and what it was made from."""
     about = {key: getattr(placement, key) for key in ("model", "statistics", "method", "experts", "devices")}
-    return {"format": FORMAT} | about | _map(placement)
+    return {"format": FORMAT} | about | {MAP: placement.expert_of_slot.tolist()}
 
 
 def load_placement(path: Path) -> Placement:
@@ -43,7 +45,7 @@ def load_placement(path: Path) -> Placement:
         about: dict[str, Any] = read_json(path)
         if about["format"] != FORMAT:
             raise ValueError("another format")
-        slots = np.array(about["physical_to_logical_map"])
+        slots = np.array(about[MAP])
         if slots.ndim != 2 or slots.dtype.kind != "i":
             raise ValueError("not a table of experts")
         texts = {key: str(about[key]) for key in ("model", "statistics", "method")}
@@ -56,26 +58,29 @@ def load_placement(path: Path) -> Placement:
         raise InputError(f"{path}: {error}") from error
 
 
-def save_for_sglang(path: Path, placement: Placement) -> None:
+def save_for_sglang(path: Path, placement: Placement, decoder_layers: Sequence[int] | None = None) -> None:
     """Write what SGLang takes as ``--init-expert-location FILE.json``.
 
     SGLang passes every key on to a function, so that the file has this one key and no other. It also wants
     ``--ep-size`` equal to the devices, and ``--ep-num-redundant-experts`` equal to the copies.
-    """
-    _write(path, json.dumps(_map(placement)))
-
-
-def save_for_tensorrt_llm(path: Path, placement: Placement, first_layer: int = 0) -> None:
-    """Write what TensorRT-LLM takes as ``moe_config.load_balancer``, a file of YAML.
 
     Parameters
     ----------
     path : Path
     placement : Placement
-    first_layer : int
-        Number of the first decoder layer that has experts.
+    decoder_layers : sequence of int, optional
+        Numbers of the decoder layers that have experts; all of them where none are given. SGLang has a row for every
+        layer, and never reads those of others.
     """
-    rows = {first_layer + layer: row.tolist() for layer, row in enumerate(placement.expert_of_slot)}
+    numbers = _numbers(placement, decoder_layers)
+    rows = np.tile(np.arange(placement.slots) % placement.experts, (max(numbers) + 1, 1))
+    rows[numbers] = placement.expert_of_slot
+    _write(path, json.dumps({MAP: rows.tolist()}))
+
+
+def save_for_tensorrt_llm(path: Path, placement: Placement, decoder_layers: Sequence[int] | None = None) -> None:
+    """Write what TensorRT-LLM takes as ``moe_config.load_balancer``, a file of YAML; parameters as for SGLang."""
+    rows = dict(zip(_numbers(placement, decoder_layers), placement.expert_of_slot.tolist(), strict=True))
     about = {"num_slots": placement.slots, "initial_global_assignments": rows, "layer_updates_per_iter": 0}
     _write(path, yaml.safe_dump(about, default_flow_style=None, width=10**6, sort_keys=False))
 
@@ -98,8 +103,11 @@ def expert_order(placement: Placement) -> Numbers:
     return placement.expert_of_slot
 
 
-def _map(placement: Placement) -> dict[str, Any]:
-    return {"physical_to_logical_map": placement.expert_of_slot.tolist()}
+def _numbers(placement: Placement, decoder_layers: Sequence[int] | None) -> list[int]:
+    numbers = list(range(placement.layers) if decoder_layers is None else decoder_layers)
+    if len(numbers) != placement.layers:
+        raise InputError(f"a placement of {placement.layers} layers is not of decoder layers {numbers}")
+    return numbers
 
 
 def _write(path: Path, text: str) -> None:

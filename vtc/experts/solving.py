@@ -60,7 +60,7 @@ def place_near_homes(pairs: Floats, devices: int, tolerance: float = 0.05, secon
     tolerance : float
         Largest load of a device above the mean, as a fraction.
     seconds : float
-        Most time for each layer.
+        Most time for each layer; HiGHS may take somewhat longer to stop.
     """
     start = time.perf_counter()
     load = pairs.sum(axis=2)
