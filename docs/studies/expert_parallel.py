@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from vtc.experts.parallel import Case, ParallelRun, run_parallel
+from vtc.experts.parallel import PHASES, ParallelRun, run_parallel
 from vtc.experts.placing import halves, homes_of, place
-from vtc.experts.process import PHASES
 from vtc.experts.simulate import fit_machine, simulate_step, token_bytes
 from vtc.experts.statistics import ExpertUse, Routes
 from vtc.experts.traffic import Replay, replay
-from vtc.experts.workload import ExpertLayer, Workload, run_alone
+from vtc.experts.workload import Case, ExpertLayer, Workload, run_alone
 from vtc.recipe.experts import METHODS, ExpertPlacement, Homes
 
 FITTED = range(1, 5)

@@ -13,7 +13,7 @@ import yaml
 from tests.experts.uses import synthetic_routes, use_of
 from vtc.errors import InputError
 from vtc.experts.placement import (
-    Placement,
+    ExpertMap,
     place_balanced,
     place_by_modality,
     place_contiguous,
@@ -51,11 +51,11 @@ LEAVES_OUT = json.dumps(
 )
 
 
-def devices_of(placement: Placement, layer: int = 0) -> Numbers:
+def devices_of(placement: ExpertMap, layer: int = 0) -> Numbers:
     return placement.slots_of(layer)[:, 0] // placement.room
 
 
-def most_load(placement: Placement) -> Floats:
+def most_load(placement: ExpertMap) -> Floats:
     loads = np.take_along_axis(LOAD, placement.expert_of_slot, 1).reshape(placement.layers, placement.devices, -1)
     return np.asarray(loads.sum(axis=2).max(axis=1) / loads.sum(axis=2).mean(axis=1))
 
@@ -89,7 +89,7 @@ def test_a_placement_that_cannot_work_is_refused(
     slots: list[list[int]], experts: int, devices: int, words: str
 ) -> None:
     with pytest.raises(InputError, match=words):
-        Placement(np.array(slots), experts, devices)
+        ExpertMap(np.array(slots), experts, devices)
 
 
 def test_uneven_devices_are_refused() -> None:
@@ -99,7 +99,7 @@ def test_uneven_devices_are_refused() -> None:
 
 def test_files(tmp_path: Path) -> None:
     eplb = place_eplb(LOAD, 2, copies=2)
-    placement = Placement(eplb.expert_of_slot, 16, 2, eplb.method, model="a" * 64, statistics="b" * 64)
+    placement = ExpertMap(eplb.expert_of_slot, 16, 2, eplb.method, model="a" * 64, statistics="b" * 64)
     path = tmp_path / "placement.json"
     save_placement(path, placement)
     loaded = load_placement(path)
@@ -175,7 +175,7 @@ def test_homes_on_four_devices() -> None:
 
 def test_a_copy_at_home_answers_and_others_share() -> None:
     """Expert 0 has a copy on devices 0, 1 and 2; device 3 calls them in turn."""
-    placement = Placement(np.array([[0, 1, 0, 2, 0, 3, 4, 5]]), 6, 4)
+    placement = ExpertMap(np.array([[0, 1, 0, 2, 0, 3, 4, 5]]), 6, 4)
     chosen = np.zeros((8, 1), np.int64)
     slots = slots_of_calls(placement, 0, chosen, np.array([0, 1, 2, 3, 3, 3, 3, 3]))
     assert slots[:3, 0].tolist() == [0, 2, 4]

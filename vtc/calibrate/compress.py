@@ -16,7 +16,7 @@ from vtc.compressed.checkpoint import FILES, PLACEMENTS, Origin, save_compressed
 from vtc.compressed.model import CompressedModel
 from vtc.data.datasets import data_for
 from vtc.data.samples import samples_from
-from vtc.experts.placement import Placement as ExpertMap
+from vtc.experts.placement import ExpertMap
 from vtc.experts.placing import place
 from vtc.facts.layout import ANY_IMAGE, ImageOptions
 from vtc.facts.placement import ON_CPU, Placement

@@ -21,7 +21,7 @@ from vtc.compressed.build import apply_recipe, load_state
 from vtc.compressed.model import CompressedModel
 from vtc.compressed.needs import BeforeLoading
 from vtc.errors import BundleError, ModelError, one_line
-from vtc.experts.placement import Placement as ExpertMap
+from vtc.experts.placement import ExpertMap
 from vtc.experts.placement_files import save_for_sglang, save_placement, to_json
 from vtc.facts.layout import ImageOptions, image_options_of
 from vtc.facts.placement import ON_CPU, Placement

@@ -18,7 +18,7 @@ from vtc.experts.statistics import Floats, Numbers
 
 
 @dataclass(frozen=True)
-class Placement:
+class ExpertMap:
     """Experts of L layers in P slots of some devices.
 
     Attributes
@@ -110,19 +110,19 @@ class Placement:
             )
 
 
-def place_contiguous(layers: int, experts: int, devices: int) -> Placement:
+def place_contiguous(layers: int, experts: int, devices: int) -> ExpertMap:
     """Experts in the order of their numbers, as they are loaded where nobody places them."""
-    return Placement(np.tile(np.arange(experts), (layers, 1)), experts, devices, "contiguous")
+    return ExpertMap(np.tile(np.arange(experts), (layers, 1)), experts, devices, "contiguous")
 
 
-def place_shuffled(layers: int, experts: int, devices: int, seed: int) -> Placement:
+def place_shuffled(layers: int, experts: int, devices: int, seed: int) -> ExpertMap:
     """Experts in random order."""
     generator = np.random.default_rng(seed)
     order = np.stack([generator.permutation(experts) for _ in range(layers)])
-    return Placement(order, experts, devices, f"shuffled, seed {seed}")
+    return ExpertMap(order, experts, devices, f"shuffled, seed {seed}")
 
 
-def place_on_devices(device: Numbers, devices: int, method: str) -> Placement:
+def place_on_devices(device: Numbers, devices: int, method: str) -> ExpertMap:
     """Experts where an array (L, E) of devices says, in ascending order on each.
 
     Raises
@@ -134,15 +134,15 @@ def place_on_devices(device: Numbers, devices: int, method: str) -> Placement:
     counts = np.stack([np.bincount(row, minlength=devices) for row in device])
     if experts % devices or (counts != experts // devices).any():
         raise InputError(f"{experts} experts are not shared out evenly to {devices} devices")
-    return Placement(np.argsort(device, axis=1, kind="stable"), experts, devices, method)
+    return ExpertMap(np.argsort(device, axis=1, kind="stable"), experts, devices, method)
 
 
-def place_balanced(load: Floats, devices: int) -> Placement:
+def place_balanced(load: Floats, devices: int) -> ExpertMap:
     """Loads (L, E) packed evenly, without copies: EPLB's packing alone."""
     return place_on_devices(balanced_packing(load, devices)[0], devices, "balanced")
 
 
-def place_eplb(load: Floats, devices: int, copies: int = 0) -> Placement:
+def place_eplb(load: Floats, devices: int, copies: int = 0) -> ExpertMap:
     """Loads (L, E) packed evenly by EPLB, with some experts in more than one slot.
 
     Parameters
@@ -154,10 +154,10 @@ def place_eplb(load: Floats, devices: int, copies: int = 0) -> Placement:
         Slots beyond one for each expert.
     """
     expert_of_slot, _, _ = rebalance_experts(load, load.shape[1] + copies, devices)
-    return Placement(expert_of_slot, load.shape[1], devices, f"eplb, {copies} copies")
+    return ExpertMap(expert_of_slot, load.shape[1], devices, f"eplb, {copies} copies")
 
 
-def place_by_modality(share: Floats, devices: int) -> Placement:
+def place_by_modality(share: Floats, devices: int) -> ExpertMap:
     """Experts in the order of their visual share (L, E), cut into devices: text on the first, visual on the last.
 
     Based on SMoES (arXiv 2604.23996). Loads are not looked at.

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from vtc.errors import InputError
-from vtc.experts.placement import Placement
+from vtc.experts.placement import ExpertMap
 from vtc.experts.statistics import Numbers
 from vtc.files import read_json
 
@@ -20,18 +20,18 @@ MAP = "physical_to_logical_map"
 """As SGLang and EPLB call it."""
 
 
-def save_placement(path: Path, placement: Placement) -> None:
+def save_placement(path: Path, placement: ExpertMap) -> None:
     """Write a placement as JSON, whole or not at all."""
     _write(path, json.dumps(to_json(placement)))
 
 
-def to_json(placement: Placement) -> dict[str, Any]:
+def to_json(placement: ExpertMap) -> dict[str, Any]:
     """Plain JSON data of a placement: which expert each slot holds, and what it was made from."""
     about = {key: getattr(placement, key) for key in ("model", "statistics", "method", "experts", "devices")}
     return {"format": FORMAT} | about | {MAP: placement.expert_of_slot.tolist()}
 
 
-def load_placement(path: Path) -> Placement:
+def load_placement(path: Path) -> ExpertMap:
     """Read what :func:`save_placement` wrote.
 
     Raises
@@ -53,12 +53,12 @@ def load_placement(path: Path) -> Placement:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a placement of experts ({FORMAT})") from error
     try:
-        return Placement(slots.astype(np.int64), experts, devices, **texts)
+        return ExpertMap(slots.astype(np.int64), experts, devices, **texts)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 
-def save_for_sglang(path: Path, placement: Placement, decoder_layers: Sequence[int] | None = None) -> None:
+def save_for_sglang(path: Path, placement: ExpertMap, decoder_layers: Sequence[int] | None = None) -> None:
     """Write what SGLang takes as ``--init-expert-location FILE.json``.
 
     SGLang passes every key on to a function, so that the file has this one key and no other. It also wants
@@ -67,7 +67,7 @@ def save_for_sglang(path: Path, placement: Placement, decoder_layers: Sequence[i
     Parameters
     ----------
     path : Path
-    placement : Placement
+    placement : ExpertMap
     decoder_layers : sequence of int, optional
         Numbers of the decoder layers that have experts; all of them where none are given. SGLang has a row for every
         layer, and never reads those of others.
@@ -78,14 +78,14 @@ def save_for_sglang(path: Path, placement: Placement, decoder_layers: Sequence[i
     _write(path, json.dumps({MAP: rows.tolist()}))
 
 
-def save_for_tensorrt_llm(path: Path, placement: Placement, decoder_layers: Sequence[int] | None = None) -> None:
+def save_for_tensorrt_llm(path: Path, placement: ExpertMap, decoder_layers: Sequence[int] | None = None) -> None:
     """Write what TensorRT-LLM takes as ``moe_config.load_balancer``, a file of YAML; parameters as for SGLang."""
     rows = dict(zip(_numbers(placement, decoder_layers), placement.expert_of_slot.tolist(), strict=True))
     about = {"num_slots": placement.slots, "initial_global_assignments": rows, "layer_updates_per_iter": 0}
     _write(path, yaml.safe_dump(about, default_flow_style=None, width=10**6, sort_keys=False))
 
 
-def expert_order(placement: Placement) -> Numbers:
+def expert_order(placement: ExpertMap) -> Numbers:
     """Order (L, E) in which to store experts, and rows of the router, for a server that takes no placement.
 
     vLLM gives each device the next E / devices experts of the checkpoint, so that a checkpoint in this order is
@@ -103,7 +103,7 @@ def expert_order(placement: Placement) -> Numbers:
     return placement.expert_of_slot
 
 
-def _numbers(placement: Placement, decoder_layers: Sequence[int] | None) -> list[int]:
+def _numbers(placement: ExpertMap, decoder_layers: Sequence[int] | None) -> list[int]:
     numbers = list(range(placement.layers) if decoder_layers is None else decoder_layers)
     if len(numbers) != placement.layers:
         raise InputError(f"a placement of {placement.layers} layers is not of decoder layers {numbers}")
@@ -116,7 +116,7 @@ def _write(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-WRITERS: dict[str, Callable[[Path, Placement], None]] = {
+WRITERS: dict[str, Callable[[Path, ExpertMap], None]] = {
     "vtc": save_placement,
     "sglang": save_for_sglang,
     "tensorrt-llm": save_for_tensorrt_llm,

@@ -9,7 +9,7 @@ import numpy as np
 
 from vtc.errors import InputError
 from vtc.experts.placement import (
-    Placement,
+    ExpertMap,
     place_balanced,
     place_by_modality,
     place_contiguous,
@@ -30,7 +30,7 @@ from vtc.experts.traffic import (
 from vtc.recipe.experts import METHODS, ExpertPlacement, Homes, Method
 
 
-def place(use: ExpertUse, wanted: ExpertPlacement, model: str = "") -> Placement:
+def place(use: ExpertUse, wanted: ExpertPlacement, model: str = "") -> ExpertMap:
     """Place experts as a recipe says.
 
     Which device has which group of experts is chosen so that most calls are local.
@@ -54,7 +54,7 @@ def place(use: ExpertUse, wanted: ExpertPlacement, model: str = "") -> Placement
         pairs = expected_calls(use.chosen, wanted.devices)
     else:
         pairs = calls_by_home(use.routes, homes_by_sample(use.routes, wanted.devices), use.experts, wanted.devices)
-    methods: dict[Method, Callable[[], Placement]] = {
+    methods: dict[Method, Callable[[], ExpertMap]] = {
         "modality": lambda: place_by_modality(visual_share(use.chosen), wanted.devices),
         "contiguous": lambda: place_contiguous(use.layers, use.experts, wanted.devices),
         "random": lambda: place_shuffled(use.layers, use.experts, wanted.devices, wanted.seed),
@@ -111,7 +111,7 @@ def halves(use: ExpertUse) -> tuple[ExpertUse, Routes]:
     return replace(use, tokens=kinds.sum(axis=0), chosen=chosen, together=together, routes=first), second
 
 
-def _solved(use: ExpertUse, wanted: ExpertPlacement, pairs: Floats) -> Placement:
+def _solved(use: ExpertUse, wanted: ExpertPlacement, pairs: Floats) -> ExpertMap:
     """Homes by modality make it a question of homes; homes by sample, of what is chosen together."""
     if wanted.homes == "modality":
         solved = place_near_homes(pairs, wanted.devices, wanted.tolerance)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vtc.errors import InputError
-from vtc.experts.placement import Placement
+from vtc.experts.placement import ExpertMap
 from vtc.experts.statistics import TEXT, Floats, Numbers, Routes
 from vtc.experts.traffic import Replay, replay
 
@@ -119,14 +119,14 @@ def simulate_step(counted: Replay, machine: Machine, bytes_of_token: float) -> S
 
 
 def simulate_prefill(
-    routes: Routes, placement: Placement, homes: Numbers, machine: Machine, bytes_of_token: float, prompts: int
+    routes: Routes, placement: ExpertMap, homes: Numbers, machine: Machine, bytes_of_token: float, prompts: int
 ) -> StepTime:
     """Mean time of a prefill of so many prompts at once, of which the routes have some."""
     return _mean_step(routes, placement, homes, machine, bytes_of_token, _batches(routes, routes.sample, prompts))
 
 
 def simulate_decode(
-    routes: Routes, placement: Placement, homes: Numbers, machine: Machine, bytes_of_token: float, prompts: int
+    routes: Routes, placement: ExpertMap, homes: Numbers, machine: Machine, bytes_of_token: float, prompts: int
 ) -> StepTime:
     """Mean time of one step of decoding, in which each of so many prompts has one token: its last text token."""
     text = np.flatnonzero(routes.modality == TEXT)
@@ -148,7 +148,7 @@ def _batches(routes: Routes, sample: Numbers, prompts: int) -> list[Numbers]:
 
 def _mean_step(
     routes: Routes,
-    placement: Placement,
+    placement: ExpertMap,
     homes: Numbers,
     machine: Machine,
     bytes_of_token: float,

@@ -18,7 +18,7 @@ from scipy.optimize import Bounds, LinearConstraint, linear_sum_assignment, milp
 
 from vtc.errors import InputError
 from vtc.experts.eplb import balanced_packing
-from vtc.experts.placement import Placement, place_on_devices
+from vtc.experts.placement import ExpertMap, place_on_devices
 from vtc.experts.statistics import Floats, Numbers
 
 TWO_OPT_EXPERTS = 64
@@ -33,7 +33,7 @@ class Solved:
 
     Attributes
     ----------
-    placement : Placement
+    placement : ExpertMap
     gap : array of shape (L,)
         By how much, as a fraction, the objective may be above the least possible one. NaN: no bound is known.
     limit : array of shape (L,)
@@ -42,7 +42,7 @@ class Solved:
     seconds : float
     """
 
-    placement: Placement
+    placement: ExpertMap
     gap: Floats
     limit: Floats
     seconds: float
@@ -113,14 +113,14 @@ def place_together(together: Floats, load: Floats, devices: int, tolerance: floa
     return Solved(placement, np.full(len(load), np.nan), limit, time.perf_counter() - start)
 
 
-def align_devices(placement: Placement, pairs: Floats) -> Placement:
+def align_devices(placement: ExpertMap, pairs: Floats) -> ExpertMap:
     """The same placement with the devices of each layer renamed so that most calls of experts are local.
 
     Which experts share a device, and the loads, stay.
 
     Parameters
     ----------
-    placement : Placement
+    placement : ExpertMap
     pairs : array of shape (L, E, devices)
         Calls of each expert by tokens whose home is a device.
     """

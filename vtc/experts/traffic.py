@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtc.errors import InputError
-from vtc.experts.placement import Placement
+from vtc.experts.placement import ExpertMap
 from vtc.experts.statistics import MODALITIES, VISUAL, Floats, Numbers, Routes
 
 
@@ -121,7 +121,7 @@ def _devices_by_modality(devices: int, visual_devices: int | None) -> tuple[int,
     return devices - visual_devices, visual_devices
 
 
-def slots_of_calls(placement: Placement, layer: int, chosen: Numbers, homes: Numbers) -> Numbers:
+def slots_of_calls(placement: ExpertMap, layer: int, chosen: Numbers, homes: Numbers) -> Numbers:
     """Slot (T, k) that answers each call (T, k) of a layer.
 
     A copy at home answers. The other calls of an expert by a home go to its copies in turn, in the order of the
@@ -143,14 +143,14 @@ def slots_of_calls(placement: Placement, layer: int, chosen: Numbers, homes: Num
     return np.asarray(np.where(at_home.any(axis=1), local, slot).reshape(-1, active), np.int64)
 
 
-def replay(routes: Routes, placement: Placement, homes: Numbers) -> Replay:
+def replay(routes: Routes, placement: ExpertMap, homes: Numbers) -> Replay:
     """Count what recorded routes send between devices, exactly.
 
     Parameters
     ----------
     routes : Routes
         Of T tokens in L layers.
-    placement : Placement
+    placement : ExpertMap
         Of as many layers.
     homes : array of shape (T,), int64
         Device of each token.

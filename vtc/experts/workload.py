@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vtc.experts.placement import Placement
+from vtc.experts.placement import ExpertMap
 from vtc.experts.statistics import Numbers
 
 
@@ -49,7 +49,7 @@ class Workload:
 class Case(NamedTuple):
     """A placement, and the home (T,) of each token under it."""
 
-    placement: Placement
+    placement: ExpertMap
     homes: Numbers
 
 
