@@ -25,10 +25,12 @@ from exporters.rewriting import operators
 from vtc.models.refused import NEAREST
 from vtc.recipe import STAGES, Recipe, builtin_recipes, load_recipe, values
 from vtc.recipe.budget import Budget
+from vtc.recipe.experts import ExpertPlacement
 from vtc.recipe.projectors import PROJECTORS, ProjectorEntry
 from vtc.recipe.selectors import DECODER_SELECTORS, ENCODER_SELECTORS, SELECTORS, SelectorEntry
 from vtc.recipe.stages import Place, StageEntry
 from vtc.recipe.stages.base import METHODS
+from vtc.recipe.stages.merge_experts import GroupsOrAuto
 from vtc.recipe.trained import Trained
 from vtc.recipe.values import Written
 
@@ -48,6 +50,9 @@ NAMED: tuple[tuple[Any, str], ...] = (
     (values.LayersOrAuto, "list of layer numbers, or `auto`"),
     (values.AttentionLayers, "`feature`, `auto`, layer number, or list of them"),
     (values.Ratio, "number above 1"),
+    (values.Experts, "number of experts, or fraction between 0 and 1"),
+    (values.KeptExpertsOrAuto, "for each layer a list of experts, or `auto`"),
+    (GroupsOrAuto, "for each layer a list of groups of [expert, share], or `auto`"),
     (values.Fraction, "number above 0, at most 1"),
     (values.Weight, "number, at least 0"),
     (values.Multiple, "number above 0"),
@@ -328,6 +333,7 @@ SLOTS: dict[str, Callable[[], str]] = {
     "methods": method_table,
     "recipe_keys": lambda: keys_of(Recipe),
     "budget_keys": lambda: keys_of(Budget),
+    "experts_keys": lambda: keys_of(ExpertPlacement),
     "stages": stages,
     "selector_overview": overview,
     "encoder_selectors": sections(ENCODER_SELECTORS, selector_facts),

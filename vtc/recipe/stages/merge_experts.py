@@ -56,6 +56,9 @@ def _share(value: object) -> float:
     return float(value)  # type: ignore[arg-type]
 
 
+GroupsOrAuto = Annotated[Layers | Literal["auto"], BeforeValidator(_groups)]
+
+
 class MergeExpertsEntry(StageEntry):
     """Merge experts of a mixture whose outputs are alike, into equally many in each decoder layer.
 
@@ -73,7 +76,7 @@ class MergeExpertsEntry(StageEntry):
     """Experts of a layer that are left: a number, or a share; goes with ``groups: auto`` and is required there."""
     linkage: Literal["average", "single", "complete"] = "average"
     """How far two groups are apart: mean, least or largest distance of the mean outputs of their experts."""
-    groups: Annotated[Layers | Literal["auto"], BeforeValidator(_groups)] = "auto"
+    groups: GroupsOrAuto = "auto"
     """For each decoder layer its groups, each expert with its share of the merged weights; ``auto`` leaves the choice
     to calibration, which shares by how often an expert is chosen."""
 
