@@ -45,7 +45,7 @@ DOCS = Path(__file__).resolve().parents[1]
 ARMS = {"load balance alone": "none", "SMoES, attention": "attention", "SMoES, Gaussian": "gaussian"}
 MEASURED_ON = 128
 """Questions of the training split that expert statistics are of."""
-RANDOM_DRAWS = 8
+RANDOM_DRAWS = 4
 HALF: dict[str, dict[str, Any]] = {
     "REAP, modality-aware": {"score": "reap", "modality": "aware"},
     "REAP": {"score": "reap", "modality": "both"},
@@ -190,7 +190,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what docs/experts.md shows.")
     parser.add_argument("--work", type=Path, default=Path("out/experts"), help="trained mixtures")
     parser.add_argument("--no-train", action="store_true", help="leave out mixtures that are not there")
-    parser.add_argument("--questions", type=int, default=2400)
+    parser.add_argument("--questions", type=int, default=2400, help="that mixtures answer as they are")
+    parser.add_argument("--fewer-questions", type=int, default=1200, help="that they answer with fewer experts")
     parser.add_argument("--prompts", type=int, nargs="+", default=[4, 12, 36], help="at once, in expert-parallel runs")
     parser.add_argument("--repeats", type=int, default=15, help="timed runs of each placement")
     parser.add_argument("--only", choices=("trained", "placed", "fewer"), help="measure one part, keep the others")
@@ -214,7 +215,8 @@ def main() -> None:
         if options.only in (None, "placed"):
             results["placed"] = placed(mixtures, options.prompts, options.repeats)
         if options.only in (None, "fewer"):
-            results["fewer"] = {name: fewer(one) for name, one in mixtures.items() if name != "SMoES, Gaussian"}
+            some = {name: Mixture(one.path, options.fewer_questions) for name, one in mixtures.items()}
+            results["fewer"] = {name: fewer(one) for name, one in some.items() if name != "SMoES, Gaussian"}
     file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     for name, mixture in mixtures.items():
         draw_experts(mixture.use).save(DOCS / "figures" / f"experts_{ARMS[name]}.png")
