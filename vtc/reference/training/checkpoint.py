@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import torch
 from transformers import (
     CLIPVisionConfig,
     GenerationConfig,
@@ -80,7 +81,12 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     )
 
 
-def save_checkpoint(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+def save_checkpoint(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    directory: Path,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Write the model where readers never see half of it.
 
     Parameters
@@ -89,6 +95,8 @@ def save_checkpoint(model: LlavaForConditionalGeneration, tokenizer: PreTrainedT
     tokenizer : PreTrainedTokenizerFast
     directory : Path
         Files already there under other names (scores, logs) stay.
+    dtype : torch.dtype
+        Of the weights that are written.
     """
     directory.mkdir(parents=True, exist_ok=True)
     staging = directory.parent / f".{directory.name}.new"
@@ -100,7 +108,7 @@ def save_checkpoint(model: LlavaForConditionalGeneration, tokenizer: PreTrainedT
         max_new_tokens=8,
         do_sample=False,
     )
-    model.float().save_pretrained(staging)  # type: ignore[no-untyped-call]
+    model.to(dtype).save_pretrained(staging)  # type: ignore[arg-type]
     processor = build_processor(tokenizer)
     processor.save_pretrained(staging)
     # transformers 5 keeps the image settings in processor_config.json only; other runtimes look here.

@@ -241,7 +241,7 @@ def train(config: ExpertConfig, output: Path, work: Path) -> None:
     held_out = cache_features(tower, tokenizer, "validation", HELD_OUT_SEED, range(config.held_out))
     data = cache_features(tower, tokenizer, "train", TRAIN_SEED, range(config.scenes))
     tune(adapter, tokenizer, data, held_out, config, work, log)
-    save_checkpoint(adapter.model, tokenizer, output)
+    save_checkpoint(adapter.model, tokenizer, output, torch.bfloat16)
     (output / "training_config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     (output / "training_log.csv").write_bytes(log.path.read_bytes())
 
