@@ -45,7 +45,7 @@ def export_need(plan: TokenPlan, costs: Costs, wanted: Sequence[Precision], samp
     numbers = weight_count(plan, costs.facts)
     vision = _encoder(plan, costs) + costs.facts.projector_params
     decoder = numbers - costs.facts.decoder.vocab * costs.facts.decoder.width - vision
-    asked = costs.asked(plan, scored=2 * (ANSWER_TOKENS + 1))
+    asked = costs.asked(plan, scored=2 * (ANSWER_TOKENS + 1), every_expert=True)
     coming = max(_coming(one, costs.weights.numbers, decoder) for one in wanted)
     bases = {one.base for one in wanted}
     written = [*(precision(base) for base in bases), *(one for one in wanted if one.stored)]
@@ -105,9 +105,9 @@ def run_need(one: Precision, plan: TokenPlan, costs: Costs, answer: int) -> Need
     if one.name == "fp32" and costs.speed is not None:
         seconds = RUNTIME_START + size / costs.speed.hashed + LOADING * size / costs.speed.moved
         need = replace(need, seconds=seconds)
-        need = costs.more(need, seconds=costs.prefill(plan))
+        need = costs.more(need, seconds=costs.prefill(plan, every_expert=True))
         need = costs.more(need, seconds=costs.decode(answer))
-    return costs.more(need, costs.asked(plan))
+    return costs.more(need, costs.asked(plan, every_expert=True))
 
 
 def room_to_export(

@@ -138,7 +138,7 @@ class Costs:
             seconds=known,
         )
 
-    def asked(self, plan: TokenPlan, prompts: int = 1, scored: int = 1) -> int:
+    def asked(self, plan: TokenPlan, prompts: int = 1, scored: int = 1, *, every_expert: bool = False) -> int:
         """Bytes of what is computed while prompts of one image are answered.
 
         Parameters
@@ -148,10 +148,12 @@ class Costs:
             At a time.
         scored : int
             Tokens of each whose logits are kept, in float32.
+        every_expert : bool
+            Whether a mixture computes all its experts, as graphs of standard operators do and PyTorch does not.
         """
         cache = prompts * flops.kv_bytes(self.facts.decoder, lengths(plan), self.value)
         logits = 4 * prompts * scored * self.facts.decoder.vocab
-        decoded = cache + max(prompts * self.layer(max(lengths(plan))), logits)
+        decoded = cache + max(prompts * self.layer(max(lengths(plan)), every_expert=every_expert), logits)
         return int(HOLES * max(prompts * self.encoded(), decoded))
 
     def encoded(self) -> int:
@@ -161,21 +163,23 @@ class Costs:
         inner = (3 if encoder.gated_ffn else 2) * encoder.ffn
         return self.facts.layout.views * patches * (inner + HIDDEN * encoder.width) * self.value
 
-    def layer(self, tokens: int) -> int:
+    def layer(self, tokens: int, *, every_expert: bool = False) -> int:
         """Bytes of a decoder layer's values for one prompt: its tokens, its feed-forward, and who sees whom."""
         decoder = self.facts.decoder
-        inner = (3 if decoder.gated_ffn else 2) * decoder.ffn * decoder.active_experts
+        experts = decoder.experts if every_expert else decoder.active_experts
+        inner = (3 if decoder.gated_ffn else 2) * decoder.ffn * experts
         return tokens * (inner + HIDDEN * decoder.width + tokens) * self.value
 
-    def prefill(self, plan: TokenPlan, prompts: float = 1) -> float | None:
+    def prefill(self, plan: TokenPlan, prompts: float = 1, *, every_expert: bool = False) -> float | None:
         """Seconds until the first token, prompts one after another."""
-        return None if self.speed is None else prompts * plan.flops["exact"] / self.speed.flops
+        work = plan.executed if every_expert else plan.flops["exact"]
+        return None if self.speed is None else prompts * work / self.speed.flops
 
     def decode(self, tokens: float) -> float | None:
-        """Seconds for so many tokens after the first, one after another: each reads the whole decoder."""
+        """Seconds for so many tokens after the first, one after another: each reads the decoder, of experts its own."""
         if self.speed is None:
             return None
-        one = replace(self.facts.decoder, active_experts=1)
+        one = self.facts.decoder
         each = flops.decoder_flops(one, [1] * one.layers) // 2 + one.width * one.vocab
         return tokens * each * self.value / self.speed.moved
 

@@ -117,7 +117,9 @@ class TokenPlan:
     text_tokens
         Tokens of the prompt that are not visual.
     flops
-        Of a prefill, by the ``exact`` count and the ``fastv`` and ``pyramiddrop`` formulas, see `vtc.plan.flops`.
+        Of a prefill, by the ``exact`` count and the ``fastv`` and ``pyramiddrop`` formulas, see `vtc.plan.flops`. Of a
+        mixture of experts the exact count is of the experts that tokens pass, ``routed``; ``executed`` is of them all,
+        as portable graphs and engines compute.
     flops_parts
         The exact count by ``encoder`` (with what selectors after it read and multiply), ``projector`` (with frequency
         filters and resampling), ``decoder``, ``selection`` (queries, keys and scores of `prune_in_decoder`, as if all
@@ -158,6 +160,11 @@ class TokenPlan:
     def keep_per_span(self) -> int:
         """Visual tokens of each run of placeholders that enter the decoder."""
         return self.per_span(self.keep)
+
+    @property
+    def executed(self) -> int:
+        """Operations of a prefill in standard operators, which compute every expert of a mixture."""
+        return self.flops.get("executed", self.flops["exact"])
 
     @property
     def chooses_places(self) -> bool:
