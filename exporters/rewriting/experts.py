@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
-from onnxscript.rewriter.pattern import Pattern
+from onnxscript.rewriter.pattern import OrValue, Pattern
 
 from exporters.rewriting.edit import CONTRIB, Editor, constant, producer, replace, sizes
 
@@ -60,16 +60,17 @@ class Mixture:
     def scores(self) -> ir.Value | None:
         """What the router gives each expert, (T, E); None where weights are not its softmax over the chosen ones."""
         choice = self.chosen.producer()
-        share = producer(_widened(self.weights), "Div")
-        softmax = None if choice is None else producer(choice.inputs[0], "Softmax")
+        share = producer(_uncast(self.weights), "Div")
+        softmax = None if choice is None else producer(_uncast(choice.inputs[0]), "Softmax")
         if choice is None or share is None or softmax is None or self.chosen is not choice.outputs[1]:
             return None
         total = producer(share.inputs[1], "ReduceSum")
         ranked = choice.op_type == "TopK" and choice.attributes.get_int("largest", 1) == 1
         over_chosen = total is not None and [share.inputs[0], total.inputs[0]] == [choice.outputs[0]] * 2
-        scores = _widened(softmax.inputs[0])
+        scores = _uncast(softmax.inputs[0])
         whole = softmax.attributes.get_int("axis", -1) in (-1, 1)
-        return scores if ranked and over_chosen and whole and scores.dtype == self.hidden.dtype else None
+        same = scores is not None and scores.dtype == self.hidden.dtype
+        return scores if ranked and over_chosen and whole and same else None
 
 
 def find_mixtures(model: ir.Model) -> list[Mixture]:
@@ -154,27 +155,29 @@ def gather_mixtures(model: ir.Model) -> int:
 def _every_expert(
     op: Any, hidden: Any, chosen: Any, weights: Any, numbers: Any, gate_up: Any, down: Any, by_turns: Any, laid: Any
 ) -> Any:
+    def total(values: Any, axis: int) -> Any:
+        """A sum, of 16 bits in float32 between casts."""
+        found = op.ReduceSum(OrValue([op.Cast(values), values]), [axis], keepdims=0)
+        return OrValue([op.Cast(found), found])
+
     among = op.Cast(op.Equal(op.Unsqueeze(chosen, [-1]), numbers))
-    share = op.ReduceSum(op.Mul(among, op.Unsqueeze(weights, [-1])), [1], keepdims=0)
+    share = total(op.Mul(among, op.Unsqueeze(weights, [-1])), 1)
     both = op.Reshape(op.MatMul(gate_up, op.Transpose(hidden, perm=[1, 0])), by_turns)
     gate, up = op.Split(both, axis=2, num_outputs=2, _outputs=2)
     inner = op.Reshape(op.Mul(op.Mul(gate, op.Sigmoid(gate)), up), laid)
     inner = op.Mul(inner, op.Unsqueeze(op.Transpose(share, perm=[1, 0]), [1]))
-    return op.Transpose(op.ReduceSum(op.MatMul(down, inner), [0], keepdims=0), perm=[1, 0])
+    return op.Transpose(total(op.MatMul(down, inner), 0), perm=[1, 0])
 
 
 def _last(node: ir.Node) -> bool:
     """Whether a node may end what :func:`_every_expert` writes."""
-    return node.op_type == "Transpose" and producer(node.inputs[0], "ReduceSum") is not None
+    return node.op_type == "Transpose" and producer(_uncast(node.inputs[0]), "ReduceSum") is not None
 
 
-def _widened(value: ir.Value | None) -> ir.Value:
+def _uncast(value: ir.Value | None) -> ir.Value | None:
     """What a value is before its type is changed."""
     cast = producer(value, "Cast")
-    found = value if cast is None else cast.inputs[0]
-    if found is None:
-        raise AssertionError("a router's values are computed")
-    return found
+    return value if cast is None else cast.inputs[0]
 
 
 def _editor(graph: ir.Graph, one: Mixture) -> Editor:

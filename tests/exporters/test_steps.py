@@ -5,19 +5,29 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
+import torch
 from onnx.external_data_helper import uses_external_data
 
+from exporters.graph_spec import GraphSpec
 from exporters.lint import lint
 from exporters.rewriting import rewrite
-from exporters.rewriting.experts import choices, find_mixtures
+from exporters.rewriting.edit import CONTRIB
+from exporters.rewriting.experts import choices, find_mixtures, fuse_mixtures, gather_mixtures
 from exporters.steps import WHOLE, add_steps, step_name, step_rows
 from exporters.targets import TARGETS
+from exporters.writing import export_graph
 from tests.exporters.rewriting.decoders import LAYERS, assert_alike, export_decoder
+from vtc.bundle.external_data import stacked_bytes
 from vtc.facts.model import DecoderFacts
+from vtc.models import load_adapter
+from vtc.models.random.tiny_families import write_tiny
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +54,7 @@ def test_it_computes_the_same_of_the_weights_in_the_same_file(decoder: Path, tmp
         for path in (whole, step)
     ]
     assert places[0] == places[1]
+    assert stacked_bytes(whole) == stacked_bytes(step) == 4 * LAYERS * 4 * 3 * 32 * 48
     assert step.stat().st_size < whole.stat().st_size
 
     model = ir.load(step)
@@ -85,3 +96,25 @@ def test_a_mixture_of_another_kind_stays_and_is_told(decoder: Path, tmp_path: Pa
     assert rewritten.fused["MoE"] == LAYERS - 1
     assert rewritten.left == ["1 of 2 mixtures compute every expert: router, activation or type is not MoE's"]
     assert_alike(portable, tmp_path / "rewritten.onnx", in_place=True)
+
+
+def test_mixtures_of_16_bits_sum_in_float32_between_casts(tmp_path: Path) -> None:
+    write_tiny("qwen3_vl_moe", tmp_path / "model", encoder_layers=2, decoder_layers=2)
+    adapter = load_adapter(tmp_path / "model")
+    adapter.set_decoder_attention("grouped")
+    layer: Any = adapter.decoder_layers[0]
+    tokens = torch.randn(5, 1, 48, generator=torch.Generator().manual_seed(0)).half()
+    spec = GraphSpec("mixture", layer.mlp.half(), (tokens,), ["x"], ["y"], ({0: "rows"},))
+    export_graph(spec, tmp_path / "mixture.onnx")
+    found = []
+    for change in (find_mixtures, gather_mixtures, fuse_mixtures):
+        model = ir.load(tmp_path / "mixture.onnx")
+        change(model)
+        assert len(find_mixtures(model)) == (change is find_mixtures)
+        model.opset_imports[CONTRIB] = 1
+        path = tmp_path / f"{change.__name__}.onnx"
+        ir.save(model, path)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        found.append(session.run(None, {"x": tokens.numpy()})[0].astype(np.float32))
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], atol=2e-3 * np.abs(found[0]).max())

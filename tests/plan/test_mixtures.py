@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from exporters.needs import run_need
+from exporters.needs import graph_bytes, run_need
 from exporters.precision import precision
 from tests.sizes import SMALL
 from tests.tiny import recipe
 from vtc.plan import plan
-from vtc.plan.costs import HOLES, Costs, Speed, Weights
+from vtc.plan.costs import HOLES, Costs, Speed, Weights, expert_count
 
 MIXTURE = replace(SMALL, decoder=replace(SMALL.decoder, experts=16, active_experts=2))
 COSTS = Costs(MIXTURE, Weights(numbers=1000, largest=100, stored="float32", bytes=4000), speed=Speed(1e9, 1e6, 1e3))
@@ -33,8 +33,18 @@ def test_needs_of_graphs_count_every_expert() -> None:
     idle = TOKENS * (16 - 2) * 3 * 384 * 4
     more = COSTS.asked(PLAN, every_expert=True) - COSTS.asked(PLAN)
     assert more == pytest.approx(HOLES * idle, abs=1)
-    one, other = (run_need(precision("fp32"), PLAN, costs, 0) for costs in (COSTS, replace(COSTS, speed=None)))
-    assert one.work == other.work >= COSTS.asked(PLAN, every_expert=True)
+
+
+def test_experts_stay_whole_and_where_they_lie() -> None:
+    experts = expert_count(PLAN, MIXTURE.decoder)
+    assert experts == 8 * 16 * 3 * 128 * 384
+    assert expert_count(PLAN, SMALL.decoder) == 0
+    need = run_need(precision("fp32"), PLAN, COSTS, 0)
+    assert need.mapped == 4 * (experts + 460 * 128)
+    rest = graph_bytes(precision("fp32"), PLAN, COSTS) - need.mapped
+    assert need.work == rest + COSTS.asked(PLAN, every_expert=True)
+    small = graph_bytes(precision("q4"), PLAN, COSTS)
+    assert 4 * experts < small < 4 * experts + rest / 4
 
 
 def test_a_step_reads_the_experts_that_its_token_passes() -> None:

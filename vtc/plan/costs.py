@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from vtc.facts.model import ModelFacts
+from vtc.facts.model import DecoderFacts, ModelFacts
 from vtc.needs import Need
 from vtc.plan import flops
 from vtc.plan.token_plan import TokenPlan
@@ -234,3 +234,10 @@ def weight_count(plan: TokenPlan, facts: ModelFacts) -> int:
         + len(plan.decoder_layers) * one
         + 2 * decoder.vocab * decoder.width  # embedding and head
     )
+
+
+def expert_count(plan: TokenPlan, decoder: DecoderFacts) -> int:
+    """Entries of the experts' matrices among those, which are stacked; few-bit precisions leave them whole."""
+    if decoder.experts == 1:
+        return 0
+    return len(plan.decoder_layers) * decoder.experts * (3 if decoder.gated_ffn else 2) * decoder.ffn * decoder.width

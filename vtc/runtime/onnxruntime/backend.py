@@ -66,7 +66,8 @@ class OnnxRuntime(OnHost):
         opened = self._open(graph)
         step = next((one.step for one in self._manifest.segments if one.graph == graph), None)
         # A graph that writes the cache where it reads it is ONNX Runtime's own, and computes the chosen experts alone.
-        if step is None or opened.in_place:
+        # On a GPU a second session would hold all weights once more.
+        if step is None or opened.in_place or opened.device != "cpu":
             return opened
         return WithSteps(opened, self._open(step.graph, step=True), step.rows)
 
