@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from exporters.graphs import segment_name, selector_name
+from exporters.steps import step_name, step_rows
 from exporters.vision_graphs import suffix, vision_graphs
 from vtc.compressed.model import CompressedModel
 
@@ -34,11 +35,13 @@ def described(models: Sequence[CompressedModel], budgets: Sequence[int | None]) 
 def _segment(model: CompressedModel, number: int) -> dict[str, Any]:
     planned = model.plan.segments[number]
     selector = {"graph": selector_name(number), "kind": planned.enters, "queries": model.query_tokens.get(number)}
+    graph, rows = segment_name(model, number), step_rows(model.adapter.facts.decoder)
     return {
-        "graph": segment_name(model, number),
+        "graph": graph,
         "layers": list(planned.layers),
         "sees": planned.sees,
         "selector": None if planned.enters == "same" else selector,
+        "step": {"graph": step_name(graph), "rows": rows} if rows else None,
     }
 
 

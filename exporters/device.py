@@ -176,10 +176,10 @@ def _script(manifest: Manifest, one: Target, limits: Limits, script: str) -> str
     tool = TOOLS[one.library]
     folders = [f"{tool}/{precision}" for precision in precisions]
     for precision, folder in zip(precisions, folders, strict=True):
-        for graph, paths in manifest.graphs.items():
+        for graph in manifest.engine_graphs:
             for profile in _profiles(manifest, graph, precision, limits):
                 engine = f"{folder}/{graph}.{profile.name}.engine"
-                commands.append(_command(paths[precision], engine, profile, one))
+                commands.append(_command(manifest.graphs[graph][precision], engine, profile, one))
     return _SCRIPT.format(
         target=one,
         script=script,

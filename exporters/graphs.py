@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from exporters.graph_spec import GraphSpec, SourceModule
+from exporters.steps import SEGMENT, WHOLE
 from exporters.vision_graphs import suffix, vision_modules, vision_specs
 from vtc.compressed.decoder import DecoderSegment
 from vtc.compressed.model import CompressedModel
@@ -135,7 +136,7 @@ def selection_spec(selection: Selection, images: int) -> GraphSpec:
 
 def segment_name(model: CompressedModel, number: int) -> str:
     """File stem of a decoder segment's graph; a decoder in one piece has the name that other tools look for."""
-    return "decoder_model_merged" if len(model.segments) == 1 else f"decoder_segment_{number}"
+    return WHOLE if len(model.segments) == 1 else f"{SEGMENT}_{number}"
 
 
 def selector_name(number: int) -> str:

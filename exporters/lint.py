@@ -45,6 +45,7 @@ INSTEAD = {
     "Swish": "decompose it into Sigmoid and Mul",
     "DynamicQuantizeLinear": "quantise with constant scales (QuantizeLinear, DequantizeLinear)",
     "MatMulInteger": "use MatMul between DequantizeLinear and QuantizeLinear",
+    "MoE": "take the portable graph, which computes every expert",
     "ConvInteger": "use Conv between DequantizeLinear and QuantizeLinear",
     "QLinearMatMul": "use MatMul between DequantizeLinear and QuantizeLinear",
     "QLinearConv": "use Conv between DequantizeLinear and QuantizeLinear",
@@ -189,7 +190,8 @@ def summary(findings: Sequence[Finding]) -> str:
 def _standard_operators(graph: GraphView) -> Found:
     for one in graph.nodes:
         if one.node.domain not in STANDARD_DOMAINS:
-            yield str(one), f"operators of domain {one.node.domain} are not standard ONNX; use standard ones"
+            todo = INSTEAD.get(one.node.op_type, "use standard ones")
+            yield str(one), f"operators of domain {one.node.domain} are not standard ONNX; {todo}"
     if graph.model.functions:
         yield "graph", f"{len(graph.model.functions)} local functions; inline them"
 

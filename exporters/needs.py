@@ -12,7 +12,7 @@ from vtc.data.samples import ANSWER_TOKENS
 from vtc.models.base import VLMAdapter
 from vtc.needs import Need, refuse_what_cannot_fit
 from vtc.plan import TokenPlan, plan
-from vtc.plan.costs import LOADING, Costs, weight_count
+from vtc.plan.costs import LOADING, Costs, expert_count, weight_count
 from vtc.recipe import Recipe
 from vtc.runtime.needs import graphs_need
 
@@ -45,7 +45,7 @@ def export_need(plan: TokenPlan, costs: Costs, wanted: Sequence[Precision], samp
     numbers = weight_count(plan, costs.facts)
     vision = _encoder(plan, costs) + costs.facts.projector_params
     decoder = numbers - costs.facts.decoder.vocab * costs.facts.decoder.width - vision
-    asked = costs.asked(plan, scored=2 * (ANSWER_TOKENS + 1))
+    asked = costs.asked(plan, scored=2 * (ANSWER_TOKENS + 1), every_expert=True)
     coming = max(_coming(one, costs.weights.numbers, decoder) for one in wanted)
     bases = {one.base for one in wanted}
     written = [*(precision(base) for base in bases), *(one for one in wanted if one.stored)]
@@ -80,7 +80,9 @@ def graph_bytes(one: Precision, plan: TokenPlan, costs: Costs) -> int:
     if not one.stored:
         return (4 if one.base == "fp32" else 2) * numbers
     table = costs.facts.decoder.vocab * costs.facts.decoder.width
-    return int(_each(one) * (numbers - 2 * table)) + 2 * _table_bytes(one, costs)
+    experts = expert_count(plan, costs.facts.decoder)
+    stored = int(_each(one) * (numbers - 2 * table - experts)) + 2 * _table_bytes(one, costs)
+    return stored + (4 if one.base == "fp32" else 2) * experts
 
 
 def _each(one: Precision) -> float:
@@ -101,13 +103,14 @@ def run_need(one: Precision, plan: TokenPlan, costs: Costs, answer: int) -> Need
     The time is that of float32; others have kernels of their own.
     """
     size, table = graph_bytes(one, plan, costs), _table_bytes(one, costs)
-    need = graphs_need(size - table, table, one.name)
+    experts = 4 * expert_count(plan, costs.facts.decoder)
+    need = graphs_need(size - table, table, one.name, experts=experts)
     if one.name == "fp32" and costs.speed is not None:
         seconds = RUNTIME_START + size / costs.speed.hashed + LOADING * size / costs.speed.moved
         need = replace(need, seconds=seconds)
-        need = costs.more(need, seconds=costs.prefill(plan))
+        need = costs.more(need, seconds=costs.prefill(plan, every_expert=True))
         need = costs.more(need, seconds=costs.decode(answer))
-    return costs.more(need, costs.asked(plan))
+    return costs.more(need, costs.asked(plan, every_expert=True))
 
 
 def room_to_export(

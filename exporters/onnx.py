@@ -23,6 +23,7 @@ from exporters.precision.derive import Derived, Exported, derive
 from exporters.processor import COPIED_FILE, WRITTEN_FILES, name_external_data, write_json, write_processor
 from exporters.proof import Proof
 from exporters.sharing import share_weights
+from exporters.steps import step_name
 from exporters.target import Target
 from exporters.targets import TARGETS
 from exporters.variants import Optimised, optimise, portable, to_json
@@ -220,7 +221,8 @@ def _export_base(
         specs = graph_specs(models, dtype)
         suffixes = ["", *(one.suffix for one in wanted)]
         suffixes += [f"{suffix}_{form}" for suffix in suffixes for form in FORMS]
-        names = [f"onnx/{escape(spec.name)}{suffix}.onnx" for spec in specs for suffix in suffixes]
+        stems = [name for spec in specs for name in dict.fromkeys((spec.name, step_name(spec.name)))]
+        names = [f"onnx/{escape(stem)}{suffix}.onnx" for stem in stems for suffix in suffixes]
         staging.claim(*names, *(name + WEIGHTS for name in names))
         for done, spec in enumerate(specs):
             request.progress(f"exporting {base} graphs", done, len(specs))

@@ -62,7 +62,7 @@ def optimize(model: ir.Model) -> None:
     """Optimise a graph in place."""
     InlinePass()(model)
     for _ in range(ROUNDS):
-        folded = fold_constants_ir(model, onnx_shape_inference=True)
+        folded = fold_constants_ir(model, onnx_shape_inference=True, should_fold=_should_fold)
         rewritten = RewritePass(RULES)(model)
         RemoveUnusedNodesPass()(model)
         if not (folded.modified or rewritten.modified):
@@ -78,3 +78,9 @@ def optimize(model: ir.Model) -> None:
     ):
         tidy(model)
     onnx_fusions.fuse(model)  # from operator set 23 on
+
+
+def _should_fold(node: ir.Node) -> bool | None:
+    """Fold a reshaped weight whatever its size, as a transposed one is; leave the rest to the exporter's own rules."""
+    weight = node.inputs[0] if node.op_type == "Reshape" and node.domain == "" else None
+    return True if weight is not None and weight.const_value is not None and len(weight.uses()) == 1 else None

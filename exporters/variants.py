@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from exporters.precision import NAMES, Precision, precision
 from exporters.rewriting import Rewritten, rewrite
+from exporters.steps import STEP
 from vtc.bundle.facts import FORMS, Variant, precision_and_form, variant_name
 from vtc.errors import InputError
 from vtc.progress import Report, silent
@@ -99,6 +100,8 @@ def optimise(name: str, paths: Mapping[str, Path], progress: Report = silent) ->
     rewritten: list[Rewritten] = []
     for done, (graph, path) in enumerate(paths.items()):
         progress(f"writing {name} graphs", done, len(paths))
+        if form == "ort" and graph.startswith(STEP):
+            continue  # ONNX Runtime's own mixture computes the chosen experts alone, of any number of tokens
         model = ir.load(path)
         one = rewrite(model, form, graph)
         rewritten.append(one)

@@ -29,6 +29,7 @@ from exporters.precision.quantize import (
 )
 from exporters.precision.tuning import Tuning, tuned
 from exporters.precision.weights import Chosen, choose, table
+from exporters.steps import add_steps, step_rows
 from exporters.writing import external_data, save_graph
 from vtc.compressed.model import CompressedModel
 from vtc.data.samples import Sample
@@ -157,7 +158,17 @@ def derive(source: Exported, precisions: Sequence[Precision]) -> Derived:
                 onnx.save(model, stand_in)
                 derived.stand_ins.setdefault(one.name, {})[name] = stand_in
         source.progress(f"writing {one.name} graphs", len(safe), len(safe))
+    if step_rows(adapter.facts.decoder):
+        _add_steps(derived)
     return derived
+
+
+def _add_steps(derived: Derived) -> None:
+    """Write graphs for steps of all that was derived; none is looked at layer by layer, as their segments' own are."""
+    for paths in (derived.safe, *derived.paths.values(), *derived.stand_ins.values()):
+        add_steps(paths)
+    for name, layers in derived.layers.items():
+        layers |= {graph: () for graph in derived.paths[name] if graph not in layers}
 
 
 def _ranges(source: Exported, precisions: Sequence[Precision]) -> dict[str, dict[str, float]]:

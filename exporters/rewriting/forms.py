@@ -9,6 +9,7 @@ from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass, RemoveUnus
 
 from exporters.rewriting.attention import find_attention
 from exporters.rewriting.edit import CONTRIB, producer
+from exporters.rewriting.experts import fuse_mixtures
 from exporters.rewriting.grouped import group_queries, unfit
 from exporters.rewriting.norms import fuse_norms, fuse_residuals
 from exporters.rewriting.operators import names
@@ -71,7 +72,7 @@ def _decoder_for_ort(model: ir.Model) -> tuple[bool, list[str]]:
         group_queries(model.graph, find_attention(model.graph)[0])
         RemoveUnusedNodesPass()(model)
     fuse_residuals(model)
-    return in_place, left
+    return in_place, left + fuse_mixtures(model)
 
 
 def _tower(model: ir.Model, form: Form) -> list[str]:

@@ -105,6 +105,19 @@ OPERATORS = (
         (SCHEMA, KERNELS),
     ),
     Operator(
+        "ort",
+        "MoE",
+        "com.microsoft",
+        1,
+        {"cpu": ("float32", "float16")},
+        (
+            "the router's weights are the softmax over the chosen experts",
+            "among experts of equal scores it may take others than TopK, which takes the first",
+            "SwiGLU, rows of gate and up projection by turns: the kernel for processors takes no other layout",
+        ),
+        (SCHEMA, TRIED),
+    ),
+    Operator(
         "opset23",
         "Attention",
         "",

@@ -91,9 +91,11 @@ def build(request: BuildRequest, out: Path) -> EngineSet:
     request.target.check(request.precision)
     builder, gpu = _prepare(request)
     _lint(request)
-    for graph in request.bundle.graphs:
+    if len(request.bundle.engine_graphs) < len(request.bundle.graphs):
+        request.tell("engines compute every expert of a mixture for each token, in steps too")
+    for graph in request.bundle.engine_graphs:
         _check_memory(request, builder, gpu, graph)
-    files = {graph: f"{graph}.engine" for graph in request.bundle.graphs}
+    files = {graph: f"{graph}.engine" for graph in request.bundle.engine_graphs}
     with open_work(out, "vtc build") as work:
         work.claim(f"{NOTES}*", *map(escape, files.values()), *(f".{escape(name)}.part" for name in files.values()))
         notes = read_notes(work.path / NOTES, dict[str, _Built])

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,10 @@ from vtc.facts.layout import ImageOptions
 from vtc.inputs.layouts import offer_of
 from vtc.recipe import Recipe
 from vtc.runtime.decoder import PADDING
+from vtc.runtime.onnxruntime.backend import OnnxRuntime
+from vtc.runtime.onnxruntime.graph import Graph
 from vtc.runtime.openvino.device import choose_device
+from vtc.runtime.options import RuntimeOptions
 from vtc.runtime.vision import Vision
 from vtc.runtime.vlm import VLM
 
@@ -139,6 +143,32 @@ def test_a_cache_with_room_gives_the_same_logits(
     give_room(monkeypatch, step=5)
     for scores, wanted in zip(bundle.score(*asked, continuations), growing, strict=True):
         np.testing.assert_allclose(scores, wanted, atol=1e-4)
+
+
+def test_few_tokens_are_computed_by_their_own_experts(bundles: Bundles, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, path = bundles(first_case("qwen3_vl_moe"))
+    bundle = VLM.load(path, provider="cpu", threads=1)
+    steps = [segment.step for segment in bundle.manifest.segments]
+    assert [(step.graph, step.rows) for step in steps if step] == [("decoder_step_0", 1), ("decoder_step_1", 1)]
+    names: list[str] = []
+    run = Graph.run
+    monkeypatch.setattr(
+        Graph, "run", lambda graph, *fed, **how: names.append(graph._path.stem) or run(graph, *fed, **how)
+    )
+    images, prompts = prompts_of(model.adapter, "batch")
+    both = [answer.token_ids for answer in bundle.generate(images, prompts, 4)]
+    assert not [name for name in names if "step" in name]
+    names.clear()
+    assert bundle.generate(images[:1], prompts[:1], 4)[0].token_ids == both[0]
+    assert [name for name in names if "decoder" in name] == [
+        *("decoder_segment_0", "decoder_segment_1"),
+        *(len(both[0]) - 1) * ["decoder_step_0", "decoder_step_1"],
+    ]
+    # An earlier bundle says nothing of such graphs.
+    segments = tuple(replace(segment, step=None) for segment in bundle.manifest.segments)
+    earlier = replace(bundle.manifest, segments=segments)
+    answers = VLM(earlier, OnnxRuntime(earlier, RuntimeOptions(provider="cpu", threads=1))).generate(images, prompts, 4)
+    assert [answer.token_ids for answer in answers] == both
 
 
 @every_family("gemma3", "qwen2_5_vl", "qwen3_vl_moe")

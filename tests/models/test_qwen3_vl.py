@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -138,6 +139,19 @@ def test_every_expert_computes_what_the_chosen_do(checkpoints: Checkpoints) -> N
         finally:
             adapter.set_decoder_attention("sdpa")
     torch.testing.assert_close(ours, own, atol=1e-5, rtol=1e-5)
+
+
+def test_pytorch_computes_no_other_experts_than_the_chosen(checkpoints: Checkpoints) -> None:
+    mixture: Any = copy.deepcopy(checkpoints.adapter(Case("qwen3_vl_moe")).decoder_layers[0].mlp)
+    assert mixture.experts.config._experts_implementation == "grouped_mm"
+    hidden = torch.randn(1, 1, mixture.gate.hidden_dim, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted = mixture(hidden)
+        _, _, chosen = mixture.gate(hidden)
+        idle = [number for number in range(mixture.experts.num_experts) if number not in chosen]
+        assert idle
+        mixture.experts.gate_up_proj[idle] = mixture.experts.down_proj[idle] = torch.nan
+        torch.testing.assert_close(mixture(hidden), wanted)
 
 
 @pytest.mark.parametrize(

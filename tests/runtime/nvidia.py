@@ -370,7 +370,7 @@ def write_engine_set(
     work = staging_dir(out)
     work.mkdir(parents=True, exist_ok=True)
     engines = {}
-    for name in manifest.graphs:
+    for name in manifest.engine_graphs:
         path = manifest.graph(name, precision)
         found = [asdict(profile) for profile in profiles(manifest, name, graph_inputs(path), limits)]
         (work / f"{name}.engine").write_text(json.dumps({"path": str(path), "found": found}))

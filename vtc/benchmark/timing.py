@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vtc.benchmark.report import Runner, TimedAnswer
+from vtc.bundle.facts import precision_and_form
 from vtc.plan.stored import plans_of
 from vtc.runtime.sampling import Sampler
 from vtc.runtime.vlm import VLM
@@ -58,7 +59,7 @@ def runner(name: str, vlm: VLM, questions: Sequence[BenchPrompt], new_tokens: in
     facts = {
         "visual_tokens": vlm.image_tokens,
         "layer_average": plan.layer_average,
-        "flops": plan.flops["exact"],
+        "flops": plan.flops["exact"] if precision_and_form(vlm.variant)[1] == "ort" else plan.executed,
         "flops_text_tokens": plan.text_tokens,
         "precision": vlm.precision,
         "variant": vlm.variant,

@@ -25,7 +25,7 @@ _PARTS: dict[str, dict[int, str]] = {
 }
 _MOST_DEPTH = 64
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
-_TYPE, _NAME, _ENTRY = 2, 8, 13
+_DIMS, _TYPE, _NAME, _ENTRY = 1, 2, 8, 13
 _DATA = (4, 9, 10)
 """Fields of a tensor that hold its floats: as float32, as bytes, as float64."""
 _WHOLE = 5
@@ -43,6 +43,8 @@ class StoredTensor:
     name : str
     type : int
         Of ONNX's `TensorProto.DataType`.
+    rank : int
+        Number of its axes.
     inside : list of (int, int)
         Begin and end of its values in the graph's own file.
     whole : list of (int, int)
@@ -53,6 +55,7 @@ class StoredTensor:
 
     name: str = ""
     type: int = 0
+    rank: int = 0
     inside: list[tuple[int, int]] = field(default_factory=list)
     whole: list[tuple[int, int]] = field(default_factory=list)
     outside: dict[bytes, bytes] = field(default_factory=dict)
@@ -74,6 +77,19 @@ def external_files(graph: Path) -> set[str]:
                 return set()
             found = {tensor.outside.get(_MARK) for tensor in stored_tensors(graph, data)}
             return {location.decode(errors="replace") for location in found if location is not None}
+
+
+def stacked_bytes(graph: Path) -> int:
+    """Bytes of a graph's matrices that are stacked, as those of experts, in files beside it.
+
+    Raises
+    ------
+    BundleError
+        If the file is no ONNX graph.
+    """
+    with graph.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        found = (tensor for tensor in stored_tensors(graph, data) if tensor.rank == 3)
+        return sum(int(tensor.outside.get(b"length", b"0")) for tensor in found)
 
 
 def stored_tensors(graph: Path, data: mmap.mmap) -> list[StoredTensor]:
@@ -127,6 +143,10 @@ def _tensor(data: mmap.mmap, begin: int, end: int) -> StoredTensor:
     for number, kind, first, last in _fields(data, begin, end):
         if kind == _VARINT and number == _TYPE:
             found.type, _ = _varint(data, first)
+        elif number == _DIMS and kind == _VARINT:
+            found.rank += 1
+        elif number == _DIMS and kind == _BYTES:  # one byte of each number ends it
+            found.rank += sum(byte < 128 for byte in data[first:last])
         elif kind == _BYTES and number == _NAME:
             found.name = data[first:last].decode(errors="replace")
         elif kind == _BYTES and number == _ENTRY:

@@ -217,6 +217,23 @@ class SelectorFacts:
 
 
 @dataclass(frozen=True)
+class StepFacts:
+    """A second graph of a segment with a mixture of experts, for a token of each row.
+
+    It computes what the segment's own does, by the experts that the tokens chose alone; that one computes them all.
+
+    Attributes
+    ----------
+    graph : str
+    rows : int
+        Tokens up to which it is the faster one.
+    """
+
+    graph: str
+    rows: int
+
+
+@dataclass(frozen=True)
 class SegmentFacts:
     """A run of decoder layers.
 
@@ -228,9 +245,17 @@ class SegmentFacts:
         ``all`` tokens that there still are, or ``text`` tokens only.
     selector : SelectorFacts or None
         Applied to hidden states before this segment, in prefill only.
+    step : StepFacts or None
+        Where it has a mixture of experts; of which earlier manifests say nothing.
     """
 
     graph: str
     layers: tuple[int, ...]
     sees: Literal["all", "text"]
     selector: SelectorFacts | None
+    step: StepFacts | None = None
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Names of the graphs that compute it."""
+        return (self.graph,) if self.step is None else (self.graph, self.step.graph)

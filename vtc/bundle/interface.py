@@ -33,7 +33,7 @@ def check_interface(manifest: Manifest, graph: str, inputs: Shapes, outputs: Sha
         If it takes or gives something else.
     """
     check = _Check(manifest, graph, inputs, outputs)
-    segment = next((one for one in manifest.segments if one.graph == graph), None)
+    segment = next((one for one in manifest.segments if graph in one.graphs), None)
     if graph == "embed_tokens":
         check.takes({"input_ids"})
         check.require(len(outputs) == 1, "gives one output")

@@ -95,6 +95,15 @@ class Manifest:
         return tuple(one.name for one in self.variants if one.form == "portable")
 
     @property
+    def engine_graphs(self) -> tuple[str, ...]:
+        """Names of the graphs that engines are built of: all but second ones for steps.
+
+        An engine has memory of its own for its weights, so that one for steps would hold all experts once more.
+        """
+        steps = {segment.step.graph for segment in self.segments if segment.step}
+        return tuple(name for name in self.graphs if name not in steps)
+
+    @property
     def budgets(self) -> tuple[int, ...]:
         """The recipe's budgets, ascending; none where it has one for all questions."""
         return tuple(sorted({served.budget for served in self.images if served.budget is not None}))
@@ -314,7 +323,7 @@ def _check(manifest: Manifest) -> None:
     pruning = [selector.graph for selector in selectors if selector.kind == "prune"]
     names = [name for served in manifest.images for name in served.graphs]
     names += [name + served.suffix for served in manifest.images for name in pruning]
-    names += ["embed_tokens", *(segment.graph for segment in manifest.segments)]
+    names += ["embed_tokens", *(name for segment in manifest.segments for name in segment.graphs)]
     names += [selector.graph for selector in selectors if selector.kind != "prune"]
     require(bool(manifest.precisions), "names no precision")
     require(bool(manifest.images), "serves no image")
@@ -331,6 +340,8 @@ def _check(manifest: Manifest) -> None:
     for paths in manifest.graphs.values():
         for path in paths.values():
             require(path in manifest.files, f"lists no hash of {path}")
+    steps = [segment.step for segment in manifest.segments if segment.step]
+    require(all(step.rows > 0 for step in steps), "has a graph for steps of no rows")
     layers = [layer for segment in manifest.segments for layer in segment.layers]
     whole = layers == list(range(len(layers))) and len(layers) == manifest.generation.layers
     require(whole, "has segments that do not make up the decoder")

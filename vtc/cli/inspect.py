@@ -18,6 +18,12 @@ from vtc.compressed.inspection import TEXT_TOKENS, Inspection, is_finished
 from vtc.needs import Need
 from vtc.plan import TokenPlan
 
+_MIXTURES = {
+    "routed": "  routed: the experts that tokens pass",
+    "executed": "  executed by portable graphs and engines: every expert",
+}
+"""What is counted besides where the decoder has mixtures of experts."""
+
 
 @verb("Show what a recipe comes to on a model, and what each verb takes.")
 @click.argument("target", metavar="MODEL|BUNDLE|COMPRESSED_DIR")
@@ -106,6 +112,7 @@ def _print(inspection: Inspection) -> None:
     rows.append(["visual tokens, layer average", *(f"{x:.4g}" for x in averages), _share(averages[1], averages[0])])
     for label, before, after in (
         ("prefill FLOPs, exact", base.flops["exact"], made.flops["exact"]),
+        *((label, base.flops[name], made.flops[name]) for name, label in _MIXTURES.items() if name in made.flops),
         *((f"  of it {part}", base.flops_parts[part], made.flops_parts[part]) for part in made.flops_parts),
         ("decoder FLOPs, FastV's formula", base.flops["fastv"], made.flops["fastv"]),
         ("decoder FLOPs, PyramidDrop's formula", base.flops["pyramiddrop"], made.flops["pyramiddrop"]),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from vtc.facts.model import ModelFacts
+from vtc.facts.model import DecoderFacts, ModelFacts
 from vtc.needs import Need
 from vtc.plan import flops
 from vtc.plan.token_plan import TokenPlan
@@ -138,7 +138,7 @@ class Costs:
             seconds=known,
         )
 
-    def asked(self, plan: TokenPlan, prompts: int = 1, scored: int = 1) -> int:
+    def asked(self, plan: TokenPlan, prompts: int = 1, scored: int = 1, *, every_expert: bool = False) -> int:
         """Bytes of what is computed while prompts of one image are answered.
 
         Parameters
@@ -148,10 +148,13 @@ class Costs:
             At a time.
         scored : int
             Tokens of each whose logits are kept, in float32.
+        every_expert : bool
+            Whether a mixture computes all its experts, as graphs of standard operators do and PyTorch does not.
         """
         cache = prompts * flops.kv_bytes(self.facts.decoder, lengths(plan), self.value)
         logits = 4 * prompts * scored * self.facts.decoder.vocab
-        decoded = cache + max(prompts * self.layer(max(lengths(plan))), logits)
+        experts = plan.decoder(self.facts.decoder).experts if every_expert else None
+        decoded = cache + max(prompts * self.layer(max(lengths(plan)), experts), logits)
         return int(HOLES * max(prompts * self.encoded(), decoded))
 
     def encoded(self) -> int:
@@ -161,21 +164,25 @@ class Costs:
         inner = (3 if encoder.gated_ffn else 2) * encoder.ffn
         return self.facts.layout.views * patches * (inner + HIDDEN * encoder.width) * self.value
 
-    def layer(self, tokens: int) -> int:
-        """Bytes of a decoder layer's values for one prompt: its tokens, its feed-forward, and who sees whom."""
+    def layer(self, tokens: int, experts: int | None = None) -> int:
+        """Bytes of a decoder layer's values for one prompt: its tokens, its feed-forward, and who sees whom.
+
+        A token passes so many experts of a mixture; None are those that it is sent to.
+        """
         decoder = self.facts.decoder
-        inner = (3 if decoder.gated_ffn else 2) * decoder.ffn * decoder.active_experts
+        inner = (3 if decoder.gated_ffn else 2) * decoder.ffn * (experts or decoder.active_experts)
         return tokens * (inner + HIDDEN * decoder.width + tokens) * self.value
 
-    def prefill(self, plan: TokenPlan, prompts: float = 1) -> float | None:
+    def prefill(self, plan: TokenPlan, prompts: float = 1, *, every_expert: bool = False) -> float | None:
         """Seconds until the first token, prompts one after another."""
-        return None if self.speed is None else prompts * plan.flops["exact"] / self.speed.flops
+        work = plan.executed if every_expert else plan.flops["exact"]
+        return None if self.speed is None else prompts * work / self.speed.flops
 
     def decode(self, tokens: float) -> float | None:
-        """Seconds for so many tokens after the first, one after another: each reads the whole decoder."""
+        """Seconds for so many tokens after the first, one after another: each reads the decoder, of experts its own."""
         if self.speed is None:
             return None
-        one = replace(self.facts.decoder, active_experts=1)
+        one = self.facts.decoder
         each = flops.decoder_flops(one, [1] * one.layers) // 2 + one.width * one.vocab
         return tokens * each * self.value / self.speed.moved
 
@@ -215,9 +222,7 @@ def lengths(plan: TokenPlan) -> Sequence[int]:
 
 def weight_count(plan: TokenPlan, facts: ModelFacts) -> int:
     """Entries of all matrices that a plan's graphs hold."""
-    tower, decoder = facts.encoder, facts.decoder
-    if plan.experts is not None:
-        decoder = decoder.with_experts(plan.experts)
+    tower, decoder = facts.encoder, plan.decoder(facts.decoder)
     layer = 4 * tower.width**2 + (3 if tower.gated_ffn else 2) * tower.width * tower.ffn
     patches = prod(facts.layout.view_grid) * tower.merge**2
     places = patches + tower.has_cls + 3 * tower.frames * tower.patch_size**2
@@ -232,3 +237,11 @@ def weight_count(plan: TokenPlan, facts: ModelFacts) -> int:
         + len(plan.decoder_layers) * one
         + 2 * decoder.vocab * decoder.width  # embedding and head
     )
+
+
+def expert_count(plan: TokenPlan, sizes: DecoderFacts) -> int:
+    """Entries of the experts' matrices among those, which are stacked; few-bit precisions leave them whole."""
+    decoder = plan.decoder(sizes)
+    if decoder.experts == 1:
+        return 0
+    return len(plan.decoder_layers) * decoder.experts * (3 if decoder.gated_ffn else 2) * decoder.ffn * decoder.width

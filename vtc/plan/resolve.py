@@ -12,7 +12,7 @@ from typing import Literal
 
 from vtc.errors import InputError
 from vtc.facts.layout import Grid, ImageLayout
-from vtc.facts.model import ModelFacts
+from vtc.facts.model import DecoderFacts, ModelFacts
 from vtc.plan import flops
 from vtc.plan.budget import budget_keeps
 from vtc.plan.combination import check_combination
@@ -147,6 +147,7 @@ def _counted(
             "exact": sum(parts.values()),
             "fastv": flops.fastv_flops(sizes, lengths),
             "pyramiddrop": flops.pyramiddrop_flops(sizes, lengths),
+            **_mixture_flops(sizes, lengths, sum(parts.values())),
         },
         flops_parts=parts,
         kv_bytes=flops.kv_bytes(facts.decoder, lengths, bytes_per_value),
@@ -248,6 +249,14 @@ def _flops_parts(
         "selection": spans * own.get("selection", 0),
         "head": flops.head_flops(facts.decoder),
     }
+
+
+def _mixture_flops(decoder: DecoderFacts, lengths: Sequence[int], exact: int) -> dict[str, int]:
+    """Operations of a prefill by the experts that tokens pass, and by all; nothing where there is no mixture."""
+    if decoder.experts == 1:
+        return {}
+    every = flops.decoder_flops(replace(decoder, active_experts=decoder.experts), lengths)
+    return {"routed": exact, "executed": exact - flops.decoder_flops(decoder, lengths) + every}
 
 
 def _projections(entering: TokenState, layout: ImageLayout, asked: int | None) -> int:

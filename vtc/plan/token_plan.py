@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from vtc.facts.layout import Grid
+from vtc.facts.model import DecoderFacts
 from vtc.recipe.values import Positions
 
 FLOPS = ("exact", "fastv", "pyramiddrop")
@@ -120,7 +121,9 @@ class TokenPlan:
     text_tokens
         Tokens of the prompt that are not visual.
     flops
-        Of a prefill, by the ``exact`` count and the ``fastv`` and ``pyramiddrop`` formulas, see `vtc.plan.flops`.
+        Of a prefill, by the ``exact`` count and the ``fastv`` and ``pyramiddrop`` formulas, see `vtc.plan.flops`. Of a
+        mixture of experts the exact count is of the experts that tokens pass, ``routed``; ``executed`` is of them all,
+        as portable graphs and engines compute.
     flops_parts
         The exact count by ``encoder`` (with what selectors after it read and multiply), ``projector`` (with frequency
         filters and resampling), ``decoder``, ``selection`` (queries, keys and scores of `prune_in_decoder`, as if all
@@ -163,6 +166,11 @@ class TokenPlan:
         return self.per_span(self.keep)
 
     @property
+    def executed(self) -> int:
+        """Operations of a prefill in standard operators, which compute every expert of a mixture."""
+        return self.flops.get("executed", self.flops["exact"])
+
+    @property
     def chooses_places(self) -> bool:
         """Whether some of an image's tokens are kept at their places and others are not."""
         return self.has_places and (self.keep < self.visual_tokens_in or bool(self.cut_layers))
@@ -181,6 +189,10 @@ class TokenPlan:
     def experts(self) -> int | None:
         """Experts of a decoder layer that are left; None where stages leave them alone."""
         return next((stage.experts for stage in reversed(self.stages) if stage.experts is not None), None)
+
+    def decoder(self, sizes: DecoderFacts) -> DecoderFacts:
+        """Sizes of the decoder that a model's, `sizes`, becomes: with the experts that are left."""
+        return sizes if self.experts is None else sizes.with_experts(self.experts)
 
     @property
     def cut_layers(self) -> tuple[int, ...]:

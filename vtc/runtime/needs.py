@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vtc.bundle.external_data import stacked_bytes
 from vtc.bundle.facts import precision_and_form
 from vtc.bundle.manifest import Manifest
 from vtc.needs import Need, refuse_what_cannot_fit
@@ -15,11 +16,11 @@ EMBEDDING = "embed_tokens"
 LESS_MEMORY = "a smaller --precision of the bundle, such as q4 (vtc export --precision q4)"
 
 
-def graphs_need(matrices: int, table: int, precision: str, provider: str = "cpu") -> Need:
+def graphs_need(matrices: int, table: int, precision: str, provider: str = "cpu", experts: int = 0) -> Need:
     """What ONNX Runtime takes for graphs; what an answer computes is small beside that.
 
     On a CPU matrices are laid out anew, in float32 where they are 16 bits wide: a copy that the system cannot take
-    back. Rows of the embedding are looked up in its file.
+    back. Rows of the embedding are looked up in its file, and stacked matrices in float32 multiplied as they lie there.
 
     Parameters
     ----------
@@ -28,18 +29,22 @@ def graphs_need(matrices: int, table: int, precision: str, provider: str = "cpu"
     precision : str
     provider : str
         ``cpu`` or ``cuda``.
+    experts : int
+        Bytes of the stacked matrices among `matrices`.
     """
     if provider != "cpu":
         return Need(LIBRARIES, gpu=matrices + table)
-    wide = 2 if precision in ("fp16", "bf16") else 1
-    return Need(LIBRARIES, work=wide * matrices, mapped=table)
+    if precision in ("fp16", "bf16"):
+        return Need(LIBRARIES, work=2 * matrices, mapped=table)
+    return Need(LIBRARIES, work=matrices - experts, mapped=table + experts)
 
 
 def bundle_need(manifest: Manifest, variant: str, provider: str) -> Need:
     """What a variant of a bundle takes in ONNX Runtime; see :func:`graphs_need`."""
     table = sum(entry.bytes for entry in manifest.graph_files(EMBEDDING, variant).values())
     matrices = manifest.graph_bytes(variant) - table
-    return graphs_need(matrices, table, precision_and_form(variant)[0], provider)
+    experts = sum(stacked_bytes(manifest.graph(segment.graph, variant)) for segment in manifest.segments)
+    return graphs_need(matrices, table, precision_and_form(variant)[0], provider, experts)
 
 
 def need_of(manifest: Manifest, options: RuntimeOptions, backend: Backend) -> Need:

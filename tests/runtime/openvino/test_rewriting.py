@@ -150,12 +150,15 @@ def test_of_equal_values_the_first_is_taken(tmp_path: Path, largest: int) -> Non
         np.testing.assert_array_equal(graph.run({"x": x})[0].numpy(), wanted)
 
 
-def test_a_stack_of_matrices_is_multiplied_each(tmp_path: Path) -> None:
-    experts = np.random.default_rng(0).standard_normal((4, 16, 8), dtype=np.float32)
-    text = "g (float[tokens,16] x) => (float[4,tokens,8] y) { y = MatMul(x, experts) }"
-    graph = opened(tmp_path, text, experts=experts)
-    x = np.random.default_rng(1).standard_normal((5, 16), dtype=np.float32)
-    np.testing.assert_allclose(graph.run({"x": x})[0].numpy(), x @ experts, atol=1e-5)
+@pytest.mark.parametrize("left", [False, True])
+def test_a_stack_of_matrices_is_multiplied_each(tmp_path: Path, left: bool) -> None:
+    experts = np.random.default_rng(0).standard_normal((4, 8, 16) if left else (4, 16, 8), dtype=np.float32)
+    x = np.random.default_rng(1).standard_normal((16, 5) if left else (5, 16), dtype=np.float32)
+    taken, given = ("[16,tokens]", "[4,8,tokens]") if left else ("[tokens,16]", "[4,tokens,8]")
+    product = "MatMul(experts, x)" if left else "MatMul(x, experts)"
+    graph = opened(tmp_path, f"g (float{taken} x) => (float{given} y) {{ y = {product} }}", experts=experts)
+    wanted = experts @ x if left else x @ experts
+    np.testing.assert_allclose(graph.run({"x": x})[0].numpy(), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["int4", "int8"])

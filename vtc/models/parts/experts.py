@@ -20,7 +20,8 @@ def every_expert(module: Any, hidden: Tensor, chosen: Tensor, weights: Tensor) -
 
     Which tokens an expert gets is data, and shapes must not depend on that; to gather the chosen experts' matrices for
     each token would need more memory than a prompt leaves. So a graph multiplies experts / active experts times as much
-    as the model does.
+    as the model does. Matrices stand on the left, one row an output, and rows of gate and up projection alternate: so
+    ONNX Runtime's mixture takes them from the same file, and a graph for one token gathers them as they are.
 
     Parameters
     ----------
@@ -38,9 +39,11 @@ def every_expert(module: Any, hidden: Tensor, chosen: Tensor, weights: Tensor) -
     """
     numbers = torch.arange(module.num_experts, device=chosen.device)
     share = ((chosen.unsqueeze(-1) == numbers) * weights.unsqueeze(-1)).sum(dim=1)
-    gate, up = torch.matmul(hidden, module.gate_up_proj.transpose(1, 2)).chunk(2, dim=-1)
-    outputs = torch.matmul(module.act_fn(gate) * up, module.down_proj.transpose(1, 2))
-    return (outputs * share.T.unsqueeze(-1)).sum(dim=0).to(hidden.dtype)
+    both: Tensor = module.gate_up_proj
+    by_turns = both.reshape(len(both), 2, -1, both.shape[-1]).transpose(1, 2).reshape(both.shape)
+    gate, up = torch.matmul(by_turns, hidden.T).reshape(len(both), both.shape[1] // 2, 2, -1).chunk(2, dim=2)
+    inner = (module.act_fn(gate) * up).flatten(1, 2) * share.T.unsqueeze(1)
+    return torch.matmul(module.down_proj, inner).sum(dim=0).T.to(hidden.dtype)
 
 
 ALL_EXPERTS_FUNCTIONS.register(EVERY_EXPERT, every_expert)

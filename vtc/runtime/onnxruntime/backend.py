@@ -13,6 +13,7 @@ from vtc.runtime.on_host import OnHost
 from vtc.runtime.onnxruntime.graph import Graph
 from vtc.runtime.onnxruntime.in_place import InPlacePast
 from vtc.runtime.onnxruntime.providers import choose_provider, import_onnxruntime
+from vtc.runtime.onnxruntime.steps import WithSteps
 from vtc.runtime.options import RuntimeOptions
 from vtc.runtime.past import GrowingPast
 from vtc.runtime.variants import choose_variant
@@ -61,13 +62,22 @@ class OnnxRuntime(OnHost):
         self.variant = self._variant.name
         self.precision = self.exported = self._variant.precision
 
-    def open(self, graph: str) -> Graph:
+    def open(self, graph: str) -> LoadedGraph:
+        opened = self._open(graph)
+        step = next((one.step for one in self._manifest.segments if one.graph == graph), None)
+        # A graph that writes the cache where it reads it is ONNX Runtime's own, and computes the chosen experts alone.
+        # On a GPU a second session would hold all weights once more.
+        if step is None or opened.in_place or opened.device != "cpu":
+            return opened
+        return WithSteps(opened, self._open(step.graph, step=True), step.rows)
+
+    def _open(self, graph: str, *, step: bool = False) -> Graph:
         path = self._manifest.graph(graph, self.variant)
         if self._options.verify:
             check_weights(path)
         # Rows are looked up by one thread. Threads that wait busily would be in the way of the next graph's; the
         # decoder's is run again and again.
-        segment = any(one.graph == graph for one in self._manifest.segments)
+        segment = any(graph in one.graphs for one in self._manifest.segments)
         opened = Graph(
             path,
             self._provider,
@@ -76,6 +86,7 @@ class OnnxRuntime(OnHost):
             spin=self._options.spin and segment,
             session=self._variant.session,
             in_place=graph in self._variant.in_place,
+            lay_out=not step,
         )
         check_interface(self._manifest, graph, *opened.shapes())
         return opened

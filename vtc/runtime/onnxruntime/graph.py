@@ -45,6 +45,9 @@ class Graph:
         Further entries of the session's configuration.
     in_place : bool
         Whether it writes its cache where it reads it.
+    lay_out : bool
+        Whether weights are laid out anew for faster products of many tokens, in a copy. A second graph of the same
+        weights leaves them as they lie in their file, which both map into memory.
 
     Attributes
     ----------
@@ -69,6 +72,7 @@ class Graph:
         spin: bool = False,
         session: Mapping[str, str] = MappingProxyType({}),
         in_place: bool = False,
+        lay_out: bool = True,
     ) -> None:
         self.provider, self.in_place = provider, in_place
         self._path = path
@@ -78,7 +82,7 @@ class Graph:
             # Left alone, it rounds what meets weights of few bits to 8 bits too, which a bundle has to ask for.
             "session.qdq_matmulnbits_accuracy_level": "1",
             "session.x64quantprecision": str(int(not has_vnni())),
-            "session.disable_prepacking": str(int(sparing)),
+            "session.disable_prepacking": str(int(sparing or not lay_out)),
             **session,
         }
         self._session = self._open(path, provider, threads, sparing, entries)

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from vtc.models.random.tiny_families.rows import TINY_FAMILIES
-from vtc.models.random.tiny_families.write import write_tiny
+from vtc.models.random.tiny_families.write import write_family, write_tiny
 
-__all__ = ["TINY_FAMILIES", "write_tiny"]
+__all__ = ["TINY_FAMILIES", "write_family", "write_tiny"]

@@ -40,7 +40,11 @@ def write_tiny(model_type: str, path: Path, *, encoder_layers: int = 4, decoder_
     Path
         `path`.
     """
-    family = TINY_FAMILIES[model_type](encoder_layers, decoder_layers)
+    return write_family(model_type, TINY_FAMILIES[model_type](encoder_layers, decoder_layers), path, seed)
+
+
+def write_family(model_type: str, family: Family, path: Path, seed: int = 0) -> Path:
+    """As :func:`write_tiny`, of a family of sizes of one's own."""
     path.mkdir(parents=True)
     tokenizer = _tokenizer(family)
     tokenizer.save_pretrained(path)
