@@ -254,13 +254,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="resumable state (default: OUTPUT.work)")
     parser.add_argument("--steps", type=int, default=ExpertConfig.steps)
     parser.add_argument("--seed", type=int, default=ExpertConfig.seed)
+    weight = ExpertConfig.information_weight
+    parser.add_argument("--information-weight", type=float, default=weight, help="of SMoES's mutual information")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's choice)")
     parser.add_argument("--smoke", action="store_true", help="a few steps")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     whole = SMOKE if args.smoke else ExpertConfig(steps=args.steps)
-    config = dataclasses.replace(whole, scores=args.scores, seed=args.seed)
+    weight = args.information_weight
+    config = dataclasses.replace(whole, scores=args.scores, seed=args.seed, information_weight=weight)
     train(config, args.output, args.work or args.output.with_name(args.output.name + ".work"))
 
 
