@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from vtc.cli import main
-from vtc.recipe import builtin_recipes
+from vtc.recipe import builtin_recipes, load_recipe
 
 STAGE = "version: 1\nname: test\nstages:\n  - kind: prune\n    keep: 8\n    selector: cls_attention\n"
 
@@ -35,7 +35,7 @@ def test_shipped_recipe_is_right(name: str) -> None:
 
 @pytest.mark.parametrize("name", builtin_recipes())
 def test_shipped_recipe_fits_the_reference_model(name: str) -> None:
-    result = check(name, "--model", "reference", "--json")
+    result = check(name, "--model", load_recipe(name).tried_on, "--json")
     assert result.exit_code == 0
     assert json.loads(result.stdout)["plan"]["visual_tokens_in"] >= 256
 

@@ -44,6 +44,7 @@ NO_CLS |= {"paligemma", "gemma3"}
 REFUSED = {
     **dict.fromkeys(("combined", "fastervlm", "fastervlm-25", "prumerge", "turbo"), (NO_CLS, "CLS token")),
     **dict.fromkeys(("vispruner", "vscan", "vtc-cls"), (NO_CLS, "CLS token")),
+    **dict.fromkeys(("reap", "hc-smoe"), (set(FAMILIES) - {"qwen3_vl_moe"}, "no experts")),
     "fopru": ({"llava_next", "llava_onevision", "internvl"}, "never see each other"),
 }
 """Recipes that some families cannot take, those, and what they are told."""

@@ -120,6 +120,12 @@ def test_smaller_grid_has_the_tokens_and_fits(height: int, width: int, keep: int
 def test_shipped_recipe_fits(name: str, facts: ModelFacts) -> None:
     found = load_recipe(name)
     check(found)
+    if found.needs_experts:
+        mixture = replace(facts, decoder=replace(facts.decoder, experts=8, active_experts=2))
+        assert plan(found, mixture).flops["executed"] < plan(recipe(), mixture).flops["executed"]
+        with pytest.raises(RecipeError, match="is dense here, it has no experts"):
+            plan(found, facts)
+        return
     made = plan(found, facts)
     base = plan(recipe(), facts)
     assert (made.flops["fastv"] < base.flops["fastv"]) == bool(found.stages)

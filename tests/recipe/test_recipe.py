@@ -207,7 +207,7 @@ def test_shipped_recipe_is_named_after_its_file_and_opens_with_its_command(name:
     assert recipe.name == name
     assert recipe.description
     first = builtin_recipes()[name].read_text(encoding="utf-8").splitlines()[0]
-    assert first == f"# vtc compress reference --recipe {name} -o out/{name}"
+    assert first == f"# vtc compress {recipe.tried_on} --recipe {name} -o out/{name}"
 
 
 def test_every_selector_says_what_it_is() -> None:

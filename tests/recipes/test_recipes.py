@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,19 @@ IN_OPENVINO = ("divprune", "learnpruner", "pyramiddrop")
 """Recipes whose bundles are run by OpenVINO as well: a greedy choice, a trained pruner, several cuts in the decoder."""
 ALIKE = ("combined", "fastervlm-25")
 """Recipes whose every stage another one tries: fastervlm has their selector, visual-exit and todre the exit."""
+MERGED = "hc-smoe"
+"""Merged experts are exported in tests/exporters, on a tiny model."""
 UNTRAINED = ("c-abstractor", "ldpv2", "mqt", "pixel-shuffle", "quecc", "tokenflex", "tokenpacker")
 """Recipes whose projector does not ship: each is exported in tests/projectors, and trained for two steps here."""
-IN_FULL = (*ALIKE, *UNTRAINED, "m3")
+IN_FULL = (*ALIKE, *UNTRAINED, MERGED, "m3")
 BRIEFLY = [f"stages.0.projector.training.{key}" for key in ("steps=2", "questions=64", "validation=8")]
 SAME_TOKENS = 0.95
 """Share of images that keep exactly the same tokens; patches of a plain background are near-ties to a greedy choice."""
 
 
-@pytest.fixture(scope="module")
-def reference() -> VLMAdapter:
-    return load_adapter(reference_dir())
+@cache
+def loaded(name: str) -> VLMAdapter:
+    return load_adapter(reference_dir(name))
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +66,10 @@ def once(see: Callable[..., Any]) -> Callable[..., Any]:
     "name", [pytest.param(one, marks=[pytest.mark.full] if one in IN_FULL else []) for one in sorted(builtin_recipes())]
 )
 def test_bundle_answers_as_pytorch_does(
-    reference: VLMAdapter, items: tuple[Item, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    items: tuple[Item, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    tried_on = load_recipe(name).tried_on
+    reference = loaded(tried_on)
     digest = model_digest(reference.path)
     samples = samples_from(reference, "reference", 16, seed=0)
     pruner = AutoTrained(reference, digest, tmp_path, "reference")
@@ -74,7 +79,7 @@ def test_bundle_answers_as_pytorch_does(
     model = apply_recipe(reference, recipe, model_digest=digest)
     export(
         ExportRequest(
-            served(model, recipe), recipe, Origin("reference", digest), samples[: 2 * max(1, len(recipe.budgets))]
+            served(model, recipe), recipe, Origin(tried_on, digest), samples[: 2 * max(1, len(recipe.budgets))]
         ),
         tmp_path / "bundle",
     )

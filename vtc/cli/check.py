@@ -22,7 +22,9 @@ from vtc.recipe import load_recipe
 @image_option_flags()
 @click.option("--smoke", is_flag=True, help="Also compress, export, compare and run a tiny random model with it.")
 @click.option(
-    "--family", metavar="FAMILY", default="llava", show_default=True, help="Of the tiny random model (vtc ls models)."
+    "--family",
+    metavar="FAMILY",
+    help="Of the tiny random model (vtc ls models).  [default: llava, or qwen3_vl_moe for mixtures of experts]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
@@ -31,7 +33,7 @@ def command(
     model: str | None,
     image_options: ImageOptions,
     smoke: bool,
-    family: str,
+    family: str | None,
     as_json: bool,
 ) -> None:
     """Validate RECIPE, a shipped name or a .yaml file.
@@ -84,6 +86,7 @@ def command(
         from vtc.models import FAMILIES
         from vtc.progress import progress
 
+        family = family or ("qwen3_vl_moe" if recipe.needs_experts else "llava")
         if family not in FAMILIES:
             raise InputError(f"no family '{family}'; families: {', '.join(FAMILIES)}")
 
@@ -95,4 +98,4 @@ def command(
         print_json(report)
     else:
         say("\n".join([*lines, "ok"]))
-    suggest("inspect", model or "reference", "--recipe", recipe_name)
+    suggest("inspect", model or recipe.tried_on, "--recipe", recipe_name)

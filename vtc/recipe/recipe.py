@@ -141,6 +141,16 @@ class Recipe(Written):
         return next(readers, None) if self.split_text else None
 
     @property
+    def needs_experts(self) -> bool:
+        """Whether it is for mixtures of experts alone."""
+        return self.experts is not None or any(stage.needs_experts for stage in self.stages)
+
+    @property
+    def tried_on(self) -> str:
+        """Name of the model that ships with vtc and that the recipe can be tried on."""
+        return "reference-moe" if self.needs_experts else "reference"
+
+    @property
     def autos(self) -> list[str]:
         """Key paths of the values left to calibration, such as ``stages.0.keep``."""
         return [".".join(map(str, path)) for path in _find_autos(self.canonical()["stages"], ("stages",))]

@@ -80,6 +80,8 @@ class StageEntry(Written):
     """Selectors that its `selector` may name."""
     projectors: ClassVar[Mapping[str, type[ProjectorEntry]]] = {}
     """Projectors that its `projector` may name."""
+    needs_experts: ClassVar[bool] = False
+    """It is for mixtures of experts alone."""
     default_selector: ClassVar[str] = ""
     """The selector that options without a name belong to."""
 

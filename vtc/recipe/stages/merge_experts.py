@@ -70,6 +70,7 @@ class MergeExpertsEntry(StageEntry):
 
     summary = "merge experts of a mixture whose outputs are alike"
     acts = Place.WEIGHTS
+    needs_experts = True
     guides: ClassVar[Mapping[str, str]] = {"groups": "keep"}
     kind: Literal["merge_experts"] = "merge_experts"
     keep: Experts | None = None

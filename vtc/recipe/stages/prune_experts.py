@@ -25,6 +25,7 @@ class PruneExpertsEntry(StageEntry):
 
     summary = "drop experts of a mixture that are needed least"
     acts = Place.WEIGHTS
+    needs_experts = True
     guides: ClassVar[Mapping[str, str]] = {"experts": "keep"}
     kind: Literal["prune_experts"] = "prune_experts"
     keep: Experts | None = None
