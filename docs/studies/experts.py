@@ -39,10 +39,17 @@ from vtc.progress import progress
 from vtc.recipe import NONE, Recipe
 from vtc.recipe.experts import ExpertPlacement
 from vtc.reference import reference_dir
-from vtc.reference.training.experts import ExpertConfig, train
+from vtc.reference.training.experts import ExpertConfig, Scores, train
 
 DOCS = Path(__file__).resolve().parents[1]
-ARMS = {"load balance alone": "none", "SMoES, attention": "attention", "SMoES, Gaussian": "gaussian"}
+PLAIN, SHIPPED = "load balance alone", "SMoES, attention"
+ARMS: dict[str, tuple[Scores, float]] = {
+    PLAIN: ("none", 0),
+    SHIPPED: ("attention", 0.3),
+    "SMoES, attention, weight 1": ("attention", 1.0),
+    "SMoES, Gaussian, weight 1": ("gaussian", 1.0),
+}
+"""Mixtures: soft scores, and weight of the mutual information."""
 MEASURED_ON = 128
 """Questions of the training split that expert statistics are of."""
 RANDOM_DRAWS = 4
@@ -103,7 +110,7 @@ class Mixture:
 
 def trained(mixtures: dict[str, Mixture], dense: Questions) -> dict[str, Any]:
     """Accuracy of each mixture, paired with the one trained by load balance alone, and its specialisation by layer."""
-    rival = mixtures["load balance alone"].questions.original.scores
+    rival = mixtures[PLAIN].questions.original.scores
     rows: dict[str, Any] = {}
     every = {"dense reference": dense, **{name: one.questions for name, one in mixtures.items()}}
     for name, questions in every.items():
@@ -200,10 +207,10 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     mixtures: dict[str, Mixture] = {}
-    for name, scores in ARMS.items():
-        path = options.work / scores
+    for name, (scores, weight) in ARMS.items():
+        path = options.work / f"{scores}-{weight}"
         if not options.no_train:
-            train(ExpertConfig(scores=scores), path, options.work / f"{scores}.work")  # type: ignore[arg-type]
+            train(ExpertConfig(scores=scores, information_weight=weight), path, path.with_name(f"{path.name}.work"))
         if (path / "config.json").is_file():
             mixtures[name] = Mixture(path, options.questions)
     file = DOCS / "results" / "experts.json"
@@ -215,11 +222,11 @@ def main() -> None:
         if options.only in (None, "placed"):
             results["placed"] = placed(mixtures, options.prompts, options.repeats)
         if options.only in (None, "fewer"):
-            some = {name: Mixture(one.path, options.fewer_questions) for name, one in mixtures.items()}
-            results["fewer"] = {name: fewer(one) for name, one in some.items() if name != "SMoES, Gaussian"}
+            some = {name: Mixture(mixtures[name].path, options.fewer_questions) for name in (PLAIN, SHIPPED)}
+            results["fewer"] = {name: fewer(one) for name, one in some.items()}
     file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    for name, mixture in mixtures.items():
-        draw_experts(mixture.use).save(DOCS / "figures" / f"experts_{ARMS[name]}.png")
+    for name in (PLAIN, SHIPPED):
+        draw_experts(mixtures[name].use).save(DOCS / "figures" / f"experts_{ARMS[name][0]}.png")
     fill_tables(DOCS / "experts.md", results, TABLES)
 
 

@@ -60,7 +60,7 @@ class ExpertConfig:
     bins: int = 4
     decay: float = 0.99
     balance_weight: float = 0.01
-    information_weight: float = 1.0
+    information_weight: float = 0.3
     held_out: int = 160
     every: int = 100
     seed: int = 17
