@@ -119,7 +119,8 @@ def fuse_mixtures(model: ir.Model) -> list[str]:
     RemoveUnusedNodesPass()(model)
     if done == every:
         return []
-    return [f"{every - done} of {every} mixtures compute every expert: router, activation or type is not MoE's"]
+    why = "router, activation or type is not MoE's, or an earlier vtc exported them"
+    return [f"{every - done} of {every} mixtures compute every expert: {why}"]
 
 
 def gather_mixtures(model: ir.Model) -> int:

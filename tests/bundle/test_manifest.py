@@ -97,6 +97,11 @@ def test_sizes_are_compared_even_where_hashes_are_not(bundle: Path) -> None:
         (lambda m: m["segments"][1].update(selector=None), "wrong selector"),
         (lambda m: m["segments"][1]["selector"].update(kind="merge"), "wrong selector"),
         (lambda m: m["segments"][0].update(sees="text"), "wrong selector"),
+        (
+            lambda m: m["segments"][0].update(step={"graph": "decoder_step_0", "rows": 1}),
+            "names no fp32 graph 'decoder_step_0'",
+        ),
+        (lambda m: m["segments"][0].update(step={"graph": "embed_tokens", "rows": 0}), "for steps of no rows"),
         (lambda m: m.update(schema=99), "newer vtc"),
         (lambda m: m["generation"]["rules"].update(repetition_penalty=0.0), r"generation\.rules: .*a number above 0"),
         (lambda m: m["generation"]["rules"].update(suppress_tokens=["a"]), r"generation\.rules\.suppress_tokens"),
