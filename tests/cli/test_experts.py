@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from tests.runtime.toy import make_toy, write_toy_bundle
 from tests.tiny import image
 from vtc.cli import main
 from vtc.compressed.build import apply_recipe
@@ -263,6 +264,14 @@ def test_statistics_without_what_is_asked_for(place: Path, mixture_checkpoint: P
 def test_figures_go_with_experts(mixture_checkpoint: Path, tmp_path: Path) -> None:
     refused("inspect", mixture_checkpoint, "--figure", tmp_path / "x.png", words="--figure goes with --experts")
     assert list(tmp_path.iterdir()) == []
+    asked = "inspect", mixture_checkpoint, "--experts", tmp_path / "s", "--recipe", "none"
+    refused(*asked, words="leave --recipe and --set out")
+
+
+def test_bundles_are_not_measured(mixture_checkpoint: Path, tmp_path: Path) -> None:
+    write_toy_bundle(make_toy(), tmp_path / "bundle")
+    out = tmp_path / "out"
+    refused("calibrate", tmp_path / "bundle", "--experts", "-o", out, words="is a 'bundle', not a compressed model")
 
 
 COMPRESS = {

@@ -3,69 +3,79 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.models.own import own_model
-from tests.tiny import compressed, image
+from tests.models.families import Case, Checkpoints, compressed, prompts_of
+from tests.models.own import own_inputs, own_logits, own_model
+from vtc.compressed.following import following
+from vtc.compressed.model import CompressedModel
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
 from vtc.models.routers import Routed, Tokens, check_mixture, chosen_outputs, router_and_experts, watching_routers
 
-Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+
+@pytest.fixture(scope="module", params=["llava", "qwen3_vl_moe"])
+def model(
+    request: pytest.FixtureRequest, mixture: VLMAdapter, tmp_path_factory: pytest.TempPathFactory
+) -> CompressedModel:
+    """A mixture with one position a token, and one with three and DeepStack features."""
+    if request.param == "llava":
+        return compressed(mixture)
+    return compressed(Checkpoints(tmp_path_factory.mktemp("routers"), 2, 3).adapter(Case(request.param)))
 
 
 @pytest.fixture(scope="module")
-def batch(mixture: VLMAdapter) -> Batch:
-    """Token ids, mask and pixels of two prompts of unequal length, and the positions of their tokens."""
-    prompts = [mixture.chat("what is it ?"), mixture.chat("what digit is the red one and where is it ?")]
-    ids, mask, pixels = compressed(mixture).inputs([[image(0)], [image(1)]], prompts)
-    assert pixels is not None
-    return ids, mask, pixels, (mask.cumsum(dim=1) - 1).clamp(min=0)
-
-
-@pytest.fixture(scope="module")
-def watched(mixture: VLMAdapter, batch: Batch) -> list[Routed]:
-    """What each layer's router decided on them."""
-    ids, mask, pixels, positions = batch
+def watched(model: CompressedModel) -> list[Routed]:
+    """What each layer's router decided on two prompts of unequal length."""
     found: list[Routed] = []
-    with watching_routers(mixture, found.append) as tell, torch.inference_mode():
-        tell(Tokens.of(ids == mixture.image_token_id, positions))
-        compressed(mixture).prefill(ids, mask, pixels)
+    told: list[Tokens] = []
+    ids, mask, pixels = model.inputs(*prompts_of(model.adapter, "batch"))
+
+    def enter(values: Tensor, _: Tensor, position_ids: Tensor) -> None:
+        told.append(Tokens.of(values[..., 0].bool(), position_ids))
+        tell(told[-1])
+
+    with (
+        watching_routers(model.adapter, found.append) as tell,
+        following(model, enter, lambda values: values) as follow,
+        torch.inference_mode(),
+    ):
+        follow((ids == model.adapter.image_token_id)[..., None])
+        model.prefill(ids, mask, pixels)
     return found
 
 
 @dataclass
 class Own:
-    """What the checkpoint's own model does with the batch, with eager attention; a list over layers each."""
+    """What the checkpoint's own model does with the prompts, with eager attention; lists over layers."""
 
-    maps: list[Tensor]
-    entering: list[Tensor]
-    attended: list[Tensor] = field(default_factory=list)
+    visual: Tensor
+    real: Tensor
+    entering: list[Tensor] = field(default_factory=list)
+    attended: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     routed: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
-def own(mixture: VLMAdapter, batch: Batch) -> Own:
-    ids, mask, pixels, _ = batch
-    attended: list[Any] = []
-    routed: list[Any] = []
-    model = own_model(mixture.path)
-    model.set_attn_implementation({"text_config": "eager"})
-    for layer in model.model.language_model.layers:
-        layer.self_attn.register_forward_hook(lambda *given: attended.append(given[-1][0]))
-        layer.mlp.gate.register_forward_hook(lambda *given: routed.append(given[-1]))
-    wanted = {"use_cache": False, "output_attentions": True, "output_hidden_states": True}
-    with torch.inference_mode():
-        found = model(input_ids=ids, attention_mask=mask, pixel_values=pixels, **wanted)
-    return Own([maps.mean(dim=1) for maps in found.attentions], list(found.hidden_states), attended, routed)
+def own(model: CompressedModel) -> Own:
+    adapter = model.adapter
+    inputs = own_inputs(adapter.path, *prompts_of(adapter, "batch"))
+    found = Own(inputs["input_ids"] == adapter.image_token_id, inputs["attention_mask"].bool())
+    whole = own_model(adapter.path)
+    whole.set_attn_implementation({"text_config": "eager"})
+    for layer in whole.model.language_model.layers:
+        layer.register_forward_pre_hook(lambda _, given: found.entering.append(given[0]))
+        layer.self_attn.register_forward_hook(lambda *given: found.attended.append(given[-1]))
+        layer.mlp.gate.register_forward_hook(lambda *given: found.routed.append(given[-1]))
+    own_logits(whole, inputs)
+    return found
 
 
-def test_logits_and_choices_are_the_models_own(batch: Batch, watched: list[Routed], own: Own) -> None:
-    real = batch[1].bool()
+def test_logits_and_choices_are_the_models_own(watched: list[Routed], own: Own) -> None:
+    real = own.real
     assert [routed.layer for routed in watched] == list(range(len(own.routed)))
     for routed, theirs in zip(watched, own.routed, strict=True):
         logits, weights, chosen = (values.reshape(*real.shape, -1)[real] for values in theirs)
@@ -74,20 +84,18 @@ def test_logits_and_choices_are_the_models_own(batch: Batch, watched: list[Route
         assert torch.equal(routed.chosen[real], chosen)
 
 
-def test_scores_follow_the_attention_maps(mixture: VLMAdapter, batch: Batch, watched: list[Routed], own: Own) -> None:
+def test_scores_follow_the_attention_maps(watched: list[Routed], own: Own) -> None:
     """Each token takes over what it looks at, by the share that attention has in the sum of norms."""
-    real = batch[1].bool()
-    visual = (batch[0] == mixture.image_token_id).float()
-    scores = torch.stack([1 - visual, visual], dim=-1)
-    for layer, routed in enumerate(watched):
-        added, stayed = (values.norm(dim=-1, keepdim=True) for values in (own.attended[layer], own.entering[layer]))
-        scores = (added * (own.maps[layer] @ scores) + stayed * scores) / (added + stayed)
-        torch.testing.assert_close(routed.scores[real], scores[real], atol=1e-4, rtol=1e-4)
-    shares = scores[real][:, 1]
+    scores = torch.stack([~own.visual, own.visual], dim=-1).float()
+    for routed, entering, (output, maps) in zip(watched, own.entering, own.attended, strict=True):
+        added, stayed = (values.norm(dim=-1, keepdim=True) for values in (output, entering))
+        scores = (added * (maps.mean(dim=1) @ scores) + stayed * scores) / (added + stayed)
+        torch.testing.assert_close(routed.scores[own.real], scores[own.real], atol=1e-4, rtol=1e-4)
+    shares = scores[own.real][:, 1]
     assert ((shares > 0.01) & (shares < 0.99)).any()
 
 
-def test_outputs_of_chosen_experts_add_up_to_the_layers(mixture: VLMAdapter, watched: list[Routed]) -> None:
+def test_outputs_of_chosen_experts_add_up_to_the_layers(watched: list[Routed]) -> None:
     routed = watched[1]
     hidden, chosen, weights = (values.flatten(0, 1) for values in (routed.hidden, routed.chosen, routed.weights))
     total = torch.zeros_like(hidden)
@@ -99,9 +107,12 @@ def test_outputs_of_chosen_experts_add_up_to_the_layers(mixture: VLMAdapter, wat
     torch.testing.assert_close(total, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_nothing_is_left_on_the_model(mixture: VLMAdapter, adapter: VLMAdapter, watched: list[Routed]) -> None:
-    for layer in mixture.decoder_layers:
+def test_nothing_is_left_on_the_model(model: CompressedModel, watched: list[Routed]) -> None:
+    for layer in model.adapter.decoder_layers:
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in layer.modules())
+
+
+def test_dense_models_have_none(mixture: VLMAdapter, adapter: VLMAdapter) -> None:
     assert router_and_experts(adapter.decoder_layers[0]) is None
     check_mixture(mixture)
     with pytest.raises(InputError, match="is dense, it has no experts"):
