@@ -177,6 +177,11 @@ def test_at_most_so_many_tokens_of_each_modality(mixture: VLMAdapter, samples: l
 # Choices --------------------------------------------------------------------------------------------------------------
 
 
+def layers_of(adapter: VLMAdapter) -> list[Any]:
+    """Its layers' mixtures."""
+    return [layer.mlp for layer in adapter.decoder_layers]
+
+
 def resolved(adapter: VLMAdapter, samples: list[Sample], *stages: dict[str, Any]) -> Recipe:
     """A recipe of these stages, with what it leaves open chosen on samples."""
     return Calibrator(adapter, samples, Measurements()).resolve(recipe(*stages))
@@ -184,10 +189,8 @@ def resolved(adapter: VLMAdapter, samples: list[Sample], *stages: dict[str, Any]
 
 def test_the_best_set_is_found_by_trying_all(mixture: VLMAdapter, samples: list[Sample]) -> None:
     inputs: list[torch.Tensor] = []
-    hooks = [
-        layer.mlp.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))  # type: ignore[union-attr]
-        for layer in mixture.decoder_layers
-    ]
+    blocks = layers_of(mixture)
+    hooks = [block.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for block in blocks]
     model = compressed(mixture)
     with torch.inference_mode():
         model.prefill(*model.inputs([samples[0].images], [samples[0].prompt]))
@@ -196,9 +199,9 @@ def test_the_best_set_is_found_by_trying_all(mixture: VLMAdapter, samples: list[
     losses = {}
     for kept in combinations(range(EXPERTS), 6):
         fewer = keep_experts(mixture, [list(kept)] * LAYERS)
-        pairs = zip(mixture.decoder_layers, fewer.decoder_layers, inputs, strict=True)
+        pairs = zip(blocks, layers_of(fewer), inputs, strict=True)
         with torch.inference_mode():
-            losses[kept] = [float((a.mlp(x) - b.mlp(x)).norm()) for a, b, x in pairs]  # type: ignore[operator]
+            losses[kept] = [float((whole(x) - less(x)).norm()) for whole, less, x in pairs]
     found = resolved(mixture, samples[:1], {"kind": "prune_experts", "keep": 6, "score": "naee"})
     for layer, kept in enumerate(found.canonical()["stages"][0]["experts"]):
         each = [loss[layer] for loss in losses.values()]
@@ -226,8 +229,8 @@ def test_choices_work_after_other_stages(mixture: VLMAdapter, samples: list[Samp
 
 def test_twins_are_merged(mixture: VLMAdapter, samples: list[Sample]) -> None:
     twins = keep_experts(mixture, [list(range(EXPERTS))] * LAYERS)
-    for layer in twins.decoder_layers:
-        for weight in layer.mlp.experts.parameters():  # type: ignore[union-attr]
+    for block in layers_of(twins):
+        for weight in block.experts.parameters():
             weight[1::2] = weight[0::2]
     use = expert_use(compressed(twins), samples)
     found = resolved(twins, samples, {"kind": "merge_experts", "keep": 4})

@@ -37,6 +37,11 @@ def logits(model: CompressedModel, question: str = "what is it ?", *, images: in
         return model.prefill(*model.inputs([[image(0)] * images], [prompt]))[0]
 
 
+def blocks(adapter: VLMAdapter) -> list[Any]:
+    """Its layers' mixtures."""
+    return [layer.mlp for layer in adapter.decoder_layers]
+
+
 def listed(kept: list[int]) -> dict[str, Any]:
     """A stage that keeps the same experts in every layer."""
     return {"kind": "prune_experts", "experts": [kept] * LAYERS}
@@ -72,10 +77,9 @@ def test_weights_are_of_those_that_are_left(mixture: VLMAdapter) -> None:
     kept = [1, 4, 6]
     fewer = keep_experts(mixture, [kept] * LAYERS)
     hidden = torch.randn(5, mixture.facts.decoder.width, generator=torch.Generator().manual_seed(0))
-    for before, after in zip(mixture.decoder_layers, fewer.decoder_layers, strict=True):
-        old, new = before.mlp.gate, after.mlp.gate  # type: ignore[union-attr]
-        own, weights, chosen = new(hidden)
-        torch.testing.assert_close(own, old(hidden)[0][:, kept])
+    for old, new in zip(blocks(mixture), blocks(fewer), strict=True):
+        own, weights, chosen = new.gate(hidden)
+        torch.testing.assert_close(own, old.gate(hidden)[0][:, kept])
         expected, places = own.topk(2)
         assert torch.equal(chosen, places)
         torch.testing.assert_close(weights, expected.softmax(dim=-1))
@@ -99,8 +103,7 @@ def test_the_original_is_as_it_was_and_shares_its_weights(mixture: VLMAdapter) -
 def test_a_merged_expert_is_the_mean_of_its_members(mixture: VLMAdapter) -> None:
     merged = merge_experts(mixture, [PAIRS] * LAYERS)
     assert merged.facts.decoder == replace(mixture.facts.decoder, experts=4, merged_from=EXPERTS)
-    for before, after in zip(mixture.decoder_layers, merged.decoder_layers, strict=True):
-        old, new = before.mlp, after.mlp  # type: ignore[union-attr]
+    for old, new in zip(blocks(mixture), blocks(merged), strict=True):
         for name in ("gate_up_proj", "down_proj"):
             weight = getattr(old.experts, name)
             expected = 0.25 * weight[0::2] + 0.75 * weight[1::2]
@@ -115,8 +118,8 @@ def test_a_merged_expert_is_the_mean_of_its_members(mixture: VLMAdapter) -> None
 def test_twins_merge_into_one_of_them(mixture: VLMAdapter) -> None:
     """Where both of a pair are the same, the layer computes what it did, whatever the shares."""
     twins = keep_experts(mixture, [EVERY] * LAYERS)
-    for layer in twins.decoder_layers:
-        for weight in layer.mlp.experts.parameters():  # type: ignore[union-attr]
+    for block in blocks(twins):
+        for weight in block.experts.parameters():
             weight[1::2] = weight[0::2]
     before = logits(compressed(twins))
     assert not torch.allclose(before, logits(compressed(mixture)), atol=1e-2)
@@ -145,8 +148,7 @@ def test_exact_count_is_what_the_model_computes(mixture: VLMAdapter, name: str) 
     made = plan(recipe(*STAGES[name]), mixture.facts, text_tokens=int((ids != mixture.image_token_id).sum()))
     assert made.flops["exact"] == counter.get_total_flops()
     assert made.experts == model.adapter.facts.decoder.experts
-    for layer in model.adapter.decoder_layers:
-        assert len(layer.mlp.experts.gate_up_proj) == made.experts  # type: ignore[union-attr]
+    assert {len(block.experts.gate_up_proj) for block in blocks(model.adapter)} == {made.experts}
 
 
 # Routers with correction biases and groups ----------------------------------------------------------------------------
@@ -154,8 +156,8 @@ def test_exact_count_is_what_the_model_computes(mixture: VLMAdapter, name: str) 
 SIZES: dict[str, Any] = {"hidden_size": 16, "moe_intermediate_size": 8, "num_experts_per_tok": 2, "n_shared_experts": 1}
 GROUPS: dict[str, Any] = {"n_routed_experts": 8, "n_group": 2, "topk_group": 1, "routed_scaling_factor": 1.5}
 GROUPED: dict[str, Any] = {
-    "glm4_moe": lambda: Glm4MoeMoE(Glm4MoeConfig(**SIZES, **GROUPS)),  # type: ignore[no-untyped-call]
-    "deepseek_v3": lambda: DeepseekV3MoE(DeepseekV3Config(**SIZES, **GROUPS)),  # type: ignore[no-untyped-call]
+    "glm4_moe": lambda: Glm4MoeMoE(Glm4MoeConfig(**SIZES, **GROUPS)),
+    "deepseek_v3": lambda: DeepseekV3MoE(DeepseekV3Config(**SIZES, **GROUPS)),
 }
 KEPT = [0, 2, 3, 4, 5, 7]
 
@@ -173,10 +175,10 @@ def one_layer(kind: str, facts: ModelFacts) -> Any:
     """Two groups of four experts, of random weights and biases."""
     torch.manual_seed(0)
     model, layer = nn.Module(), nn.Module()
-    layer.mlp = GROUPED[kind]()
-    for value in layer.mlp.parameters():
+    layer.mlp = block = GROUPED[kind]()
+    for value in block.parameters():
         nn.init.normal_(value, std=0.3).requires_grad_(False)
-    layer.mlp.gate.e_score_correction_bias.normal_(std=0.3)
+    block.gate.e_score_correction_bias.normal_(std=0.3)
     model.layers = nn.ModuleList([layer])
     decoder = replace(facts.decoder, layers=1, width=16, experts=8, active_experts=2)
     return OneLayer(model=model, facts=replace(facts, decoder=decoder))

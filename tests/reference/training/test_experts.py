@@ -16,6 +16,7 @@ from vtc.reference.tokenizer import build_tokenizer
 from vtc.reference.training import experts as module
 from vtc.reference.training.checkpoint import model_config, save_checkpoint
 from vtc.reference.training.experts import SMOKE, Scores, train
+from vtc.reference.training.train import CsvLog
 from vtc.reference.training.upcycle import ACTIVE, EXPERTS, upcycle
 
 TINY = replace(SMOKE, scenes=4, steps=3, batch=2, held_out=2, every=1)
@@ -79,7 +80,7 @@ def test_training_moves_routers_and_experts_alone(
     if scores != "gaussian":
         return
 
-    class Stops(module.CsvLog):
+    class Stops(CsvLog):
         def __call__(self, row: Any) -> None:
             raise Stopped
 
