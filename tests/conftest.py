@@ -13,7 +13,7 @@ from tests.sharing import shared_exports
 from tests.tiny import image, write_checkpoint
 from vtc.models import load_adapter
 from vtc.models.base import VLMAdapter
-from vtc.models.random.shapes import TINY_SIGLIP
+from vtc.models.random.shapes import TINY_MIXTURE, TINY_SIGLIP
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -56,6 +56,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def adapter(checkpoint: Path) -> VLMAdapter:
     """The tiny model, loaded."""
     return load_adapter(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def mixture_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a tiny random LLaVA whose decoder is a mixture of 8 experts, of which a token passes 2."""
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "mixture", like=TINY_MIXTURE)
+
+
+@pytest.fixture(scope="session")
+def mixture(mixture_checkpoint: Path) -> VLMAdapter:
+    """The tiny mixture of experts, loaded."""
+    return load_adapter(mixture_checkpoint)
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,8 @@ GIVEN = {
     "optimize": ("optimize", "{}"),
     "build": ("build", "{}", "--target", "rtx"),
     "run": ("run", "{}", "--prompt", "?"),
+    "calibrate": ("calibrate", "{}", "--experts", "-o", "out"),
+    "place": ("place", "m", "--experts", "{}", "--devices", "2"),
     "show": ("show", "{}", "--recipe", "none", "-o", "out.png"),
     "validate": ("validate", "{}"),
     "bench": ("bench", "{}"),

@@ -111,15 +111,22 @@ def test_help_tells_every_option(verb: str) -> None:
 NUMBERS = click.types.IntParamType | click.types.FloatParamType
 
 
+def given(needed: click.Parameter) -> list[str]:
+    """Words that give a verb what it needs."""
+    if not isinstance(needed, click.Option):
+        return ["x"]
+    value = "1" if isinstance(needed.type, NUMBERS) else "x"
+    return [needed.opts[0]] if needed.is_flag else [needed.opts[0], value]
+
+
 @pytest.mark.parametrize("value", ["nan", "inf", "1e30", "-inf", "9" * 20, "9" * 5000, "0x10"])
 @pytest.mark.parametrize("verb", VERBS)
 def test_no_option_takes_what_is_no_number(verb: str, value: str) -> None:
     command = main.get_command(click.Context(main), verb)
     assert command is not None
-    required = [one for one in command.params if one.required]
-    needed = [word for one in required for word in ([one.opts[0], "x"] if isinstance(one, click.Option) else ["x"])]
     for option in command.params:
         if isinstance(option.type, NUMBERS):
+            needed = [word for one in command.params if one.required and one != option for word in given(one)]
             result = vtc(verb, *needed, option.opts[-1], value)
             assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
             assert option.opts[-1] in result.stderr

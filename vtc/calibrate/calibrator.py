@@ -74,7 +74,7 @@ class Calibrator:
                 continue
             if not self.measuring.samples:
                 raise needs_data(recipe)
-            before, entry = recipe.model_copy(update={"stages": recipe.stages[:number]}), recipe.stages[number]
+            before, entry = recipe.first(number), recipe.stages[number]
             choose = line(CHOICES, entry, "CHOICES of vtc.calibrate.choices")
             recipe = recipe.resolved({key: choose(entry, before, self.measuring)})
         return recipe

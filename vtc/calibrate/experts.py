@@ -27,6 +27,7 @@ from vtc.facts.model import DecoderFacts
 from vtc.facts.placement import ON_CPU, Placement
 from vtc.models import load_adapter, model_digest, read_facts, resolve_model
 from vtc.models.base import VLMAdapter
+from vtc.models.placing import check_in_memory
 from vtc.models.routers import Routed, Tokens, check_mixture, chosen_outputs, watching_routers
 from vtc.plan import plan
 from vtc.progress import Report, silent
@@ -96,7 +97,7 @@ def expert_use(
     Raises
     ------
     InputError
-        If the model is dense.
+        If the model is dense, or not all weights are in memory.
     """
     counting = _Counting(model.adapter.facts.decoder, routes)
     _watch(model, samples, counting, "watching the experts", report)
@@ -108,6 +109,7 @@ def _watch(
 ) -> None:
     """Run prompts, and let a watcher see what their tokens are and what becomes of them."""
     check_mixture(model.adapter)
+    check_in_memory(model.adapter.model, "experts are watched")
     with (
         watching_routers(model.adapter, watcher.add) as tell,
         following(model, lambda *entering: tell(watcher.enter(*entering)), watcher.leave) as follow,
@@ -164,6 +166,7 @@ class _Counting:
     def add(self, routed: Routed) -> None:
         """Take in what a layer's router decided."""
         layer, real = routed.layer, self.real
+        self.gaussian.to(routed.hidden.device)
         self.gaussian.update(layer, routed.hidden, self.visual, real)
         chosen, weights = routed.chosen[real], routed.weights[real].double()
         norms = output_norms(routed, real).double()
@@ -187,7 +190,10 @@ class _Counting:
         }
         for name, value in found.items():
             self.sums[name][layer] += value
-        self.together[layer] += np.asarray(torch.einsum("tm,te,tf->mef", kinds, experts, experts).cpu())
+        once = experts.clamp(max=1)
+        together = torch.einsum("tm,te,tf->mef", kinds, once, once).cpu()
+        together.diagonal(dim1=1, dim2=2).copy_(torch.from_numpy(found["chosen"]))
+        self.together[layer] += together.numpy()
         surest = routed.logits[real].double().softmax(dim=-1).amax(dim=-1, keepdim=True)
         self.confidence[layer] += summed(kinds, surest)[:, 0]
         self.routes[-1][layer, _numbers(self.rows[real])] = _numbers(chosen)
@@ -210,10 +216,11 @@ def output_norms(routed: Routed, real: Tensor) -> Tensor:
         The T tokens that are no padding.
     """
     chosen = routed.chosen[real]
-    norms = routed.hidden.new_zeros(chosen.shape)
-    for expert, outputs in chosen_outputs(routed.experts, routed.hidden[real], chosen):
-        norms[chosen == expert] = outputs.norm(dim=-1)
-    return norms
+    experts: Any = routed.experts
+    norms = routed.hidden.new_zeros(len(chosen), len(experts.gate_up_proj))
+    for expert, outputs in chosen_outputs(experts, routed.hidden[real], chosen):
+        norms[(chosen == expert).any(dim=1), expert] = outputs.norm(dim=-1)
+    return norms.gather(1, chosen)
 
 
 def _numbers(values: Tensor) -> Numbers:
@@ -239,7 +246,7 @@ class LayerOutputs:
 def layer_outputs(
     model: CompressedModel, samples: Sequence[Sample], report: Report = silent, tokens: int = 512
 ) -> list[LayerOutputs]:
-    """What all experts of each layer, chosen or not, make of some tokens of prompts.
+    """What all experts of each layer, chosen or not, make of some tokens of prompts; zeros where it does not run.
 
     Parameters
     ----------
@@ -252,7 +259,9 @@ def layer_outputs(
     """
     drawn = _Drawn(tokens // (len(MODALITIES) * -(-len(samples) // BATCH)))
     _watch(model, samples, drawn, "running every expert", report)
-    return [drawn.outputs(layer) for layer in sorted(drawn.experts)]
+    decoder = model.adapter.facts.decoder
+    nothing = LayerOutputs(np.zeros((decoder.experts, 1, decoder.width)), np.zeros((1, decoder.experts)))
+    return [drawn.outputs(layer) if layer in drawn.experts else nothing for layer in range(decoder.layers)]
 
 
 class _Drawn:

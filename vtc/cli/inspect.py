@@ -57,6 +57,8 @@ def command(
     import vtc
 
     if experts is not None:
+        if recipe is not None or asked["overrides"]:
+            raise click.UsageError("--experts shows statistics in place of a plan; leave --recipe and --set out")
         _show_experts(target, experts, figure, as_json)
         return
     if figure is not None:

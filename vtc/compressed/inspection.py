@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtc.artifact import MANIFEST, MAX_MANIFEST_BYTES, read_manifest
+from vtc.artifact import MANIFEST, MAX_MANIFEST_BYTES, artifact_kind, read_manifest
 from vtc.errors import BundleError
 from vtc.facts.layout import ANY_IMAGE, ImageOptions, image_options_of
 from vtc.files import read_json
 from vtc.needs import Need
+from vtc.origin import check_origin
 from vtc.plan import TokenPlan, plan
 from vtc.plan.stored import budget_plans, plans_of
 from vtc.recipe import NONE, Recipe
@@ -91,7 +92,10 @@ def digest_of(target: str | Path) -> str:
 
     if not is_finished(target):
         return model_digest(resolve_model(target))
-    return str(read_json(Path(target) / MANIFEST, MAX_MANIFEST_BYTES)["model"]["sha256"])
+    directory = Path(target)
+    manifest = read_manifest(directory, artifact_kind(directory) or "bundle", sys.maxsize)
+    check_origin(manifest, directory / MANIFEST)
+    return str(manifest["model"]["sha256"])
 
 
 def planned(

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from vtc.errors import InputError
 from vtc.experts.statistics import Floats, Numbers
-
-MOST_SUBSETS = 20_000
+from vtc.recipe.stages.prune_experts import MOST_SETS
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def enumerate_drops(
     Raises
     ------
     InputError
-        If there is nothing to choose, or there are more than `MOST_SUBSETS` sets.
+        If there is nothing to choose, or there are more than `MOST_SETS` sets.
 
     Notes
     -----
@@ -99,9 +98,9 @@ def enumerate_drops(
     """
     if not 0 < drop < experts:
         raise InputError(f"cannot drop {drop} of {experts} experts; drop 1 to {experts - 1}")
-    if comb(experts, drop) > MOST_SUBSETS:
+    if comb(experts, drop) > MOST_SETS:
         raise InputError(
-            f"{drop} of {experts} experts are {comb(experts, drop):.3g} sets, of which at most {MOST_SUBSETS} are "
+            f"{drop} of {experts} experts are {comb(experts, drop):.3g} sets, of which at most {MOST_SETS} are "
             "tried; choose by a score, such as reap"
         )
     dropped = np.array(list(combinations(range(experts), drop)), np.int64)

@@ -51,6 +51,8 @@ class Routes:
 class ExpertUse:
     """What L layers of E experts, of which a token passes k, did on some prompts.
 
+    Where experts were merged, a token may choose the same one more than once, and counts as often.
+
     Attributes
     ----------
     tokens : array of shape (2,)

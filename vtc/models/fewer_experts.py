@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
-from vtc.models.placing import offloaded
+from vtc.models.placing import check_in_memory
 from vtc.models.routers import router_and_experts
 from vtc.models.twin import twin
 
@@ -72,7 +72,7 @@ def keep_experts(adapter: Adapter, kept: Sequence[Sequence[int]]) -> Adapter:
             _select(module, total, index)
         for module in (block, router, experts):
             _count(module, total, count)
-    return _with_experts(fewer, count)
+    return _with_experts(fewer, count, merged=False)
 
 
 def merge_experts(adapter: Adapter, groups: Sequence[Groups]) -> Adapter:
@@ -110,24 +110,18 @@ def merge_experts(adapter: Adapter, groups: Sequence[Groups]) -> Adapter:
             setattr(experts, name, nn.Parameter(merged.to(weight.dtype), requires_grad=False))
         _count(experts, total, count)
         block.gate = MergedRouter(router, of_expert.to(experts.gate_up_proj.device))
-    return _with_experts(fewer, count)
+    return _with_experts(fewer, count, merged=True)
 
 
 def _twin(adapter: Adapter) -> Adapter:
-    if offloaded(adapter.model):
-        raise InputError(
-            "experts are dropped and merged in memory, and there is not memory for all weights at once; give --dtype "
-            "bfloat16, or a larger machine"
-        )
+    check_in_memory(adapter.model, "experts are dropped and merged")
     fewer = copy.copy(adapter)
     fewer.model = twin(adapter.model)
     return fewer
 
 
-def _with_experts(adapter: Adapter, count: int) -> Adapter:
-    decoder = adapter.facts.decoder
-    fewer = replace(decoder, experts=count, active_experts=min(decoder.active_experts, count))
-    adapter.facts = replace(adapter.facts, decoder=fewer)
+def _with_experts(adapter: Adapter, count: int, *, merged: bool) -> Adapter:
+    adapter.facts = replace(adapter.facts, decoder=adapter.facts.decoder.with_experts(count, merged=merged))
     return adapter
 
 

@@ -148,6 +148,27 @@ def offloaded(model: nn.Module) -> bool:
     return len(set(getattr(model, "hf_device_map", {}).values())) > 1
 
 
+def check_in_memory(model: nn.Module, deed: str) -> None:
+    """Make sure that all weights can be looked at.
+
+    Parameters
+    ----------
+    model : module
+    deed : str
+        What is to be done with them, for the message.
+
+    Raises
+    ------
+    InputError
+        If parts of the model are fetched when they run.
+    """
+    if offloaded(model):
+        raise InputError(
+            f"{deed} in memory, and there is not memory for all weights at once; give --dtype bfloat16, or a larger "
+            "machine"
+        )
+
+
 def _bytes(tensor: Tensor, dtype: torch.dtype) -> int:
     return tensor.numel() * dtype.itemsize
 

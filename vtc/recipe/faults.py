@@ -10,11 +10,15 @@ from typing import Any, get_args
 from pydantic_core import ErrorDetails
 
 from vtc.recipe.budget import Budget
+from vtc.recipe.experts import ExpertPlacement
 from vtc.recipe.selectors import DEFAULT_DECODER_SELECTOR
 from vtc.recipe.stages import STAGES
 from vtc.recipe.stages.base import METHODS, StageEntry
 from vtc.recipe.values import Written
 from vtc.recipe.yaml_lines import KeyPath
+
+SECTIONS: Mapping[str, type[Written]] = {"budget": Budget, "experts": ExpertPlacement}
+"""Keys of a recipe that hold keys of their own, beside its stages."""
 
 
 def faults(
@@ -103,8 +107,8 @@ def _valid_keys(path: KeyPath, data: Any, top_keys: Sequence[str]) -> Sequence[s
     """Name the keys that the mapping at a path may have."""
     if not path:
         return top_keys
-    if path[-1] == "budget":
-        return list(Budget.model_fields)
+    if len(path) == 1:
+        return list(SECTIONS[str(path[0])].model_fields)
     model: type[Written] = _stage_at(path, data)
     for depth in range(3, len(path) + 1):
         model = _model_inside(model, path[:depth], data)

@@ -134,6 +134,10 @@ class Recipe(Written):
         stages = tuple(stage.model_copy(update={"keep": keep}) if stage.budgets else stage for stage in self.stages)
         return self.model_copy(update={"stages": stages})
 
+    def first(self, count: int) -> Recipe:
+        """Return the recipe with its first stages alone, and without where experts live, which is for all of them."""
+        return self.model_copy(update={"stages": self.stages[:count], "experts": None})
+
     @property
     def split_at(self) -> int | None:
         """Number of the stage at which the vision graph is split in two; None where it is not."""

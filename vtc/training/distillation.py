@@ -100,7 +100,7 @@ def _models(job: TrainingJob) -> tuple[list[CompressedModel], TrainedPart]:
 
     The part alone can change, and is one and the same in all.
     """
-    recipe = job.recipe.model_copy(update={"stages": job.recipe.stages[: job.number + 1]})
+    recipe = job.recipe.first(job.number + 1)
     at = [*(recipe.at_budget(keep) for keep in recipe.budgets[:-1]), recipe]  # with several, planned at the largest
     models, parts = [], []
     for one in at:

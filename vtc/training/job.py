@@ -62,7 +62,7 @@ Trainer = Callable[[TrainingJob], None]
 
 def new_part(adapter: VLMAdapter, recipe: Recipe, number: int) -> TrainedPart:
     """The trained part of stage `number` as it is created, before any training."""
-    before = recipe.model_copy(update={"stages": recipe.stages[: number + 1]})
+    before = recipe.first(number + 1)
     modules = build_modules(adapter, before, plan(recipe, adapter.facts), "", empty=range(number + 1))
     part = trained_part(modules[number])
     if part is None:

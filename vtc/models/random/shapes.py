@@ -6,7 +6,7 @@ move depend on their values.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ TINY_SIGLIP = Shape(
     TowerShape("siglip_vision_model", 3, 32, 4, 64, image_size=112, patch_size=14, feature_layer=-1),
     DecoderShape("qwen2", 4, 48, 4, 2, 96, vocab=460, context=1024, tied=True),
 )
+TINY_MIXTURE = replace(TINY, name="tiny-mixture", decoder=replace(TINY.decoder, kind="mixtral", ffn=32))
 
 SHAPES: dict[str, Shape] = {
     shape.name: shape

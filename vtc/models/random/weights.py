@@ -34,6 +34,7 @@ def llava_config(shape: Shape) -> LlavaConfig:
         "llama": {},
         "qwen2": {},
         "mistral": {"sliding_window": None},
+        "mixtral": {"num_local_experts": 8, "num_experts_per_tok": 2},
     }
     vision = AutoConfig.for_model(
         tower.kind,

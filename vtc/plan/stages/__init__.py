@@ -46,6 +46,6 @@ NUMBERS: dict[type[StageEntry], Numbers] = {
     PruneInDecoderEntry: Numbers(prune_in_decoder.step),
     VisualExitEntry: Numbers(visual_exit.step, visual_exit.check),
     DropLayersEntry: Numbers(drop_layers.step),
-    PruneExpertsEntry: Numbers(experts.prune),
+    PruneExpertsEntry: Numbers(experts.prune, experts.check_prune),
     MergeExpertsEntry: Numbers(experts.merge),
 }

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import comb
 
-from vtc.plan.state import Context, Step, TokenState
+from vtc.plan.state import Context, Rules, Step, TokenState
 from vtc.recipe.stages import MergeExpertsEntry, PruneExpertsEntry
+from vtc.recipe.stages.prune_experts import MOST_SETS
+
+
+def check_prune(entry: PruneExpertsEntry, rules: Rules) -> None:
+    """Report experts that are merged before some are dropped."""
+    merging = rules.find(lambda stage: isinstance(stage, MergeExpertsEntry))
+    if merging:
+        rules.fault("", f"routers go on telling apart what stages.{merging[0]} merges; drop experts before it")
 
 
 def prune(entry: PruneExpertsEntry, state: TokenState, context: Context) -> Step:
@@ -14,7 +23,14 @@ def prune(entry: PruneExpertsEntry, state: TokenState, context: Context) -> Step
     if numbers is not None:
         _check_lists(context, state, "experts", len(numbers), max(max(layer) for layer in numbers) + 1)
     count = len(numbers[0]) if numbers is not None else None
-    return _step(state, context, "experts" if count else "keep", entry.keep, count, "stay", merged=False)
+    step = _step(state, context, "experts" if count else "keep", entry.keep, count, "stay", merged=False)
+    if count is None and entry.score == "naee" and step.experts is not None:
+        decoder = state.decoder or context.facts.decoder
+        sets = comb(decoder.experts, step.experts)
+        if sets > MOST_SETS:
+            words = f"{step.experts} of {decoder.experts} experts are {sets:.3g} sets, and at most {MOST_SETS} are"
+            context.fault("score", f"{words} tried; choose by another score, such as reap")
+    return step
 
 
 def merge(entry: MergeExpertsEntry, state: TokenState, context: Context) -> Step:

@@ -37,7 +37,7 @@ def _groups(value: object) -> Layers | Literal["auto"]:
         if len(layer) != len(layers[0]):
             raise ValueError("lists equally many groups for each layer")
         members = sorted(expert for group in layer for expert, _ in group)
-        if members != list(range(len(members))):
+        if members != list(range(sum(map(len, layers[0])))):
             raise ValueError(f"lists each expert of a layer once, and layer {number} does not")
         if any(not math.isclose(sum(share for _, share in group), 1.0, abs_tol=1e-4) for group in layer):
             raise ValueError(f"has shares that sum to 1 in each group, and layer {number} does not")
@@ -63,7 +63,8 @@ class MergeExpertsEntry(StageEntry):
     """Merge experts of a mixture whose outputs are alike, into equally many in each decoder layer.
 
     The routers stay as they are: what chose an expert is sent to the group that it went into. Merging gives up what
-    routers could tell apart, so it is for a quarter of the experts rather than for half.
+    routers could tell apart, so it is for a quarter of the experts rather than for half. Experts are dropped before it,
+    not after.
 
     Based on HC-SMoE (arXiv 2410.08589).
     """

@@ -12,6 +12,8 @@ from vtc.recipe.values import Experts, KeptExpertsOrAuto
 
 Score = Literal["reap", "frequency", "weighted_frequency", "ean_sum", "ean_mean", "naee", "random"]
 Modality = Literal["aware", "both", "text", "visual"]
+MOST_SETS = 20_000
+"""Sets of experts that ``naee`` tries, at most."""
 
 
 class PruneExpertsEntry(StageEntry):
