@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -64,6 +65,8 @@ def shared_exports(store: Path) -> Iterator[None]:
         patch.setattr(exporters.onnx, "export_graph", export_once)
         # PyTorch parses the source of its 500 translations anew for each graph; they are the same ones all along.
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        # pytest listens to PyTorch's trace log too, and each record of that comes with a stack or a graph in words.
+        patch.setattr(torch._logging._internal, "trace_log", logging.Logger("without handlers"))
         yield
 
 
