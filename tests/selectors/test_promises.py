@@ -104,8 +104,8 @@ def test_works_in_half_precision(name: str, dtype: torch.dtype) -> None:
 
 # Export -------------------------------------------------------------------------------------------------------------
 
-EXPORT_GRID = (16, 16)
-EXPORT_KEEP = 24
+EXPORT_GRID = (8, 8)
+EXPORT_KEEP = 16
 MOST_NODES = 3000 * EXPORT_KEEP // 64
 """A greedy choice has the same operators for each token; at 64 of them a graph is to stay below 3,000."""
 IMAGES = 50
