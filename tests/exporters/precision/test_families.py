@@ -27,7 +27,9 @@ GREEDY = "gemma3"
     [pytest.param(name, marks=[pytest.mark.full] if name in ALIKE else []) for name in sorted(TINY_FAMILIES)],
 )
 def test_vision_towers_multiply_whole_numbers(family: str, tmp_path: Path) -> None:
-    adapter = load_adapter(write_tiny(family, tmp_path / "model", encoder_layers=2, decoder_layers=2))
+    # The tower is what is looked at; of the decoder, as little as there can be.
+    layers = 2 if family.startswith("qwen3_vl") else 1
+    adapter = load_adapter(write_tiny(family, tmp_path / "model", encoder_layers=2, decoder_layers=layers))
     stage = {"kind": "prune", "keep": 0.5, "selector": "cdpruner" if family == GREEDY else "uniform"}
     export(request(adapter, stage, precisions=("q4-static",)), tmp_path / "b")
     notes = json.loads((tmp_path / "b" / VALUES).read_text())["q4-static"]["graphs"]
