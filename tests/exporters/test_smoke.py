@@ -1,4 +1,7 @@
-"""`vtc check --smoke`: a recipe goes through the whole pipeline on a tiny random model."""
+"""`vtc check --smoke`: a recipe goes through the whole pipeline on a tiny random model.
+
+`tests/cli/test_check.py` has one that leaves a layer open; `make test` has one here that leaves a part untrained.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from vtc.recipe import load_recipe
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["visual-layer-drop", "relevance"])
+@pytest.mark.parametrize("name", [pytest.param("visual-layer-drop", marks=pytest.mark.full), "relevance"])
 def test_recipe_that_leaves_something_open_makes_a_running_bundle(name: str) -> None:
     smoke.run(load_recipe(name))
 
