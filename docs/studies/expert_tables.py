@@ -46,9 +46,14 @@ def _placed(results: Results, devices: str) -> str:
     return table([*head, "remote token-expert pairs", "load max/mean"], body, left=3)
 
 
+def _measured(results: Results) -> Mapping[str, Any]:
+    """Mixtures whose placements were run by processes."""
+    return {name: found for name, found in results["placed"].items() if "measured" in found["2"]}
+
+
 def _times(results: Results, devices: str) -> str:
     body = []
-    for name, found in results["placed"].items():
+    for name, found in _measured(results).items():
         runs = [run for run in found[devices]["measured"]["runs"] if not run["fitted"]]
         most = max(run["prompts"] for run in runs)
         for run in runs:
@@ -68,7 +73,7 @@ def _milliseconds(seconds: float) -> str:
 
 def _simulator(results: Results) -> str:
     body = []
-    for name, found in results["placed"].items():
+    for name, found in _measured(results).items():
         for devices, one in found.items():
             error = one["measured"]["error"]
             shares = [percent(error[key]) for key in ("median", "largest", "within_10_percent")]

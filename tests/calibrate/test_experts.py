@@ -13,9 +13,10 @@ import torch
 
 from tests.models.own import own_model
 from tests.tiny import RECIPES, compressed, image, recipe
-from vtc.calibrate import experts as module
+from vtc.calibrate import watching as module
 from vtc.calibrate.calibrator import Calibrator
-from vtc.calibrate.experts import expert_use, layer_outputs
+from vtc.calibrate.expert_outputs import layer_outputs
+from vtc.calibrate.expert_use import expert_use
 from vtc.calibrate.measurements import Measurements
 from vtc.data.samples import Sample
 from vtc.errors import InputError

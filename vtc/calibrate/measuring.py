@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vtc.calibrate.experts import expert_use
+from vtc.calibrate.expert_use import expert_use
 from vtc.calibrate.measurements import Measurements
 from vtc.compressed.build import apply_recipe
 from vtc.compressed.model import CompressedModel

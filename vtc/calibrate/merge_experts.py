@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vtc.calibrate.experts import layer_outputs
+from vtc.calibrate.expert_outputs import layer_outputs
 from vtc.calibrate.measuring import Measuring
 from vtc.calibrate.prune_experts import kept
 from vtc.experts.merging import cluster_experts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vtc.calibrate.experts import LayerOutputs, layer_outputs
+from vtc.calibrate.expert_outputs import LayerOutputs, layer_outputs
 from vtc.calibrate.measuring import Measuring
 from vtc.experts.enumeration import enumerate_drops, layer_output
 from vtc.experts.importance import expert_scores, keep_sets, modality_aware
