@@ -102,7 +102,7 @@ def test_who_uses_which_expert_is_shown(statistics: Path, mixture_checkpoint: Pa
     assert len(data["uses"]["full"]) == 4
 
 
-@pytest.mark.parametrize("written", ["vtc", "sglang", "tensorrt-llm"])
+@pytest.mark.parametrize("written", ["vtc", "sglang", "tensorrt-llm", "vllm"])
 def test_a_map_is_written(statistics: Path, mixture_checkpoint: Path, tmp_path: Path, written: str) -> None:
     asked = "--experts", statistics, "--devices", 4, "--homes", "modality", "--format", written, "--json"
     result = vtc("place", mixture_checkpoint, *asked, "-o", tmp_path / "map")
@@ -115,6 +115,8 @@ def test_a_map_is_written(statistics: Path, mixture_checkpoint: Path, tmp_path: 
         assert found.expert_of_slot.tolist() == data["physical_to_logical_map"]
         own = vtc("place", mixture_checkpoint, *asked, "--map", tmp_path / "map")
         assert json.loads(own.stdout)["compared"][-1]["placement"] == "map"
+    if written == "vllm":
+        assert json.loads((tmp_path / "map").read_text()) == data["physical_to_logical_map"]
 
 
 def test_a_compressed_model_says_where_its_experts_live(fewer: Path, mixture: VLMAdapter, place: Path) -> None:

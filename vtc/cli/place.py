@@ -13,7 +13,7 @@ from vtc.cli.writing import check_place
 from vtc.experts.statistics import MODALITIES
 from vtc.recipe.experts import METHODS, Homes
 
-FORMATS = ("vtc", "sglang", "tensorrt-llm")
+FORMATS = ("vtc", "sglang", "tensorrt-llm", "vllm")
 
 
 @verb("Place the experts of a mixture on devices, and tell traffic and load.")
@@ -61,7 +61,8 @@ FORMATS = ("vtc", "sglang", "tensorrt-llm")
     type=click.Choice(FORMATS),
     default="vtc",
     show_default=True,
-    help="For whom: vtc, SGLang's --init-expert-location, or TensorRT-LLM's moe_config.load_balancer.",
+    help="For whom: vtc, SGLang's --init-expert-location, TensorRT-LLM's moe_config.load_balancer, or the map that a "
+    "proposal to vLLM reads.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(

@@ -85,6 +85,15 @@ def save_for_tensorrt_llm(path: Path, placement: ExpertMap, decoder_layers: Sequ
     _write(path, yaml.safe_dump(about, default_flow_style=None, width=10**6, sort_keys=False))
 
 
+def save_for_vllm(path: Path, placement: ExpertMap) -> None:
+    """Write the bare list of vLLM's proposal ``eplb_config.initial_expert_map_path`` (vllm-project/vllm#49572).
+
+    One list of experts by slot for each layer that has experts. Releases up to 0.32 read no such file; for those see
+    :func:`expert_order`.
+    """
+    _write(path, json.dumps(placement.expert_of_slot.tolist()))
+
+
 def expert_order(placement: ExpertMap) -> Numbers:
     """Order (L, E) in which to store experts, and rows of the router, for a server that takes no placement.
 
@@ -120,5 +129,6 @@ WRITERS: dict[str, Callable[[Path, ExpertMap], None]] = {
     "vtc": save_placement,
     "sglang": save_for_sglang,
     "tensorrt-llm": save_for_tensorrt_llm,
+    "vllm": save_for_vllm,
 }
 """For whom a placement is written, to the function that does."""
