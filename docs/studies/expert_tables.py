@@ -115,6 +115,17 @@ def _half(results: Results) -> str:
     return table(head, body)
 
 
+def _two(results: Results) -> str:
+    found = list(results["fewer"].values())
+
+    def cell(row: Mapping[str, Any]) -> str:
+        low, high = row["ci95"]
+        return f"{percent(row['retention'])} [{percent(low)}, {percent(high)}]"
+
+    body = [[method, *(cell(rows["two"][method]) for rows in found)] for method in found[0]["two"]]
+    return table(["2 of 8 experts left", *results["fewer"]], body)
+
+
 def _quarter(results: Results) -> str:
     names = list(results["fewer"])
     rows = results["fewer"][names[0]]["quarter"]
@@ -136,6 +147,7 @@ TABLES: Tables = {
     "simulator": ("placed", _simulator),
     "authors": ("placed", _authors),
     "half": ("fewer", _half),
+    "two": ("fewer", _two),
     "quarter": ("fewer", _quarter),
 }
 """Name of a table to the part of the results that it is made from, and its maker."""

@@ -180,6 +180,13 @@ def fewer(mixture: Mixture) -> dict[str, Any]:
         if name != "REAP, modality-aware":
             half[name]["behind"] = questions.ahead(answers["REAP, modality-aware"], rival)
     found["half"] = half
+    few = {name: {"kind": "prune_experts", "keep": 0.25, **HALF[name]} for name in ("REAP, modality-aware", "REAP")}
+    found["two"] = {name: questions.retention(mixture.answer(stage)) for name, stage in few.items()}
+    drawn = [
+        mixture.answer({"kind": "prune_experts", "keep": 0.25, "score": "random", "seed": seed}) for seed in range(4)
+    ]
+    mean = Answers(np.mean([one.scores for one in drawn], axis=0), [], drawn[0].layer_average)
+    found["two"]["random"] = questions.retention(mean)
     found["quarter"] = {
         name: questions.retention(mixture.answer(stage))
         for name, stage in (
@@ -200,7 +207,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("out/experts"), help="trained mixtures")
     parser.add_argument("--no-train", action="store_true", help="leave out mixtures that are not there")
     parser.add_argument("--questions", type=int, default=2400, help="that mixtures answer as they are")
-    parser.add_argument("--fewer-questions", type=int, default=1200, help="that they answer with fewer experts")
+    parser.add_argument("--fewer-questions", type=int, default=500, help="that they answer with fewer experts")
     parser.add_argument("--prompts", type=int, nargs="+", default=[2, 6], help="at once, in expert-parallel runs")
     parser.add_argument("--repeats", type=int, default=9, help="timed runs of each placement")
     parser.add_argument("--only", choices=("trained", "placed", "fewer"), help="measure one part, keep the others")
