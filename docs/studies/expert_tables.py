@@ -19,18 +19,10 @@ def _trained(results: Results) -> str:
     return table(["", "accuracy, 2,400 questions", "against load balance alone, points"], body)
 
 
-def _layers(results: Results) -> str:
-    rows = {name: row for name, row in results["trained"].items() if "specialisation" in row}
-    layers = range(len(next(iter(rows.values()))["specialisation"]))
-    body = [[name, *(f"{row['specialisation'][layer]:.2f}" for layer in layers)] for name, row in rows.items()]
-    return table(["layer", *map(str, layers)], body)
-
-
-def _loads(results: Results) -> str:
-    rows = {name: row for name, row in results["trained"].items() if "load_max_over_mean" in row}
-    layers = range(len(next(iter(rows.values()))["load_max_over_mean"]))
-    body = [[name, *(f"{row['load_max_over_mean'][layer]:.2f}" for layer in layers)] for name, row in rows.items()]
-    return table(["layer", *map(str, layers)], body)
+def _by_layer(results: Results, key: str) -> str:
+    rows = {name: row[key] for name, row in results["trained"].items() if key in row}
+    body = [[name, *(f"{value:.2f}" for value in values)] for name, values in rows.items()]
+    return table(["layer", *map(str, range(len(body[0]) - 1))], body)
 
 
 def _placed(results: Results, devices: str) -> str:
@@ -97,6 +89,11 @@ def _authors(results: Results) -> str:
     )
 
 
+def _retention(row: Mapping[str, Any]) -> str:
+    low, high = row["ci95"]
+    return f"{percent(row['retention'])} [{percent(low)}, {percent(high)}]"
+
+
 def _half(results: Results) -> str:
     names = list(results["fewer"])
     rows = list(results["fewer"][names[0]]["half"])
@@ -105,8 +102,7 @@ def _half(results: Results) -> str:
         line = [method]
         for name in names:
             row = results["fewer"][name]["half"][method]
-            low, high = row["ci95"]
-            line.append(f"{percent(row['retention'])} [{percent(low)}, {percent(high)}]")
+            line.append(_retention(row))
             line.append(points(row["behind"]) if "behind" in row else "")
         body.append(line)
     head = ["4 of 8 experts left"]
@@ -117,12 +113,7 @@ def _half(results: Results) -> str:
 
 def _two(results: Results) -> str:
     found = list(results["fewer"].values())
-
-    def cell(row: Mapping[str, Any]) -> str:
-        low, high = row["ci95"]
-        return f"{percent(row['retention'])} [{percent(low)}, {percent(high)}]"
-
-    body = [[method, *(cell(rows["two"][method]) for rows in found)] for method in found[0]["two"]]
+    body = [[method, *(_retention(rows["two"][method]) for rows in found)] for method in found[0]["two"]]
     return table(["2 of 8 experts left", *results["fewer"]], body)
 
 
@@ -138,8 +129,8 @@ def _quarter(results: Results) -> str:
 
 TABLES: Tables = {
     "trained": ("trained", _trained),
-    "layers": ("trained", _layers),
-    "loads": ("trained", _loads),
+    "layers": ("trained", lambda results: _by_layer(results, "specialisation")),
+    "loads": ("trained", lambda results: _by_layer(results, "load_max_over_mean")),
     "placed_two": ("placed", lambda results: _placed(results, "2")),
     "placed_four": ("placed", lambda results: _placed(results, "4")),
     "times_two": ("placed", lambda results: _times(results, "2")),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,7 @@ from docs.studies.harness import Answers, Questions
 from docs.studies.pages import fill_tables
 from docs.studies.peers import environment
 from vtc.calibrate.calibrator import Calibrator
-from vtc.calibrate.expert_use import expert_use
 from vtc.calibrate.measurements import Measurements
-from vtc.compressed.build import apply_recipe
 from vtc.data.samples import samples_from
 from vtc.evaluate import stats
 from vtc.experts.picture import draw_experts
@@ -53,15 +51,17 @@ ARMS: dict[str, tuple[Scores, float]] = {
 MEASURED_ON = 128
 """Questions of the training split that expert statistics are of."""
 RANDOM_DRAWS = 4
+AWARE, PLAIN_REAP, CHANCE, MERGED = "REAP, modality-aware", "REAP", "random", "merged by output (HC-SMoE)"
 HALF: dict[str, dict[str, Any]] = {
-    "REAP, modality-aware": {"score": "reap", "modality": "aware"},
-    "REAP": {"score": "reap", "modality": "both"},
+    AWARE: {"score": "reap", "modality": "aware"},
+    PLAIN_REAP: {"score": "reap", "modality": "both"},
     "REAP, visual tokens alone": {"score": "reap", "modality": "visual"},
     "REAP, text alone": {"score": "reap", "modality": "text"},
     "frequency, modality-aware": {"score": "frequency", "modality": "aware"},
     "frequency": {"score": "frequency", "modality": "both"},
     "mean output norm": {"score": "ean_mean", "modality": "both"},
     "NAEE": {"score": "naee"},
+    CHANCE: {"score": "random"},
 }
 
 
@@ -84,28 +84,34 @@ class Mixture:
         """Of the test split, one an image."""
         return Questions(self.count, 0, model=self.path)
 
-    @cached_property
-    def use(self) -> ExpertUse:
-        """Its experts' use on the training split."""
-        adapter = self.questions.adapter
-        return expert_use(apply_recipe(adapter, NONE), samples_from(adapter, "reference", MEASURED_ON, 0))
-
     @property
     def experts(self) -> list[ExpertLayer]:
         """Of each layer."""
         found = [router_and_experts(layer) for layer in self.questions.adapter.decoder_layers]
         return [ExpertLayer(both[1].gate_up_proj, both[1].down_proj) for both in found if both is not None]
 
-    def resolved(self, stage: dict[str, Any]) -> Recipe:
-        """A recipe of one stage, what it leaves open chosen on the training split."""
-        recipe = Recipe.model_validate({"version": 1, "name": "study", "stages": [stage]})
-        adapter = self.questions.adapter
-        samples = samples_from(adapter, "reference", MEASURED_ON, 0)
-        return Calibrator(adapter, samples, Measurements(), self.questions.digest).resolve(recipe)
+    @cached_property
+    def calibrator(self) -> Calibrator:
+        """Chooses on the training split; what it has measured serves all recipes."""
+        samples = samples_from(self.questions.adapter, "reference", MEASURED_ON, 0)
+        return Calibrator(self.questions.adapter, samples, Measurements(), self.questions.digest)
+
+    @property
+    def use(self) -> ExpertUse:
+        """Its experts' use on the training split."""
+        return self.calibrator.measuring.experts(NONE)
 
     def answer(self, stage: dict[str, Any]) -> Answers:
-        """Answers with a stage."""
-        return self.questions.answer(self.resolved(stage))
+        """Answers with a stage; what it leaves open is chosen on the training split."""
+        recipe = Recipe.model_validate({"version": 1, "name": "study", "stages": [stage]})
+        return self.questions.answer(self.calibrator.resolve(recipe))
+
+    def pruned(self, keep: float, **how: Any) -> Answers:
+        """Answers with a share of the experts; by chance, the mean of some draws."""
+        if how["score"] != "random":
+            return self.answer({"kind": "prune_experts", "keep": keep, **how})
+        draws = [self.answer({"kind": "prune_experts", "keep": keep, **how, "seed": s}) for s in range(RANDOM_DRAWS)]
+        return replace(draws[0], scores=np.mean([one.scores for one in draws], axis=0))
 
 
 def trained(mixtures: dict[str, Mixture], dense: Questions) -> dict[str, Any]:
@@ -131,17 +137,14 @@ def specialised(use: ExpertUse) -> dict[str, Any]:
     """Specialisation by layer, and what goes with it."""
     bins = modality_bins(visual_share(use.chosen), ExpertConfig().bins)
     load = use.chosen.sum(axis=1)
-    soft = {name: scores[:, VISUAL].sum(axis=1) / scores.sum(axis=(1, 2)) for name, scores in _soft(use).items()}
+    forms = {"attention": use.attention, "gaussian": use.gaussian}
+    soft = {name: scores[:, VISUAL].sum(axis=1) / scores.sum(axis=(1, 2)) for name, scores in forms.items()}
     return {
         "specialisation": specialisation_index(use.chosen).tolist(),
         "specialisation_of_bins": specialisation_index(use.chosen, bins).tolist(),
         "load_max_over_mean": (load.max(axis=1) / load.mean(axis=1)).tolist(),
         "soft_visual_share": {name: share.tolist() for name, share in soft.items()},
     }
-
-
-def _soft(use: ExpertUse) -> dict[str, Any]:
-    return {"attention": use.attention, "gaussian": use.gaussian}
 
 
 def placed(mixtures: dict[str, Mixture], prompts: Sequence[int], repeats: int) -> dict[str, Any]:
@@ -163,42 +166,21 @@ def placed(mixtures: dict[str, Mixture], prompts: Sequence[int], repeats: int) -
 
 
 def fewer(mixture: Mixture) -> dict[str, Any]:
-    """Retention with half of the experts dropped by each score, with a quarter, and with experts merged."""
-    questions, found = mixture.questions, dict[str, Any]()
-    half, answers = dict[str, Any](), dict[str, Answers]()
-    for name, how in HALF.items():
-        answers[name] = mixture.answer({"kind": "prune_experts", "keep": 0.5, **how})
-        half[name] = questions.retention(answers[name])
-    draws = [
-        mixture.answer({"kind": "prune_experts", "keep": 0.5, "score": "random", "seed": seed})
-        for seed in range(RANDOM_DRAWS)
-    ]
-    answers["random"] = Answers(np.mean([one.scores for one in draws], axis=0), [], draws[0].layer_average)
-    half["random"] = questions.retention(answers["random"])
-    half["random"]["draws"] = [float(one.scores.mean()) for one in draws]
-    for name, rival in answers.items():
-        if name != "REAP, modality-aware":
-            half[name]["behind"] = questions.ahead(answers["REAP, modality-aware"], rival)
-    found["half"] = half
-    few = {name: {"kind": "prune_experts", "keep": 0.25, **HALF[name]} for name in ("REAP, modality-aware", "REAP")}
-    found["two"] = {name: questions.retention(mixture.answer(stage)) for name, stage in few.items()}
-    drawn = [
-        mixture.answer({"kind": "prune_experts", "keep": 0.25, "score": "random", "seed": seed}) for seed in range(4)
-    ]
-    mean = Answers(np.mean([one.scores for one in drawn], axis=0), [], drawn[0].layer_average)
-    found["two"]["random"] = questions.retention(mean)
-    found["quarter"] = {
-        name: questions.retention(mixture.answer(stage))
-        for name, stage in (
-            ("REAP, modality-aware", {"kind": "prune_experts", "keep": 0.75, **HALF["REAP, modality-aware"]}),
-            ("REAP", {"kind": "prune_experts", "keep": 0.75, **HALF["REAP"]}),
-            ("merged by output (HC-SMoE)", {"kind": "merge_experts", "keep": 0.75}),
-        )
+    """Retention with a half, a quarter and three quarters of the experts: dropped by each score, or merged."""
+    questions = mixture.questions
+    half = {name: mixture.pruned(0.5, **how) for name, how in HALF.items()}
+    rows = {name: questions.retention(answers) for name, answers in half.items()}
+    for name in rows:
+        if name != AWARE:
+            rows[name]["behind"] = questions.ahead(half[AWARE], half[name])
+    merging = [{"kind": "merge_experts", "keep": keep} for keep in (0.5, 0.75)]
+    half_merged, merged = (questions.retention(mixture.answer(stage)) for stage in merging)
+    return {
+        "half": rows | {MERGED: half_merged},
+        "two": {name: questions.retention(mixture.pruned(0.25, **HALF[name])) for name in (AWARE, PLAIN_REAP, CHANCE)},
+        "quarter": {name: questions.retention(mixture.pruned(0.75, **HALF[name])) for name in (AWARE, PLAIN_REAP)}
+        | {MERGED: merged},
     }
-    found["half"]["merged by output (HC-SMoE)"] = questions.retention(
-        mixture.answer({"kind": "merge_experts", "keep": 0.5})
-    )
-    return found
 
 
 def main() -> None:

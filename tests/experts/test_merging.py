@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vtc.errors import InputError
-from vtc.experts.merging import Linkage, cluster_experts, merge_experts
+from vtc.experts.merging import Linkage, cluster_experts, cluster_shares
 from vtc.experts.statistics import Numbers
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "hcsmoe.npz")
@@ -44,7 +44,8 @@ def test_as_many_clusters_as_experts_change_nothing() -> None:
 
 def test_weights_are_merged_by_frequency() -> None:
     weights = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
-    merged = merge_experts(weights, np.array([0, 1, 0, 1]), np.array([3.0, 0, 1, 0]))
+    shares = cluster_shares(np.array([0, 1, 0, 1]), np.array([3.0, 0, 1, 0])).astype(np.float32)
+    merged = np.einsum("ce,eij->cij", shares, weights)
     np.testing.assert_allclose(merged[0], (3 * weights[0] + weights[2]) / 4)
     np.testing.assert_allclose(merged[1], (weights[1] + weights[3]) / 2)
     assert merged.dtype == np.float32

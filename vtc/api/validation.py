@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtc.api.arguments import as_placement
-from vtc.errors import InputError
 from vtc.evaluate.baselines import BASELINES
 from vtc.facts.placement import ON_CPU, Device, Dtype
 from vtc.progress import Report, silent
@@ -97,7 +96,7 @@ def validate(
     >>> report["gate"]["status"]
     'inconclusive'
     """
-    from vtc.data.datasets import data_for, load_dataset
+    from vtc.data.datasets import load_dataset, needed_data
     from vtc.evaluate.asking import Effort
     from vtc.evaluate.comparison import checkpoint_name, open_comparison
     from vtc.evaluate.notes import notes_of
@@ -106,8 +105,7 @@ def validate(
 
     named = None if target is None else str(target)
     origin = None if against is None else str(against)
-    if data is None and (data := data_for(model := checkpoint_name(named, origin))) is None:
-        raise InputError(f"say what to ask {model}: --data DIR with data.jsonl; drawn digits are for 'reference' alone")
+    data = data if data is not None else needed_data(checkpoint_name(named, origin))
     dataset = load_dataset(data, samples, seed)
     placement = as_placement(device, dtype)
     effort = Effort(batch_size, max_new_tokens)

@@ -8,7 +8,7 @@ from vtc.calibrate.expert_use import expert_use
 from vtc.compressed.build import apply_recipe
 from vtc.compressed.checkpoint import load_compressed
 from vtc.compressed.inspection import is_finished
-from vtc.data.datasets import data_for
+from vtc.data.datasets import needed_data
 from vtc.data.samples import samples_from
 from vtc.errors import InputError
 from vtc.experts.statistics import ExpertStatistics
@@ -46,9 +46,7 @@ def measure_statistics(
         plan(recipe, read_facts(path, image_options))
         adapter = load_adapter(path, image_options, placement, check_mixture)
         name, digest = str(model), model_digest(path)
-    source = data_for(name, data)
-    if source is None:
-        raise InputError(f"say what to ask {name}: --data DIR with data.jsonl; drawn digits are for 'reference' alone")
+    source = needed_data(name, data)
     samples = samples_from(adapter, source, count, seed)
     uses = {"full": expert_use(apply_recipe(adapter, NONE), samples, report)}
     if recipe.stages:

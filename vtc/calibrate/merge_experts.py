@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from vtc.calibrate.expert_outputs import layer_outputs
 from vtc.calibrate.measuring import Measuring
-from vtc.calibrate.prune_experts import kept
-from vtc.experts.merging import cluster_experts
+from vtc.experts.merging import cluster_experts, cluster_shares
 from vtc.recipe import Recipe
 from vtc.recipe.stages import MergeExpertsEntry
+from vtc.recipe.values import experts_left
 
 
 def choose(entry: MergeExpertsEntry, before: Recipe, measuring: Measuring) -> list[list[list[tuple[int, float]]]]:
     """For each decoder layer, ``keep`` groups of experts with their shares."""
     use = measuring.experts(before)
-    count = kept(entry.keep, use.experts)
+    count = experts_left(entry.keep or use.experts, use.experts)
     groups = []
-    for number, layer in enumerate(layer_outputs(measuring.model(before), measuring.samples, measuring.report)):
+    for layer, chosen in zip(
+        layer_outputs(measuring.model(before), measuring.samples, measuring.report), use.chosen.sum(axis=1), strict=True
+    ):
         labels = cluster_experts(layer.outputs.mean(axis=1), count, entry.linkage)
-        chosen = use.chosen[number].sum(axis=0)
-        own = []
-        for label in range(count):
-            members = (labels == label).nonzero()[0]
-            total = chosen[members].sum()
-            shares = chosen[members] / total if total else [1 / len(members)] * len(members)
-            own.append([(int(expert), round(float(share), 6)) for expert, share in zip(members, shares, strict=True)])
+        shares = cluster_shares(labels, chosen)
+        own = [
+            [(int(expert), round(float(row[expert]), 6)) for expert in (labels == label).nonzero()[0]]
+            for label, row in enumerate(shares)
+        ]
         groups.append(own)
     return groups

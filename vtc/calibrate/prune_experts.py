@@ -11,34 +11,25 @@ from vtc.experts.importance import expert_scores, keep_sets, modality_aware
 from vtc.experts.statistics import Floats, Numbers
 from vtc.recipe import Recipe
 from vtc.recipe.stages import PruneExpertsEntry
+from vtc.recipe.values import experts_left
 
 
 def choose(entry: PruneExpertsEntry, before: Recipe, measuring: Measuring) -> list[list[int]]:
     """For each decoder layer, ``keep`` experts, ascending."""
     model = measuring.model(before)
     decoder = model.adapter.facts.decoder
-    keep = kept(entry.keep, decoder.experts)
+    keep = experts_left(entry.keep or decoder.experts, decoder.experts)
     if entry.score == "naee":
         layers = layer_outputs(model, measuring.samples, measuring.report)
         return [_best_set(layer, keep, decoder.active_experts) for layer in layers]
-    sets: list[list[int]] = keep_sets(_scores(entry, before, measuring), keep).tolist()
-    return sets
-
-
-def kept(keep: int | float | None, experts: int) -> int:
-    """Number of experts of a layer that a recipe leaves."""
-    return max(1, round(keep * experts)) if isinstance(keep, float) else int(keep or experts)
-
-
-def _scores(entry: PruneExpertsEntry, before: Recipe, measuring: Measuring) -> Floats:
-    use = measuring.experts(before)
     if entry.score == "random":
-        return np.random.default_rng(entry.seed).random((use.layers, use.experts))
-    if entry.score == "naee":
-        raise AssertionError("has no scores")
-    if entry.modality == "aware":
-        return modality_aware(use, entry.score)
-    return expert_scores(use, entry.score, entry.modality)
+        scores = np.random.default_rng(entry.seed).random((decoder.layers, decoder.experts))
+    elif entry.modality == "aware":
+        scores = modality_aware(measuring.experts(before), entry.score)
+    else:
+        scores = expert_scores(measuring.experts(before), entry.score, entry.modality)
+    sets: list[list[int]] = keep_sets(scores, keep).tolist()
+    return sets
 
 
 def _best_set(layer: LayerOutputs, keep: int, active: int) -> list[int]:

@@ -126,6 +126,20 @@ def data_for(model: str, data: str | Path | None = None) -> str | None:
     return REFERENCE if is_shipped(model) else None
 
 
+def needed_data(model: str, data: str | Path | None = None) -> str:
+    """Choose the data for a model as :func:`data_for` does.
+
+    Raises
+    ------
+    InputError
+        Where a user has to say.
+    """
+    found = data_for(model, data)
+    if found is None:
+        raise InputError(f"say what to ask {model}: --data DIR with data.jsonl; drawn digits are for 'reference' alone")
+    return found
+
+
 def load_dataset(name: str | Path, limit: int | None, seed: int, split: Split = "test") -> Dataset:
     """Load what ``--data`` names.
 

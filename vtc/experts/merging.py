@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.cluster.hierarchy import cut_tree, linkage
 
 from vtc.errors import InputError
@@ -43,14 +42,13 @@ def cluster_experts(features: Floats, clusters: int, method: Linkage = "average"
     return np.asarray(np.argsort(np.argsort(first))[label], np.int64)
 
 
-def merge_experts(weights: NDArray[np.floating], labels: Numbers, frequency: Floats) -> NDArray[np.floating]:
-    """Mean of the weights of each cluster's experts, weighted by how often they are chosen.
+def cluster_shares(labels: Numbers, frequency: Floats) -> Floats:
+    """Share of each expert in the weights of its cluster's, by how often it is chosen.
 
     The router stays: what chose an expert now chooses its cluster.
 
     Parameters
     ----------
-    weights : array of shape (E, ...)
     labels : array of shape (E,), int64
         Cluster of each expert, from 0.
     frequency : array of shape (E,)
@@ -58,12 +56,10 @@ def merge_experts(weights: NDArray[np.floating], labels: Numbers, frequency: Flo
 
     Returns
     -------
-    array of shape (clusters, ...)
-        Of the dtype of `weights`.
+    array of shape (clusters, E)
+        Rows sum to 1; 0 where an expert is of another cluster.
     """
     members = labels == np.arange(labels.max() + 1)[:, None]
     share = members * frequency
     share = np.where(share.sum(axis=1, keepdims=True) > 0, share, members)
-    share = share / share.sum(axis=1, keepdims=True)
-    merged = share @ weights.reshape(len(weights), -1).astype(np.float64)
-    return np.asarray(merged.reshape(-1, *weights.shape[1:]), weights.dtype)
+    return np.asarray(share / share.sum(axis=1, keepdims=True))

@@ -100,7 +100,7 @@ def plans(
 
 def _check_placement(recipe: Recipe, facts: ModelFacts, entering: TokenState, faults: Faults) -> None:
     """Report devices that do not divide the experts that stages leave."""
-    wanted, decoder = recipe.experts, entering.decoder or facts.decoder
+    wanted, decoder = recipe.experts, entering.decoder
     if wanted is None:
         return
     if decoder.experts == 1:
@@ -127,7 +127,6 @@ def _counted(
     visual = tuple(_visual_tokens(layer, keep, kept_at) if decoder.sees_image(layer) else 0 for layer in decoder.kept)
     lengths = [text_tokens + count for count in visual]
     parts = _flops_parts(entering, facts, encoder.kept, lengths)
-    sizes = entering.decoder or facts.decoder
     return TokenPlan(
         stages=stages,
         visual_tokens_in=spans * layout.tokens,
@@ -145,9 +144,9 @@ def _counted(
         text_tokens=text_tokens,
         flops={
             "exact": sum(parts.values()),
-            "fastv": flops.fastv_flops(sizes, lengths),
-            "pyramiddrop": flops.pyramiddrop_flops(sizes, lengths),
-            **_mixture_flops(sizes, lengths, sum(parts.values())),
+            "fastv": flops.fastv_flops(entering.decoder, lengths),
+            "pyramiddrop": flops.pyramiddrop_flops(entering.decoder, lengths),
+            **_mixture_flops(entering.decoder, lengths, sum(parts.values())),
         },
         flops_parts=parts,
         kv_bytes=flops.kv_bytes(facts.decoder, lengths, bytes_per_value),
@@ -175,7 +174,7 @@ def _follow(
     layout = facts.layout
     makes_tokens = any(stage.place.makes_tokens for stage in recipe.stages)
     tokens = layout.selectable if makes_tokens else layout.tokens
-    state = TokenState(tokens, layout.grids, layout.grids, layout.tokens, projected=layout.resized)
+    state = TokenState(tokens, layout.grids, layout.grids, layout.tokens, facts.decoder, projected=layout.resized)
     entering = state
     keeps = budget_keeps(recipe, facts, decoder, faults)
     plans = []
@@ -245,7 +244,7 @@ def _flops_parts(
         + spans * (sum(resampled) + own.get("encoder", 0)),
         "projector": 2 * (projections + deepstack)
         + spans * (own.get("projector", 0) + _resampling_flops(layout, facts.decoder.width)),
-        "decoder": flops.decoder_flops(entering.decoder or facts.decoder, lengths),
+        "decoder": flops.decoder_flops(entering.decoder, lengths),
         "selection": spans * own.get("selection", 0),
         "head": flops.head_flops(facts.decoder),
     }

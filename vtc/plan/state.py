@@ -26,6 +26,8 @@ class TokenState:
         (H, W) of the whole grids that they fill, one after the other; none where they fill no grid.
     position_grids, position_tokens
         The grids that their places count, and the number of those places, separators included.
+    decoder
+        Sizes of the decoder, as stages up to here leave it.
     has_places
         Whether they are some of the original tokens, each with its place in the image.
     projected
@@ -38,21 +40,19 @@ class TokenState:
         Values of encoder layers that stages read.
     flops
         Operations added to the exact count, for one run of placeholders, by part of the model.
-    decoder
-        The decoder's sizes, where stages have changed them.
     """
 
     tokens: int
     grids: tuple[Grid, ...]
     position_grids: tuple[Grid, ...]
     position_tokens: int
+    decoder: DecoderFacts
     has_places: bool = True
     projected: bool = False
     positions: Positions | None = None
     projections: int | None = None
     readings: frozenset[Reading] = frozenset()
     flops: Mapping[str, int] = field(default_factory=dict)
-    decoder: DecoderFacts | None = None
 
     def costing(self, part: str, flops: int) -> TokenState:
         """Return the same tokens, at a cost of `flops` more operations in a part of the model."""

@@ -31,6 +31,11 @@ def _experts(value: object) -> int | float:
     raise ValueError(f"is a number of experts such as 4 or a fraction such as 0.5, not {reprlib.repr(value)}")
 
 
+def experts_left(keep: int | float, experts: int) -> int:
+    """Return how many of the experts of a layer a number or a share of them leaves."""
+    return max(1, round(keep * experts)) if isinstance(keep, float) else keep
+
+
 def _kept_experts(value: object) -> tuple[tuple[int, ...], ...] | Literal["auto"]:
     if value == "auto":
         return "auto"

@@ -8,6 +8,7 @@ from math import comb
 from vtc.plan.state import Context, Rules, Step, TokenState
 from vtc.recipe.stages import MergeExpertsEntry, PruneExpertsEntry
 from vtc.recipe.stages.prune_experts import MOST_SETS
+from vtc.recipe.values import experts_left
 
 
 def check_prune(entry: PruneExpertsEntry, rules: Rules) -> None:
@@ -25,7 +26,7 @@ def prune(entry: PruneExpertsEntry, state: TokenState, context: Context) -> Step
     count = len(numbers[0]) if numbers is not None else None
     step = _step(state, context, "experts" if count else "keep", entry.keep, count, "stay", merged=False)
     if count is None and entry.score == "naee" and step.experts is not None:
-        decoder = state.decoder or context.facts.decoder
+        decoder = state.decoder
         sets = comb(decoder.experts, step.experts)
         if sets > MOST_SETS:
             words = f"{step.experts} of {decoder.experts} experts are {sets:.3g} sets, and at most {MOST_SETS} are"
@@ -53,13 +54,13 @@ def _step(
     *,
     merged: bool,
 ) -> Step:
-    decoder = state.decoder or context.facts.decoder
+    decoder = state.decoder
     experts, active = decoder.experts, decoder.active_experts
     if experts == 1:
         context.fault("", f"{context.facts.model_type} is dense here, it has no experts; leave the stage out")
         return Step(state, "not possible")
     if count is None:
-        count = max(1, round(keep * experts)) if isinstance(keep, float) else int(keep or experts)
+        count = experts_left(keep or experts, experts)
     if not active <= count <= experts:
         words = f"leaves {count} of {experts} experts, and a token passes {active}; leave {active} to {experts}"
         context.fault(key, words)
@@ -72,7 +73,7 @@ def _check_lists(
     context: Context, state: TokenState, key: str, layers: int, experts: int, *, every: bool = False
 ) -> None:
     """Report lists that are of another model."""
-    decoder = state.decoder or context.facts.decoder
+    decoder = state.decoder
     if layers != decoder.layers:
         context.fault(key, f"lists {layers} layers, and this model's decoder has {decoder.layers}")
     elif decoder.experts > 1 and (experts != decoder.experts if every else experts > decoder.experts):

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from vtc.models.routers import Routed, Tokens, watching_routers
 from vtc.reference import reference_dir
 from vtc.reference.training.checkpoint import save_checkpoint
 from vtc.reference.training.instruct import Features, cache_features, measure, take
+from vtc.reference.training.optim import schedule
 from vtc.reference.training.packing import pack_scenes
 from vtc.reference.training.pretrain import Log
 from vtc.reference.training.subsets import BUDGETS, covering_subset
@@ -166,7 +166,8 @@ def tune(
     experts = [p.requires_grad_(True) for name, p in named.items() if ".experts." in name]
     groups = [{"params": experts, "lr": config.learning_rate}, {"params": routers, "lr": config.router_rate}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
-    peaks = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["peak_lr"] = group["lr"]
     decoder = adapter.facts.decoder
     routing = RoutingLoss(config, decoder.layers, decoder.experts, decoder.width)
     checkpoint, start = work / "experts.pt", 0
@@ -180,8 +181,7 @@ def tune(
     log_every = min(50, max(1, config.steps // 4))
     with watching_routers(adapter, routing.add) as tell:
         for step in range(start, config.steps):
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * _rate(step, config)
+            schedule([optimizer], step, config.steps, config.warmup)
             packed, states = draw(train, tokenizer, config, step)
             visual = torch.zeros_like(packed.block, dtype=torch.bool)
             visual[:, packed.visual] = True
@@ -222,11 +222,6 @@ def draw(data: Features, tokenizer: PreTrainedTokenizerFast, config: ExpertConfi
         keep = torch.from_numpy(np.stack([covering_subset(data.owner[i], budget, rng) for i in rows]))
     packed = pack_scenes([data.tokens[i] for i in rows], keep, bool(rng.random() < 0.5), tokenizer)
     return packed, take(data.states[torch.from_numpy(rows)], keep)
-
-
-def _rate(step: int, config: ExpertConfig) -> float:
-    progress = max(0.0, (step - config.warmup) / max(1, config.steps - config.warmup))
-    return min(1.0, (step + 1) / max(1, config.warmup)) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
 
 
 def train(config: ExpertConfig, output: Path, work: Path) -> None:
