@@ -17,7 +17,17 @@ from vtc import api
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
 
-IN_ORDER = ("inspect", "expert_statistics", "compress", "export", "optimize", "load", "validate", "bench")
+IN_ORDER = (
+    "inspect",
+    "expert_statistics",
+    "place_experts",
+    "compress",
+    "export",
+    "optimize",
+    "load",
+    "validate",
+    "bench",
+)
 """The functions as a user meets them: each example goes on from the one before."""
 
 RECIPE = "version: 1\nname: small\nstages:\n- kind: prune\n  keep: 5\n  selector: uniform\n"

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vtc.api import (
         CompressResult,
         ExportResult,
+        PlacedExperts,
         bench,
         compress,
         expert_statistics,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         inspect,
         load,
         optimize,
+        place_experts,
         validate,
     )
     from vtc.compressed.elastic import ElasticModel
@@ -38,6 +40,7 @@ __all__ = [
     "Entropy",
     "ExportResult",
     "ImageOptions",
+    "PlacedExperts",
     "Recipe",
     "RuntimeOptions",
     "Thresholds",
@@ -50,6 +53,7 @@ __all__ = [
     "load",
     "load_recipe",
     "optimize",
+    "place_experts",
     "validate",
 ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from vtc.api.benchmarking import bench
 from vtc.api.compression import CompressResult, compress
-from vtc.api.experts import expert_statistics
+from vtc.api.experts import PlacedExperts, expert_statistics, place_experts
 from vtc.api.exporting import ExportResult, export
 from vtc.api.inspection import inspect
 from vtc.api.loading import load
@@ -18,6 +18,7 @@ from vtc.api.validation import validate
 __all__ = [
     "CompressResult",
     "ExportResult",
+    "PlacedExperts",
     "bench",
     "compress",
     "expert_statistics",
@@ -25,5 +26,6 @@ __all__ = [
     "inspect",
     "load",
     "optimize",
+    "place_experts",
     "validate",
 ]

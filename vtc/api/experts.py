@@ -1,10 +1,11 @@
-"""``vtc.expert_statistics``: who uses which expert of a mixture."""
+"""``vtc.expert_statistics`` and ``vtc.place_experts``: who uses which expert of a mixture, and where experts live."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vtc.api.arguments import as_placement, as_recipe
 from vtc.errors import InputError
@@ -12,9 +13,37 @@ from vtc.facts.layout import ANY_IMAGE, ImageOptions
 from vtc.facts.placement import Device, Dtype
 from vtc.progress import Report, silent
 from vtc.recipe import Recipe
+from vtc.recipe.experts import ExpertPlacement, Homes, Method
 
 if TYPE_CHECKING:
+    from vtc.experts.placement import ExpertMap
     from vtc.experts.statistics import ExpertStatistics
+    from vtc.experts.traffic import Replay
+
+
+@dataclass(frozen=True)
+class PlacedExperts:
+    """What :func:`place_experts` made.
+
+    Attributes
+    ----------
+    placement : ExpertMap
+        From all prompts of the statistics.
+    compared : tuple of (str, str, Replay)
+        Placement, homes, and what its traffic and load are: placed by half of the prompts, counted on the others.
+    """
+
+    placement: ExpertMap
+    compared: tuple[tuple[str, Homes, Replay], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return {
+            "kind": "placement",
+            "method": self.placement.method,
+            "physical_to_logical_map": self.placement.expert_of_slot.tolist(),
+            "compared": [{"placement": name, "homes": homes, **one.to_json()} for name, homes, one in self.compared],
+        }
 
 
 def expert_statistics(
@@ -71,14 +100,16 @@ def expert_statistics(
     Examples
     --------
     >>> import vtc
-    >>> found = vtc.expert_statistics("reference-moe", samples=4)
+    >>> found = vtc.expert_statistics("reference-moe", samples=4, out="experts.safetensors")
     >>> found.use().experts, found.use().active
     (8, 2)
     """
     from vtc.calibrate.experts import measure_statistics
     from vtc.compressed.inspection import is_finished
     from vtc.experts.statistics import save_statistics
+    from vtc.writing import check_place
 
+    check_place(None if out is None else Path(out))
     if is_finished(model) and (recipe is not None or overrides or image_options != ANY_IMAGE):
         raise InputError(f"{model} was made with a recipe; measure the model it was made from to try another")
     wanted = as_recipe("none" if recipe is None else recipe, overrides)
@@ -87,3 +118,102 @@ def expert_statistics(
     if out is not None:
         save_statistics(Path(out), found)
     return found
+
+
+def statistics_of(model: str | Path, file: str | Path) -> ExpertStatistics:
+    """Read expert statistics, and make sure that they are of a model.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it is of another model.
+    """
+    from vtc.compressed.inspection import digest_of
+    from vtc.experts.statistics import check_model, load_statistics
+
+    found = load_statistics(Path(file))
+    check_model(found, digest_of(model), Path(file))
+    return found
+
+
+def place_experts(
+    model: str | Path,
+    statistics: str | Path,
+    devices: int,
+    *,
+    placement: Method = "modality",
+    homes: Homes = "sample",
+    copies: int = 0,
+    tolerance: float = 0.05,
+    seed: int = 0,
+    tokens: str = "full",
+    given: str | Path | None = None,
+    out: str | Path | None = None,
+    written: str = "vtc",
+) -> PlacedExperts:
+    """Place the experts of a mixture on devices that share them (expert parallelism), and compare all methods.
+
+    Parameters
+    ----------
+    model : str or Path
+        As for :func:`expert_statistics`.
+    statistics : str or Path
+        File that :func:`expert_statistics` wrote.
+    devices : int
+        Divides the experts of a layer with their copies.
+    placement, homes, copies, tolerance, seed
+        As the ``experts`` section of a recipe has them.
+    tokens : {"full", "pruned"}
+        Whose use counts: that of all visual tokens, or of those that a recipe keeps.
+    given : str, Path or None
+        File of a placement to compare, too.
+    out : str, Path or None
+        File to write.
+    written : {"vtc", "sglang", "tensorrt-llm", "vllm"}
+        For whom it is written.
+
+    Returns
+    -------
+    PlacedExperts
+
+    Raises
+    ------
+    InputError
+        If statistics or the given placement are of another model, or the devices do not divide the experts.
+
+    Examples
+    --------
+    >>> import vtc
+    >>> found = vtc.place_experts("reference-moe", "experts.safetensors", devices=2, homes="modality")
+    >>> found.placement.devices, len(found.compared)
+    (2, 12)
+    """
+    from pydantic import ValidationError
+
+    from vtc.experts.placement_files import WRITERS, load_placement
+    from vtc.experts.placing import compare, halves, homes_of, place
+    from vtc.experts.traffic import replay
+    from vtc.writing import check_place
+
+    check_place(None if out is None else Path(out), Path(statistics))
+    found = statistics_of(model, statistics)
+    use = found.use(tokens)
+    try:
+        wanted = ExpertPlacement(
+            devices=devices, placement=placement, homes=homes, copies=copies, tolerance=tolerance, seed=seed
+        )
+    except ValidationError as error:
+        raise InputError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+    made = place(use, wanted, found.model)
+    rows: list[tuple[str, Homes, Replay]] = list(compare(use, wanted))
+    if given is not None:
+        file = Path(given)
+        own = load_placement(file)
+        own.check_model(found.model, use.layers, use.experts, file)
+        if own.devices != devices:
+            raise InputError(f"{file}: a placement for {own.devices} devices; give --devices {own.devices}")
+        counted = halves(use)[1]
+        rows.append((file.name, homes, replay(counted, own, homes_of(counted, wanted))))
+    if out is not None:
+        WRITERS[written](Path(out), made)
+    return PlacedExperts(made, tuple(rows))

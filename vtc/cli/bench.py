@@ -84,7 +84,7 @@ def command(
     vtc bench --shape llava-onevision-0.5b --set budget.keep_average=0.11
     """
     from vtc.cli.report import bench_tables, print_report
-    from vtc.cli.writing import check_place
+    from vtc.writing import check_place
 
     check_place(out)
     given = {name: value for name, value in asked.items() if value not in (None, ())}

@@ -13,7 +13,6 @@ from vtc.cli.image_options import image_option_flags
 from vtc.cli.output import print_json
 from vtc.cli.placement_options import placement_flags
 from vtc.cli.verb import suggest, verb
-from vtc.cli.writing import check_place
 from vtc.progress import progress
 
 
@@ -40,7 +39,6 @@ def command(model: str, experts: bool, out: Path, as_json: bool, **asked: Any) -
     """
     import vtc
 
-    check_place(out)
     with progress() as tell:
         found = vtc.expert_statistics(model, out=out, progress=tell, **asked)
     if as_json:

@@ -75,15 +75,13 @@ def command(
 
 def _show_experts(target: str, file: Path, figure: Path | None, as_json: bool) -> None:
     """Show statistics of a model's experts."""
+    from vtc.api.experts import statistics_of
     from vtc.cli.expert_tables import expert_data, print_experts
-    from vtc.cli.writing import check_place, write_whole
-    from vtc.compressed.inspection import digest_of
     from vtc.experts.picture import draw_experts
-    from vtc.experts.statistics import check_model, load_statistics
+    from vtc.writing import check_place, write_whole
 
     check_place(figure, file)
-    found = load_statistics(file)
-    check_model(found, digest_of(target), file)
+    found = statistics_of(target, file)
     if figure is not None:
         stream = BytesIO()
         draw_experts(found.use("pruned" if "pruned" in found.uses else "full")).save(stream, "PNG")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from vtc.cli.output import note, print_json, print_table, say
 from vtc.cli.verb import verb
-from vtc.cli.writing import check_place
 from vtc.experts.statistics import MODALITIES
 from vtc.recipe.experts import METHODS, Homes
+
+if TYPE_CHECKING:
+    from vtc.experts.traffic import Replay
 
 FORMATS = ("vtc", "sglang", "tensorrt-llm", "vllm")
 
@@ -65,73 +68,31 @@ FORMATS = ("vtc", "sglang", "tensorrt-llm", "vllm")
     "proposal to vLLM reads.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(
-    model: str,
-    statistics: Path,
-    given: Path | None,
-    out: Path | None,
-    written: str,
-    tokens: str,
-    as_json: bool,
-    **wanted: Any,
-) -> None:
+def command(model: str, statistics: Path, devices: int, out: Path | None, as_json: bool, **asked: Any) -> None:
     """Place the experts of MODEL on devices that share them (expert parallelism).
 
     All methods are told side by side: placed by half of the prompts of the statistics, counted on the others.
     Traffic is told three ways, and always with the load of the busiest device: what saves one may cost the other.
     """
-    from pydantic import ValidationError
+    import vtc
 
-    from vtc.compressed.inspection import digest_of
-    from vtc.errors import InputError
-    from vtc.experts.placement_files import WRITERS, load_placement
-    from vtc.experts.placing import compare, halves, homes_of, place
-    from vtc.experts.statistics import check_model, load_statistics
-    from vtc.experts.traffic import replay
-    from vtc.recipe.experts import ExpertPlacement
-
-    check_place(out, statistics)
-    found = load_statistics(statistics)
-    check_model(found, digest_of(model), statistics)
-    use = found.use(tokens)
-    try:
-        asked = ExpertPlacement(**wanted)
-    except ValidationError as error:
-        raise InputError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
-    placement = place(use, asked, found.model)
-    rows: list[Any] = list(compare(use, asked))
-    if given is not None:
-        own = load_placement(given)
-        own.check_model(found.model, use.layers, use.experts, given)
-        if own.devices != asked.devices:
-            raise InputError(f"{given}: a placement for {own.devices} devices; give --devices {own.devices}")
-        counted = halves(use)[1]
-        rows.append((given.name, asked.homes, replay(counted, own, homes_of(counted, asked))))
-    if out is not None:
-        WRITERS[written](out, placement)
+    placed = vtc.place_experts(model, statistics, devices, out=out, **asked)
     if as_json:
-        print_json(
-            {
-                "kind": "placement",
-                "method": placement.method,
-                "physical_to_logical_map": placement.expert_of_slot.tolist(),
-                "compared": [{"placement": name, "homes": homes, **one.to_json()} for name, homes, one in rows],
-            }
-        )
+        print_json(placed.to_dict())
     else:
-        _print(rows, asked)
+        say(f"{devices} devices; placed by half of the prompts, counted on the others")
+        _print(placed.compared, (asked["placement"], asked["homes"]))
     if out is not None:
-        note(f"written: {out} ({placement.method})")
+        note(f"written: {out} ({placed.placement.method})")
 
 
-def _print(rows: Any, asked: Any) -> None:
-    say(f"{asked.devices} devices; placed by half of the prompts, counted on the others")
+def _print(rows: Sequence[tuple[str, Homes, Replay]], asked: tuple[str, str]) -> None:
     head = ["placement", "homes by", ">tokens with any remote expert", *(f">{name}" for name in MODALITIES)]
     head += [">remote calls", ">remote devices a token", ">load max/mean"]
     table = []
     for name, homes, one in rows:
         of = one.all, one.text, one.visual
-        chosen = "* " if (name, homes) == (asked.placement, asked.homes) else "  "
+        chosen = "* " if (name, homes) == asked else "  "
         shares = [f"{100 * part.tokens_with_any_remote_expert:.1f} %" for part in of]
         more = [f"{100 * of[0].remote_calls:.1f} %", f"{of[0].remote_devices_per_token:.2f}"]
         table.append([chosen + name, homes, *shares, *more, f"{of[0].load_max_over_mean:.2f}"])

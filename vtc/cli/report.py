@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from vtc.cli.output import say
-from vtc.cli.writing import write_whole
 from vtc.shown import line, shown
+from vtc.writing import write_whole
 
 _SKIPPED_SHOWN = 5
 

@@ -57,12 +57,12 @@ def command(
     vtc show photo.jpg out/bundle --prompt "what digit is shown?" -o kept.png
     vtc show photo.jpg out/bundle --keep 36 -o kept.png
     """
-    from vtc.cli.writing import check_place, write_whole
     from vtc.errors import InputError
     from vtc.evaluate.contestants import open_finished, open_recipe
     from vtc.evaluate.kept_tokens import draw_kept_tokens
     from vtc.recipe import load_recipe
     from vtc.runtime.image import open_image
+    from vtc.writing import check_place, write_whole
 
     if target is not None and image_options != ANY_IMAGE:
         raise InputError(

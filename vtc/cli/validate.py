@@ -97,8 +97,8 @@ def command(
     """
     import vtc
     from vtc.cli.report import print_report, validate_tables
-    from vtc.cli.writing import check_place
     from vtc.progress import progress
+    from vtc.writing import check_place
 
     check_place(out)
     thresholds = vtc.Thresholds(min_retention, min_top1, max_kld)

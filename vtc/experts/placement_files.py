@@ -14,6 +14,7 @@ from vtc.errors import InputError
 from vtc.experts.placement import ExpertMap
 from vtc.experts.statistics import Numbers
 from vtc.files import read_json
+from vtc.writing import write_whole
 
 FORMAT = "vtc-expert-placement-1"
 MAP = "physical_to_logical_map"
@@ -120,9 +121,7 @@ def _numbers(placement: ExpertMap, decoder_layers: Sequence[int] | None) -> list
 
 
 def _write(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(text + "\n", "utf-8")
-    draft.replace(path)
+    write_whole(path, f"{text}\n".encode())
 
 
 WRITERS: dict[str, Callable[[Path, ExpertMap], None]] = {

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from vtc.errors import InputError
+from vtc.writing import write_whole
 
 TEXT, VISUAL = 0, 1
 MODALITIES = ("text", "visual")
@@ -164,10 +165,8 @@ def save_statistics(path: Path, statistics: ExpertStatistics) -> None:
         }
     about = {"model": statistics.model, "data": statistics.data, "prompts": statistics.prompts}
     about |= {"recipe": statistics.recipe, "uses": list(statistics.uses)}
-    draft = path.with_name(f".{path.name}.tmp")
     plain = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
-    draft.write_bytes(save(plain, {FORMAT: json.dumps(about)}))
-    draft.replace(path)
+    write_whole(path, save(plain, {FORMAT: json.dumps(about)}))
 
 
 def load_statistics(path: Path) -> ExpertStatistics:

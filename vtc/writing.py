@@ -1,4 +1,4 @@
-"""Files that verbs write beside artifacts: reports and pictures. Their place is looked at before the work begins."""
+"""Files beside artifacts: reports, pictures, statistics, maps. Their place is looked at before the work begins."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 from tests.runtime.toy import make_toy, write_toy_bundle
 from vtc.cli import main
-from vtc.cli.writing import check_place, write_whole
 from vtc.errors import InputError
 from vtc.staging import open_work
+from vtc.writing import check_place, write_whole
 
 PLACES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no directory": ("none/r.json", lambda _: None, "there is no directory"),
