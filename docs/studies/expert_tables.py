@@ -11,12 +11,15 @@ METHODS = ("modality", "contiguous", "random", "balanced", "eplb", "solved")
 
 
 def _trained(results: Results) -> str:
-    rows = results["trained"]
-    body = [
-        [name, percent(row["accuracy"], 2), "" if name == "load balance alone" else points(row)]
-        for name, row in rows.items()
-    ]
-    return table(["", "accuracy, 2,400 questions", "against load balance alone, points"], body)
+    body = []
+    for name, row in results["trained"].items():
+        seeds = row.get("by_seed", [])
+        compared = bool(seeds) and name != "load balance alone"
+        ahead = ", ".join(f"{100 * one:+.2f}" for one in row["ahead_by_seed"]) if compared else ""
+        shares = ", ".join(percent(one, 2) for one in seeds)
+        body.append([name, percent(row["accuracy"], 2), shares, points(row, 2) if compared else "", ahead])
+    head = ["", "accuracy, 2,400 questions", "by seed", "against load balance alone, points", "by seed"]
+    return table(head, body)
 
 
 def _by_layer(results: Results, key: str) -> str:

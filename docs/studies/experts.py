@@ -41,13 +41,14 @@ from vtc.reference.training.experts import ExpertConfig, Scores, train
 
 DOCS = Path(__file__).resolve().parents[1]
 PLAIN, SHIPPED = "load balance alone", "SMoES, attention"
-ARMS: dict[str, tuple[Scores, float]] = {
-    PLAIN: ("none", 0),
-    SHIPPED: ("attention", 0.3),
-    "SMoES, attention, weight 1": ("attention", 1.0),
-    "SMoES, Gaussian, weight 1": ("gaussian", 1.0),
+SEEDS = (17, 18, 19)
+"""Each deals out units, draws routers and orders questions anew; both trainings of a seed begin alike."""
+ARMS: dict[str, tuple[Scores, tuple[int, ...]]] = {
+    PLAIN: ("none", SEEDS),
+    SHIPPED: ("attention", SEEDS),
+    "SMoES, Gaussian": ("gaussian", SEEDS[:1]),
 }
-"""Mixtures: soft scores, and weight of the mutual information."""
+"""Trainings: soft scores, and seeds. What is told of one mixture is told of the first."""
 MEASURED_ON = 128
 """Questions of the training split that expert statistics are of."""
 RANDOM_DRAWS = 4
@@ -114,22 +115,22 @@ class Mixture:
         return replace(draws[0], scores=np.mean([one.scores for one in draws], axis=0))
 
 
-def trained(mixtures: dict[str, Mixture], dense: Questions) -> dict[str, Any]:
-    """Accuracy of each mixture, paired with the one trained by load balance alone, and its specialisation by layer."""
-    rival = mixtures[PLAIN].questions.original.scores
-    rows: dict[str, Any] = {}
-    every = {"dense reference": dense, **{name: one.questions for name, one in mixtures.items()}}
-    for name, questions in every.items():
-        scores = questions.original.scores
-        difference = scores - rival
+def trained(trainings: dict[str, list[Mixture]], dense: Questions) -> dict[str, Any]:
+    """Accuracy of each training, paired with load balance alone of the same seeds, and specialisation by layer."""
+    rivals = np.stack([one.questions.original.scores for one in trainings[PLAIN]])
+    rows: dict[str, Any] = {"dense reference": {"accuracy": float(dense.original.scores.mean())}}
+    for name, mixtures in trainings.items():
+        scores = np.stack([one.questions.original.scores for one in mixtures])
+        ahead = scores - rivals[: len(scores)]
         rows[name] = {
-            "questions": len(scores),
+            "questions": scores.shape[1],
             "accuracy": float(scores.mean()),
-            "difference": float(difference.mean()),
-            "ci95": list(stats.mean_interval(difference, questions.images, seed=0) or ()),
+            "by_seed": scores.mean(axis=1).tolist(),
+            "difference": float(ahead.mean()),
+            "ci95": list(stats.mean_interval(ahead.mean(axis=0), dense.images, seed=0) or ()),
+            "ahead_by_seed": ahead.mean(axis=1).tolist(),
         }
-        if name in mixtures:
-            rows[name] |= specialised(mixtures[name].use)
+        rows[name] |= specialised(mixtures[0].use)
     return rows
 
 
@@ -187,7 +188,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Measure what docs/experts.md shows.")
     parser.add_argument("--work", type=Path, default=Path("out/experts"), help="trained mixtures")
-    parser.add_argument("--no-train", action="store_true", help="leave out mixtures that are not there")
+    parser.add_argument("--no-train", action="store_true", help="all mixtures are there")
     parser.add_argument("--questions", type=int, default=2400, help="that mixtures answer as they are")
     parser.add_argument("--fewer-questions", type=int, default=500, help="that they answer with fewer experts")
     parser.add_argument("--prompts", type=int, nargs="+", default=[2, 6], help="at once, in expert-parallel runs")
@@ -197,19 +198,21 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    mixtures: dict[str, Mixture] = {}
-    for name, (scores, weight) in ARMS.items():
-        path = options.work / f"{scores}-{weight}"
-        if not options.no_train:
-            train(ExpertConfig(scores=scores, information_weight=weight), path, path.with_name(f"{path.name}.work"))
-        if (path / "config.json").is_file():
-            mixtures[name] = Mixture(path, options.questions)
+    trainings: dict[str, list[Mixture]] = {}
+    for name, (scores, seeds) in ARMS.items():
+        trainings[name] = []
+        for seed in seeds:
+            path = options.work / f"{scores}-{seed}"
+            if not options.no_train:
+                train(ExpertConfig(scores=scores, seed=seed), path, path.with_name(f"{path.name}.work"))
+            trainings[name].append(Mixture(path, options.questions))
+    mixtures = {name: of_seeds[0] for name, of_seeds in trainings.items()}
     file = DOCS / "results" / "experts.json"
     results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     results |= {"machine": environment.machine(), "training": asdict(ExpertConfig())}
     with progress():
         if options.only in (None, "trained"):
-            results["trained"] = trained(mixtures, Questions(options.questions, 0, model=reference_dir()))
+            results["trained"] = trained(trainings, Questions(options.questions, 0, model=reference_dir()))
         if options.only in (None, "placed"):
             results["placed"] = placed(mixtures, options.prompts, options.repeats)
         if options.only in (None, "fewer"):

@@ -40,10 +40,10 @@ def percent(value: float, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f} %"
 
 
-def points(row: Mapping[str, Any]) -> str:
+def points(row: Mapping[str, Any], digits: int = 1) -> str:
     """A difference in percentage points with its interval."""
-    low, high = row["ci95"]
-    return f"{100 * row['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    told, low, high = (f"{100 * value:+.{digits}f}" for value in (row["difference"], *row["ci95"]))
+    return f"{told} [{low}, {high}]"
 
 
 def _summary(results: Results) -> str:

@@ -21,7 +21,7 @@ from vtc.experts.simulate import (
 from vtc.experts.statistics import Routes
 from vtc.experts.traffic import Replay, homes_by_sample, replay
 
-MACHINE = Machine(1e-6, 1e-5, 1e9, 1e-4, 1e-3)
+MACHINE = Machine(1e-6, 1e-5, 1e9, 1e-4, 1e-3, 1e-6)
 
 
 def test_terms_by_hand() -> None:
@@ -31,9 +31,9 @@ def test_terms_by_hand() -> None:
     step = simulate_step(counted, MACHINE, bytes_of_token=1000)
     assert (step.calls, step.experts) == (pytest.approx(5e-6), pytest.approx(2e-5))
     assert (step.transfer, step.messages) == (pytest.approx(1e-6), pytest.approx(1e-4))
-    assert step.layers == pytest.approx(1e-3)
+    assert (step.layers, step.shared_calls) == (pytest.approx(1e-3), pytest.approx(8e-6))
     assert step.to_json()["simulated"] is True
-    assert step.to_json()["seconds"] == pytest.approx(1.126e-3)
+    assert step.to_json()["seconds"] == pytest.approx(1.134e-3)
 
 
 def test_a_data_sheet() -> None:
@@ -65,7 +65,7 @@ def followed(counted: Replay) -> ParallelRun:
     """A run that takes exactly as long as MACHINE says."""
     step = simulate_step(counted, MACHINE, 500)
     phases = np.zeros((3, 1, 2, 3))
-    phases[..., 1] = step.calls + step.experts
+    phases[..., 1] = step.calls + step.experts + step.shared_calls
     seconds = np.full(3, step.total)
     return ParallelRun(torch.empty(0), seconds, phases, counted.sent, counted.calls, counted.sent)
 
@@ -78,6 +78,7 @@ def test_constants_are_found_again() -> None:
         runs.append((counted, followed(counted)))
     found = fit_machine(runs[:6], 500)
     assert found.seconds_per_call == pytest.approx(MACHINE.seconds_per_call, rel=1e-3)
+    assert found.seconds_per_shared_call == pytest.approx(MACHINE.seconds_per_shared_call, rel=1e-3)
     assert found.bytes_per_second == pytest.approx(MACHINE.bytes_per_second, rel=1e-3)
     for counted, run in runs[6:]:
         assert simulate_step(counted, found, 500).total == pytest.approx(run.seconds[0], rel=1e-6)

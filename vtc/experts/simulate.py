@@ -37,6 +37,9 @@ class Machine:
         Of a message between two devices, however short.
     seconds_per_layer : float
         Of what every layer takes.
+    seconds_per_shared_call : float
+        That a call on any device adds to all, where devices share what computes: processes of one machine its cores
+        and its memory. 0 for devices of their own.
     """
 
     seconds_per_call: float
@@ -44,6 +47,7 @@ class Machine:
     bytes_per_second: float
     seconds_per_message: float
     seconds_per_layer: float
+    seconds_per_shared_call: float = 0.0
 
     @classmethod
     def from_data_sheet(
@@ -89,6 +93,8 @@ class StepTime:
         Of the device that talks to the most others, there and back.
     layers : float
         The rest.
+    shared_calls : float
+        Of all devices' calls, where they share what computes.
     """
 
     calls: float
@@ -96,15 +102,20 @@ class StepTime:
     transfer: float
     messages: float
     layers: float
+    shared_calls: float
 
     @property
     def total(self) -> float:
         """Sum of all."""
-        return self.calls + self.experts + self.transfer + self.messages + self.layers
+        return sum(asdict(self).values())
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
         return {"simulated": True, "seconds": self.total, "seconds_of": asdict(self)}
+
+
+_COMPUTE, _REST = [0, 1, 5], [2, 3, 4]
+"""Terms of `StepTime` that pass inside experts, and the others."""
 
 
 def token_bytes(width: int, active: int, size: int = 4) -> int:
@@ -162,19 +173,23 @@ def _mean_step(
 
 
 def _work(counted: Replay, bytes_of_token: float) -> Floats:
-    """Calls, experts, bytes, messages and layers of the device that has the most of each, summed over layers."""
+    """Calls, experts, bytes, messages and layers of the device that has the most of each, and the calls of all devices.
+
+    Summed over layers, in the order of `StepTime`.
+    """
     answers = counted.sent.transpose(0, 2, 1)
     # A token goes out with its calls and comes back as an answer; each is about half of the bytes.
     sent = (counted.sent.sum(axis=2) + answers.sum(axis=2)) * bytes_of_token / 2
     peers = (counted.sent > 0).sum(axis=2) + (answers > 0).sum(axis=2)
     per_layer = [counted.calls, counted.experts, sent, peers, np.ones_like(counted.calls)]
-    return np.array([amounts.max(axis=1).sum() for amounts in per_layer], np.float64)
+    return np.array([*(amounts.max(axis=1).sum() for amounts in per_layer), counted.calls.sum()], np.float64)
 
 
 def _rates(machine: Machine) -> Floats:
     link = 1 / machine.bytes_per_second if machine.bytes_per_second else 0.0
     rates = [machine.seconds_per_call, machine.seconds_per_expert, link]
-    return np.array([*rates, machine.seconds_per_message, machine.seconds_per_layer])
+    waits = [machine.seconds_per_message, machine.seconds_per_layer]
+    return np.array([*rates, *waits, machine.seconds_per_shared_call])
 
 
 def fit_machine(runs: Sequence[tuple[Replay, ParallelRun]], bytes_of_token: float) -> Machine:
@@ -197,11 +212,12 @@ def fit_machine(runs: Sequence[tuple[Replay, ParallelRun]], bytes_of_token: floa
     compute = np.array([np.median(run.phases[..., 1].max(axis=2).sum(axis=1)) for _, run in runs])
     whole = np.array([np.median(run.seconds) for _, run in runs])
     rest = np.maximum(whole - compute, 0)
-    fitted = []
-    for amounts, seconds in ((work[:, :2], compute), (work[:, 2:], rest)):
+    found = np.zeros(work.shape[1])
+    for columns, seconds in ((_COMPUTE, compute), (_REST, rest)):
+        amounts = work[:, columns]
         scale = amounts.max(axis=0)
         scale[scale == 0] = 1
         constants, _ = nnls(amounts / scale / whole[:, None], seconds / whole)
-        fitted.extend((constants / scale).tolist())
-    call, expert, byte, message, layer = fitted
-    return Machine(call, expert, 1 / byte if byte else 0.0, message, layer)
+        found[columns] = constants / scale
+    call, expert, byte, message, layer, shared = found.tolist()
+    return Machine(call, expert, 1 / byte if byte else 0.0, message, layer, shared)

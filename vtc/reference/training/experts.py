@@ -53,7 +53,7 @@ class ExpertConfig:
     scenes: int = 6000
     steps: int = 600
     batch: int = 24
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     router_rate: float = 2e-3
     warmup: int = 40
     full_share: float = 0.1
