@@ -188,9 +188,23 @@ def resolved(adapter: VLMAdapter, samples: list[Sample], *stages: dict[str, Any]
     return Calibrator(adapter, samples, Measurements()).resolve(recipe(*stages))
 
 
-def test_the_best_set_is_found_by_trying_all(mixture: VLMAdapter, samples: list[Sample]) -> None:
+def of_all(_: Any, given: Any, output: Any) -> Any:
+    """As a router whose weights are shares of all experts, as softmax has them."""
+    logits, _, chosen = output
+    return logits, logits.softmax(dim=-1).gather(1, chosen), chosen
+
+
+@pytest.mark.parametrize("router", [None, of_all], ids=["weights sum to 1", "weights are shares of all"])
+def test_the_best_set_is_found_by_trying_all(mixture: VLMAdapter, samples: list[Sample], router: Any) -> None:
+    changed: list[Any] = []
+
+    def change(adapter: VLMAdapter) -> list[Any]:
+        blocks = layers_of(adapter)
+        changed.extend(block.gate.register_forward_hook(router) for block in blocks if router)
+        return blocks
+
     inputs: list[torch.Tensor] = []
-    blocks = layers_of(mixture)
+    blocks = change(mixture)
     hooks = [block.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for block in blocks]
     model = compressed(mixture)
     with torch.inference_mode():
@@ -199,15 +213,24 @@ def test_the_best_set_is_found_by_trying_all(mixture: VLMAdapter, samples: list[
         hook.remove()
     losses = {}
     for kept in combinations(range(EXPERTS), 6):
-        fewer = keep_experts(mixture, [list(kept)] * LAYERS)
-        pairs = zip(blocks, layers_of(fewer), inputs, strict=True)
+        fewer = change(keep_experts(mixture, [list(kept)] * LAYERS))
+        pairs = zip(blocks, fewer, inputs, strict=True)
         with torch.inference_mode():
             losses[kept] = [float((whole(x) - less(x)).norm()) for whole, less, x in pairs]
     found = resolved(mixture, samples[:1], {"kind": "prune_experts", "keep": 6, "score": "naee"})
+    for hook in changed:
+        hook.remove()
     for layer, kept in enumerate(found.canonical()["stages"][0]["experts"]):
         each = [loss[layer] for loss in losses.values()]
         assert losses[tuple(kept)][layer] == pytest.approx(min(each), abs=1e-5)
         assert min(each) < 0.9 * sorted(each)[len(each) // 2]
+
+
+def test_a_router_that_naee_does_not_know(mixture: VLMAdapter, samples: list[Sample]) -> None:
+    hook = layers_of(mixture)[2].gate.register_forward_hook(lambda *given: (given[2][0].tanh(), *given[2][1:]))
+    with pytest.raises(InputError, match="layer 2: the router's weights are no softmax .* another score, such as reap"):
+        resolved(mixture, samples[:1], {"kind": "prune_experts", "keep": 6, "score": "naee"})
+    hook.remove()
 
 
 @pytest.mark.parametrize(

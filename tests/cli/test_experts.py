@@ -54,6 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "pruned": "[{kind: visual_exit, layer: 2}]",
         "open": "[{kind: visual_exit, layer: auto}]",
         "fewer": "[{kind: visual_exit, layer: 2}, {kind: prune_experts, keep: 6}]\nexperts: {devices: 3}",
+        "chosen": f"[{{kind: prune_experts, experts: {[[0, 1, 2, 3]] * 4}}}]",
         "merged": "[{kind: merge_experts, keep: 6}]\nexperts: {devices: 2}",
     }.items():
         (place / f"{name}.yaml").write_text(f"version: 1\nname: {name}\nstages: {stages}\n")
@@ -159,6 +160,10 @@ CALIBRATE: dict[str, tuple[tuple[str, ...], str]] = {
     "a recipe that leaves something open": (
         ("{mixture}", "--data", "{data}", "--recipe", "{place}/open.yaml"),
         "leaves stages.0.layer open; compress the model with it",
+    ),
+    "a recipe that leaves fewer experts": (
+        ("{mixture}", "--data", "{data}", "--recipe", "{place}/chosen.yaml"),
+        "has; compress the model with it",
     ),
     "a recipe that does not fit": (
         ("{mixture}", "--data", "{data}", "--recipe", "{place}/pruned.yaml", "--set", "stages.0.layer=9"),

@@ -28,10 +28,13 @@ class LayerOutputs:
     outputs : array of shape (E, T, D)
     logits : array of shape (T, E)
         The router's.
+    largest : array of shape (T,)
+        Weight that the router gives the first of a token's experts.
     """
 
     outputs: Floats
     logits: Floats
+    largest: Floats
 
 
 @torch.inference_mode()
@@ -52,7 +55,8 @@ def layer_outputs(
     drawn = _Drawn(tokens // (len(MODALITIES) * -(-len(samples) // BATCH)))
     watch(model, samples, drawn, "running every expert", report)
     decoder = model.adapter.facts.decoder
-    nothing = LayerOutputs(np.zeros((decoder.experts, 1, decoder.width)), np.zeros((1, decoder.experts)))
+    alike = np.full(1, 1 / decoder.active_experts)
+    nothing = LayerOutputs(np.zeros((decoder.experts, 1, decoder.width)), np.zeros((1, decoder.experts)), alike)
     return [drawn.outputs(layer) if layer in drawn.experts else nothing for layer in range(decoder.layers)]
 
 
@@ -63,6 +67,7 @@ class _Drawn:
         self.most = max(1, most)
         self.hidden: dict[int, list[Tensor]] = {}
         self.logits: dict[int, list[Tensor]] = {}
+        self.largest: dict[int, list[Tensor]] = {}
         self.experts: dict[int, Any] = {}
         self.visual = self.real = torch.empty(0)
 
@@ -87,11 +92,13 @@ class _Drawn:
             rows, columns = places[some].unbind(1)
             self.hidden.setdefault(routed.layer, []).append(routed.hidden[rows, columns])
             self.logits.setdefault(routed.layer, []).append(routed.logits[rows, columns])
+            self.largest.setdefault(routed.layer, []).append(routed.weights[rows, columns].amax(dim=-1))
         self.experts[routed.layer] = routed.experts
 
     def outputs(self, layer: int) -> LayerOutputs:
         """What all experts of a layer make of them."""
-        hidden, logits, experts = torch.cat(self.hidden[layer]), torch.cat(self.logits[layer]), self.experts[layer]
+        experts = self.experts[layer]
+        hidden, logits, largest = (torch.cat(one[layer]) for one in (self.hidden, self.logits, self.largest))
         everyone = torch.arange(len(experts.gate_up_proj), device=hidden.device).expand(len(hidden), -1)
         outputs = torch.stack([output for _, output in chosen_outputs(experts, hidden, everyone)])
-        return LayerOutputs(*(np.asarray(values.double().cpu()) for values in (outputs, logits)))
+        return LayerOutputs(*(np.asarray(values.double().cpu()) for values in (outputs, logits, largest)))

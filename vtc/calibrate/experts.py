@@ -42,6 +42,10 @@ def measure_statistics(
             raise InputError(
                 f"recipe {recipe.name} leaves {recipe.autos[0]} open; compress the model with it, and give that"
             )
+        if any(stage.needs_experts for stage in recipe.stages):
+            raise InputError(
+                f"recipe {recipe.name} leaves fewer experts than {model} has; compress the model with it, and give that"
+            )
         path = resolve_model(model)
         plan(recipe, read_facts(path, image_options))
         adapter = load_adapter(path, image_options, placement, check_mixture)

@@ -6,6 +6,7 @@ import numpy as np
 
 from vtc.calibrate.expert_outputs import LayerOutputs, layer_outputs
 from vtc.calibrate.measuring import Measuring
+from vtc.errors import InputError
 from vtc.experts.enumeration import enumerate_drops, layer_output
 from vtc.experts.importance import expert_scores, keep_sets, modality_aware
 from vtc.experts.statistics import Floats, Numbers
@@ -21,7 +22,7 @@ def choose(entry: PruneExpertsEntry, before: Recipe, measuring: Measuring) -> li
     keep = experts_left(entry.keep or decoder.experts, decoder.experts)
     if entry.score == "naee":
         layers = layer_outputs(model, measuring.samples, measuring.report)
-        return [_best_set(layer, keep, decoder.active_experts) for layer in layers]
+        return [_best_set(number, layer, keep, decoder.active_experts) for number, layer in enumerate(layers)]
     if entry.score == "random":
         scores = np.random.default_rng(entry.seed).random((decoder.layers, decoder.experts))
     elif entry.modality == "aware":
@@ -32,15 +33,29 @@ def choose(entry: PruneExpertsEntry, before: Recipe, measuring: Measuring) -> li
     return sets
 
 
-def _best_set(layer: LayerOutputs, keep: int, active: int) -> list[int]:
+def _best_set(number: int, layer: LayerOutputs, keep: int, active: int) -> list[int]:
     """The set without whose complement the layer's output changes least."""
     experts = len(layer.outputs)
     if keep == experts:
         return list(range(experts))
+    sum_to_one = _sum_to_one(number, layer, active)
 
     def reduced(dropped: Numbers) -> Floats:
-        return layer_output(layer.outputs, layer.logits, active, dropped)[None]
+        return layer_output(layer.outputs, layer.logits, active, dropped, sum_to_one=sum_to_one)[None]
 
-    whole = layer_output(layer.outputs, layer.logits, active)[None]
+    whole = layer_output(layer.outputs, layer.logits, active, sum_to_one=sum_to_one)[None]
     dropped = enumerate_drops(reduced, whole, experts, experts - keep).best
     return sorted(set(range(experts)) - set(dropped.tolist()))
+
+
+def _sum_to_one(number: int, layer: LayerOutputs, active: int) -> bool:
+    """Whether the router's weights of the chosen experts sum to 1, or are their shares of all experts."""
+    share = np.exp(layer.logits - layer.logits.max(axis=1, keepdims=True))
+    highest = -np.sort(-share, axis=1)[:, :active]
+    for among, found in ((highest, True), (share, False)):
+        if np.allclose(highest[:, 0] / among.sum(axis=1), layer.largest, atol=1e-2):
+            return found
+    raise InputError(
+        f"layer {number}: the router's weights are no softmax of its scores, which naee reckons with; choose experts "
+        "by another score, such as reap"
+    )

@@ -43,8 +43,10 @@ class Enumeration:
         return float(self.loss[row[0]] / self.loss.min() - 1) if self.loss.min() > 0 else 0.0
 
 
-def layer_output(outputs: Floats, logits: Floats, active: int, dropped: Numbers | None = None) -> Floats:
-    """Output of a layer whose router takes the softmax, then the `active` highest, then makes them sum to 1.
+def layer_output(
+    outputs: Floats, logits: Floats, active: int, dropped: Numbers | None = None, *, sum_to_one: bool = True
+) -> Floats:
+    """Output of a layer whose router takes the softmax, and of that the `active` highest.
 
     Parameters
     ----------
@@ -56,6 +58,8 @@ def layer_output(outputs: Floats, logits: Floats, active: int, dropped: Numbers 
         Experts that a token passes, k.
     dropped : array of shape (r,), int64, or None
         Experts that cannot be chosen.
+    sum_to_one : bool
+        Whether the router then divides the highest by their sum.
 
     Returns
     -------
@@ -66,9 +70,9 @@ def layer_output(outputs: Floats, logits: Floats, active: int, dropped: Numbers 
         left[:, dropped] = -np.inf
     active = min(active, outputs.shape[0] - (0 if dropped is None else len(dropped)))
     chosen = np.argsort(-left, axis=1, kind="stable")[:, :active]
-    weight = np.take_along_axis(left, chosen, 1)
-    weight = np.exp(weight - weight.max(axis=1, keepdims=True))
-    weight /= weight.sum(axis=1, keepdims=True)
+    share = np.exp(left - left.max(axis=1, keepdims=True))
+    weight = np.take_along_axis(share, chosen, 1)
+    weight /= (weight if sum_to_one else share).sum(axis=1, keepdims=True)
     return np.asarray(np.einsum("nk,nkd->nd", weight, outputs[chosen, np.arange(len(chosen))[:, None]]))
 
 

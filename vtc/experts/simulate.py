@@ -107,7 +107,7 @@ class StepTime:
     @property
     def total(self) -> float:
         """Sum of all."""
-        return sum(asdict(self).values())
+        return float(sum(asdict(self).values()))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
