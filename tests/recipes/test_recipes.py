@@ -29,11 +29,14 @@ IN_OPENVINO = ("divprune", "learnpruner", "pyramiddrop")
 """Recipes whose bundles are run by OpenVINO as well: a greedy choice, a trained pruner, several cuts in the decoder."""
 ALIKE = ("combined", "fastervlm-25")
 """Recipes whose every stage another one tries: fastervlm has their selector, visual-exit and todre the exit."""
+SELECTED = ("cdpruner", "fopru", "hiprune", "mmtok", "prumerge", "random", "turbo", "uniform", "visionzip", "vispruner")
+SELECTED += ("vscan", "vtc-cls")
+"""Recipes of one selector before the decoder: tests/selectors runs the graph of each; others here have such bundles."""
 MERGED = "hc-smoe"
 """Merged experts are exported in tests/exporters, on a tiny model."""
 UNTRAINED = ("c-abstractor", "ldpv2", "mqt", "pixel-shuffle", "quecc", "tokenflex", "tokenpacker")
 """Recipes whose projector does not ship: each is exported in tests/projectors, and trained for two steps here."""
-IN_FULL = (*ALIKE, *UNTRAINED, MERGED, "m3")
+IN_FULL = (*ALIKE, *SELECTED, *UNTRAINED, MERGED, "m3")
 BRIEFLY = [f"stages.0.projector.training.{key}" for key in ("steps=2", "questions=64", "validation=8")]
 SAME_TOKENS = 0.95
 """Share of images that keep exactly the same tokens; patches of a plain background are near-ties to a greedy choice."""
