@@ -22,8 +22,8 @@ def _trained(results: Results) -> str:
     return table(head, body)
 
 
-def _by_layer(results: Results, key: str) -> str:
-    rows = {name: row[key] for name, row in results["trained"].items() if key in row}
+def _by_layer(results: Results, key: str, form: str = "") -> str:
+    rows = {name: row[key][form] if form else row[key] for name, row in results["trained"].items() if key in row}
     body = [[name, *(f"{value:.2f}" for value in values)] for name, values in rows.items()]
     return table(["layer", *map(str, range(len(body[0]) - 1))], body)
 
@@ -134,6 +134,7 @@ TABLES: Tables = {
     "trained": ("trained", _trained),
     "layers": ("trained", lambda results: _by_layer(results, "specialisation")),
     "loads": ("trained", lambda results: _by_layer(results, "load_max_over_mean")),
+    "fusion": ("trained", lambda results: _by_layer(results, "soft_text_of_a_text_token", "attention")),
     "placed_two": ("placed", lambda results: _placed(results, "2")),
     "placed_four": ("placed", lambda results: _placed(results, "4")),
     "times_two": ("placed", lambda results: _times(results, "2")),

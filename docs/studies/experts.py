@@ -30,7 +30,7 @@ from vtc.evaluate import stats
 from vtc.experts.picture import draw_experts
 from vtc.experts.placing import compare
 from vtc.experts.specialisation import modality_bins, specialisation_index, visual_share
-from vtc.experts.statistics import VISUAL, ExpertUse
+from vtc.experts.statistics import TEXT, ExpertUse
 from vtc.experts.workload import ExpertLayer
 from vtc.models.routers import router_and_experts
 from vtc.progress import progress
@@ -139,12 +139,12 @@ def specialised(use: ExpertUse) -> dict[str, Any]:
     bins = modality_bins(visual_share(use.chosen), ExpertConfig().bins)
     load = use.chosen.sum(axis=1)
     forms = {"attention": use.attention, "gaussian": use.gaussian}
-    soft = {name: scores[:, VISUAL].sum(axis=1) / scores.sum(axis=(1, 2)) for name, scores in forms.items()}
+    soft = {name: scores[:, TEXT].sum(axis=1) / (use.active * use.tokens[TEXT]) for name, scores in forms.items()}
     return {
         "specialisation": specialisation_index(use.chosen).tolist(),
         "specialisation_of_bins": specialisation_index(use.chosen, bins).tolist(),
         "load_max_over_mean": (load.max(axis=1) / load.mean(axis=1)).tolist(),
-        "soft_visual_share": {name: share.tolist() for name, share in soft.items()},
+        "soft_text_of_a_text_token": {name: share.tolist() for name, share in soft.items()},
     }
 
 
