@@ -45,7 +45,7 @@ INSTEAD = {
     "Swish": "decompose it into Sigmoid and Mul",
     "DynamicQuantizeLinear": "quantise with constant scales (QuantizeLinear, DequantizeLinear)",
     "MatMulInteger": "use MatMul between DequantizeLinear and QuantizeLinear",
-    "MoE": "take the portable graph, which computes every expert",
+    **dict.fromkeys(("MoE", "QMoE"), "take the portable graph, which computes every expert"),
     "ConvInteger": "use Conv between DequantizeLinear and QuantizeLinear",
     "QLinearMatMul": "use MatMul between DequantizeLinear and QuantizeLinear",
     "QLinearConv": "use Conv between DequantizeLinear and QuantizeLinear",

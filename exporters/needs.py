@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import gcd
 from pathlib import Path
 
 from exporters.precision import Precision, precision
+from exporters.precision.scales import block_of
 from vtc.compressed.needs import costs_of
 from vtc.data.samples import ANSWER_TOKENS
 from vtc.models.base import VLMAdapter
@@ -82,7 +84,17 @@ def graph_bytes(one: Precision, plan: TokenPlan, costs: Costs) -> int:
     table = costs.facts.decoder.vocab * costs.facts.decoder.width
     experts = expert_count(plan, costs.facts.decoder)
     stored = int(_each(one) * (numbers - 2 * table - experts)) + 2 * _table_bytes(one, costs)
-    return stored + (4 if one.base == "fp32" else 2) * experts
+    return stored + expert_bytes(one, plan, costs)
+
+
+def expert_bytes(one: Precision, plan: TokenPlan, costs: Costs) -> int:
+    """Bytes of the experts among those; in few bits with a scale for each block, and zero points of one layer."""
+    experts, decoder = expert_count(plan, costs.facts.decoder), plan.decoder(costs.facts.decoder)
+    block = block_of(gcd(decoder.width, decoder.ffn), one.block) if one.experts else 0
+    if one.stored is None or not block:
+        return (4 if one.base == "fp32" else 2) * experts
+    zeros = FEW_BYTES[one.stored] / len(plan.decoder_layers)
+    return int((FEW_BYTES[one.stored] + (4 + zeros) / block) * experts)
 
 
 def _each(one: Precision) -> float:
@@ -103,8 +115,7 @@ def run_need(one: Precision, plan: TokenPlan, costs: Costs, answer: int) -> Need
     The time is that of float32; others have kernels of their own.
     """
     size, table = graph_bytes(one, plan, costs), _table_bytes(one, costs)
-    experts = 4 * expert_count(plan, costs.facts.decoder)
-    need = graphs_need(size - table, table, one.name, experts=experts)
+    need = graphs_need(size - table, table, one.name, experts=expert_bytes(one, plan, costs))
     if one.name == "fp32" and costs.speed is not None:
         seconds = RUNTIME_START + size / costs.speed.hashed + LOADING * size / costs.speed.moved
         need = replace(need, seconds=seconds)

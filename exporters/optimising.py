@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from glob import escape
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from exporters.differences import ANSWER_TOKENS, largest, moves
+from exporters.exact import exactly
 from exporters.precision import precision
 from exporters.variants import Optimised, optimise, to_json, variant_file, wanted_variants
 from vtc.artifact import check_output
@@ -148,7 +149,7 @@ def _optimise(
         for name, form in forms.items()
     ]
     kept = [name for name in manifest.files if name not in made]
-    staging.claim(*map(escape, [*kept, *made]))
+    staging.claim("onnx/.*", *map(escape, [*kept, *made]))
     staging.clear()
     # A bundle that is to be replaced lends its files; another one's are copied.
     put = link_or_copy if out.resolve() == manifest.root.resolve() else shutil.copyfile
@@ -219,7 +220,7 @@ def _compare(draft: Manifest, one: Optimised, prompts: Sequence[_Prompt], progre
         If they differ by more than rounding explains.
     """
     of = precision(one.variant.precision)
-    exact = replace(draft, variants=tuple(replace(each, session={}) for each in draft.variants))
+    exact = exactly(draft, one.variant.name)
     # One model after the other: both would not fit where one does.
     theirs = _answers(exact, of.name + PORTABLE, prompts, None, progress)
     mine = _answers(exact, one.variant.name, prompts, [each.tokens for each in theirs], progress)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from exporters.exact import exactly
 from exporters.graphs import source_modules
 from exporters.parity import Asked, EncodedOnce, Parity, check_layers, check_parity, compare
 from exporters.precision import Precision
@@ -109,12 +110,12 @@ class Proof:
             for graph, path in rewritten.items():
                 graphs[graph][variant.name] = self._inside(path)
                 files[self._inside(path)] = FileEntry("", path.stat().st_size)
-            variants = Variant(one.name, one.name), replace(variant, session={})
-            exact = replace(self._draft, variants=variants, graphs=graphs, files=files)
+            variants = Variant(one.name, one.name), variant
+            exact = exactly(replace(self._draft, variants=variants, graphs=graphs, files=files), variant.name)
             check_parity(half, EncodedOnce(exact, variant.name), one.name, self._progress)
 
     def _of_variant(self, variant: Variant, of: Precision, twin: Asked) -> Parity:
-        exact = replace(self._draft, variants=(Variant(of.name, of.name), replace(variant, session={})))
+        exact = exactly(replace(self._draft, variants=(Variant(of.name, of.name), variant)), variant.name)
         parity = check_parity(twin, EncodedOnce(exact, variant.name), of.name, self._progress)
         return self._beside_original(parity, of, variant.name)
 

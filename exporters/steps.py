@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from exporters.rewriting.experts import gather_mixtures
+from exporters.rewriting.gathering import gather_mixtures
 from vtc.facts.model import DecoderFacts
 
 SEGMENT, WHOLE, STEP = "decoder_segment", "decoder_model_merged", "decoder_step"

@@ -82,9 +82,17 @@ class Precision:
         return stored
 
     @property
+    def experts(self) -> bool:
+        """Whether experts of mixtures are stored in few bits too, to the nearest number.
+
+        Not where engines are built of the graphs: TensorRT takes no zero points, which ONNX Runtime's mixture has.
+        """
+        return self.base == "fp32" and self.stored is not None
+
+    @property
     def zero_points(self) -> bool:
-        """Whether inputs are whole numbers around a zero point, as ONNX Runtime wants them on a processor."""
-        return self.base == "fp32" and bool(self.activations)
+        """Whether inputs and experts are whole numbers around a zero point, as ONNX Runtime has them on processors."""
+        return self.experts
 
     def of_layer(self, *, vision: bool) -> Precision:
         """What holds for linear layers of vision tower and projector, or for those behind them."""

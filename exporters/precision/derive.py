@@ -17,6 +17,7 @@ from exporters.copies import DTYPES
 from exporters.graph_spec import SourceModule
 from exporters.precision import Precision
 from exporters.precision.calibration import ranges
+from exporters.precision.experts import expert_stacks, store_experts
 from exporters.precision.floats import NARROW, cast_graph_to_float32
 from exporters.precision.protect import protect, report, worst_first
 from exporters.precision.quantize import (
@@ -84,7 +85,7 @@ class Derived:
     layers : dict of precision to dict of graph name to tuple of Rounded
     reached : dict of precision to dict of module name to float
         Of layers whose input is rounded, its largest magnitude.
-    weights : dict of precision to dict of module name to Chosen
+    weights : dict of precision to dict of name to Chosen
     notes : dict of precision to JSON data
         What computes in float32 and how far values are off; how weights were quantised, and which.
     """
@@ -116,6 +117,7 @@ def derive(source: Exported, precisions: Sequence[Precision]) -> Derived:
     quantised = [one for one in precisions if one.stored]
     adapter, dtype = source.models[0].adapter, DTYPES[source.base]
     linears = linear_weights(adapter, dtype, head=any(one.head for one in quantised)) if quantised else {}
+    stacks = expert_stacks(adapter, dtype) if any(one.experts for one in quantised) else {}
     derived.weights = choose(source.models, quantised, source.calibration, source.progress) if quantised else {}
     tunings: dict[str, Tuning] = {}
     for one in quantised if source.tuning else ():
@@ -143,7 +145,8 @@ def derive(source: Exported, precisions: Sequence[Precision]) -> Derived:
             if one.stored:
                 model = onnx.load(path)
                 found = quantize(model, one, linears, weights, derived.reached[one.name], tables)
-                counts = {"weights": found.weights, "left": found.left, "joined": found.joined}
+                experts, whole = store_experts(model, stacks, weights) if one.experts else (0, 0)
+                counts = {"weights": found.weights + experts, "left": found.left + whole, "joined": found.joined}
                 derived.notes[one.name]["graphs"][name] = counts
                 derived.layers.setdefault(one.name, {})[name] = found.layers
                 save_graph(ir.from_proto(model), out)

@@ -32,7 +32,8 @@ def fake_quantised(
     ----------
     models : sequence of CompressedModel
     precision : Precision
-    weights : mapping of module name to Chosen
+    weights : mapping of name to Chosen
+        Of a module, or of a parameter of experts.
     reached : mapping of module name to float
         Of layers whose input is rounded, its largest magnitude.
     """
@@ -43,9 +44,11 @@ def fake_quantised(
     for adapter in {id(one.adapter): one.adapter for one in copies}.values():
         modules = dict(adapter.model.named_modules())
         for name, chosen in weights.items():
-            module: Any = modules[name]
+            owner, kind = (name, "weight") if name in modules else name.rsplit(".", 1)  # experts' matrices are stacked
+            module: Any = modules[owner]
+            values = torch.from_numpy(chosen.small.values()).view(getattr(module, kind).shape)
             # In a parameter of its own: head and embedding may be one, and are not stored as one.
-            module.weight = nn.Parameter(torch.from_numpy(chosen.small.values()), requires_grad=False)
+            setattr(module, kind, nn.Parameter(values, requires_grad=False))
             if name in reached:
                 module.register_forward_pre_hook(_Rounding(precision.rounds_to, reached[name]))
     return copies

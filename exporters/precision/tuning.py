@@ -63,13 +63,13 @@ def tuned(
     steps: int,
     report: Report = silent,
 ) -> tuple[dict[str, Chosen], Tuning]:
-    """Learn the scales of the decoder's linear layers and its head.
+    """Learn the scales of the decoder's linear layers and its head; experts stay as they are, whole while it learns.
 
     Parameters
     ----------
     models : sequence of CompressedModel
         Of the same adapter, in float32; they come out as they went in.
-    chosen : mapping of module name to Chosen
+    chosen : mapping of name to Chosen
         What all quantised weights are stored as.
     samples : sequence of Sample
         The model's own answers are learned from too.
@@ -90,10 +90,11 @@ def tuned(
     if len(samples) < 2:
         raise InputError("scales are tuned on some prompts and judged by others; give --data with two at least")
     adapter = models[0].adapter
+    layers = chosen.keys() & dict(adapter.model.named_modules()).keys()
     prompts = answered(models, samples)
     apart = max(1, round(HELD_OUT * len(prompts)))
     judged, learned = prompts[:apart], prompts[apart:]
-    with _stored(adapter, chosen) as weights:
+    with _stored(adapter, {name: one for name, one in chosen.items() if name in layers}) as weights:
         before = _divergence(weights, judged)
         _learn(weights, learned, steps, report)
         result = Tuning(steps, before, _divergence(weights, judged))

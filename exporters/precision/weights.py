@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from exporters.copies import DTYPES
 from exporters.precision import Precision, Stored
 from exporters.precision.calibration import products
+from exporters.precision.experts import nearest_experts
 from exporters.precision.gptq import gptq, output_error
 from exporters.precision.quantize import embedding, linear_layers, linear_weights, vision_layers
 from exporters.precision.sensitivity import divergences
@@ -60,7 +61,7 @@ def choose(
     samples: Sequence[Sample],
     report: Report = silent,
 ) -> dict[str, dict[str, Chosen]]:
-    """For each precision, what each linear layer's weight is stored as, and the embedding where it is too.
+    """For each precision, what each linear layer's weight is stored as, and embedding and experts where they are too.
 
     Layers whose inputs do not divide into blocks have nothing here.
 
@@ -76,7 +77,8 @@ def choose(
 
     Returns
     -------
-    dict of precision to dict of module name to Chosen
+    dict of precision to dict of name to Chosen
+        Of a module, or of a parameter of experts.
     """
     adapter = models[0].adapter
     layers = dict(linear_layers(adapter, head=any(one.head for one in precisions)))
@@ -98,6 +100,7 @@ def choose(
                     chosen = made[form]
                     found[one.name] |= {name: chosen} if chosen else {}
     known: dict[int, float] = {}
+    stacks: dict[_Format, dict[str, Chosen]] = {}
     for one in precisions:
         own = found[one.name]
         for name, layer in theirs[one.name].items():
@@ -117,6 +120,11 @@ def choose(
             own |= {name: table} if table else {}
         for linear in linear_weights(adapter, DTYPES[one.base], head=one.head).values():
             own |= {name: own[linear.names[0]] for name in linear.names if linear.names[0] in own}  # of equal weights
+        form = _format(one.of_layer(vision=False))
+        if form not in stacks:
+            experts = nearest_experts(adapter, one).items()
+            stacks[form] = {name: Chosen(stack, BITS[_stored(one)], "nearest") for name, stack in experts}
+        own |= stacks[form]
     return found
 
 

@@ -1,13 +1,12 @@
 """Mixtures of experts: every expert on all tokens, as exported, becomes the experts that each token chose.
 
 For ONNX Runtime that is one node; in standard operators, the chosen experts' matrices are gathered for each token. Both
-take the weights as they are stored.
+take the weights as they are stored, also in few bits.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,14 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript.rewriter.pattern import OrValue, Pattern
 
 from exporters.rewriting.edit import CONTRIB, Editor, constant, producer, replace, sizes
+from exporters.rewriting.stacks import stack_of, stacks_of
 
 IN_ONE_NODE = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 """Types that ONNX Runtime computes a mixture in on a processor."""
+ROUNDING = 4
+"""Accuracy level of `QMoE` at which inputs are rounded to 8 bits, block by block; at 0 those of 4-bit weights stay."""
+OF_FEW_BITS = {"expert_weight_bits", "block_size", "accuracy_level"}
+"""Attributes that `QMoE` has and `MoE` has not."""
 
 
 @dataclass(frozen=True)
@@ -101,20 +105,7 @@ def fuse_mixtures(model: ir.Model) -> list[str]:
         scores = one.scores
         if scores is None or one.hidden.dtype not in IN_ONE_NODE:
             continue
-        editor = _editor(model.graph, one)
-        output = editor.add(
-            "MoE",
-            *(one.hidden, scores, one.gate_up, None, one.down),
-            like=one.output,
-            domain=CONTRIB,
-            k=one.active,
-            normalize_routing_weights=1,
-            activation_type="swiglu",
-            swiglu_fusion=1,
-            activation_alpha=1.0,
-            activation_beta=0.0,
-        )
-        replace(model.graph, {one.output: output})
+        _replace_by_node(model.graph, one, scores)
         done += 1
     RemoveUnusedNodesPass()(model)
     if done == every:
@@ -123,32 +114,51 @@ def fuse_mixtures(model: ir.Model) -> list[str]:
     return [f"{every - done} of {every} mixtures compute every expert: {why}"]
 
 
-def gather_mixtures(model: ir.Model) -> int:
-    """Let each token multiply the matrices of its own experts, gathered for it; for few tokens at a time.
+def _replace_by_node(graph: ir.Graph, one: Mixture, scores: ir.Value) -> None:
+    both, down = stack_of(one.gate_up), stack_of(one.down)
+    inputs: list[ir.Value | None] = [one.gate_up, None, one.down]
+    how: dict[str, Any] = {}
+    if both is not None and down is not None:
+        inputs = [both.packed(graph), both.scales, None, down.packed(graph), down.scales]
+        how = {"expert_weight_bits": both.bits, "block_size": both.block, "accuracy_level": ROUNDING}
+    output = editor_at(graph, one).add(
+        "QMoE" if how else "MoE",
+        *(one.hidden, scores, *inputs),
+        like=one.output,
+        domain=CONTRIB,
+        k=one.active,
+        normalize_routing_weights=1,
+        activation_type="swiglu",
+        swiglu_fusion=1,
+        activation_alpha=1.0,
+        activation_beta=0.0,
+        **how,
+    )
+    replace(graph, {one.output: output})
+
+
+def round_no_inputs(model: ir.Model) -> int:
+    """Have mixtures in few bits take their inputs as they are, which is slower, and exact to compare with.
+
+    ``QMoE`` has no such kernel for 8 bits; there ``MoE`` gets the matrices that the numbers stand for.
 
     Returns
     -------
     int
         How many mixtures do so now.
     """
-    found = find_mixtures(model)
-    for one in found:
-        put = partial(_editor(model.graph, one).add, dtype=one.hidden.dtype)
-        whole = _editor(model.graph, one).constant
-        (tokens, width), (_, rows, _), inner = sizes(one.hidden), sizes(one.gate_up), sizes(one.down)[2]
-        each = tokens, one.active
-        column = put("Unsqueeze", one.hidden, whole([1, 3]), shape=(tokens, 1, width, 1))
-        matrices = put("Gather", one.gate_up, one.chosen, shape=(*each, rows, width), axis=0)
-        both = put("MatMul", matrices, column, shape=(*each, rows, 1))
-        both = put("Reshape", both, whole([0, 0, -1, 2]), shape=(*each, inner, 2))
-        gate, up = (put("Gather", both, whole([half]), shape=(*each, inner, 1), axis=3) for half in (0, 1))
-        gated = put("Mul", gate, put("Sigmoid", gate, like=gate), like=gate)
-        share = put("Unsqueeze", one.weights, whole([2, 3]), shape=(*each, 1, 1))
-        gated = put("Mul", put("Mul", gated, up, like=gate), share, like=gate)
-        matrices = put("Gather", one.down, one.chosen, shape=(*each, width, inner), axis=0)
-        outputs = put("MatMul", matrices, gated, shape=(*each, width, 1))
-        output = put("ReduceSum", outputs, whole([1, 3]), shape=(tokens, width), keepdims=0)
-        replace(model.graph, {one.output: output})
+    found = [node for node in model.graph if node.op_type == "QMoE" and node.domain == CONTRIB]
+    for node in found:
+        if node.attributes.get_int("expert_weight_bits", 4) == 4:
+            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", 0)
+            continue
+        editor = Editor(model.graph, node)
+        floats = [stack.floats(editor) for stack in stacks_of(node)]
+        known = {name: one for name, one in node.attributes.items() if name not in OF_FEW_BITS}
+        exact = ir.Node(CONTRIB, "MoE", [*node.inputs[:2], floats[0], None, floats[1]], known.values(), num_outputs=1)
+        exact.outputs[0].shape, exact.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
+        model.graph.insert_before(node, exact)
+        replace(model.graph, {node.outputs[0]: exact.outputs[0]})
     RemoveUnusedNodesPass()(model)
     return len(found)
 
@@ -181,7 +191,8 @@ def _uncast(value: ir.Value | None) -> ir.Value | None:
     return value if cast is None else cast.inputs[0]
 
 
-def _editor(graph: ir.Graph, one: Mixture) -> Editor:
+def editor_at(graph: ir.Graph, one: Mixture) -> Editor:
+    """Puts nodes in where a mixture ends."""
     final = one.output.producer()
     if final is None:
         raise AssertionError("an output is computed")

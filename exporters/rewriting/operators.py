@@ -118,6 +118,19 @@ OPERATORS = (
         (SCHEMA, TRIED),
     ),
     Operator(
+        "ort",
+        "QMoE",
+        "com.microsoft",
+        1,
+        {"cpu": ("float32", "float16")},
+        (
+            "what `MoE` asks",
+            "numbers of 4 or 8 bits around a zero point in the middle, a scale for each block of 16 inputs or more",
+            "at accuracy level 4, and always where numbers have 8 bits, inputs are rounded to 8 bits block by block",
+        ),
+        (SCHEMA, TRIED),
+    ),
+    Operator(
         "opset23",
         "Attention",
         "",

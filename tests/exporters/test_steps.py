@@ -19,7 +19,8 @@ from exporters.graph_spec import GraphSpec
 from exporters.lint import lint
 from exporters.rewriting import rewrite
 from exporters.rewriting.edit import CONTRIB
-from exporters.rewriting.experts import choices, find_mixtures, fuse_mixtures, gather_mixtures
+from exporters.rewriting.experts import choices, find_mixtures, fuse_mixtures
+from exporters.rewriting.gathering import gather_mixtures
 from exporters.steps import WHOLE, add_steps, step_name, step_rows
 from exporters.targets import TARGETS
 from exporters.writing import export_graph

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from exporters.needs import graph_bytes, run_need
+from exporters.needs import expert_bytes, graph_bytes, run_need
 from exporters.precision import precision
 from tests.sizes import SMALL
 from tests.tiny import recipe
@@ -35,7 +35,7 @@ def test_needs_of_graphs_count_every_expert() -> None:
     assert more == pytest.approx(HOLES * idle, abs=1)
 
 
-def test_experts_stay_whole_and_where_they_lie() -> None:
+def test_experts_stay_where_they_lie() -> None:
     experts = expert_count(PLAN, MIXTURE.decoder)
     assert experts == 8 * 16 * 3 * 128 * 384
     assert expert_count(PLAN, SMALL.decoder) == 0
@@ -43,8 +43,25 @@ def test_experts_stay_whole_and_where_they_lie() -> None:
     assert need.mapped == 4 * (experts + 460 * 128)
     rest = graph_bytes(precision("fp32"), PLAN, COSTS) - need.mapped
     assert need.work == rest + COSTS.asked(PLAN, every_expert=True)
-    small = graph_bytes(precision("q4"), PLAN, COSTS)
-    assert 4 * experts < small < 4 * experts + rest / 4
+
+
+@pytest.mark.parametrize(("name", "each"), [("q4", 0.5 + (4 + 0.5 / 8) / 32), ("int8", 1 + (4 + 1 / 8) / 32)])
+def test_experts_in_few_bits_have_scales_and_the_zero_points_of_a_layer(name: str, each: float) -> None:
+    experts, one = expert_count(PLAN, MIXTURE.decoder), precision(name)
+    assert expert_bytes(one, PLAN, COSTS) == int(each * experts)
+    whole = graph_bytes(precision("fp32"), PLAN, COSTS) - 4 * experts
+    assert 0 < graph_bytes(one, PLAN, COSTS) - int(each * experts) < whole / 3
+    need = run_need(one, PLAN, COSTS, 0)
+    assert need.mapped == pytest.approx(each * experts + 460 * 128, rel=0.05)
+
+
+def test_experts_stay_whole_for_engines_and_where_blocks_do_not_divide() -> None:
+    experts = expert_count(PLAN, MIXTURE.decoder)
+    assert expert_bytes(precision("q4f16"), PLAN, COSTS) == 2 * experts
+    odd = replace(MIXTURE, decoder=replace(MIXTURE.decoder, ffn=24))
+    uneven = plan(recipe(), odd)
+    costs = replace(COSTS, facts=odd)
+    assert expert_bytes(precision("q4"), uneven, costs) == 4 * expert_count(uneven, odd.decoder)
 
 
 def test_a_step_reads_the_experts_that_its_token_passes() -> None:

@@ -240,7 +240,7 @@ def weight_count(plan: TokenPlan, facts: ModelFacts) -> int:
 
 
 def expert_count(plan: TokenPlan, sizes: DecoderFacts) -> int:
-    """Entries of the experts' matrices among those, which are stacked; few-bit precisions leave them whole."""
+    """Entries of the experts' matrices among those, which are stacked."""
     decoder = plan.decoder(sizes)
     if decoder.experts == 1:
         return 0
