@@ -15,9 +15,15 @@ from vtc.compressed.decoder import DecoderSegment
 from vtc.compressed.model import CompressedModel
 from vtc.compressed.selection import Selection
 from vtc.facts.model import DecoderFacts
-from vtc.runtime.decoder import BEFORE, KEPT_PADDING, PADDING, PRUNED
+from vtc.inputs.schedule import token_rows
+from vtc.models.parts.split_mixture import ModalityRows
+from vtc.plan import SegmentPlan
+from vtc.runtime.decoder import BEFORE, KEPT_PADDING, PADDING, PRUNED, ROWS
 from vtc.stages.base import Cut
 from vtc.stages.prune_in_decoder import PruneInDecoder
+
+ROW_AXES: Any = {0: "text_count"}, {0: "visual_count"}, {0: "batch_size", 1: "sequence_length"}
+"""Dynamic axes of `ROWS`."""
 
 
 class EmbedGraph(nn.Module):
@@ -51,9 +57,10 @@ class SegmentGraph(nn.Module):
         past: list[tuple[Tensor, Tensor]],
         block_ids: Tensor | None = None,
         key_position_ids: Tensor | None = None,
+        rows: ModalityRows | None = None,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]], Tensor | None]:
         output, present, tapped = self.segment(
-            hidden.to(self.dtype), attention_mask, position_ids, past, block_ids, key_position_ids
+            hidden.to(self.dtype), attention_mask, position_ids, past, block_ids, key_position_ids, rows=rows
         )
         return output.float(), present, None if tapped is None else tapped.float()
 
@@ -123,7 +130,7 @@ def graph_specs(models: Sequence[CompressedModel], dtype: torch.dtype) -> list[G
             ]
         elif spec.enters != "same":
             specs.append(_selector_spec(first, number, spec.enters))
-        specs.append(_segment_spec(first, number, segment, spec.layers, dtype))
+        specs.append(_segment_spec(first, number, segment, spec, dtype))
     return specs
 
 
@@ -211,9 +218,10 @@ def prune_spec(name: str, module: Any, layer: int, dtype: torch.dtype, *, paddin
 
 
 def _segment_spec(
-    model: CompressedModel, number: int, segment: Any, layers: Sequence[int], dtype: torch.dtype
+    model: CompressedModel, number: int, segment: Any, planned: SegmentPlan, dtype: torch.dtype
 ) -> GraphSpec:
-    decoder = model.adapter.facts.decoder
+    decoder, layers = model.adapter.facts.decoder, planned.layers
+    by_modality = decoder.visual_experts > 0 and planned.sees == "all"
     first, last = number == 0, number == len(model.segments) - 1
     batch, length, past = 2, 5, 3
     cache = torch.zeros(batch, decoder.kv_heads, past, decoder.head_dim, dtype=dtype)
@@ -226,6 +234,7 @@ def _segment_spec(
         places,
         [(cache.clone(), cache.clone()) for _ in layers],
         *[torch.zeros(batch, past + length, dtype=torch.long) if taken else None for taken in extra.values()],
+        _example_rows(batch, length) if by_modality else None,
     )
     past_axes = {0: "batch_size", 2: "past_sequence_length"}
     axes = (
@@ -234,6 +243,7 @@ def _segment_spec(
         place_axes,
         [(past_axes, past_axes) for _ in layers],
         *[{0: "batch_size", 1: "total_sequence_length"} if taken else None for taken in extra.values()],
+        ModalityRows(*ROW_AXES) if by_modality else None,
     )
     parts = [f"{layer}.{part}" for layer in layers for part in ("key", "value")]
     return GraphSpec(
@@ -242,12 +252,18 @@ def _segment_spec(
         args,
         ["inputs_embeds" if first else "hidden_states", "attention_mask", "position_ids"]
         + [f"past_key_values.{part}" for part in parts]
-        + [name for name, taken in extra.items() if taken],
+        + [name for name, taken in extra.items() if taken]
+        + list(ROWS if by_modality else ()),
         ["logits" if last else "last_hidden_state"]
         + [f"present.{part}" for part in parts]
         + ([BEFORE] if segment.taps else []),
         axes,
     )
+
+
+def _example_rows(batch: int, length: int) -> ModalityRows:
+    visual = torch.arange(length).expand(batch, -1) < length // 2
+    return ModalityRows(*map(torch.from_numpy, token_rows(visual.numpy())))
 
 
 def _positions(decoder: DecoderFacts, ids: Tensor) -> tuple[Tensor, dict[int, str]]:

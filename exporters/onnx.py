@@ -148,6 +148,7 @@ def export(request: ExportRequest, out: Path) -> dict[str, Parity]:
     wanted = [precision(name) for name in request.precisions]
     for one in request.targets:
         one.check_export(request.precisions, request.opset)
+        one.check_plan(request.model.plan.to_dict())
     with open_work(out, "vtc export") as staging:
         return _export(request, staging, out, wanted)
 

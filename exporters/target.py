@@ -5,8 +5,9 @@ Needs neither onnx nor TensorRT.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from exporters.precision import PRECISIONS
 from vtc.bundle.engines import Library
@@ -223,6 +224,20 @@ class Target:
             raise InputError(
                 f"--opset {opset} is above {self.max_opset}, the highest that target {self.called} takes; "
                 f"leave it out or give --opset {self.max_opset}"
+            )
+
+    def check_plan(self, plan: Mapping[str, Any]) -> None:
+        """Make sure that engines can be built of what a plan, as plain JSON data, comes to.
+
+        Raises
+        ------
+        InputError
+            If visual tokens have experts of their own.
+        """
+        if any(stage.get("visual_experts") for stage in plan["stages"]):
+            raise InputError(
+                f"target {self.called} takes no visual tokens with experts of their own; "
+                "run such bundles with ONNX Runtime or OpenVINO, or leave visual_experts out of the recipe"
             )
 
 

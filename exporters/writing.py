@@ -7,12 +7,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
 import torch
 import torch._dynamo
+from onnx_ir.external_data import convert_tensors_to_external
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch.export import Dim
 
@@ -21,7 +22,6 @@ from exporters.graph_spec import GraphSpec
 from exporters.optimization import optimize
 from vtc.bundle.manifest import WEIGHTS
 from vtc.errors import ParityError
-from vtc.stages.base import Cut
 
 DEFAULT_OPSET = 20
 EXTERNAL_DATA_BYTES = 2**25
@@ -79,10 +79,44 @@ def save_graph(model: ir.Model, path: Path) -> None:
     data = external_data(path)
     data.unlink(missing_ok=True)  # what an interrupted export left
     if weights > EXTERNAL_DATA_BYTES:
-        ir.save(model, path, external_data=data.name, size_threshold_bytes=EXTERNAL_TENSOR_BYTES)
+        _write_weights(model, data)
+    ir.save(model, path)
+    if weights > EXTERNAL_DATA_BYTES:
         data.chmod(path.stat().st_mode)  # it is private where it went through a temporary file
-    else:
-        ir.save(model, path)
+
+
+def _write_weights(model: ir.Model, data: Path) -> None:
+    """Move a graph's weights to a file, where a stack of matrices with which an earlier one begins is part of that."""
+    wholes: dict[ir.Value, ir.TensorProtocol] = {}
+    beginnings: dict[ir.Value, tuple[ir.Value, ir.TensorProtocol]] = {}
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < EXTERNAL_TENSOR_BYTES:
+            continue
+        longer = next((one for one, stack in wholes.items() if _begins_with(stack, tensor)), None)
+        if longer is None:
+            wholes[value] = tensor
+        else:
+            beginnings[value] = longer, tensor
+    written = convert_tensors_to_external(list(wholes.values()), data.parent, data.name)
+    for value, stored in zip(wholes, written, strict=True):
+        value.const_value = stored
+    for value, (longer, tensor) in beginnings.items():
+        place, shape = cast(ir.ExternalTensor, longer.const_value), ir.Shape(tensor.shape.numpy())
+        value.const_value = ir.ExternalTensor(
+            *(data.name, place.offset, tensor.nbytes, tensor.dtype),
+            shape=shape,
+            name=tensor.name or "",
+            base_dir=data.parent,
+        )
+
+
+def _begins_with(stack: ir.TensorProtocol, part: ir.TensorProtocol) -> bool:
+    """Whether a stack of matrices begins with those of another."""
+    sizes, own = stack.shape.numpy(), part.shape.numpy()
+    if len(own) != 3 or sizes[1:] != own[1:] or sizes[0] < own[0] or stack.dtype != part.dtype:
+        return False
+    return np.array_equal(stack.numpy()[: own[0]], part.numpy())
 
 
 def _name_k(model: ir.Model) -> None:
@@ -114,7 +148,7 @@ def _dynamic(axes: Any) -> Any:
     if isinstance(axes, dict):
         return dict.fromkeys(axes, Dim.DYNAMIC)
     items = map(_dynamic, axes)
-    return Cut._make(items) if isinstance(axes, Cut) else type(axes)(items)
+    return axes._make(items) if hasattr(axes, "_make") else type(axes)(items)
 
 
 def _flatten(axes: Any) -> list[dict[int, str]]:

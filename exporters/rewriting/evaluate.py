@@ -75,6 +75,8 @@ def sample_feeds(graph: ir.Graph, past: int, new: int, rows: Sequence[Sequence[i
         "sequence_length": new,
         "past_sequence_length": past,
         "total_sequence_length": past + new,
+        "text_count": new,
+        "visual_count": new,
     }
     feeds: dict[str, NDArray[Any]] = {}
     generator = np.random.default_rng(0)

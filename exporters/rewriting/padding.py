@@ -7,11 +7,13 @@ new token, stay as they are. The cache is padded on the right from the first tok
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from exporters.rewriting.edit import Editor, constant, replace, sizes
+from vtc.runtime.decoder import ROWS
 
 INTEGER = ir.DataType.INT64
 
@@ -90,10 +92,14 @@ def pad_right(graph: ir.Graph) -> Lengths:
     keys = _modulo(editor, editor.add("Add", all_places, padding, like=mask), total)
     lengths = Lengths(places_last, places_all, there, keys)
 
-    own = {user for one in (mask, hidden, positions) for user, _ in one.uses()}
+    rows = [inputs[name] for name in ROWS if name in inputs]
+    own = {user for one in (mask, hidden, positions, *rows) for user, _ in one.uses()}
     rolled = _take(editor, hidden, there)
     turned = _take_positions(editor, positions, there)
-    for old, value in ((hidden, rolled), (positions, turned)):
+    replaced = [(hidden, rolled), (positions, turned)]
+    if rows:
+        replaced += zip(rows, _roll_rows(editor, rows, new, there, back), strict=True)
+    for old, value in replaced:
         for user, place in tuple(old.uses()):
             if user in own and user is not value.producer() and user.op_type != "Shape":
                 user.replace_input_with(place, value)
@@ -140,6 +146,23 @@ def _take(editor: Editor, values: ir.Value, places: ir.Value, like: ir.Value | N
     """Of values (B, S, E) those at places (B, T) of each row."""
     indices = editor.add("Unsqueeze", places, editor.constant([2]), shape=(*sizes(places), 1), dtype=INTEGER)
     return editor.add("GatherND", values, indices, batch_dims=1, like=values if like is None else like)
+
+
+def _roll_rows(
+    editor: Editor, given: Sequence[ir.Value], new: ir.Value, there: ir.Value, back: ir.Value
+) -> list[ir.Value]:
+    """Which tokens are text and which are visual, for the same rows rolled."""
+    text, visual, order = given
+    batch, length = sizes(order)
+    rows = editor.add("Shape", order, start=0, end=1, shape=(1,), dtype=INTEGER)
+    count = editor.add("Squeeze", rows, editor.constant([0]), shape=(), dtype=INTEGER)
+    each = editor.add("Range", editor.constant(0), count, editor.constant(1), shape=(batch,), dtype=INTEGER)
+    before = editor.add("Mul", each, new, shape=(batch,), dtype=INTEGER)  # tokens of earlier rows
+    before = editor.add("Unsqueeze", before, editor.constant([1]), shape=(batch, 1), dtype=INTEGER)
+    places = editor.add("Add", before, back, shape=(batch, length), dtype=INTEGER)
+    places = editor.add("Reshape", places, editor.constant([-1]), shape=("token_count",), dtype=INTEGER)
+    found = [editor.add("Gather", places, one, axis=0, like=one) for one in (text, visual)]
+    return [*found, editor.add("GatherElements", order, there, axis=-1, like=order)]
 
 
 def _take_positions(editor: Editor, positions: ir.Value, places: ir.Value) -> ir.Value:

@@ -89,6 +89,7 @@ def build(request: BuildRequest, out: Path) -> EngineSet:
     check_output(out, KIND)
     request.bundle.check_precision(request.precision)
     request.target.check(request.precision)
+    request.target.check_plan(request.bundle.plan)
     builder, gpu = _prepare(request)
     _lint(request)
     if len(request.bundle.engine_graphs) < len(request.bundle.graphs):

@@ -251,6 +251,21 @@ def test_choices_work_after_other_stages(mixture: VLMAdapter, samples: list[Samp
     assert model.generate([samples[0].images], [samples[0].prompt], 2)
 
 
+@pytest.mark.parametrize("score", ["reap", "frequency", "random"])
+def test_visual_tokens_get_the_experts_that_they_need_most(
+    mixture: VLMAdapter, samples: list[Sample], score: str
+) -> None:
+    kept = {"kind": "prune_experts", "experts": [[0, 2, 3, 4, 6, 7]] * LAYERS}
+    found = resolved(mixture, samples, kept, {"kind": "visual_experts", "keep": 0.5, "score": score})
+    own = found.canonical()["stages"][1]["experts"]
+    assert [len(layer) for layer in own] == [3] * LAYERS
+    if score != "random":
+        use = expert_use(compressed(mixture, kept), samples)
+        sums = use.chosen if score == "frequency" else use.weighted_norm / np.maximum(use.chosen, 1)
+        best = np.argsort(-sums[:, VISUAL], axis=1, kind="stable")[:, :3]
+        assert own == np.sort(best, axis=1).tolist()
+
+
 def test_twins_are_merged(mixture: VLMAdapter, samples: list[Sample]) -> None:
     twins = keep_experts(mixture, [list(range(EXPERTS))] * LAYERS)
     for block in layers_of(twins):

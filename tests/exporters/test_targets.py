@@ -94,6 +94,13 @@ def test_opset_of_an_export() -> None:
     target("jetson-orin-jp7").check_export(["fp32", "fp16"], 22)
 
 
+def test_no_target_tells_tokens_apart() -> None:
+    stage = {"kind": "visual_experts", "visual_experts": 2}
+    with pytest.raises(InputError, match="takes no visual tokens with experts of their own; run such bundles"):
+        target("jetson-orin-jp6").check_plan({"stages": [stage]})
+    target("jetson-orin-jp6").check_plan({"stages": [stage | {"visual_experts": None}, {"kind": "prune"}]})
+
+
 def test_generations_compare_as_numbers() -> None:
     assert sm("12.0") > sm("8.9") > sm("8.7")
 

@@ -16,6 +16,8 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
 from transformers.models.glm4_moe.modeling_glm4_moe import Glm4MoeMoE
 
 from tests.tiny import compressed, image, recipe
+from vtc.compressed.build import apply_recipe
+from vtc.compressed.checkpoint import for_images, served
 from vtc.compressed.model import CompressedModel
 from vtc.errors import InputError
 from vtc.facts.model import ModelFacts
@@ -149,6 +151,19 @@ def test_exact_count_is_what_the_model_computes(mixture: VLMAdapter, name: str) 
     assert made.flops["exact"] == counter.get_total_flops()
     assert made.experts == model.adapter.facts.decoder.experts
     assert {len(block.experts.gate_up_proj) for block in blocks(model.adapter)} == {made.experts}
+
+
+@pytest.mark.parametrize("stage", [listed([0, 2, 5]), merging(PAIRS)], ids=lambda one: one["kind"])
+def test_budgets_and_layouts_have_the_same_experts(mixture: VLMAdapter, stage: dict[str, Any]) -> None:
+    wanted = recipe({"kind": "prune", "keep": [4, 12], "selector": "uniform"}, stage)
+    largest = apply_recipe(mixture, wanted)
+    models = [*served(largest, wanted), for_images(largest, wanted, mixture.wanted)]
+    for model, keep in zip(models, (12, 4, 12), strict=True):
+        alone = compressed(mixture, {"kind": "prune", "keep": keep, "selector": "uniform"}, stage)
+        assert model.plan.flops == alone.plan.flops
+        assert model.base_facts == alone.base_facts
+        assert blocks(model.adapter)[0] is blocks(largest.adapter)[0]
+        assert torch.equal(logits(model), logits(alone))
 
 
 # Routers with correction biases and groups ----------------------------------------------------------------------------

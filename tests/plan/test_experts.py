@@ -11,13 +11,14 @@ from tests.plan.planning import faults
 from tests.sizes import SMALL
 from tests.tiny import recipe
 from vtc.errors import RecipeError
-from vtc.plan import plan
-from vtc.plan.costs import weight_count
+from vtc.plan import TokenPlan, plan
+from vtc.plan.costs import HOLES, Costs, Weights, weight_count
 from vtc.recipe import NONE
 from vtc.recipe.experts import ExpertPlacement
 
 MIXTURE = replace(SMALL, decoder=replace(SMALL.decoder, layers=3, experts=8, active_experts=2))
 LIST = {"kind": "prune_experts", "experts": [[0, 1, 2]] * 3}
+VISUAL = {"kind": "visual_experts", "experts": [[0, 2]] * 3}
 GROUPS = {"kind": "merge_experts", "groups": [[[[e, 1.0]] for e in range(6)] + [[[6, 0.5], [7, 0.5]]]] * 3}
 FEW = "and a token passes 2; leave 2 to 8"
 
@@ -61,6 +62,22 @@ BAD: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
             "stages.1.groups: leaves 7 of 3 experts, and a token passes 2; leave 2 to 3",
         ],
     ),
+    "visual tokens below active": (
+        [{"kind": "visual_experts", "keep": 1}],
+        [f"stages.0.keep: leaves 1 of 8 experts, {FEW}"],
+    ),
+    "visual tokens of those that are left": (
+        [LIST, {"kind": "visual_experts", "experts": [[0, 3]] * 3}],
+        ["stages.1.experts: names expert 3, and a layer of this model has 3"],
+    ),
+    "change what visual tokens were given": (
+        [VISUAL, LIST, {"kind": "merge_experts", "keep": 3}, VISUAL],
+        [
+            f"stages.{stage}: changes experts of which stages.0 gives visual tokens some; move it before that"
+            for stage in (1, 2, 3)
+        ]
+        + ["stages.3: routers go on telling apart what stages.2 merges; leave one of the two out"],
+    ),
     "drop what was merged": (
         [GROUPS, {"kind": "prune_experts", "keep": 4}],
         ["stages.1: routers go on telling apart what stages.0 merges; drop experts before it"],
@@ -83,7 +100,7 @@ def test_more_sets_than_can_be_tried() -> None:
     assert plan(recipe({"kind": "prune_experts", "keep": 17, "score": "naee"}), wide).experts == 17
 
 
-@pytest.mark.parametrize("stage", [LIST, GROUPS, {"kind": "prune_experts", "keep": 2}], ids=lambda one: one["kind"])
+@pytest.mark.parametrize("stage", [LIST, GROUPS, VISUAL, {"kind": "prune_experts", "keep": 2}], ids=str)
 def test_dense_models_have_none(stage: dict[str, Any]) -> None:
     dense = replace(SMALL, decoder=replace(SMALL.decoder, layers=3))
     assert faults(dense, stage) == ["stages.0: llava is dense here, it has no experts; leave the stage out"]
@@ -102,6 +119,12 @@ def test_devices_divide_the_experts(asked: dict[str, Any], words: str) -> None:
         plan(placed, MIXTURE)
     with pytest.raises(RecipeError, match="experts: llava is dense here, it has no experts to place"):
         plan(placed, SMALL)
+
+
+def test_experts_of_visual_tokens_are_not_placed() -> None:
+    placed = recipe(VISUAL).model_copy(update={"experts": ExpertPlacement(devices=2)})
+    with pytest.raises(RecipeError, match="experts: visual tokens have experts of their own, which no server knows"):
+        plan(placed, MIXTURE)
 
 
 def test_devices_divide_the_experts_that_are_left() -> None:
@@ -129,3 +152,20 @@ def test_what_stages_leave() -> None:
     assert weight_count(baseline, MIXTURE) - weight_count(pruned, MIXTURE) == 3 * 5 * (expert + row)
     assert weight_count(baseline, MIXTURE) - weight_count(merged, MIXTURE) == 3 * (expert + row)
     assert pruned.kv_bytes == baseline.kv_bytes
+
+
+def test_what_visual_tokens_pass() -> None:
+    baseline, made = plan(recipe(LIST), MIXTURE), plan(recipe(LIST, VISUAL), MIXTURE)
+    assert made.stages[1].detail == "visual tokens choose among 2 of 3 experts of each layer"
+    assert (made.experts, made.stages[1].visual_experts) == (3, 2)
+    decoder, visual = MIXTURE.decoder, sum(made.decoder_visual_tokens)
+    row, expert = decoder.width, 3 * decoder.width * decoder.ffn
+    # A visual token passes as many experts as before; of three, it has two that may be computed.
+    assert baseline.flops["routed"] - made.flops["routed"] == 2 * visual * row
+    assert baseline.executed - made.executed == 2 * visual * (row + expert)
+    assert TokenPlan.from_dict(made.to_dict()) == made
+    # Its experts are among those of text; of the router, it has rows of its own.
+    assert weight_count(made, MIXTURE) - weight_count(baseline, MIXTURE) == 3 * 2 * row
+    costs = Costs(MIXTURE, Weights(numbers=1000, largest=100, stored="float32", bytes=4000))
+    less = costs.asked(baseline, every_expert=True) - costs.asked(made, every_expert=True)
+    assert less == pytest.approx(HOLES * made.keep * 3 * decoder.ffn * 4, abs=1)

@@ -35,6 +35,10 @@ BAD_STAGES = {
         "stages.0.experts: lists the experts of a layer in ascending order, each once"
     ),
     "kind: prune_experts, experts: [[0, 1], [1]]": "stages.0.experts: lists equally many experts for each layer",
+    "kind: visual_experts": "stages.0: experts: auto needs keep, the number of experts that visual tokens choose among",
+    "kind: visual_experts, keep: 2, experts: [[0, 1]]": (
+        "stages.0: keep is only for experts: auto, the lists already say how many"
+    ),
     "kind: merge_experts": "stages.0: groups: auto needs keep, the number of experts of a layer that are left",
     "kind: merge_experts, keep: 1, groups: [[[[0, 1]]]]": (
         "stages.0: keep is only for groups: auto, the lists already say how many"

@@ -52,12 +52,14 @@ def predict(plan: TokenPlan, facts: ModelFacts, images: int, bytes_per_value: in
     """
     parts, kv_bytes = dict(plan.flops_parts), plan.kv_bytes
     if images > 1:
-        lengths = [plan.text_tokens + images * visual for visual in plan.decoder_visual_tokens]
-        kv_bytes = flops.kv_bytes(facts.decoder, lengths, bytes_per_value)
+        visual = [images * tokens for tokens in plan.decoder_visual_tokens]
+        lengths = [plan.text_tokens + tokens for tokens in visual]
+        decoder = plan.decoder(facts.decoder)
+        kv_bytes = flops.kv_bytes(decoder, lengths, bytes_per_value)
         parts |= {
             "encoder": images * parts["encoder"],
             "projector": images * parts["projector"],
-            "decoder": flops.decoder_flops(facts.decoder, lengths),
+            "decoder": flops.decoder_flops(decoder, lengths, visual),
         }
     prefill = sum(parts.values()) - parts["encoder"] - parts["projector"]
     return Prediction(sum(parts.values()), prefill, kv_bytes, weights * weight_count(plan, facts))

@@ -88,8 +88,12 @@ def stacked_bytes(graph: Path) -> int:
         If the file is no ONNX graph.
     """
     with graph.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        found = (tensor for tensor in stored_tensors(graph, data) if tensor.rank == 3)
-        return sum(int(tensor.outside.get(b"length", b"0")) for tensor in found)
+        places: dict[tuple[bytes, bytes], int] = {}  # a stack may be the beginning of another
+        for tensor in stored_tensors(graph, data):
+            if tensor.rank == 3:
+                place = tensor.outside.get(_MARK, b""), tensor.outside.get(b"offset", b"0")
+                places[place] = max(places.get(place, 0), int(tensor.outside.get(b"length", b"0")))
+        return sum(places.values())
 
 
 def stored_tensors(graph: Path, data: mmap.mmap) -> list[StoredTensor]:

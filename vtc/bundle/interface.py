@@ -108,7 +108,9 @@ def _check_segment(check: _Check, segment: SegmentFacts) -> None:
     past, present = {f"past_key_values.{part}" for part in parts}, {f"present.{part}" for part in parts}
     extra = {"block_ids"} if facts.bidirectional != "none" else set()
     fixed = {"attention_mask", "position_ids", *past, *extra}
-    first, *rest = check.inputs
+    modalities = {"text_rows", "visual_rows", "row_order"}
+    taken = set(check.inputs) - (modalities if modalities <= set(check.inputs) else set())
+    first, *rest = (name for name in check.inputs if name in taken)
     check.require(first not in fixed, "takes hidden states first")
     check.require(set(rest) in (fixed, fixed | {"key_position_ids"}), f"has layers {_layers(segment)}")
     check.gives(present)

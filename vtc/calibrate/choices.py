@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from vtc.calibrate import drop_layers, frequency_filter, merge_experts, prune, prune_experts, visual_exit
+from vtc.calibrate import (
+    drop_layers,
+    frequency_filter,
+    merge_experts,
+    prune,
+    prune_experts,
+    visual_exit,
+    visual_experts,
+)
 from vtc.calibrate.measuring import Measuring
 from vtc.recipe import Recipe
 from vtc.recipe.stages import (
@@ -16,6 +24,7 @@ from vtc.recipe.stages import (
     PruneExpertsEntry,
     StageEntry,
     VisualExitEntry,
+    VisualExpertsEntry,
 )
 
 CHOICES: dict[type[StageEntry], Callable[[Any, Recipe, Measuring], Any]] = {
@@ -25,5 +34,6 @@ CHOICES: dict[type[StageEntry], Callable[[Any, Recipe, Measuring], Any]] = {
     DropLayersEntry: drop_layers.choose,
     PruneExpertsEntry: prune_experts.choose,
     MergeExpertsEntry: merge_experts.choose,
+    VisualExpertsEntry: visual_experts.choose,
 }
 """Given the entry, the stages before it and what can be measured: the value in place of ``auto``."""

@@ -10,6 +10,7 @@ from vtc.errors import InputError
 from vtc.experts.enumeration import enumerate_drops, layer_output
 from vtc.experts.importance import expert_scores, keep_sets, modality_aware
 from vtc.experts.statistics import Floats, Numbers
+from vtc.facts.model import DecoderFacts
 from vtc.recipe import Recipe
 from vtc.recipe.stages import PruneExpertsEntry
 from vtc.recipe.values import experts_left
@@ -24,13 +25,18 @@ def choose(entry: PruneExpertsEntry, before: Recipe, measuring: Measuring) -> li
         layers = layer_outputs(model, measuring.samples, measuring.report)
         return [_best_set(number, layer, keep, decoder.active_experts) for number, layer in enumerate(layers)]
     if entry.score == "random":
-        scores = np.random.default_rng(entry.seed).random((decoder.layers, decoder.experts))
+        scores = random_scores(decoder, entry.seed)
     elif entry.modality == "aware":
         scores = modality_aware(measuring.experts(before), entry.score)
     else:
         scores = expert_scores(measuring.experts(before), entry.score, entry.modality)
     sets: list[list[int]] = keep_sets(scores, keep).tolist()
     return sets
+
+
+def random_scores(decoder: DecoderFacts, seed: int) -> Floats:
+    """Scores (L, E) that say nothing of the experts."""
+    return np.random.default_rng(seed).random((decoder.layers, decoder.experts))
 
 
 def _best_set(number: int, layer: LayerOutputs, keep: int, active: int) -> list[int]:

@@ -20,7 +20,7 @@ from vtc.plan import TokenPlan
 
 _MIXTURES = {
     "routed": "  routed: the experts that tokens pass",
-    "executed": "  executed by portable graphs and engines: every expert",
+    "executed": "  executed by portable graphs and engines: all that tokens may choose",
 }
 """What is counted besides where the decoder has mixtures of experts."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Container, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from vtc.compressed.model import CompressedModel
 from vtc.compressed.vision_encoder import VisionEncoder
 from vtc.errors import InputError
+from vtc.facts.model import DecoderFacts
 from vtc.models.base import VLMAdapter
 from vtc.models.lora import merge_lora
 from vtc.plan import TokenPlan, plan
@@ -35,6 +37,7 @@ def apply_recipe(
     model_digest: str = "",
     from_state: bool = False,
     selectors: Mapping[int, Selector[Any]] | None = None,
+    unchanged: DecoderFacts | None = None,
 ) -> CompressedModel:
     """Apply a recipe to a loaded model, in memory.
 
@@ -49,6 +52,8 @@ def apply_recipe(
         Leave trained parts empty: the caller fills them with :func:`load_state`.
     selectors : mapping of stage number to Selector
         Selectors of your own, in place of those that the recipe names in its ``prune`` stages.
+    unchanged : DecoderFacts or None
+        Where the recipe's stages have changed the model's weights already, sizes of its decoder before they did.
 
     Returns
     -------
@@ -62,11 +67,16 @@ def apply_recipe(
     InputError
         If a trained part does not, or a selector reads questions where the model's prompts do not have them.
     """
-    token_plan = plan(recipe, adapter.facts)
+    base_facts = adapter.facts if unchanged is None else replace(adapter.facts, decoder=unchanged)
+    token_plan = plan(recipe, base_facts)
     check_questions(adapter, recipe)
     empty = range(len(recipe.stages)) if from_state else ()
-    modules = build_modules(adapter, recipe, token_plan, model_digest, empty=empty, selectors=selectors or {})
+    done = () if unchanged is None else [n for n, one in enumerate(recipe.stages) if one.place is Place.WEIGHTS]
+    modules = build_modules(
+        *(adapter, recipe, token_plan, model_digest), empty=empty, done=done, selectors=selectors or {}
+    )
     model = assemble(adapter, token_plan, modules)
+    model.base_facts = base_facts
     weights = next(adapter.embed_tokens.parameters())
     for parameter in model.trained.parameters():
         parameter.data = parameter.data.to(weights.dtype)
@@ -152,6 +162,7 @@ def build_modules(
     model_digest: str,
     *,
     empty: Container[int] = (),
+    done: Container[int] = (),
     selectors: Mapping[int, Selector[Any]] | None = None,
 ) -> Modules:
     """Build the modules of a recipe's stages.
@@ -164,12 +175,15 @@ def build_modules(
         The recipe resolved against the model.
     empty : container of int
         Numbers of the stages whose trained part keeps the parameters that it is created with.
+    done : container of int
+        Numbers of the stages that have changed the model already, and have no module.
     """
     own = selectors or {}
     modules: dict[int, nn.Module] = {}
     for number, entry in enumerate(recipe.stages):
         build = line(MODULES, entry, "MODULES of vtc.stages")
-        module = build(entry, BuildContext(adapter, token_plan, number, own.get(number)))
+        context = BuildContext(adapter, token_plan, number, own.get(number))
+        module = None if number in done else build(entry, context)
         if module is None:
             continue
         modules[number] = module

@@ -217,7 +217,9 @@ def for_images(model: CompressedModel, recipe: Recipe, image_options: ImageOptio
     RecipeError
         If the recipe does not fit what becomes of them.
     """
-    return _sharing(model, model.adapter.with_image_options(image_options), recipe)
+    other = model.adapter.with_image_options(image_options)
+    other.facts = replace(other.facts, decoder=model.adapter.facts.decoder)
+    return _sharing(model, other, recipe)
 
 
 def served(model: CompressedModel, recipe: Recipe, image_options: Sequence[ImageOptions] = ()) -> list[CompressedModel]:
@@ -253,6 +255,6 @@ def at_budgets(model: CompressedModel, recipe: Recipe) -> dict[int, CompressedMo
 
 def _sharing(model: CompressedModel, adapter: VLMAdapter, recipe: Recipe) -> CompressedModel:
     """A model of another layout or budget with the weights of `model`."""
-    other = apply_recipe(adapter, recipe, from_state=True)
+    other = apply_recipe(adapter, recipe, from_state=True, unchanged=model.base_facts.decoder)
     other.trained.load_state_dict(model.trained.state_dict(), assign=True)
     return other

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vtc.models.base import VLMAdapter
+from vtc.models.parts.split_mixture import ModalityRows, tell_rows
 from vtc.visual_tokens import gather_tokens
 
 KeyValue = tuple[Tensor, Tensor]
@@ -89,6 +90,7 @@ class DecoderSegment(nn.Module):
         block_ids: Tensor | None = None,
         key_position_ids: Tensor | None = None,
         wanted: int = 1,
+        rows: ModalityRows | None = None,
     ) -> tuple[Tensor, list[KeyValue], Tensor | None]:
         """Run the layers over S new tokens after P cached ones.
 
@@ -108,6 +110,8 @@ class DecoderSegment(nn.Module):
             For decoders with sliding windows: positions of cached and new tokens.
         wanted : int
             In the last segment, tokens at the end whose logits are wanted.
+        rows : ModalityRows or None
+            For decoders whose visual tokens have experts of their own; None where all tokens are text.
 
         Returns
         -------
@@ -132,7 +136,8 @@ class DecoderSegment(nn.Module):
             )
             for windowed in windows
         }
-        after, entering = run_layers(self.adapter, self.layers, hidden, masks, position_ids, cache, self.begins)
+        with tell_rows(self.blocks, rows):
+            after, entering = run_layers(self.adapter, self.layers, hidden, masks, position_ids, cache, self.begins)
         if self.last:
             after = self.head(self.norm(after[:, -wanted:]))
         elif facts.deepstack_from(self.layers[-1] + 1):

@@ -22,6 +22,7 @@ from vtc.inputs.positions import PositionRule, positions
 from vtc.inputs.prompts import check_several, clips
 from vtc.inputs.schedule import SegmentRule, query_tokens, schedule
 from vtc.models.base import VLMAdapter
+from vtc.models.parts.split_mixture import ModalityRows
 from vtc.plan import SegmentPlan, TokenPlan
 from vtc.runtime.sampling import Sampler
 from vtc.stages.base import Cut, CutStage
@@ -196,7 +197,8 @@ class CompressedModel(nn.Module):
         ids, mask = _numbers(input_ids), _numbers(attention_mask)
         image, decoder = self.adapter.image_token_id, self.adapter.facts.decoder
         of_prompts = (ids, mask, image, self.keep_per_span, self.rules, self.plan.spans, decoder.bidirectional)
-        scheduled = schedule(*of_prompts, None if answered is None else np.asarray(answered))
+        known = None if answered is None else np.asarray(answered)
+        scheduled = schedule(*of_prompts, known, by_modality=decoder.visual_experts > 0)
         embeds = self.embed_tokens(input_ids)
         keep_indices = input_ids.new_zeros(0, self.keep_per_span)
         padding: list[Tensor] = []
@@ -235,6 +237,7 @@ class CompressedModel(nn.Module):
                 None if entry.block_ids is None else here(entry.block_ids),
                 position_ids if decoder.window else None,
                 wanted,
+                None if entry.rows is None else ModalityRows(*map(here, entry.rows)),
             )
             state.past.append(past)
             state.masks.append(attention_mask)

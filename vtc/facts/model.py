@@ -88,6 +88,8 @@ class DecoderFacts:
         Feed-forward blocks in a layer, each of size `ffn`, and those of them that a token passes.
     merged_from
         Experts that routers tell apart, where they are more than there are because some were merged; else 0.
+    visual_experts
+        Experts that visual tokens choose among, where those are a set of their own; else 0.
     """
 
     layers: int
@@ -107,6 +109,7 @@ class DecoderFacts:
     experts: int = 1
     active_experts: int = 1
     merged_from: int = 0
+    visual_experts: int = 0
 
     def with_experts(self, count: int, *, merged: bool = False) -> DecoderFacts:
         """Return the sizes with fewer experts in each layer, some dropped or some merged."""

@@ -65,12 +65,15 @@ class SegmentSchedule:
     block_ids : array of shape (B, T) or None
         Groups of tokens that attend to each other in both directions (see :func:`attention_blocks`), for decoders that
         have such.
+    rows : TokenRows or None
+        Which tokens are text and which are visual, where that is asked for; None also where visual tokens sit out.
     """
 
     enters: Enters
     handoff_inputs: tuple[IntArray, ...]
     attention_mask: IntArray
     block_ids: IntArray | None
+    rows: TokenRows | None = None
 
 
 def schedule(
@@ -82,6 +85,8 @@ def schedule(
     spans: int = 1,
     bidirectional: str = "none",
     answered: IntArray | None = None,
+    *,
+    by_modality: bool = False,
 ) -> list[SegmentSchedule]:
     """Work out what every decoder segment reads.
 
@@ -97,6 +102,8 @@ def schedule(
     bidirectional : {"none", "image", "prompt"}
     answered : array of shape (B,) or None
         As for :func:`attention_blocks`.
+    by_modality : bool
+        Whether visual tokens have experts of their own.
 
     Returns
     -------
@@ -114,10 +121,12 @@ def schedule(
         )
     has_images = bool(_find(input_ids, attention_mask, image_token_id)[1].any())
     ids, mask = whole = input_ids, attention_mask
+    sits_out = False
     scheduled = []
     for rule in rules:
         enters = rule.enters if has_images or rule.enters != "prune" else "same"
         handoff_inputs: tuple[IntArray, ...] = ()
+        sits_out = enters == "gather" or (sits_out and enters == "same")
         if enters == "gather":
             whole = ids, mask
             text, _ = _find(ids, mask, image_token_id)
@@ -133,8 +142,33 @@ def schedule(
         blocks = None
         if bidirectional != "none":
             blocks = attention_blocks(ids, mask, image_token_id, tokens, bidirectional, answered)
-        scheduled.append(SegmentSchedule(enters, handoff_inputs, mask, blocks))
+        rows = None
+        if by_modality and not sits_out:
+            rows = token_rows(_find(ids, mask, image_token_id)[1])
+        scheduled.append(SegmentSchedule(enters, handoff_inputs, mask, blocks, rows))
     return scheduled
+
+
+class TokenRows(NamedTuple):
+    """Where tokens of each modality stand among B sequences of S tokens, laid end to end.
+
+    Attributes
+    ----------
+    text, visual : arrays of shape (T,), (V,)
+        Numbers of tokens, ascending; padding counts as text.
+    order : array of shape (B, S)
+        Where each token is found once the text tokens and the visual ones are laid end to end.
+    """
+
+    text: IntArray
+    visual: IntArray
+    order: IntArray
+
+
+def token_rows(visual: NDArray[np.bool_]) -> TokenRows:
+    """Tell tokens apart, of which `visual` (B, S) says which are visual."""
+    parts = np.flatnonzero(~visual), np.flatnonzero(visual)
+    return TokenRows(*parts, np.argsort(np.concatenate(parts)).reshape(visual.shape))
 
 
 def attention_blocks(

@@ -1,4 +1,4 @@
-"""A mixture of experts with fewer of them: some dropped, or groups of them merged."""
+"""A mixture of experts with fewer of them: some dropped, groups of them merged, or fewer for visual tokens."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vtc.errors import InputError
 from vtc.models.base import VLMAdapter
+from vtc.models.parts.split_mixture import SplitMixture
 from vtc.models.placing import check_in_memory
 from vtc.models.routers import router_and_experts
 from vtc.models.twin import twin
@@ -63,15 +64,11 @@ def keep_experts(adapter: Adapter, kept: Sequence[Sequence[int]]) -> Adapter:
     """
     fewer, count = _twin(adapter), len(kept[0])
     for number, (layer, numbers) in enumerate(zip(fewer.decoder_layers, kept, strict=True)):
-        router, experts = _parts(layer)
+        _, experts = _parts(layer)
         block: Any = layer.mlp
         total = adapter.facts.decoder.experts
-        _check_groups(block, router, total, numbers, number)
-        index = torch.tensor(numbers, device=experts.gate_up_proj.device)
-        for module in (router, experts):
-            _select(module, total, index)
-        for module in (block, router, experts):
-            _count(module, total, count)
+        _check_groups(block, total, numbers, number)
+        _keep(block, total, torch.tensor(numbers, device=experts.gate_up_proj.device), count)
     return _with_experts(fewer, count, merged=False)
 
 
@@ -113,6 +110,44 @@ def merge_experts(adapter: Adapter, groups: Sequence[Groups]) -> Adapter:
     return _with_experts(fewer, count, merged=True)
 
 
+def split_experts(adapter: Adapter, visual: Sequence[Sequence[int]]) -> Adapter:
+    """The same model whose visual tokens choose among some experts of each layer alone; text chooses among all.
+
+    What the router has for each expert, a correction bias too, goes with it. Where the router knows no groups, a
+    layer's experts are put in another order, those of visual tokens first: both mixtures then share their weights.
+
+    Parameters
+    ----------
+    adapter : VLMAdapter
+        A mixture of experts.
+    visual : for each layer, numbers of experts
+        As for :func:`keep_experts`.
+
+    Raises
+    ------
+    InputError
+        As for :func:`keep_experts`.
+    """
+    split, total, count = _twin(adapter), adapter.facts.decoder.experts, len(visual[0])
+    for number, (layer, numbers) in enumerate(zip(split.decoder_layers, visual, strict=True)):
+        _, experts = _parts(layer)
+        text: Any = layer.mlp
+        _check_groups(text, total, numbers, number)
+        order = [*numbers, *(one for one in range(total) if one not in numbers)]
+        index, grouped = torch.tensor(order, device=experts.gate_up_proj.device), _groups(text) > 1
+        if not grouped:
+            _keep(text, total, index, total)
+        own = twin(text)
+        for module, like in zip(own.modules(), text.modules(), strict=True):
+            if hasattr(like, "config"):  # by which forms of experts are chosen, for both at once
+                module.config = like.config
+        _keep(own, total, index[:count] if grouped else slice(count), count)
+        layer.mlp = SplitMixture(text, own)
+    decoder = replace(adapter.facts.decoder, visual_experts=count)
+    split.facts = replace(adapter.facts, decoder=decoder)
+    return split
+
+
 def _twin(adapter: Adapter) -> Adapter:
     check_in_memory(adapter.model, "experts are dropped and merged")
     fewer = copy.copy(adapter)
@@ -132,14 +167,22 @@ def _parts(layer: nn.Module) -> tuple[Any, Any]:
     return found
 
 
-def _select(module: nn.Module, total: int, index: Tensor) -> None:
+def _keep(block: Any, total: int, index: Tensor | slice, count: int) -> None:
+    """Leave a mixture `count` of its experts, those that `index` names; a slice of them goes on sharing weights."""
+    for module in (block.gate, block.experts):
+        _select(module, total, index)
+    for module in (block, block.gate, block.experts):
+        _count(module, total, count)
+
+
+def _select(module: nn.Module, total: int, index: Tensor | slice) -> None:
     """Keep of each parameter and buffer, whose first axis counts experts, what `index` names."""
     for name, weight in list(module.named_parameters(recurse=False)):
         if weight.shape[0] == total:
-            setattr(module, name, nn.Parameter(weight.detach()[index].clone(), requires_grad=False))
+            setattr(module, name, nn.Parameter(weight.detach()[index], requires_grad=False))
     for name, values in list(module.named_buffers(recurse=False)):
         if values.dim() and values.shape[0] == total:
-            setattr(module, name, values[index].clone())
+            setattr(module, name, values[index])
 
 
 def _count(module: Any, total: int, count: int) -> None:
@@ -151,8 +194,13 @@ def _count(module: Any, total: int, count: int) -> None:
         module.top_k = count
 
 
-def _check_groups(block: Any, router: Any, total: int, kept: Sequence[int], layer: int) -> None:
-    groups = max(getattr(one, name, 1) for one in (router, block) for name in ("n_group", "num_group"))
+def _groups(block: Any) -> int:
+    """Groups of experts that a mixture's router chooses by; 1 where it knows none."""
+    return max(getattr(one, name, 1) for one in (block.gate, block) for name in ("n_group", "num_group"))
+
+
+def _check_groups(block: Any, total: int, kept: Sequence[int], layer: int) -> None:
+    groups = _groups(block)
     held = [sum(expert * groups // total == group for expert in kept) for group in range(groups)]
     if len(set(held)) > 1:
         raise InputError(

@@ -94,15 +94,21 @@ def chosen_outputs(experts: Any, hidden: Tensor, chosen: Tensor) -> Iterator[tup
 
 
 def check_mixture(adapter: VLMAdapter) -> None:
-    """Make sure that a model is a mixture of experts.
+    """Make sure that a model is a mixture of experts that all tokens share.
 
     Raises
     ------
     InputError
+        If it is dense, or visual tokens have experts of their own.
     """
     if adapter.facts.decoder.experts == 1:
         raise InputError(
             f"{adapter.path}: is dense, it has no experts; give a model whose decoder is a mixture of them"
+        )
+    if adapter.facts.decoder.visual_experts:
+        raise InputError(
+            f"{adapter.path}: visual tokens have experts of their own here, and experts are watched that all tokens "
+            "share; measure without the stage visual_experts"
         )
 
 

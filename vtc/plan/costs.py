@@ -149,12 +149,15 @@ class Costs:
         scored : int
             Tokens of each whose logits are kept, in float32.
         every_expert : bool
-            Whether a mixture computes all its experts, as graphs of standard operators do and PyTorch does not.
+            Whether a mixture computes all experts that tokens may choose, as graphs of standard operators do.
         """
         cache = prompts * flops.kv_bytes(self.facts.decoder, lengths(plan), self.value)
         logits = 4 * prompts * scored * self.facts.decoder.vocab
-        experts = plan.decoder(self.facts.decoder).experts if every_expert else None
-        decoded = cache + max(prompts * self.layer(max(lengths(plan)), experts), logits)
+        passed = None
+        if every_expert:
+            decoder, visual = plan.decoder(self.facts.decoder), max(plan.decoder_visual_tokens)
+            passed = plan.text_tokens * decoder.experts + visual * (decoder.visual_experts or decoder.experts)
+        decoded = cache + max(prompts * self.layer(max(lengths(plan)), passed), logits)
         return int(HOLES * max(prompts * self.encoded(), decoded))
 
     def encoded(self) -> int:
@@ -164,14 +167,14 @@ class Costs:
         inner = (3 if encoder.gated_ffn else 2) * encoder.ffn
         return self.facts.layout.views * patches * (inner + HIDDEN * encoder.width) * self.value
 
-    def layer(self, tokens: int, experts: int | None = None) -> int:
+    def layer(self, tokens: int, passed: int | None = None) -> int:
         """Bytes of a decoder layer's values for one prompt: its tokens, its feed-forward, and who sees whom.
 
-        A token passes so many experts of a mixture; None are those that it is sent to.
+        They pass so many experts of a mixture, all together; None are those that they are sent to.
         """
         decoder = self.facts.decoder
-        inner = (3 if decoder.gated_ffn else 2) * decoder.ffn * (experts or decoder.active_experts)
-        return tokens * (inner + HIDDEN * decoder.width + tokens) * self.value
+        inner = (3 if decoder.gated_ffn else 2) * decoder.ffn * (passed or tokens * decoder.active_experts)
+        return (inner + tokens * (HIDDEN * decoder.width + tokens)) * self.value
 
     def prefill(self, plan: TokenPlan, prompts: float = 1, *, every_expert: bool = False) -> float | None:
         """Seconds until the first token, prompts one after another."""
@@ -234,7 +237,7 @@ def weight_count(plan: TokenPlan, facts: ModelFacts) -> int:
     return (
         encoder
         + facts.projector_params
-        + len(plan.decoder_layers) * one
+        + len(plan.decoder_layers) * (one + decoder.visual_experts * decoder.width)  # with their router
         + 2 * decoder.vocab * decoder.width  # embedding and head
     )
 

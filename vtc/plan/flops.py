@@ -86,7 +86,7 @@ def filter_flops(width: int, grid_in: tuple[int, int], grid_out: tuple[int, int]
     return 2 * width * (rows * rows_in * columns_in + rows * columns * columns_in)
 
 
-def decoder_flops(decoder: DecoderFacts, lengths: Sequence[int]) -> int:
+def decoder_flops(decoder: DecoderFacts, lengths: Sequence[int], visual: Sequence[int] = ()) -> int:
     """Count the decoder's layers in a prefill.
 
     Parameters
@@ -95,6 +95,8 @@ def decoder_flops(decoder: DecoderFacts, lengths: Sequence[int]) -> int:
         Its sizes.
     lengths
         Tokens that each layer sees, visual and text.
+    visual
+        The visual ones among them, where those have experts of their own; none are all text.
 
     Returns
     -------
@@ -104,10 +106,16 @@ def decoder_flops(decoder: DecoderFacts, lengths: Sequence[int]) -> int:
     """
     query, key_value = decoder.heads * decoder.head_dim, decoder.kv_heads * decoder.head_dim
     projections = 2 * decoder.width * query + 2 * decoder.width * key_value
-    feed_forward = (3 if decoder.gated_ffn else 2) * decoder.width * decoder.ffn * decoder.active_experts
+    expert = (3 if decoder.gated_ffn else 2) * decoder.width * decoder.ffn
+    of_text = expert * decoder.active_experts
     if decoder.experts > 1:
-        feed_forward += decoder.width * (decoder.merged_from or decoder.experts)
-    return 2 * sum(n * (projections + feed_forward) + 2 * n * n * query for n in lengths)
+        of_text += decoder.width * (decoder.merged_from or decoder.experts)
+    own = decoder.visual_experts
+    of_visual = expert * min(decoder.active_experts, own) + decoder.width * own if own else of_text
+    return 2 * sum(
+        n * (projections + of_text) + 2 * n * n * query + v * (of_visual - of_text)
+        for n, v in zip(lengths, visual or [0] * len(lengths), strict=True)
+    )
 
 
 def text_attention_flops(decoder: DecoderFacts, asking: int, tokens: int) -> int:

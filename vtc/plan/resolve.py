@@ -105,6 +105,8 @@ def _check_placement(recipe: Recipe, facts: ModelFacts, entering: TokenState, fa
         return
     if decoder.experts == 1:
         faults.add_at(("experts",), f"{facts.model_type} is dense here, it has no experts to place; leave it out")
+    elif decoder.visual_experts:
+        faults.add_at(("experts",), "visual tokens have experts of their own, which no server knows; leave it out")
     elif problem := wanted.problem(decoder.experts):
         faults.add_at(("experts", "devices"), problem)
 
@@ -126,7 +128,7 @@ def _counted(
     kept_at = {layer: stages[number].tokens_out for layer, number in decoder.cuts.items()}
     visual = tuple(_visual_tokens(layer, keep, kept_at) if decoder.sees_image(layer) else 0 for layer in decoder.kept)
     lengths = [text_tokens + count for count in visual]
-    parts = _flops_parts(entering, facts, encoder.kept, lengths)
+    parts = _flops_parts(entering, facts, encoder.kept, lengths, visual)
     return TokenPlan(
         stages=stages,
         visual_tokens_in=spans * layout.tokens,
@@ -146,7 +148,7 @@ def _counted(
             "exact": sum(parts.values()),
             "fastv": flops.fastv_flops(entering.decoder, lengths),
             "pyramiddrop": flops.pyramiddrop_flops(entering.decoder, lengths),
-            **_mixture_flops(entering.decoder, lengths, sum(parts.values())),
+            **_mixture_flops(entering.decoder, lengths, visual, sum(parts.values())),
         },
         flops_parts=parts,
         kv_bytes=flops.kv_bytes(facts.decoder, lengths, bytes_per_value),
@@ -197,6 +199,7 @@ def _follow(
                 entry.selects,
                 splits,
                 step.experts,
+                step.visual_experts,
             )
         )
         state = step.after
@@ -216,7 +219,11 @@ def _positions(entering: TokenState, facts: ModelFacts) -> tuple[Positions, int,
 
 
 def _flops_parts(
-    entering: TokenState, facts: ModelFacts, encoder_layers: tuple[int, ...], lengths: Sequence[int]
+    entering: TokenState,
+    facts: ModelFacts,
+    encoder_layers: tuple[int, ...],
+    lengths: Sequence[int],
+    visual: Sequence[int],
 ) -> dict[str, int]:
     """Operations of a prefill by part of the model.
 
@@ -228,8 +235,8 @@ def _flops_parts(
         The model's sizes.
     encoder_layers
         Encoder layers that run.
-    lengths
-        Tokens that each decoder layer sees.
+    lengths, visual
+        Tokens that each decoder layer sees, and the visual ones among them.
     """
     layout, spans = facts.layout, facts.layout.spans
     kinds = [reading.kind for reading in entering.readings]
@@ -244,18 +251,18 @@ def _flops_parts(
         + spans * (sum(resampled) + own.get("encoder", 0)),
         "projector": 2 * (projections + deepstack)
         + spans * (own.get("projector", 0) + _resampling_flops(layout, facts.decoder.width)),
-        "decoder": flops.decoder_flops(entering.decoder, lengths),
+        "decoder": flops.decoder_flops(entering.decoder, lengths, visual),
         "selection": spans * own.get("selection", 0),
         "head": flops.head_flops(facts.decoder),
     }
 
 
-def _mixture_flops(decoder: DecoderFacts, lengths: Sequence[int], exact: int) -> dict[str, int]:
-    """Operations of a prefill by the experts that tokens pass, and by all; nothing where there is no mixture."""
+def _mixture_flops(decoder: DecoderFacts, lengths: Sequence[int], visual: Sequence[int], exact: int) -> dict[str, int]:
+    """Operations of a prefill by the experts that tokens pass, and by all that they may; nothing without a mixture."""
     if decoder.experts == 1:
         return {}
-    every = flops.decoder_flops(replace(decoder, active_experts=decoder.experts), lengths)
-    return {"routed": exact, "executed": exact - flops.decoder_flops(decoder, lengths) + every}
+    every = flops.decoder_flops(replace(decoder, active_experts=decoder.experts), lengths, visual)
+    return {"routed": exact, "executed": exact - flops.decoder_flops(decoder, lengths, visual) + every}
 
 
 def _projections(entering: TokenState, layout: ImageLayout, asked: int | None) -> int:

@@ -84,7 +84,7 @@ class Step:
         What it does here, in words.
     tokens_out
         Tokens of one run of placeholders that the plan names; None where that is ``after.tokens``.
-    layer, layers, parameters, experts
+    layer, layers, parameters, experts, visual_experts
         See :class:`vtc.plan.token_plan.StagePlan`.
     """
 
@@ -95,6 +95,7 @@ class Step:
     layers: tuple[int, ...] = ()
     parameters: int = 0
     experts: int | None = None
+    visual_experts: int | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
@@ -46,6 +46,8 @@ class StagePlan:
         Whether the vision graph is split in two before what of the stage reads the question.
     experts
         Experts of a decoder layer that the stage leaves; None where it leaves them alone.
+    visual_experts
+        Experts that it leaves visual tokens to choose among; None likewise.
     """
 
     kind: str
@@ -60,6 +62,7 @@ class StagePlan:
     selects: bool = False
     splits: bool = False
     experts: int | None = None
+    visual_experts: int | None = None
 
 
 @dataclass(frozen=True)
@@ -122,8 +125,8 @@ class TokenPlan:
         Tokens of the prompt that are not visual.
     flops
         Of a prefill, by the ``exact`` count and the ``fastv`` and ``pyramiddrop`` formulas, see `vtc.plan.flops`. Of a
-        mixture of experts the exact count is of the experts that tokens pass, ``routed``; ``executed`` is of them all,
-        as portable graphs and engines compute.
+        mixture of experts the exact count is of the experts that tokens pass, ``routed``; ``executed`` is of all that
+        they may choose, as portable graphs and engines compute.
     flops_parts
         The exact count by ``encoder`` (with what selectors after it read and multiply), ``projector`` (with frequency
         filters and resampling), ``decoder``, ``selection`` (queries, keys and scores of `prune_in_decoder`, as if all
@@ -167,7 +170,7 @@ class TokenPlan:
 
     @property
     def executed(self) -> int:
-        """Operations of a prefill in standard operators, which compute every expert of a mixture."""
+        """Operations of a prefill in standard operators, which compute every expert that tokens may choose."""
         return self.flops.get("executed", self.flops["exact"])
 
     @property
@@ -191,8 +194,10 @@ class TokenPlan:
         return next((stage.experts for stage in reversed(self.stages) if stage.experts is not None), None)
 
     def decoder(self, sizes: DecoderFacts) -> DecoderFacts:
-        """Sizes of the decoder that a model's, `sizes`, becomes: with the experts that are left."""
-        return sizes if self.experts is None else sizes.with_experts(self.experts)
+        """Sizes of the decoder that `sizes` become: with the experts that are left, and those of visual tokens."""
+        left = sizes if self.experts is None else sizes.with_experts(self.experts)
+        own = next((stage.visual_experts for stage in self.stages if stage.visual_experts is not None), 0)
+        return replace(left, visual_experts=own)
 
     @property
     def cut_layers(self) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from vtc.bundle.facts import SegmentFacts, ServedImage
 from vtc.bundle.manifest import Manifest
 from vtc.errors import BundleError
 from vtc.inputs.positions import positions
-from vtc.inputs.schedule import SegmentRule, schedule
+from vtc.inputs.schedule import SegmentRule, TokenRows, schedule, token_rows
 from vtc.runtime.interface import DTYPES, Array, Backend, IntArray, LoadedGraph, Past, Tensor
 from vtc.runtime.past import PRESENT
 
@@ -28,6 +29,8 @@ PADDING = "padding"
 """Input of such a selector, where images get bars: which visual tokens show nothing else. The vision graph gives it."""
 KEPT_PADDING = "kept_padding"
 """The same of the tokens that stay, for the next selector."""
+ROWS = ("text_rows", "visual_rows", "row_order")
+"""Inputs of a segment whose visual tokens have experts of their own: see :class:`vtc.inputs.schedule.TokenRows`."""
 Logits = NDArray[np.float32]
 
 
@@ -73,6 +76,7 @@ class Segment:
         self.hidden = next(iter(self.graph.inputs))
         self.result = next(name for name in self.graph.outputs if not name.startswith(PRESENT) and name != BEFORE)
         self.takes_key_positions = "key_position_ids" in self.graph.inputs
+        self.takes_rows = set(ROWS) <= set(self.graph.inputs)
 
     def run(
         self,
@@ -83,6 +87,7 @@ class Segment:
         host: bool,
         blocks: Tensor | IntArray | None = None,
         key_positions: Tensor | IntArray | None = None,
+        rows: Mapping[str, Tensor | IntArray] = MappingProxyType({}),
     ) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """Run S new tokens after P cached ones.
 
@@ -96,6 +101,8 @@ class Segment:
             Whether the result is wanted on the host.
         blocks, key_positions : Tensors or arrays of shape (B, P + S) or None
             Where the graph takes them.
+        rows : mapping of str to Tensor or array
+            Likewise, those of `ROWS`.
 
         Returns
         -------
@@ -109,6 +116,7 @@ class Segment:
         feeds: dict[str, Tensor | Array] = {self.hidden: hidden, "attention_mask": mask, "position_ids": position_ids}
         feeds |= {} if blocks is None else {"block_ids": blocks}
         feeds |= {} if key_positions is None else {"key_position_ids": key_positions}
+        feeds |= rows
         outputs, present = past.run(feeds, host=(self.result,) if host else ())
         return outputs[self.result], present, outputs.get(BEFORE)
 
@@ -176,7 +184,10 @@ class Decoder:
         """
         rules = [_rule(*segment) for segment in zip(self.plan, served.segment_tokens_per_span, strict=True)]
         prompts = input_ids, attention_mask, served.token_id
-        scheduled = schedule(*prompts, served.keep_per_span, rules, served.spans, self.facts.bidirectional)
+        scheduled = schedule(
+            *(*prompts, served.keep_per_span, rules, served.spans, self.facts.bidirectional),
+            by_modality=any(segment.takes_rows for segment in self.segments),
+        )
         places = positions(*prompts, keep_indices, served.positions)
         cache = Cache([], places.following, [])
         hidden: Tensor | Array = embeds
@@ -205,8 +216,9 @@ class Decoder:
             shape = len(input_ids), self.facts.kv_heads, self.facts.head_dim
             past = self._backend.past(segment.graph, shape, mask.shape[1] + new_tokens)
             keys = _numbers(position_ids) if segment.takes_key_positions else None
+            rows = _named(entry.rows) if segment.takes_rows else {}
             result, present, tapped = segment.run(
-                past, entering, mask, position_ids, number == last, entry.block_ids, keys
+                past, entering, mask, position_ids, number == last, entry.block_ids, keys, rows
             )
             hidden = result
             past.begin(present, mask, keys)
@@ -258,6 +270,9 @@ class Decoder:
         here = cache.following[:, None]
         places = np.broadcast_to(here, (self.axes, *here.shape)).copy() if self.axes > 1 else here
         arrays = {"input_ids": tokens[:, None], "position_ids": places}
+        text = _named(token_rows(np.zeros((len(tokens), 1), dtype=bool)))
+        if any(segment.takes_rows for segment in self.segments):
+            arrays |= text
         for number, past in enumerate(cache.past):
             mask, keys = past.mask(), past.positions(here)
             arrays[f"{number}.mask"] = mask
@@ -274,6 +289,7 @@ class Decoder:
                 hidden, present, _ = segment.run(
                     *(past, hidden, given[f"{number}.mask"], given["position_ids"], number == last),
                     *(given.get(f"{number}.blocks"), given.get(f"{number}.keys")),
+                    {name: given[name] for name in text} if segment.takes_rows else {},
                 )
                 presents.append(present)
             return hidden, presents
@@ -293,6 +309,12 @@ def _rule(segment: SegmentFacts, visual_tokens: int) -> SegmentRule:
     if selector is None:
         return SegmentRule("same")
     return SegmentRule(selector.kind, visual_tokens, selector.queries or "")
+
+
+def _named(rows: TokenRows | None) -> dict[str, IntArray]:
+    if rows is None:
+        raise AssertionError("segments that tell tokens apart see visual ones")
+    return dict(zip(ROWS, rows, strict=True))
 
 
 def _take(values: IntArray, indices: IntArray) -> IntArray:

@@ -17,6 +17,7 @@ from vtc.recipe.stages import (
     PruneInDecoderEntry,
     StageEntry,
     VisualExitEntry,
+    VisualExpertsEntry,
 )
 from vtc.stages import fewer_experts, frequency_filter, project, prune, prune_in_decoder
 from vtc.stages.base import BuildContext
@@ -35,5 +36,6 @@ MODULES: dict[type[StageEntry], Callable[[Any, BuildContext], nn.Module | None]]
     DropLayersEntry: planned,
     PruneExpertsEntry: fewer_experts.prune,
     MergeExpertsEntry: fewer_experts.merge,
+    VisualExpertsEntry: fewer_experts.split,
 }
 """Class of a recipe's entry, to the function that makes the module of its stage."""

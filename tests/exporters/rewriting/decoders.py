@@ -23,11 +23,13 @@ from exporters.precision.joined import join_products
 from exporters.writing import DEFAULT_OPSET
 from tests.tiny import recipe
 from vtc.compressed.build import apply_recipe
+from vtc.inputs.schedule import token_rows
 from vtc.models import load_adapter
 from vtc.models.random.shapes import TINY
 from vtc.models.random.tiny import write_tiny_llava
 from vtc.models.random.tiny_families import TINY_FAMILIES, write_tiny
 from vtc.models.random.tiny_families.family import Family
+from vtc.runtime.decoder import ROWS as INPUTS_BY_MODALITY
 
 Array = NDArray[Any]
 LAYERS = 2
@@ -40,8 +42,8 @@ BUFFER = 16
 """Places of a cache that is written in place."""
 
 
-def export_decoder(family: str, directory: Path) -> Path:
-    """Export the decoder of a tiny model of a family, with heads as ONNX Runtime's attention takes them."""
+def export_decoder(family: str, directory: Path, *stages: dict[str, Any]) -> Path:
+    """Export the decoder of a tiny compressed model of a family, with heads as ONNX Runtime's attention takes them."""
     path = directory / "model"
     if family in TINY_FAMILIES:
         with pytest.MonkeyPatch.context() as patch:
@@ -50,7 +52,7 @@ def export_decoder(family: str, directory: Path) -> Path:
     else:
         shape = replace(TINY, decoder=replace(TINY.decoder, heads=2, kv_heads=1))
         write_tiny_llava(path, grid=4, encoder_layers=2, decoder_layers=LAYERS, like=shape)
-    return export_segments(path, directory)[0]
+    return export_segments(path, directory, *stages)[0]
 
 
 def _few_heads(family: Family) -> Family:
@@ -171,6 +173,7 @@ class Run:
         image = (places >= 6) & (places < 12) & (mask == 1) & (self.past == 0)
         named: dict[str, Array] = {"attention_mask": mask, "key_position_ids": places}
         named["block_ids"] = np.where(image, 0, -1)
+        named |= zip(INPUTS_BY_MODALITY, token_rows(image[:, -new:]), strict=True)
         own = places[:, -new:]
         named["position_ids"] = np.stack([own, own + 1, own // 2]) if self._axes == 3 else own
         width = next(iter(self.inputs.values())).shape[2]

@@ -17,6 +17,7 @@ from vtc.recipe.stages import (
     PruneInDecoderEntry,
     StageEntry,
     VisualExitEntry,
+    VisualExpertsEntry,
 )
 
 
@@ -47,5 +48,6 @@ NUMBERS: dict[type[StageEntry], Numbers] = {
     VisualExitEntry: Numbers(visual_exit.step, visual_exit.check),
     DropLayersEntry: Numbers(drop_layers.step),
     PruneExpertsEntry: Numbers(experts.prune, experts.check_prune),
-    MergeExpertsEntry: Numbers(experts.merge),
+    MergeExpertsEntry: Numbers(experts.merge, experts.check_last),
+    VisualExpertsEntry: Numbers(experts.visual, experts.check_visual),
 }

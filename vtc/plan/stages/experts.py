@@ -1,4 +1,4 @@
-"""`prune_experts` and `merge_experts` in numbers: fewer experts in each decoder layer."""
+"""Stages of experts in numbers: fewer in each decoder layer, or fewer for visual tokens alone."""
 
 from __future__ import annotations
 
@@ -6,32 +6,47 @@ from dataclasses import replace
 from math import comb
 
 from vtc.plan.state import Context, Rules, Step, TokenState
-from vtc.recipe.stages import MergeExpertsEntry, PruneExpertsEntry
+from vtc.recipe.stages import MergeExpertsEntry, PruneExpertsEntry, StageEntry, VisualExpertsEntry
 from vtc.recipe.stages.prune_experts import MOST_SETS
 from vtc.recipe.values import experts_left
 
 
+def check_last(entry: StageEntry, rules: Rules) -> None:
+    """Report a stage that changes experts of which visual tokens have been given some."""
+    splitting = rules.find(lambda stage: isinstance(stage, VisualExpertsEntry))
+    if splitting:
+        rules.fault("", f"changes experts of which stages.{splitting[0]} gives visual tokens some; move it before that")
+
+
 def check_prune(entry: PruneExpertsEntry, rules: Rules) -> None:
     """Report experts that are merged before some are dropped."""
+    check_last(entry, rules)
     merging = rules.find(lambda stage: isinstance(stage, MergeExpertsEntry))
     if merging:
         rules.fault("", f"routers go on telling apart what stages.{merging[0]} merges; drop experts before it")
 
 
+def check_visual(entry: VisualExpertsEntry, rules: Rules) -> None:
+    """Report experts that are merged before visual tokens are given some."""
+    check_last(entry, rules)
+    merging = rules.find(lambda stage: isinstance(stage, MergeExpertsEntry))
+    if merging:
+        rules.fault("", f"routers go on telling apart what stages.{merging[0]} merges; leave one of the two out")
+
+
 def prune(entry: PruneExpertsEntry, state: TokenState, context: Context) -> Step:
     """Drop experts; the tokens stay as they are."""
-    numbers = None if entry.experts == "auto" else entry.experts
-    if numbers is not None:
-        _check_lists(context, state, "experts", len(numbers), max(max(layer) for layer in numbers) + 1)
-    count = len(numbers[0]) if numbers is not None else None
-    step = _step(state, context, "experts" if count else "keep", entry.keep, count, "stay", merged=False)
-    if count is None and entry.score == "naee" and step.experts is not None:
-        decoder = state.decoder
-        sets = comb(decoder.experts, step.experts)
+    count = _count(entry, state, context)
+    if count is None:
+        return Step(state, "not possible")
+    decoder = state.decoder
+    if entry.experts == "auto" and entry.score == "naee":
+        sets = comb(decoder.experts, count)
         if sets > MOST_SETS:
-            words = f"{step.experts} of {decoder.experts} experts are {sets:.3g} sets, and at most {MOST_SETS} are"
+            words = f"{count} of {decoder.experts} experts are {sets:.3g} sets, and at most {MOST_SETS} are"
             context.fault("score", f"{words} tried; choose by another score, such as reap")
-    return step
+    after = replace(state, decoder=decoder.with_experts(count))
+    return Step(after, f"{count} of {decoder.experts} experts of each layer stay", experts=count)
 
 
 def merge(entry: MergeExpertsEntry, state: TokenState, context: Context) -> Step:
@@ -40,33 +55,46 @@ def merge(entry: MergeExpertsEntry, state: TokenState, context: Context) -> Step
     if groups is not None:
         members = sum(len(group) for group in groups[0])
         _check_lists(context, state, "groups", len(groups), members, every=True)
-    count = len(groups[0]) if groups is not None else None
-    return _step(state, context, "groups" if count else "keep", entry.keep, count, "are left by merging", merged=True)
+    count = _possible(state, context, "groups", entry.keep, None if groups is None else len(groups[0]))
+    if count is None:
+        return Step(state, "not possible")
+    after = replace(state, decoder=state.decoder.with_experts(count, merged=True))
+    detail = f"{count} of {state.decoder.experts} experts of each layer are left by merging"
+    return Step(after, detail, experts=count)
 
 
-def _step(
-    state: TokenState,
-    context: Context,
-    key: str,
-    keep: int | float | None,
-    count: int | None,
-    verb: str,
-    *,
-    merged: bool,
-) -> Step:
-    decoder = state.decoder
-    experts, active = decoder.experts, decoder.active_experts
+def visual(entry: VisualExpertsEntry, state: TokenState, context: Context) -> Step:
+    """Give visual tokens experts of their own; the tokens stay as they are."""
+    count = _count(entry, state, context)
+    if count is None:
+        return Step(state, "not possible")
+    after = replace(state, decoder=replace(state.decoder, visual_experts=count))
+    detail = f"visual tokens choose among {count} of {state.decoder.experts} experts of each layer"
+    return Step(after, detail, visual_experts=count)
+
+
+def _count(entry: PruneExpertsEntry | VisualExpertsEntry, state: TokenState, context: Context) -> int | None:
+    """Experts of a layer that an entry keeps; None, and a fault, where that cannot be."""
+    numbers = None if entry.experts == "auto" else entry.experts
+    if numbers is not None:
+        _check_lists(context, state, "experts", len(numbers), max(max(layer) for layer in numbers) + 1)
+    return _possible(state, context, "experts", entry.keep, None if numbers is None else len(numbers[0]))
+
+
+def _possible(
+    state: TokenState, context: Context, lists: str, keep: int | float | None, listed: int | None
+) -> int | None:
+    """Experts of a layer that lists, or else `keep`, leave; None, and a fault, where that cannot be."""
+    experts, active = state.decoder.experts, state.decoder.active_experts
     if experts == 1:
         context.fault("", f"{context.facts.model_type} is dense here, it has no experts; leave the stage out")
-        return Step(state, "not possible")
-    if count is None:
-        count = experts_left(keep or experts, experts)
+        return None
+    count = experts_left(keep or experts, experts) if listed is None else listed
     if not active <= count <= experts:
         words = f"leaves {count} of {experts} experts, and a token passes {active}; leave {active} to {experts}"
-        context.fault(key, words)
-        return Step(state, "not possible")
-    after = replace(state, decoder=decoder.with_experts(count, merged=merged))
-    return Step(after, f"{count} of {experts} experts of each layer {verb}", experts=count)
+        context.fault("keep" if listed is None else lists, words)
+        return None
+    return count
 
 
 def _check_lists(

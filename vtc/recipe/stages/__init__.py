@@ -19,6 +19,7 @@ from vtc.recipe.stages.prune import PruneEntry
 from vtc.recipe.stages.prune_experts import PruneExpertsEntry
 from vtc.recipe.stages.prune_in_decoder import PruneInDecoderEntry
 from vtc.recipe.stages.visual_exit import VisualExitEntry
+from vtc.recipe.stages.visual_experts import VisualExpertsEntry
 
 __all__ = [
     "STAGES",
@@ -35,6 +36,7 @@ __all__ = [
     "Stage",
     "StageEntry",
     "VisualExitEntry",
+    "VisualExpertsEntry",
 ]
 
 AnyStage = (
@@ -46,6 +48,7 @@ AnyStage = (
     | DropLayersEntry
     | PruneExpertsEntry
     | MergeExpertsEntry
+    | VisualExpertsEntry
 )
 STAGES: dict[str, type[StageEntry]] = {model.model_fields["kind"].default: model for model in get_args(AnyStage)}
 Stage = Annotated[AnyStage, Field(discriminator="kind")]
