@@ -9,12 +9,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-<<<<<<< HEAD
-from exporters.rewriting.gathering import gather_mixtures
-=======
 from exporters.rewriting.edit import producer, replace
-from exporters.rewriting.experts import gather_mixtures
->>>>>>> h-v
+from exporters.rewriting.gathering import gather_mixtures
 from vtc.facts.model import DecoderFacts
 from vtc.runtime.decoder import ROWS
 
