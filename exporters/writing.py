@@ -112,11 +112,12 @@ def _write_weights(model: ir.Model, data: Path) -> None:
 
 
 def _begins_with(stack: ir.TensorProtocol, part: ir.TensorProtocol) -> bool:
-    """Whether a stack of matrices begins with those of another."""
+    """Whether a stack of matrices begins with those of a shorter one."""
     sizes, own = stack.shape.numpy(), part.shape.numpy()
-    if len(own) != 3 or sizes[1:] != own[1:] or sizes[0] < own[0] or stack.dtype != part.dtype:
+    if len(own) != 3 or sizes[1:] != own[1:] or sizes[0] <= own[0] or stack.dtype != part.dtype:
         return False
-    return np.array_equal(stack.numpy()[: own[0]], part.numpy())
+    longer, values = stack.numpy(), part.numpy()
+    return np.array_equal(longer[0, 0], values[0, 0]) and np.array_equal(longer[: own[0]], values)
 
 
 def _name_k(model: ir.Model) -> None:

@@ -24,7 +24,6 @@ from exporters.precision.quantize import digest
 from exporters.precision.scales import block_of
 from exporters.precision.small import Small, small
 from vtc.models.base import VLMAdapter
-from vtc.models.routers import router_and_experts
 
 UNSIGNED: dict[str, tuple[Any, int]] = {"int4": (ml_dtypes.uint4, 8), "int8": (np.uint8, 128)}
 """Type that numbers are stored in, and its zero point."""
@@ -47,12 +46,13 @@ class Stack:
 
 
 def expert_parameters(adapter: VLMAdapter) -> Iterator[tuple[str, nn.Parameter]]:
-    """Name and parameter of the stacked matrices of experts: (E, 2 * F, D) and (E, D, F) of each layer."""
+    """Name and parameter of the stacked matrices of experts: (E, 2 * F, D) and (E, D, F) of each mixture."""
     names = {id(module): name for name, module in adapter.model.named_modules()}
     for layer in adapter.decoder_layers:
-        _, experts = router_and_experts(layer) or (None, None)
-        for kind in ("gate_up_proj", "down_proj") if experts is not None else ():
-            yield f"{names[id(experts)]}.{kind}", getattr(experts, kind)
+        stacked = [one for one in layer.modules() if isinstance(getattr(one, "gate_up_proj", None), nn.Parameter)]
+        for experts in stacked:
+            for kind in ("gate_up_proj", "down_proj"):
+                yield f"{names[id(experts)]}.{kind}", getattr(experts, kind)
 
 
 def expert_stacks(adapter: VLMAdapter, dtype: torch.dtype) -> dict[str, Stack]:

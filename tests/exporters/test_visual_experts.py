@@ -91,6 +91,19 @@ def test_a_bundle_holds_them_once_and_answers_alike(
         assert external_data(whole).stat().st_size == pytest.approx(stored, rel=0.01)
 
 
+def test_experts_in_few_bits_are_stored_once_too(
+    mixture: VLMAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "EXTERNAL_DATA_BYTES", 5_000)
+    wanted = request(mixture, {"kind": "drop_layers", "layers": [1, 2, 3]}, OWN, precisions=("q4",))
+    assert export(wanted, tmp_path / "bundle")["q4"].greedy_match == 1.0
+    found = [one for one in stacks(tmp_path / "bundle/onnx/decoder_model_merged_q4.onnx") if "numbers" in one.name]
+    assert {one.data_type for one in found} == {onnx.TensorProto.UINT4}
+    assert sorted(one.dims[0] for one in found) == [3, 3, 8, 8]
+    places = [{entry.key: entry.value for entry in one.external_data} for one in found]
+    assert len({place["offset"] for place in places}) == 2
+
+
 def test_graphs_of_text_alone_tell_no_tokens_apart(mixture: VLMAdapter) -> None:
     specs = graph_specs([compressed(mixture, *RECIPES["visual_only"], OWN)], torch.float32)
     graphs = [spec for spec in specs if spec.name.startswith("decoder")]
