@@ -20,6 +20,7 @@ from vtc.models.base import VLMAdapter
 IN_ORDER = (
     "inspect",
     "expert_statistics",
+    "expert_skipping",
     "place_experts",
     "compress",
     "export",

@@ -75,6 +75,24 @@ def statistics(place: Path, mixture_checkpoint: Path) -> Path:
     return out
 
 
+def test_skipping_is_measured_and_nothing_else(place: Path, mixture_checkpoint: Path, tmp_path: Path) -> None:
+    out, asked = tmp_path / "skipping.json", ("--data", place / "data")
+    result = vtc("calibrate", mixture_checkpoint, "--skip", 0.3, *asked, "-o", out, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found == json.loads(out.read_text())
+    assert found["kind"] == "skipping"
+    assert found["thresholds"]["skipped"] >= 0.3
+    told = vtc("calibrate", mixture_checkpoint, "--skip", 0.3, *asked, "-o", out)
+    assert "nothing that vtc exports skips experts" in told.output
+    words = "cannot skip a share of 1 of the expert calls; give one between 0 and 1"
+    refused("calibrate", mixture_checkpoint, "--skip", 1, *asked, "-o", out, words=words)
+    for flags in ([], ["--experts", "--skip", "0.3"]):
+        refused("calibrate", mixture_checkpoint, *flags, "-o", out, words="give --experts or --skip SHARE, one of the")
+    recipe = "--skip", 0.3, "--recipe", place / "pruned.yaml"
+    refused("calibrate", mixture_checkpoint, *recipe, "-o", out, words="--skip measures a model as it is; compress it")
+
+
 @pytest.fixture(scope="module")
 def fewer(place: Path, mixture_checkpoint: Path) -> Path:
     """The mixture with 6 of its experts, and where they are to live."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from vtc.api.benchmarking import bench
 from vtc.api.compression import CompressResult, compress
-from vtc.api.experts import PlacedExperts, expert_statistics, place_experts
+from vtc.api.experts import PlacedExperts, expert_skipping, expert_statistics, place_experts
 from vtc.api.exporting import ExportResult, export
 from vtc.api.inspection import inspect
 from vtc.api.loading import load
@@ -21,6 +21,7 @@ __all__ = [
     "PlacedExperts",
     "bench",
     "compress",
+    "expert_skipping",
     "expert_statistics",
     "export",
     "inspect",

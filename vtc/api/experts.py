@@ -1,7 +1,8 @@
-"""``vtc.expert_statistics`` and ``vtc.place_experts``: who uses which expert of a mixture, and where experts live."""
+"""Experts of a mixture: ``vtc.expert_statistics``, ``vtc.expert_skipping`` and ``vtc.place_experts``."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from vtc.recipe.experts import ExpertPlacement, Homes, Method
 
 if TYPE_CHECKING:
     from vtc.experts.placement import ExpertMap
+    from vtc.experts.skipping import SkippingReport
     from vtc.experts.statistics import ExpertStatistics
     from vtc.experts.traffic import Replay
 
@@ -117,6 +119,68 @@ def expert_statistics(
     found = measure_statistics(model, wanted, *questions, image_options, as_placement(device, dtype), progress)
     if out is not None:
         save_statistics(Path(out), found)
+    return found
+
+
+def expert_skipping(
+    model: str | Path,
+    share: float,
+    *,
+    out: str | Path | None = None,
+    data: str | Path | None = None,
+    samples: int = 64,
+    seed: int = 0,
+    image_options: ImageOptions = ANY_IMAGE,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    progress: Report = silent,
+) -> SkippingReport:
+    """Measure what a mixture would lose if text and visual tokens skipped experts that count for little (MoDES).
+
+    No exported graph skips, and no recipe does: which experts a token skips is data, and shapes may not depend on that.
+
+    Parameters
+    ----------
+    model : str or Path
+        As for :func:`expert_statistics`; one whose decoder layers all see the same tokens.
+    share : float
+        Share of expert calls to skip, between 0 and 1.
+    out : str, Path or None
+        File to write, JSON.
+    data, samples, seed, image_options, device, dtype, progress
+        As for :func:`expert_statistics`. Thresholds are found on half of the questions, and measured on the others.
+
+    Returns
+    -------
+    SkippingReport
+
+    Raises
+    ------
+    InputError
+        If the model is dense, or visual tokens leave inside its decoder, or nothing says what to measure on.
+    ModelError
+        If there is no such model.
+
+    Examples
+    --------
+    >>> import vtc
+    >>> found = vtc.expert_skipping("reference-moe", 0.3, samples=2)
+    >>> found.skipped.all > 0.2
+    True
+    """
+    from vtc.calibrate.experts import skipping_report
+    from vtc.compressed.inspection import is_finished
+    from vtc.writing import check_place, write_whole
+
+    check_place(None if out is None else Path(out))
+    if not 0 < share < 1:
+        raise InputError(f"cannot skip a share of {share:g} of the expert calls; give one between 0 and 1, such as 0.3")
+    if is_finished(model) and image_options != ANY_IMAGE:
+        raise InputError(f"{model} was made for its own images; leave image options out")
+    questions = (None if data is None else str(data), samples, seed)
+    found = skipping_report(model, share, *questions, image_options, as_placement(device, dtype), progress)
+    if out is not None:
+        write_whole(Path(out), (json.dumps(found.to_dict(), indent=2) + "\n").encode())
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vtc.cli.output import print_table, say
+from vtc.experts.skipping import SkippingReport
 from vtc.experts.specialisation import specialisation_index, visual_share
 from vtc.experts.statistics import MODALITIES, TEXT, VISUAL, ExpertStatistics, ExpertUse
 
@@ -65,3 +66,16 @@ def _row(layer: dict[str, Any]) -> list[str]:
     shares = layer["visual_share_equal_mass"]
     shown = " ".join(f"{share:.2f}" for share in shares[:16]) + (" ..." if len(shares) > 16 else "")
     return [str(layer["layer"]), *numbers, *confidence, shown]
+
+
+def print_skipping(report: SkippingReport) -> None:
+    """Print what skipping a share of expert calls would lose, by modality and layer."""
+    found = zip(MODALITIES, (report.thresholds.text, report.thresholds.visual), report.skipped[:2], strict=True)
+    rows = [[name, f"{limit:.2g}", "-" if some is None else f"{some:.1%}"] for name, limit, some in found]
+    print_table(["tokens", ">threshold", ">calls skipped"], [*rows, ["all", "", f"{report.skipped.all:.1%}"]])
+    say("")
+    layers = [[str(layer), *(f"{one:.3f}" for one in both)] for layer, both in enumerate(report.importance.T.tolist())]
+    print_table(["layer", *(f">importance, {name}" for name in MODALITIES)], layers)
+    say("")
+    say(f"the next token's distribution moves by {report.loss:.4f} nats (KL divergence, mean over prompts)")
+    say("thresholds are of half of the prompts, shares and loss of the others; nothing that vtc exports skips experts")

@@ -8,12 +8,13 @@ Skipping depends on the token, so that a graph that runs every expert saves noth
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vtc.errors import InputError
-from vtc.experts.statistics import Floats, Numbers
+from vtc.experts.statistics import MODALITIES, Floats, Numbers
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,51 @@ class SkipThresholds:
     loss: float
     skipped: float
     evaluations: int
+
+
+class Skipped(NamedTuple):
+    """Shares of expert calls that are skipped, of text, of visual tokens and of all; None where there are no such."""
+
+    text: float | None
+    visual: float | None
+    all: float
+
+
+@dataclass(frozen=True)
+class SkippingReport:
+    """What skipping loses.
+
+    Attributes
+    ----------
+    share : float
+        Share of expert calls that were to be skipped.
+    thresholds : SkipThresholds
+        Found on half of the prompts.
+    importance : array of shape (2, L)
+        Of each layer for the tokens of a modality; they sum to 1 for each.
+    loss : float
+        On the other half: KL divergence of the next token's distribution from the whole model's, mean over prompts, in
+        nats.
+    skipped : Skipped
+        On the other half.
+    """
+
+    share: float
+    thresholds: SkipThresholds
+    importance: Floats
+    loss: float
+    skipped: Skipped
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return {
+            "kind": "skipping",
+            "share": self.share,
+            "thresholds": asdict(self.thresholds),
+            "importance": dict(zip(MODALITIES, self.importance.tolist(), strict=True)),
+            "loss": self.loss,
+            "skipped": self.skipped._asdict(),
+        }
 
 
 def skipped_share(
