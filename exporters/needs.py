@@ -115,7 +115,10 @@ def run_need(one: Precision, plan: TokenPlan, costs: Costs, answer: int) -> Need
     The time is that of float32; others have kernels of their own.
     """
     size, table = graph_bytes(one, plan, costs), _table_bytes(one, costs)
-    need = graphs_need(size - table, table, one.name, experts=expert_bytes(one, plan, costs))
+    experts, whole = expert_bytes(one, plan, costs), 4 * expert_count(plan, costs.facts.decoder)
+    # Gate and up projection of two layers; a third more than one layer's experts, as memory is not used without gaps.
+    widened = 4 * whole // (3 * len(plan.decoder_layers)) if experts < whole else 0
+    need = graphs_need(size - table, table, one.name, experts=experts, widened=widened)
     if one.name == "fp32" and costs.speed is not None:
         seconds = RUNTIME_START + size / costs.speed.hashed + LOADING * size / costs.speed.moved
         need = replace(need, seconds=seconds)

@@ -53,6 +53,9 @@ def test_experts_in_few_bits_have_scales_and_the_zero_points_of_a_layer(name: st
     assert 0 < graph_bytes(one, PLAN, COSTS) - int(each * experts) < whole / 3
     need = run_need(one, PLAN, COSTS, 0)
     assert need.mapped == pytest.approx(each * experts + 460 * 128, rel=0.05)
+    rest = graph_bytes(one, PLAN, COSTS) - need.mapped
+    # A layer's experts are made floats while they are computed.
+    assert need.work - rest - COSTS.asked(PLAN, every_expert=True) == 4 * experts // 8 * 4 // 3
 
 
 def test_experts_stay_whole_for_engines_and_where_blocks_do_not_divide() -> None:

@@ -34,6 +34,10 @@ _FLOAT, _FLOATS = 2, 7
 """Fields of an attribute: a float32, and several."""
 
 
+_IN_FLOAT32 = {2: 4, 21: 8}
+"""ONNX's number of uint8 and uint4 → how many times as many bytes their values take in float32."""
+
+
 @dataclass
 class StoredTensor:
     """Where an ONNX graph keeps a tensor.
@@ -87,13 +91,30 @@ def stacked_bytes(graph: Path) -> int:
     BundleError
         If the file is no ONNX graph.
     """
+    return sum(size for _, size in _stacks(graph))
+
+
+def widened_bytes(graph: Path) -> int:
+    """Bytes in float32 of the two largest stacks of matrices that are whole numbers, such as a layer's experts.
+
+    Raises
+    ------
+    BundleError
+        If the file is no ONNX graph.
+    """
+    return sum(sorted(_IN_FLOAT32[kind] * size for kind, size in _stacks(graph) if kind in _IN_FLOAT32)[-2:])
+
+
+def _stacks(graph: Path) -> list[tuple[int, int]]:
+    """Type and bytes of each tensor of three axes in a file beside the graph."""
     with graph.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        places: dict[tuple[bytes, bytes], int] = {}  # a stack may be the beginning of another
+        found: dict[tuple[bytes, bytes], tuple[int, int]] = {}  # a stack may be the beginning of another
         for tensor in stored_tensors(graph, data):
             if tensor.rank == 3:
                 place = tensor.outside.get(_MARK, b""), tensor.outside.get(b"offset", b"0")
-                places[place] = max(places.get(place, 0), int(tensor.outside.get(b"length", b"0")))
-        return sum(places.values())
+                size = int(tensor.outside.get(b"length", b"0"))
+                found[place] = max(found.get(place, (tensor.type, 0)), (tensor.type, size))
+        return list(found.values())
 
 
 def stored_tensors(graph: Path, data: mmap.mmap) -> list[StoredTensor]:

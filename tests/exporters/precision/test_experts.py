@@ -30,11 +30,12 @@ from exporters.targets import TARGETS
 from exporters.writing import export_graph
 from tests.exporters.export_request import request
 from tests.tiny import image, write_checkpoint
-from vtc.bundle.external_data import stacked_bytes
+from vtc.bundle.external_data import stacked_bytes, widened_bytes
 from vtc.bundle.manifest import Manifest, load_manifest
 from vtc.models import load_adapter
 from vtc.models.base import VLMAdapter
 from vtc.models.random.shapes import TINY_MIXTURE
+from vtc.runtime.needs import bundle_need
 from vtc.runtime.onnxruntime.backend import OnnxRuntime
 from vtc.runtime.options import RuntimeOptions
 from vtc.runtime.vlm import VLM
@@ -105,6 +106,17 @@ def test_experts_are_stored_small_and_once(exported: tuple[dict[str, Parity], Pa
         assert len(places(other)) == 2 * 2 * LAYERS
         assert stacked_bytes(whole) - stacked_bytes(other) == zeros
     assert {file for file, _ in places(whole)} == {f"{whole.name}_data"}
+
+
+def test_needs_count_experts_where_they_are(exported: tuple[dict[str, Parity], Path]) -> None:
+    manifest = load_manifest(exported[1])
+    portable, fused = (bundle_need(manifest, name, "cpu") for name in ("q4", "q4-ort"))
+    stored = stacked_bytes(decoder(exported[1], "decoder_model_merged_q4"))
+    assert portable.mapped - fused.mapped == stored
+    assert widened_bytes(decoder(exported[1], "decoder_model_merged_q4")) == 2 * 4 * 8 * 64 * 48
+    # A portable graph makes floats of them layer by layer; the operator has a copy of the numbers.
+    nodes = manifest.graph_bytes("q4") - manifest.graph_bytes("q4-ort")
+    assert portable.work - fused.work == 2 * 4 * 8 * 64 * 48 - stored + nodes
 
 
 def test_forms_have_no_floats_of_experts(exported: tuple[dict[str, Parity], Path]) -> None:
