@@ -1,7 +1,7 @@
 """What a mixture of experts costs by every expert and by the chosen ones: ``python -m docs.studies.sparse_experts``.
 
-A random Qwen3-VL-MoE of 64 experts, 8 of them active, is exported, and its forms are asked in turns: 300 tokens of a
-prompt, then single tokens. Needs 5 GB of disk and 6 GB of memory, and a few minutes on two cores.
+A random Qwen3-VL-MoE of 64 experts, 8 of them active, is exported in float32 and few bits, and its forms are asked in
+turns: 300 tokens of a prompt, then single tokens. Needs 6 GB of disk, 9 GB of memory, and ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -18,15 +18,28 @@ from typing import Any
 
 import numpy as np
 
+from docs.studies.expert_operators import operators
 from docs.studies.pages import Results, fill_tables, table
 
 DEFAULT = Path("docs/results/sparse_experts.json")
 PAGE = Path("docs/mixtures.md")
 SIZES = {"hidden_size": 768, "num_experts": 64, "num_experts_per_tok": 8, "moe_intermediate_size": 384}
+SIZES_OF_A_LAYER = (64, 8, 768, 384)
+"""Experts, active experts, width, inner size: the same."""
 LAYERS = 4
 PROMPT, STEPS, ROUNDS, UNTIMED = 300, 12, 7, 2
-FORMS = ("every expert", "experts gathered in steps", "MoE operator")
-"""Bundles: portable graphs alone, the same with graphs for steps, and ONNX Runtime's own operators."""
+PRECISIONS = ("fp32", "q4", "int8")
+EVERY, GATHERED, OPERATOR = "every expert", "gathered in steps", "operator"
+"""Portable graphs alone, the same with graphs for steps, and ONNX Runtime's own operators."""
+FORMS = {
+    "every expert": ("fp32", EVERY),
+    "experts gathered in steps": ("fp32", GATHERED),
+    "MoE operator": ("fp32", OPERATOR),
+    "q4, gathered in steps": ("q4", GATHERED),
+    "q4, QMoE operator": ("q4", OPERATOR),
+    "int8, gathered in steps": ("int8", GATHERED),
+    "int8, QMoE operator": ("int8", OPERATOR),
+}
 TORCH = ("grouped_mm", "eager", "batched_mm", "every expert")
 CLOSE = 1e-4
 """Share of the largest logit, or of the largest value of a layer, by which forms may differ, in the order of sums."""
@@ -50,6 +63,7 @@ def main() -> None:
         "prompt": PROMPT,
         "threads": options.threads,
         "onnxruntime": _bundles(options.work / "bundle", options.threads),
+        "operators": operators(*SIZES_OF_A_LAYER, (1, PROMPT)),
         "pytorch": _pytorch(options.work / "model", options.threads),
         "memory": {form: _memory_apart(options, form) for form in FORMS},
     }
@@ -64,9 +78,11 @@ def _onnxruntime(results: Results) -> str:
     for form, one in results["onnxruntime"].items():
         times = [[f"{one[name]:.1f}", f"{first[name] / one[name]:.1f}x"] for name in ("prefill_ms", "step_ms")]
         held = [f"{results['memory'][form][part]:,.0f}" for part in ("peak_mb", "own_mb", "mapped_mb")]
-        rows.append([form, *times[0], *times[1], f"{one['logits_off']:.0e}", *held])
-    head = ["ONNX Runtime", f"prefill of {results['prompt']} tokens, ms", "", "step, ms", "", "logits off by"]
-    return table([*head, "resident at most, MiB", "own memory", "files mapped"], rows)
+        off = [f"{one[name]:.0e}" for name in ("logits_off", "from_fp32")]
+        rows.append([form, *times[0], *times[1], *off, *held, f"{one['files_mb']:,.0f}"])
+    head = ["ONNX Runtime", f"prefill of {results['prompt']} tokens, ms", "", "step, ms", ""]
+    head += ["logits off by", "from float32's"]
+    return table([*head, "resident at most, MiB", "own memory", "files mapped", "files"], rows)
 
 
 def _torch(results: Results) -> str:
@@ -77,7 +93,25 @@ def _torch(results: Results) -> str:
     return table(["PyTorch, one layer", f"{results['prompt']} tokens, ms", "1 token, ms"], rows)
 
 
-TABLES = {"sparse_experts": ("onnxruntime", _onnxruntime), "sparse_experts_torch": ("pytorch", _torch)}
+def _operators(results: Results) -> str:
+    counts = (1, results["prompt"])
+    rows = [
+        [
+            name,
+            *(f"{one[f'{count}_ms']:.2f}" for count in counts),
+            *(f"{max(one[f'{count}_{what}'] for count in counts):.1e}" for what in ("off", "from_fp32")),
+        ]
+        for name, one in results["operators"].items()
+    ]
+    head = ["ONNX Runtime, one layer", "1 token, ms", f"{results['prompt']} tokens, ms"]
+    return table([*head, "output off by", "from float32's"], rows)
+
+
+TABLES = {
+    "sparse_experts": ("onnxruntime", _onnxruntime),
+    "sparse_experts_operators": ("operators", _operators),
+    "sparse_experts_torch": ("pytorch", _torch),
+}
 
 
 def _export(work: Path) -> None:
@@ -96,21 +130,32 @@ def _export(work: Path) -> None:
     model = apply_recipe(load_adapter(work / "model"), NONE)
     samples = samples_from(model.adapter, None, 2, seed=0)
     export(
-        ExportRequest([model], NONE, Origin("random", "0" * 64), samples, ("fp32",), optimised=("fp32-ort",)),
+        ExportRequest(
+            [model],
+            NONE,
+            Origin("random", "0" * 64),
+            samples,
+            PRECISIONS,
+            optimised=tuple(f"{name}-ort" for name in PRECISIONS),
+        ),
         work / "bundle",
     )
 
 
-def _open(bundle: Path, form: str, threads: int) -> Any:
+def _open(bundle: Path, form: str, threads: int, *, exact: bool = False) -> Any:
+    """A bundle in a form; as it is to be run, or as exactly as it can be."""
+    from exporters.exact import exactly
     from vtc.bundle.manifest import load_manifest
     from vtc.runtime.onnxruntime.backend import OnnxRuntime
     from vtc.runtime.options import RuntimeOptions
     from vtc.runtime.vlm import VLM
 
     manifest = load_manifest(bundle, verify=False)
-    if form == "every expert":
+    name, how = FORMS.get(form, (form, EVERY))
+    if how == EVERY:
         manifest = replace(manifest, segments=tuple(replace(one, step=None) for one in manifest.segments))
-    variant = "fp32-ort" if form == "MoE operator" else "fp32-portable"
+    variant = f"{name}-ort" if how == OPERATOR else f"{name}-portable"
+    manifest = exactly(manifest, variant) if exact else manifest
     return VLM(manifest, OnnxRuntime(manifest, RuntimeOptions(precision=variant, threads=threads, provider="cpu")))
 
 
@@ -125,35 +170,56 @@ def _question(model: Any) -> tuple[list[list[Any]], list[str]]:
 
 
 def _bundles(bundle: Path, threads: int) -> dict[str, dict[str, float]]:
-    """Times of each form, in turns, and how far its logits are from those of every expert, as a share of the largest.
+    """Times of each form as it is run, in turns, and how far its logits are off, as a share of the largest.
+
+    They are compared with those of every expert in the form's precision, inputs not rounded, and in float32.
 
     Raises
     ------
     VtcError
-        If a form answers otherwise, or its logits are further off than rounding explains.
+        If forms of a precision that round no inputs answer otherwise, or are further off than the order of sums.
     """
-    from vtc.errors import VtcError
-
+    wanted = {name: _checked(bundle, name, threads) for name in PRECISIONS}
     models = {form: _open(bundle, form, threads) for form in FORMS}
     asked = _question(next(iter(models.values())))
     found: dict[str, list[Any]] = {form: [] for form in FORMS}
     for _ in range(UNTIMED + ROUNDS):
         for form, model in models.items():
-            found[form].append(model.generate(*asked, STEPS)[0])
-    forced = [[*found[FORMS[0]][0].token_ids]]
-    logits = {form: model.score(*asked, forced)[0] for form, model in models.items()}
+            found[form].append(model.generate(*asked, STEPS)[0].timings)
     results = {}
-    for form, answers in found.items():
-        off = float(np.abs(logits[form] - logits[FORMS[0]]).max() / np.abs(logits[FORMS[0]]).max())
-        if off > CLOSE or answers[0].token_ids != found[FORMS[0]][0].token_ids:
-            raise VtcError(f"{form}: logits are off by {off:.2g} of the largest, or the answer is another one")
-        timed = [one.timings for one in answers[UNTIMED:]]
+    for form, model in models.items():
+        name = FORMS[form][0]
+        timed = found[form][UNTIMED:]
+        tokens, logits = wanted[name]
+        base, others = wanted["fp32"]
         results[form] = {
             "prefill_ms": median(one.prefill_ms for one in timed),
             "step_ms": median(step for one in timed for step in one.step_ms),
-            "logits_off": off,
+            "logits_off": _off(model.score(*asked, [tokens])[0], logits),
+            "from_fp32": _off(model.score(*asked, [base])[0], others),
+            "files_mb": model.manifest.graph_bytes(model.backend.variant) / 2**20,
         }
     return results
+
+
+def _checked(bundle: Path, name: str, threads: int) -> tuple[list[int], Any]:
+    """Answer and logits along it of every expert in a precision, once all forms have been compared with them."""
+    from vtc.errors import VtcError
+
+    model = _open(bundle, name, threads, exact=True)
+    asked = _question(model)
+    tokens = list(model.generate(*asked, STEPS)[0].token_ids)
+    logits = model.score(*asked, [tokens])[0]
+    for form in [form for form, (of, how) in FORMS.items() if of == name and how != EVERY]:
+        model = _open(bundle, form, threads, exact=True)
+        off = _off(model.score(*asked, [tokens])[0], logits)
+        if off > CLOSE or list(model.generate(*asked, STEPS)[0].token_ids) != tokens:
+            raise VtcError(f"{form}: logits are off by {off:.2g} of the largest, or the answer is another one")
+    return tokens, logits
+
+
+def _off(logits: Any, wanted: Any) -> float:
+    return float(np.abs(logits - wanted).max() / np.abs(wanted).max())
 
 
 def _pytorch(path: Path, threads: int) -> dict[str, dict[str, float | None]]:
