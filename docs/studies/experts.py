@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from docs.studies.expert_parallel import measured_placements
 from docs.studies.expert_tables import TABLES
@@ -51,16 +52,14 @@ ARMS: dict[str, tuple[Scores, tuple[int, ...]]] = {
 """Trainings: soft scores, and seeds. What is told of one mixture is told of the first."""
 MEASURED_ON = 128
 """Questions of the training split that expert statistics are of."""
-RANDOM_DRAWS = 4
+RANDOM_DRAWS = 2
+"""Of each mixture."""
 AWARE, PLAIN_REAP, CHANCE, MERGED = "REAP, modality-aware", "REAP", "random", "merged by output (HC-SMoE)"
 HALF: dict[str, dict[str, Any]] = {
     AWARE: {"score": "reap", "modality": "aware"},
     PLAIN_REAP: {"score": "reap", "modality": "both"},
-    "REAP, visual tokens alone": {"score": "reap", "modality": "visual"},
-    "REAP, text alone": {"score": "reap", "modality": "text"},
     "frequency, modality-aware": {"score": "frequency", "modality": "aware"},
     "frequency": {"score": "frequency", "modality": "both"},
-    "mean output norm": {"score": "ean_mean", "modality": "both"},
     "NAEE": {"score": "naee"},
     CHANCE: {"score": "random"},
 }
@@ -166,22 +165,39 @@ def placed(mixtures: dict[str, Mixture], prompts: Sequence[int], repeats: int) -
     return found
 
 
-def fewer(mixture: Mixture) -> dict[str, Any]:
+def fewer(mixtures: Sequence[Mixture]) -> dict[str, Any]:
     """Retention with a half, a quarter and three quarters of the experts: dropped by each score, or merged."""
-    questions = mixture.questions
-    half = {name: mixture.pruned(0.5, **how) for name, how in HALF.items()}
-    rows = {name: questions.retention(answers) for name, answers in half.items()}
+    images = mixtures[0].questions.images * len(mixtures)
+    original = _together([one.questions.original for one in mixtures])
+
+    def pruned(keep: float, name: str) -> NDArray[np.float64]:
+        return _together([one.pruned(keep, **HALF[name]) for one in mixtures])
+
+    def merged(keep: float) -> dict[str, Any]:
+        return retention(_together([one.answer({"kind": "merge_experts", "keep": keep}) for one in mixtures]))
+
+    def retention(scores: NDArray[np.float64]) -> dict[str, Any]:
+        by_seed = scores.reshape(len(mixtures), -1).sum(axis=1) / original.reshape(len(mixtures), -1).sum(axis=1)
+        interval = list(stats.ratio_interval(scores, original, images, seed=0) or ())
+        return {"retention": float(scores.sum() / original.sum()), "ci95": interval, "by_seed": by_seed.tolist()}
+
+    half = {name: pruned(0.5, name) for name in HALF}
+    rows = {name: retention(scores) for name, scores in half.items()}
     for name in rows:
         if name != AWARE:
-            rows[name]["behind"] = questions.ahead(half[AWARE], half[name])
-    merging = [{"kind": "merge_experts", "keep": keep} for keep in (0.5, 0.75)]
-    half_merged, merged = (questions.retention(mixture.answer(stage)) for stage in merging)
+            ahead = half[AWARE] - half[name]
+            interval = list(stats.mean_interval(ahead, images, seed=0) or ())
+            rows[name]["behind"] = {"difference": float(ahead.mean()), "ci95": interval}
     return {
-        "half": rows | {MERGED: half_merged},
-        "two": {name: questions.retention(mixture.pruned(0.25, **HALF[name])) for name in (AWARE, PLAIN_REAP, CHANCE)},
-        "quarter": {name: questions.retention(mixture.pruned(0.75, **HALF[name])) for name in (AWARE, PLAIN_REAP)}
-        | {MERGED: merged},
+        "half": rows | {MERGED: merged(0.5)},
+        "two": {name: retention(pruned(0.25, name)) for name in (AWARE, PLAIN_REAP, CHANCE)},
+        "quarter": {name: retention(pruned(0.75, name)) for name in (AWARE, PLAIN_REAP)} | {MERGED: merged(0.75)},
     }
+
+
+def _together(answers: Sequence[Answers]) -> NDArray[np.float64]:
+    """Scores of all questions, mixture by mixture."""
+    return np.concatenate([one.scores for one in answers])
 
 
 def main() -> None:
@@ -216,8 +232,9 @@ def main() -> None:
         if options.only in (None, "placed"):
             results["placed"] = placed(mixtures, options.prompts, options.repeats)
         if options.only in (None, "fewer"):
-            some = {name: Mixture(mixtures[name].path, options.fewer_questions) for name in (PLAIN, SHIPPED)}
-            results["fewer"] = {name: fewer(one) for name, one in some.items()}
+            for name in (PLAIN, SHIPPED):
+                some = [Mixture(one.path, options.fewer_questions) for one in trainings[name]]
+                results.setdefault("fewer", {})[name] = fewer(some)
     file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     for name in (PLAIN, SHIPPED):
         draw_experts(mixtures[name].use).save(DOCS / "figures" / f"experts_{ARMS[name][0]}.png")
