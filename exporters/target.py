@@ -234,7 +234,7 @@ class Target:
         InputError
             If visual tokens have experts of their own.
         """
-        if any(stage.get("visual_experts") for stage in plan["stages"]):
+        if any(stage.get("visual_experts") for stage in plan.get("stages", ())):
             raise InputError(
                 f"target {self.called} takes no visual tokens with experts of their own; "
                 "run such bundles with ONNX Runtime or OpenVINO, or leave visual_experts out of the recipe"

@@ -28,6 +28,7 @@ SIZES_OF_A_LAYER = (64, 8, 768, 384)
 """Experts, active experts, width, inner size: the same."""
 LAYERS = 4
 PROMPT, STEPS, ROUNDS, UNTIMED = 300, 12, 7, 2
+QUESTIONS = 600
 PRECISIONS = ("fp32", "q4", "int8")
 EVERY, GATHERED, OPERATOR = "every expert", "gathered in steps", "operator"
 """Portable graphs alone, the same with graphs for steps, and ONNX Runtime's own operators."""
@@ -66,6 +67,7 @@ def main() -> None:
         "operators": operators(*SIZES_OF_A_LAYER, (1, PROMPT)),
         "pytorch": _pytorch(options.work / "model", options.threads),
         "memory": {form: _memory_apart(options, form) for form in FORMS},
+        "reference": _reference(options.work),
     }
     options.out.write_text(json.dumps(results, indent=2) + "\n")
     fill_tables(PAGE, results, TABLES)
@@ -107,8 +109,23 @@ def _operators(results: Results) -> str:
     return table([*head, "output off by", "from float32's"], rows)
 
 
+def _answers(results: Results) -> str:
+    rows = [
+        [
+            f"`{name}`",
+            f"{one['accuracy']:.1%}",
+            f"{one['retention']:.1%} [{one['ci95'][0]:.1%}, {one['ci95'][1]:.1%}]",
+            f"{one['equal_answers']:.1%}",
+            f"{one['files_mb']:.1f}",
+        ]
+        for name, one in results["reference"].items()
+    ]
+    return table(["`reference-moe`", "accuracy", "of fp32's, 95 % interval", "equal answers", "files, MiB"], rows)
+
+
 TABLES = {
     "sparse_experts": ("onnxruntime", _onnxruntime),
+    "sparse_experts_reference": ("reference", _answers),
     "sparse_experts_operators": ("operators", _operators),
     "sparse_experts_torch": ("pytorch", _torch),
 }
@@ -252,6 +269,37 @@ def _pytorch(path: Path, threads: int) -> dict[str, dict[str, float | None]]:
         for form, times in took.items():
             results[form][f"{tokens}_ms"] = median(times[UNTIMED:]) if times else None
     return results
+
+
+def _reference(work: Path) -> dict[str, dict[str, Any]]:
+    """Accuracy of the reference model's mixture in few bits, as it is run, on questions that nothing was rounded by."""
+    from docs.studies.precision import answer
+    from vtc.api.compression import compress
+    from vtc.api.exporting import export
+    from vtc.bundle.manifest import load_manifest
+    from vtc.data.datasets import load_dataset
+    from vtc.evaluate import stats
+    from vtc.recipe import NONE
+
+    bundle = work / "reference"
+    if not bundle.exists():
+        compress("reference-moe", NONE, out=work / "compressed")
+        export(work / "compressed", out=bundle, variants=("fp32", "q4-ort", "int8-ort"))
+    items = load_dataset("reference", QUESTIONS, 0, "test").items
+    images = [item.image_id for item in items]
+    found: dict[str, dict[str, Any]] = {}
+    plain: Any = None
+    for name in ("fp32", "q4-ort", "int8-ort"):
+        tokens, scores = answer(bundle, "fp32-portable" if name == "fp32" else name, items)
+        plain = plain or (tokens, scores)
+        found[name] = {
+            "accuracy": float(scores.mean()),
+            "retention": float(scores.sum() / plain[1].sum()),
+            "ci95": list(stats.ratio_interval(scores, plain[1], images, seed=0) or ()),
+            "equal_answers": float(np.mean([a == b for a, b in zip(tokens, plain[0], strict=True)])),
+            "files_mb": load_manifest(bundle, verify=False).graph_bytes(name) / 2**20,
+        }
+    return found
 
 
 def _memory_apart(options: argparse.Namespace, form: str) -> dict[str, float]:

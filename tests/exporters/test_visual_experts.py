@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from exporters import writing
 from exporters.graphs import graph_specs
@@ -70,7 +71,8 @@ def test_a_bundle_holds_them_once_and_answers_alike(
 ) -> None:
     monkeypatch.setattr(writing, "EXTERNAL_DATA_BYTES", 50_000)
     graphs, stages = DECODERS[name]
-    wanted = request(mixture, BUDGETS, *stages, OWN)
+    precisions = ("fp32", "fp16") if name == "cut" else ("fp32",)
+    wanted = request(mixture, BUDGETS, *stages, OWN, precisions=precisions)
     assert export(wanted, tmp_path / "bundle")["fp32"].greedy_match == 1.0
     bundle = VLM.load(tmp_path / "bundle")
     assert [one.plan.keep for one in wanted.models] == [12, 6]
@@ -105,9 +107,19 @@ def test_experts_in_few_bits_are_stored_once_too(
 
 
 def test_graphs_of_text_alone_tell_no_tokens_apart(mixture: VLMAdapter) -> None:
-    specs = graph_specs([compressed(mixture, *RECIPES["visual_only"], OWN)], torch.float32)
-    graphs = [spec for spec in specs if spec.name.startswith("decoder")]
+    model = compressed(mixture, *RECIPES["visual_only"], OWN)
+    graphs = [spec for spec in graph_specs([model], torch.float32) if spec.name.startswith("decoder")]
     assert [set(ROWS) <= set(spec.inputs) for spec in graphs] == [True, False, True]
+    # Precisions are measured on what segments are called with, in steps too: that is what their graphs take.
+    for segment, spec in zip(model.segments, graphs, strict=True):
+        given: list[int] = []
+        handle = segment.register_forward_pre_hook(
+            lambda _, args, given=given: given.append(sum(isinstance(one, torch.Tensor) for one in tree_leaves(args)))
+        )
+        model.generate([[image(0)], []], [mixture.chat("what is it ?"), mixture.chat("how ?", 0)], 3)
+        handle.remove()
+        assert len(given) > 1
+        assert set(given) == {len(spec.inputs)}
 
 
 def test_a_decoder_for_onnx_runtime_computes_the_same(tmp_path: Path) -> None:

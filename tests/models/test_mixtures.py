@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from tests.models.families import compressed, pictures
 from tests.models.own import own_inputs, own_logits
 from vtc.models import load_adapter
 from vtc.models.base import VLMAdapter
+from vtc.models.parts.experts import EVERY_EXPERT
 from vtc.models.random.tiny_families import TINY_FAMILIES, write_tiny
 
 
@@ -39,6 +42,17 @@ def test_llava_with_mixtral(mixture: VLMAdapter) -> None:
     answers_as_its_own(mixture)
     decoder = mixture.facts.decoder
     assert (decoder.experts, decoder.active_experts, decoder.ffn) == (8, 2, 32)
+
+
+def test_mixtral_in_16_bits_as_exported(mixture: VLMAdapter) -> None:
+    """Its router gives weights in float32, whatever the experts are in."""
+    block: Any = copy.deepcopy(mixture.decoder_layers[0]).mlp
+    hidden = torch.randn(1, 5, 48, generator=torch.Generator().manual_seed(0))
+    expected = block(hidden)
+    block.half().experts.config._experts_implementation = EVERY_EXPERT
+    found = block(hidden.half())
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.float(), expected, atol=2e-3 * float(expected.abs().max()), rtol=0)
 
 
 def test_internvl_with_qwen3_moe(internvl: VLMAdapter) -> None:

@@ -29,7 +29,8 @@ BAD_STAGES = {
     "kind: prun, keep: 8": "stages.0.kind: unknown stage kind 'prun', did you mean 'prune'?",
     "keep: 8": (
         "stages.0: names no stage kind, give kind: one of "
-        "frequency_filter, prune, project, prune_in_decoder, visual_exit, drop_layers, prune_experts, merge_experts"
+        "frequency_filter, prune, project, prune_in_decoder, visual_exit, drop_layers, prune_experts, merge_experts, "
+        "visual_experts"
     ),
     "kind: prune_in_decoder, keep: 8": "stages.0.layer: required, and not given",
     "kind: prune_in_decoder, keep: 8, layer: 1.5": (

@@ -250,11 +250,14 @@ class CompressedModel(nn.Module):
         hidden: Tensor = self.embed_tokens(token_ids)
         decoder, here = self.adapter.facts.decoder, state.following[:, None]
         places = here if decoder.position_axes == 1 else here.expand(decoder.position_axes, -1, -1)
-        for number, segment in enumerate(self.segments):
+        text = ModalityRows.of_text(token_ids) if decoder.visual_experts else None
+        for number, (segment, planned) in enumerate(zip(self.segments, self.plan.segments, strict=True)):
             mask = torch.cat([state.masks[number], torch.ones_like(token_ids)], dim=1)
             blocks = torch.full_like(mask, -1) if decoder.bidirectional != "none" else None
             keys = torch.cat([state.positions[number], here], dim=1) if decoder.window else None
-            hidden, state.past[number], _ = segment(hidden, mask, places, state.past[number], blocks, keys)
+            rows = text if planned.sees == "all" else None
+            past = state.past[number]
+            hidden, state.past[number], _ = segment(hidden, mask, places, past, blocks, keys, 1, rows)
             state.masks[number] = mask
             if keys is not None:
                 state.positions[number] = keys

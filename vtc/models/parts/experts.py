@@ -38,7 +38,7 @@ def every_expert(module: Any, hidden: Tensor, chosen: Tensor, weights: Tensor) -
     Tensor of shape (T, E)
     """
     numbers = torch.arange(module.num_experts, device=chosen.device)
-    share = ((chosen.unsqueeze(-1) == numbers) * weights.unsqueeze(-1)).sum(dim=1)
+    share = ((chosen.unsqueeze(-1) == numbers) * weights.to(hidden.dtype).unsqueeze(-1)).sum(dim=1)
     both: Tensor = module.gate_up_proj
     by_turns = both.reshape(len(both), 2, -1, both.shape[-1]).transpose(1, 2).reshape(both.shape)
     gate, up = torch.matmul(by_turns, hidden.T).reshape(len(both), both.shape[1] // 2, 2, -1).chunk(2, dim=2)

@@ -26,6 +26,12 @@ class ModalityRows(NamedTuple):
     visual: Tensor
     order: Tensor
 
+    @classmethod
+    def of_text(cls, tokens: Tensor) -> ModalityRows:
+        """Rows of tokens (B, S) that are all text."""
+        order = torch.arange(tokens.numel(), device=tokens.device)
+        return cls(order, order[:0], order.reshape(tokens.shape))
+
 
 class SplitMixture(nn.Module):
     """A decoder layer's mixture of experts, and a smaller one for visual tokens.
