@@ -37,9 +37,10 @@ class PruneExpertsEntry(StageEntry):
     router's weight. ``frequency``, ``weighted_frequency``: tokens that chose it, and the sum of their weights.
     ``ean_sum``, ``ean_mean``: sum and mean of the norm of its output. ``naee``: the set of experts without which the
     layer's output changes least, found by trying every set. ``random``: nothing."""
-    modality: Modality = "aware"
-    """Whose tokens count. ``aware``: an expert is kept if either modality needs it. ``both``: all tokens alike, most of
-    which are visual."""
+    modality: Modality = "both"
+    """Whose tokens count. ``both``: all tokens alike, most of which are visual. ``aware``: an expert is kept if either
+    modality needs it; for ``frequency`` rather than ``reap``, whose means over few tokens of a modality mislead where
+    experts are specialised."""
     seed: int = 0
     """Draws the experts of ``score: random``."""
     experts: KeptExpertsOrAuto = "auto"
