@@ -71,8 +71,7 @@ def test_a_bundle_holds_them_once_and_answers_alike(
 ) -> None:
     monkeypatch.setattr(writing, "EXTERNAL_DATA_BYTES", 50_000)
     graphs, stages = DECODERS[name]
-    precisions = ("fp32", "fp16") if name == "cut" else ("fp32",)
-    wanted = request(mixture, BUDGETS, *stages, OWN, precisions=precisions)
+    wanted = request(mixture, BUDGETS, *stages, OWN)
     assert export(wanted, tmp_path / "bundle")["fp32"].greedy_match == 1.0
     bundle = VLM.load(tmp_path / "bundle")
     assert [one.plan.keep for one in wanted.models] == [12, 6]
@@ -104,6 +103,15 @@ def test_experts_in_few_bits_are_stored_once_too(
     assert sorted(one.dims[0] for one in found) == [3, 3, 8, 8]
     places = [{entry.key: entry.value for entry in one.external_data} for one in found]
     assert len({place["offset"] for place in places}) == 2
+
+
+@pytest.mark.full
+def test_every_precision_is_proved(mixture: VLMAdapter, tmp_path: Path) -> None:
+    precisions = ("fp32", "fp16", "bf16", "q4", "int8")
+    wanted = request(mixture, *DECODERS["whole"][1], OWN, precisions=precisions, optimised=("fp16-ort", "q4-ort"))
+    found = export(wanted, tmp_path / "bundle")
+    assert set(found) == {*precisions, "fp16-ort", "q4-ort"}  # what is no near-tie is refused
+    assert {found[name].greedy_match for name in ("fp16", "fp16-ort", "q4-ort")} == {1.0}
 
 
 def test_graphs_of_text_alone_tell_no_tokens_apart(mixture: VLMAdapter) -> None:
