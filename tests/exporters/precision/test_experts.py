@@ -36,6 +36,7 @@ from vtc.models import load_adapter
 from vtc.models.base import VLMAdapter
 from vtc.models.random.shapes import TINY_MIXTURE
 from vtc.runtime.needs import bundle_need
+from vtc.runtime.onnxruntime import backend
 from vtc.runtime.onnxruntime.backend import OnnxRuntime
 from vtc.runtime.options import RuntimeOptions
 from vtc.runtime.vlm import VLM
@@ -117,6 +118,23 @@ def test_needs_count_experts_where_they_are(exported: tuple[dict[str, Parity], P
     # A portable graph makes floats of them layer by layer; the operator has a copy of the numbers.
     nodes = manifest.graph_bytes("q4") - manifest.graph_bytes("q4-ort")
     assert portable.work - fused.work == 2 * 4 * 8 * 64 * 48 - stored + nodes
+
+
+def test_floats_of_experts_are_not_kept(
+    exported: tuple[dict[str, Parity], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: dict[str, bool] = {}
+
+    class Opened(backend.Graph):
+        def __init__(self, path: Path, *given: Any, **options: Any) -> None:
+            kept[path.stem] = options["keep_freed"]
+            super().__init__(path, *given, **options)
+
+    monkeypatch.setattr(backend, "Graph", Opened)
+    bundle = VLM.load(exported[1], precision="q4-portable")
+    bundle.generate([[image(1)]], [bundle.chat("what is it ?")], 2)
+    assert [name for name, keeps in kept.items() if not keeps] == ["decoder_model_merged_q4"]
+    assert "decoder_step_q4" in kept
 
 
 def test_forms_have_no_floats_of_experts(exported: tuple[dict[str, Parity], Path]) -> None:

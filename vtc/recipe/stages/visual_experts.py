@@ -29,7 +29,7 @@ class VisualExpertsEntry(StageEntry):
     keep: Experts | None = None
     """Experts of a layer that visual tokens choose among: a number, or a share; goes with ``experts: auto`` and is
     required there."""
-    score: VisualScore = "reap"
+    score: VisualScore = "frequency"
     """What an expert is chosen for, by visual tokens alone: as for ``prune_experts``."""
     seed: int = 0
     """Draws the experts of ``score: random``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from vtc.bundle.external_data import widened_bytes
 from vtc.bundle.facts import Form
 from vtc.bundle.interface import check_interface
 from vtc.bundle.manifest import Manifest
@@ -63,15 +64,17 @@ class OnnxRuntime(OnHost):
         self.precision = self.exported = self._variant.precision
 
     def open(self, graph: str) -> LoadedGraph:
-        opened = self._open(graph)
         step = next((one.step for one in self._manifest.segments if one.graph == graph), None)
+        # A prompt's floats of experts that are stored in few bits are several times what their graph is else.
+        wide = step is not None and widened_bytes(self._manifest.graph(graph, self.variant)) > 0
+        opened = self._open(graph, keep_freed=not wide)
         # A graph that writes the cache where it reads it is ONNX Runtime's own, and computes the chosen experts alone.
         # On a GPU a second session would hold all weights once more.
         if step is None or opened.in_place or opened.device != "cpu":
             return opened
         return WithSteps(opened, self._open(step.graph, step=True), step.rows)
 
-    def _open(self, graph: str, *, step: bool = False) -> Graph:
+    def _open(self, graph: str, *, step: bool = False, keep_freed: bool = True) -> Graph:
         path = self._manifest.graph(graph, self.variant)
         if self._options.verify:
             check_weights(path)
@@ -87,6 +90,7 @@ class OnnxRuntime(OnHost):
             session=self._variant.session,
             in_place=graph in self._variant.in_place,
             lay_out=not step,
+            keep_freed=keep_freed,
         )
         check_interface(self._manifest, graph, *opened.shapes())
         return opened

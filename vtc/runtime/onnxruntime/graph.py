@@ -48,6 +48,8 @@ class Graph:
     lay_out : bool
         Whether weights are laid out anew for faster products of many tokens, in a copy. A second graph of the same
         weights leaves them as they lie in their file, which both map into memory.
+    keep_freed : bool
+        Whether memory that a run has freed is kept for the next one, a few times as much as a run takes.
 
     Attributes
     ----------
@@ -73,6 +75,7 @@ class Graph:
         session: Mapping[str, str] = MappingProxyType({}),
         in_place: bool = False,
         lay_out: bool = True,
+        keep_freed: bool = True,
     ) -> None:
         self.provider, self.in_place = provider, in_place
         self._path = path
@@ -85,7 +88,7 @@ class Graph:
             "session.disable_prepacking": str(int(sparing or not lay_out)),
             **session,
         }
-        self._session = self._open(path, provider, threads, sparing, entries)
+        self._session = self._open(path, provider, threads, entries, sparing=sparing, arena=keep_freed and not sparing)
         self.device = "cuda" if self._session.get_providers()[0] in ON_GPU else "cpu"
         self.inputs = {value.name: DTYPES.get(value.type, np.float32) for value in self._session.get_inputs()}
         self.outputs: list[str] = [value.name for value in self._session.get_outputs()]
@@ -94,13 +97,20 @@ class Graph:
         self._last = threading.local()
 
     def _open(
-        self, path: Path, provider: Provider, threads: int | None, sparing: bool, entries: Mapping[str, str]
+        self,
+        path: Path,
+        provider: Provider,
+        threads: int | None,
+        entries: Mapping[str, str],
+        *,
+        sparing: bool,
+        arena: bool,
     ) -> Any:
         options = self._runtime.SessionOptions()
         options.log_severity_level = 4  # what fails is raised as well, and told in one line
         for name, value in entries.items():
             options.add_session_config_entry(name, value)
-        options.enable_cpu_mem_arena = not sparing  # which grows by powers of two, and never shrinks
+        options.enable_cpu_mem_arena = arena  # which grows by powers of two, and never shrinks
         if threads is not None:
             options.intra_op_num_threads = threads
         names = list(dict.fromkeys([provider.name, "CPUExecutionProvider"]))
