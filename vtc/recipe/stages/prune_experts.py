@@ -39,8 +39,7 @@ class PruneExpertsEntry(StageEntry):
     layer's output changes least, found by trying every set. ``random``: nothing."""
     modality: Modality = "both"
     """Whose tokens count. ``both``: all tokens alike, most of which are visual. ``aware``: an expert is kept if either
-    modality needs it; for ``frequency`` rather than ``reap``, whose means over few tokens of a modality mislead where
-    experts are specialised."""
+    modality needs it; where experts are specialised, ``frequency`` then chooses far better than ``reap``."""
     seed: int = 0
     """Draws the experts of ``score: random``."""
     experts: KeptExpertsOrAuto = "auto"
