@@ -21,7 +21,7 @@ from vtc.experts.simulate import (
 from vtc.experts.statistics import Routes
 from vtc.experts.traffic import Replay, homes_by_sample, replay
 
-MACHINE = Machine(1e-6, 1e-5, 1e9, 1e-4, 1e-3, 1e-6)
+MACHINE = Machine(1e-6, 1e-5, 1e9, 1e-4, 1e-3, 1e-5, 1e-6)
 
 
 def test_terms_by_hand() -> None:
@@ -31,9 +31,10 @@ def test_terms_by_hand() -> None:
     step = simulate_step(counted, MACHINE, bytes_of_token=1000)
     assert (step.calls, step.experts) == (pytest.approx(5e-6), pytest.approx(2e-5))
     assert (step.transfer, step.messages) == (pytest.approx(1e-6), pytest.approx(1e-4))
-    assert (step.layers, step.shared_calls) == (pytest.approx(1e-3), pytest.approx(8e-6))
+    assert (step.layers, step.tokens) == (pytest.approx(1e-3), pytest.approx(3e-5))
+    assert step.shared_calls == pytest.approx(8e-6)
     assert step.to_json()["simulated"] is True
-    assert step.to_json()["seconds"] == pytest.approx(1.134e-3)
+    assert step.to_json()["seconds"] == pytest.approx(1.164e-3)
 
 
 def test_a_data_sheet() -> None:

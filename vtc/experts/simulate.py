@@ -37,6 +37,8 @@ class Machine:
         Of a message between two devices, however short.
     seconds_per_layer : float
         Of what every layer takes.
+    seconds_per_token : float
+        Of a token at its home, in each layer: it is packed to be sent, and its answers are added.
     seconds_per_shared_call : float
         That a call on any device adds to all, where devices share what computes: processes of one machine its cores
         and its memory. 0 for devices of their own.
@@ -47,6 +49,7 @@ class Machine:
     bytes_per_second: float
     seconds_per_message: float
     seconds_per_layer: float
+    seconds_per_token: float = 0.0
     seconds_per_shared_call: float = 0.0
 
     @classmethod
@@ -93,6 +96,8 @@ class StepTime:
         Of the device that talks to the most others, there and back.
     layers : float
         The rest.
+    tokens : float
+        Of the device that is home to the most.
     shared_calls : float
         Of all devices' calls, where they share what computes.
     """
@@ -102,6 +107,7 @@ class StepTime:
     transfer: float
     messages: float
     layers: float
+    tokens: float
     shared_calls: float
 
     @property
@@ -114,7 +120,7 @@ class StepTime:
         return {"simulated": True, "seconds": self.total, "seconds_of": asdict(self)}
 
 
-_COMPUTE, _REST = [0, 1, 5], [2, 3, 4]
+_COMPUTE, _REST = [0, 1, 6], [2, 3, 4, 5]
 """Terms of `StepTime` that pass inside experts, and the others."""
 
 
@@ -173,7 +179,7 @@ def _mean_step(
 
 
 def _work(counted: Replay, bytes_of_token: float) -> Floats:
-    """Calls, experts, bytes, messages and layers of the device that has the most of each, and the calls of all devices.
+    """Calls, experts, bytes, messages, layers and tokens of the device that has the most of each, and calls of all.
 
     Summed over layers, in the order of `StepTime`.
     """
@@ -181,15 +187,15 @@ def _work(counted: Replay, bytes_of_token: float) -> Floats:
     # A token goes out with its calls and comes back as an answer; each is about half of the bytes.
     sent = (counted.sent.sum(axis=2) + answers.sum(axis=2)) * bytes_of_token / 2
     peers = (counted.sent > 0).sum(axis=2) + (answers > 0).sum(axis=2)
-    per_layer = [counted.calls, counted.experts, sent, peers, np.ones_like(counted.calls)]
+    per_layer = [counted.calls, counted.experts, sent, peers, np.ones_like(counted.calls), counted.at_home]
     return np.array([*(amounts.max(axis=1).sum() for amounts in per_layer), counted.calls.sum()], np.float64)
 
 
 def _rates(machine: Machine) -> Floats:
     link = 1 / machine.bytes_per_second if machine.bytes_per_second else 0.0
     rates = [machine.seconds_per_call, machine.seconds_per_expert, link]
-    waits = [machine.seconds_per_message, machine.seconds_per_layer]
-    return np.array([*rates, *waits, machine.seconds_per_shared_call])
+    others = [machine.seconds_per_message, machine.seconds_per_layer, machine.seconds_per_token]
+    return np.array([*rates, *others, machine.seconds_per_shared_call])
 
 
 def fit_machine(runs: Sequence[tuple[Replay, ParallelRun]], bytes_of_token: float) -> Machine:
@@ -219,5 +225,5 @@ def fit_machine(runs: Sequence[tuple[Replay, ParallelRun]], bytes_of_token: floa
         scale[scale == 0] = 1
         constants, _ = nnls(amounts / scale / whole[:, None], seconds / whole)
         found[columns] = constants / scale
-    call, expert, byte, message, layer, shared = found.tolist()
-    return Machine(call, expert, 1 / byte if byte else 0.0, message, layer, shared)
+    call, expert, byte, message, layer, token, shared = found.tolist()
+    return Machine(call, expert, 1 / byte if byte else 0.0, message, layer, token, shared)

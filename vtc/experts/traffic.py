@@ -55,6 +55,8 @@ class Replay:
         Tokens sent from a home to another device; a token goes once to a device, whatever it calls there.
     experts : array of shape (L, devices), int64
         Slots of a device that got any call.
+    at_home : array of shape (L, devices), int64
+        Tokens whose home a device is.
     """
 
     all: Traffic
@@ -63,6 +65,7 @@ class Replay:
     calls: Numbers
     sent: Numbers
     experts: Numbers
+    at_home: Numbers
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
@@ -192,7 +195,8 @@ def replay(routes: Routes, placement: ExpertMap, homes: Numbers) -> Replay:
     text, visual = (of(np.flatnonzero(routes.modality == modality)) for modality in range(len(MODALITIES)))
     home = (homes[:, None] == np.arange(devices)).astype(np.int64)
     sent = np.einsum("th,ltd->lhd", home, visits.astype(np.int64))
-    return Replay(of(np.arange(tokens)), text, visual, _answered(busy, there, devices), sent, experts)
+    at_home = there.astype(np.int64) @ home
+    return Replay(of(np.arange(tokens)), text, visual, _answered(busy, there, devices), sent, experts, at_home)
 
 
 def _answered(busy: Numbers, there: NDArray[np.bool_], devices: int) -> Numbers:
