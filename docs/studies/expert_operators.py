@@ -76,7 +76,7 @@ def _numbers(stored: list[tuple[NDArray[np.uint8], Floats, Floats]], bits: int) 
     return {"both": both, "both_scales": scales, "": None, "down": down, "down_scales": others}
 
 
-def _session(active: int, stored: dict[str, Any], **few: int) -> Any:
+def _session(active: int, stored: dict[str, Any], **few: Any) -> Any:
     node: NodeProto = helper.make_node(
         "QMoE" if few else "MoE",
         ["x", "scores", *stored],
@@ -88,7 +88,7 @@ def _session(active: int, stored: dict[str, Any], **few: int) -> Any:
         swiglu_fusion=1,
         activation_alpha=1.0,
         activation_beta=0.0,
-        **few,  # type: ignore[arg-type]
+        **few,
     )
     taken = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", None]) for name in ("x", "scores")]
     given = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]

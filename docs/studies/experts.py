@@ -106,12 +106,11 @@ class Mixture:
         recipe = Recipe.model_validate({"version": 1, "name": "study", "stages": [stage]})
         return self.questions.answer(self.calibrator.resolve(recipe))
 
-    def pruned(self, keep: float, **how: Any) -> Answers:
-        """Answers with a share of the experts; by chance, the mean of some draws."""
-        if how["score"] != "random":
-            return self.answer({"kind": "prune_experts", "keep": keep, **how})
-        draws = [self.answer({"kind": "prune_experts", "keep": keep, **how, "seed": s}) for s in range(RANDOM_DRAWS)]
-        return replace(draws[0], scores=np.mean([one.scores for one in draws], axis=0))
+    def chosen(self, stage: dict[str, Any], draws: int) -> Answers:
+        """Answers with a stage that chooses experts by its score; by chance, the mean of so many draws."""
+        seeds = range(draws if stage["score"] == "random" else 1)
+        drawn = [self.answer(stage | {"seed": seed}) for seed in seeds]
+        return replace(drawn[0], scores=np.mean([one.scores for one in drawn], axis=0))
 
 
 def trained(trainings: dict[str, list[Mixture]], dense: Questions) -> dict[str, Any]:
@@ -171,7 +170,8 @@ def fewer(mixtures: Sequence[Mixture]) -> dict[str, Any]:
     original = _together([one.questions.original for one in mixtures])
 
     def pruned(keep: float, name: str) -> NDArray[np.float64]:
-        return _together([one.pruned(keep, **HALF[name]) for one in mixtures])
+        stage = {"kind": "prune_experts", "keep": keep, **HALF[name]}
+        return _together([one.chosen(stage, RANDOM_DRAWS) for one in mixtures])
 
     def merged(keep: float) -> dict[str, Any]:
         return retention(_together([one.answer({"kind": "merge_experts", "keep": keep}) for one in mixtures]))

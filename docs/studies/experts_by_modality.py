@@ -65,13 +65,8 @@ def _accuracy(count: int) -> dict[str, Any]:
     questions = mixture.questions
     found: dict[str, Any] = {"questions": count, "original": float(questions.original.scores.mean())}
     for keep in (2, 4):
-        answers = {}
-        for rule in RULES:
-            seeds = range(DRAWS) if rule == "random" else [0]
-            drawn = [
-                mixture.answer({"kind": "visual_experts", "keep": keep, "score": rule, "seed": seed}) for seed in seeds
-            ]
-            answers[rule] = replace(drawn[0], scores=np.mean([one.scores for one in drawn], axis=0))
+        stage = {"kind": "visual_experts", "keep": keep}
+        answers = {rule: mixture.chosen(stage | {"score": rule}, DRAWS) for rule in RULES}
         rows = {rule: questions.retention(answer) for rule, answer in answers.items()}
         for rule in RULES[:-1]:
             rows[rule]["ahead"] = questions.ahead(answers[rule], answers["random"])

@@ -30,8 +30,8 @@ UNSIGNED: dict[str, tuple[Any, int]] = {"int4": (ml_dtypes.uint4, 8), "int8": (n
 
 
 @dataclass(frozen=True)
-class Stack:
-    """Matrices of a layer's experts, as a graph refers to them.
+class Source:
+    """What a graph's stack of experts' matrices is made of.
 
     Attributes
     ----------
@@ -55,12 +55,12 @@ def expert_parameters(adapter: VLMAdapter) -> Iterator[tuple[str, nn.Parameter]]
                 yield f"{names[id(experts)]}.{kind}", getattr(experts, kind)
 
 
-def expert_stacks(adapter: VLMAdapter, dtype: torch.dtype) -> dict[str, Stack]:
+def expert_stacks(adapter: VLMAdapter, dtype: torch.dtype) -> dict[str, Source]:
     """The matrices of experts by their digest in graphs, whose weights have a type."""
     found = {}
     for name, parameter in expert_parameters(adapter):
         values, turned = parameter.detach().cpu().to(dtype).numpy(), name.endswith("gate_up_proj")
-        found[digest(by_turns(values) if turned else values)] = Stack(name, turned)
+        found[digest(by_turns(values) if turned else values)] = Source(name, turned)
     return found
 
 
@@ -84,14 +84,14 @@ def nearest_experts(adapter: VLMAdapter, precision: Precision) -> dict[str, Smal
     return found
 
 
-def store_experts(model: ModelProto, stacks: Mapping[str, Stack], weights: Mapping[str, Small]) -> tuple[int, int]:
+def store_experts(model: ModelProto, stacks: Mapping[str, Source], weights: Mapping[str, Small]) -> tuple[int, int]:
     """Store a graph's experts in few bits, in place.
 
     Parameters
     ----------
     model : ModelProto
         In float32, with its weights.
-    stacks : mapping of digest to Stack
+    stacks : mapping of digest to Source
     weights : mapping of parameter name to Small
         Of what it lacks, experts are left.
 
@@ -100,11 +100,11 @@ def store_experts(model: ModelProto, stacks: Mapping[str, Stack], weights: Mappi
     (int, int)
         How many stacks of matrices were stored so, and how many were left.
     """
-    found: dict[str, Stack] = {}
+    found: dict[str, Source] = {}
     for tensor in model.graph.initializer if stacks else ():
         if len(tensor.dims) == 3 and tensor.data_type == TensorProto.FLOAT:
-            stack = stacks.get(digest(numpy_helper.to_array(tensor)))
-            found |= {tensor.name: stack} if stack else {}
+            source = stacks.get(digest(numpy_helper.to_array(tensor)))
+            found |= {tensor.name: source} if source else {}
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes, made = [], set[str]()
     for node in model.graph.node:
@@ -117,11 +117,11 @@ def store_experts(model: ModelProto, stacks: Mapping[str, Stack], weights: Mappi
     return len(made), len(found) - len(made)
 
 
-def _dequantized(model: ModelProto, matrices: TensorProto, stack: Stack, found: Small) -> Any:
+def _dequantized(model: ModelProto, matrices: TensorProto, source: Source, found: Small) -> Any:
     """The node that makes a stack of matrices of its numbers."""
     name, dims = matrices.name, list(matrices.dims)
     numbers, scales = (part.reshape(*dims[:2], -1) for part in (found.numbers, found.scales))
-    if stack.by_turns:
+    if source.by_turns:
         numbers, scales = by_turns(numbers), by_turns(scales)
     dtype, zero = UNSIGNED[found.numbers.dtype.name]
     unsigned = (numbers.astype(np.int16) + zero).astype(dtype)
